@@ -1,0 +1,358 @@
+"""`config.json` of a Hugging Face checkpoint, in and out.
+
+Read: `InternVLForConditionalGeneration` (transformers), `InternVLChatModel` and `SkyworkR1VChatModel` (the original
+repositories), and the language models alone (Qwen2, Qwen3, Llama). What the model cannot do is refused here, all of it
+at once, before any weight is read: another activation, another pixel shuffle, sliding windows, ...
+"""
+
+import json
+from pathlib import Path
+
+from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
+
+LAYOUTS = ("hf", "original")
+IMAGE_TOKEN = "<IMG_CONTEXT>"
+
+
+def read(directory) -> ModelConfig:
+    """The ModelConfig of a checkpoint directory. Raises ValueError with every problem found."""
+    directory = Path(directory)
+    raw = read_json(directory / "config.json")
+    problems = []
+    model_type = raw.get("model_type")
+    if model_type in ("internvl", "internvl_chat", "skywork_chat"):
+        original = model_type != "internvl"
+        text_raw = raw.get("llm_config" if original else "text_config") or {}
+        vision_raw = raw.get("vision_config") or {}
+        text = _text(text_raw, problems)
+        vision = _vision(vision_raw, original, problems)
+        _check_top(raw, original, problems)
+        # Without a word of its own InternVLConfig ties, InternVLChatConfig does what its language model does.
+        default = text_raw.get("tie_word_embeddings", False) if original else True
+        text["tie_embeddings"] = bool(raw.get("tie_word_embeddings", default))
+        image_token_id = _image_token_id(raw, directory, original)
+    elif model_type in ("qwen2", "qwen3", "llama"):
+        text_raw, text, vision, image_token_id = raw, _text(raw, problems), None, None
+    else:
+        raise ValueError(
+            f"{directory}/config.json: model_type {model_type!r} is not supported; this program loads internvl, "
+            "internvl_chat and skywork_chat, and the language models qwen2, qwen3 and llama"
+        )
+    if problems:
+        raise ValueError(_several(f"{directory}/config.json", problems))
+    end = _first(text_raw.get("eos_token_id", raw.get("eos_token_id")), 151645)
+    skywork = "SkyworkR1VChatModel" in (raw.get("architectures") or ()) or model_type == "skywork_chat"
+    try:
+        return ModelConfig(
+            text=TextConfig(**text),
+            vision=None if vision is None else VisionConfig(**vision),
+            image_token_id=image_token_id,
+            end_token_id=end,
+            pad_token_id=_first(text_raw.get("pad_token_id", raw.get("pad_token_id")), end),
+            max_tiles=raw.get("max_dynamic_patch") or 12,
+            architecture="SkyworkR1VChatModel" if skywork else "InternVLChatModel",
+        )
+    except ValueError as error:
+        raise ValueError(f"{directory}/config.json: {error}") from None
+
+
+def _text(raw: dict, problems: list[str]) -> dict:
+    family = raw.get("model_type", "qwen2")
+    if family not in ("qwen2", "qwen3", "llama"):
+        problems.append(f"language model_type {family!r}; supported are qwen2, qwen3 and llama")
+        return {}
+    wanted = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size".split()
+    missing = [key for key in wanted if not isinstance(raw.get(key), int)]
+    if missing:
+        problems.append(f"the language model's config lacks {', '.join(missing)}")
+        return {}
+    _want(raw, "hidden_act", "silu", problems, "the language model's ")
+    for key in ("use_sliding_window", "mlp_bias", *(() if family == "qwen2" else ("attention_bias",))):
+        _want(raw, key, False, problems, "the language model's ")
+    if set(raw.get("layer_types") or ()) - {"full_attention"}:
+        problems.append(f"layer_types {sorted(set(raw['layer_types']))}; only full_attention is supported")
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    if kind not in ("default", "dynamic"):
+        problems.append(f"RoPE scaling {kind!r}; supported are none ('default') and 'dynamic'")
+    theta = rope.get("rope_theta", raw.get("rope_theta"))
+    if theta is None:
+        problems.append("the language model's config lacks rope_theta")
+    return dict(
+        vocab_size=raw["vocab_size"],
+        embed=raw["hidden_size"],
+        layers=raw["num_hidden_layers"],
+        heads=raw["num_attention_heads"],
+        kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+        mlp=raw["intermediate_size"],
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        rope_theta=float(theta or 1.0),
+        rope_factor=float(rope.get("factor", 1.0)) if kind == "dynamic" else 1.0,
+        max_positions=raw.get("max_position_embeddings", 32768),
+    )
+
+
+def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
+    wanted = "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
+    missing = [key for key in (*wanted, "image_size", "patch_size") if key not in raw]
+    if missing:
+        problems.append(f"vision_config lacks {', '.join(missing)}")
+        return {}
+    _want(raw, "hidden_act", "gelu", problems, "vision ")
+    _want(raw, "num_channels", 3, problems, "vision ")
+    _want(raw, "use_mask_token", False, problems, "vision ")
+    _want(raw, "use_absolute_position_embeddings", True, problems, "vision ")
+    if raw.get("norm_type", "layer_norm") not in ("layer_norm", "rms_norm"):
+        problems.append(f"vision norm_type {raw['norm_type']!r}; supported are layer_norm and rms_norm")
+    sizes = {}
+    for key in ("image_size", "patch_size"):
+        sides = raw[key] if isinstance(raw[key], list) else [raw[key]]
+        if len(set(sides)) != 1:
+            problems.append(f"vision {key} {raw[key]}; only squares are supported")
+        sizes[key] = sides[0]
+    eps = raw.get("layer_norm_eps", 1e-6)
+    return dict(
+        **sizes,
+        embed=raw["hidden_size"],
+        layers=raw["num_hidden_layers"],
+        heads=raw["num_attention_heads"],
+        mlp=raw["intermediate_size"],
+        norm=raw.get("norm_type", "layer_norm"),
+        norm_eps=eps,
+        qkv_bias=bool(raw.get("qkv_bias" if original else "attention_bias", False)),
+        qk_norm=bool(raw.get("qk_normalization" if original else "use_qk_norm", False)),
+        # The original code uses the block norms' eps here; transformers its class default.
+        qk_norm_eps=eps if original else 1e-6,
+    )
+
+
+def _check_top(raw: dict, original: bool, problems: list[str]) -> None:
+    _want(raw, "downsample_ratio", 0.5, problems)
+    if original:
+        # InternVLChatConfig's own default is v1, whose tokens are transposed; all published models say v2.
+        if raw.get("ps_version", "v1") != "v2":
+            problems.append(f"ps_version is {raw.get('ps_version', 'v1')!r}; only 'v2' is supported")
+        _want(raw, "select_layer", -1, problems)
+        _want(raw, "use_thumbnail", True, problems)
+        size = (raw.get("vision_config") or {}).get("image_size")
+        if raw.get("force_image_size") not in (None, size):
+            problems.append(f"force_image_size {raw['force_image_size']} is not the tower's image_size {size}")
+    else:
+        _want(raw, "projector_hidden_act", "gelu", problems)
+        _want(raw, "vision_feature_layer", -1, problems)
+        _want(raw, "vision_feature_select_strategy", "default", problems)
+
+
+def _want(raw: dict, key: str, value, problems: list[str], of: str = "") -> None:
+    got = raw.get(key, value)
+    if got != value and got is not None:
+        problems.append(f"{of}{key} is {got!r}; only {value!r} is supported")
+
+
+def _image_token_id(raw: dict, directory: Path, original: bool) -> int:
+    for key in ("image_token_id", "image_token_index"):  # the second in transformers' first release
+        if isinstance(raw.get(key), int):
+            return raw[key]
+    if original:  # there it is the tokenizer's business
+        known = added_tokens(directory)
+        if IMAGE_TOKEN in known:
+            return known[IMAGE_TOKEN]
+    return 151667
+
+
+def added_tokens(directory: Path) -> dict[str, int]:
+    """Token -> id of the added tokens, from whichever tokenizer file lists them."""
+    tokens: dict[str, int] = {}
+    if (directory / "added_tokens.json").exists():
+        tokens |= read_json(directory / "added_tokens.json")
+    if (directory / "tokenizer_config.json").exists():
+        listed = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        tokens |= {entry["content"]: int(i) for i, entry in listed.items()}
+    if (directory / "tokenizer.json").exists():
+        listed = read_json(directory / "tokenizer.json").get("added_tokens") or []
+        tokens |= {entry["content"]: entry["id"] for entry in listed}
+    return tokens
+
+
+def _first(value, default: int) -> int:
+    value = value[0] if isinstance(value, list) and value else value
+    return default if value is None or isinstance(value, list) else value
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; is {path.parent} a Hugging Face checkpoint directory?")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: a JSON object was wanted, got {type(value).__name__}")
+    return value
+
+
+def _several(where: str, problems: list[str]) -> str:
+    return f"{where}: {problems[0]}" if len(problems) == 1 else f"{where}:\n  " + "\n  ".join(problems)
+
+
+# ------------------------------------------------------------------------------------------------------ out
+
+
+def write(config: ModelConfig, layout: str, dtype: str) -> dict:
+    """`config.json` for one of LAYOUTS; of a text-only model, that of its language model."""
+    text = _text_json(config)
+    if config.vision is None:
+        return {"architectures": [_causal_lm(config)], "torch_dtype": dtype, **text}
+    return (_hf_json if layout == "hf" else _original_json)(config, text, dtype)
+
+
+def _causal_lm(config: ModelConfig) -> str:
+    return {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[_family(config)]
+
+
+def _family(config: ModelConfig) -> str:
+    text = config.text
+    if text.qkv_bias and text.qk_norm:
+        raise ValueError("no published language model has both a qkv bias (Qwen2) and a qk-norm (Qwen3)")
+    return "qwen2" if text.qkv_bias else "qwen3" if text.qk_norm else "llama"
+
+
+def _text_json(config: ModelConfig) -> dict:
+    t, family = config.text, _family(config)
+    dynamic = {"type": "dynamic", "rope_type": "dynamic", "factor": t.rope_factor}
+    return {
+        "model_type": family,
+        "hidden_size": t.embed,
+        "num_hidden_layers": t.layers,
+        "num_attention_heads": t.heads,
+        "num_key_value_heads": t.kv_heads,
+        "head_dim": t.head_dim,
+        "intermediate_size": t.mlp,
+        "hidden_act": "silu",
+        "vocab_size": t.vocab_size,
+        "rms_norm_eps": t.norm_eps,
+        "rope_theta": t.rope_theta,
+        "rope_scaling": None if t.rope_factor == 1 else dynamic,
+        "max_position_embeddings": t.max_positions,
+        "use_sliding_window": False,
+        "attention_dropout": 0.0,
+        **({} if family == "qwen2" else {"attention_bias": False}),
+        "tie_word_embeddings": t.tie_embeddings,
+        "eos_token_id": config.end_token_id,
+        "pad_token_id": config.pad_token_id,
+    }
+
+
+def _hf_json(config: ModelConfig, text: dict, dtype: str) -> dict:
+    v = config.vision
+    if v.qk_norm and v.qk_norm_eps != 1e-6:
+        raise ValueError(f"transformers fixes the qk-norm eps at 1e-6, this tower has {v.qk_norm_eps}; use layout original")
+    return {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "torch_dtype": dtype,
+        "tie_word_embeddings": config.text.tie_embeddings,
+        "image_token_id": config.image_token_id,
+        "image_seq_length": config.image_tokens_per_tile,
+        "downsample_ratio": 0.5,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "max_dynamic_patch": config.max_tiles,
+        "text_config": text,
+        "vision_config": {
+            "model_type": "internvl_vision",
+            **_vision_dims(v),
+            "image_size": [v.image_size, v.image_size],
+            "patch_size": [v.patch_size, v.patch_size],
+            "attention_bias": v.qkv_bias,
+            "use_qk_norm": v.qk_norm,
+            "use_absolute_position_embeddings": True,
+            "use_mask_token": False,
+            "use_mean_pooling": True,
+        },
+    }
+
+
+def _original_json(config: ModelConfig, text: dict, dtype: str) -> dict:
+    v, skywork = config.vision, config.architecture == "SkyworkR1VChatModel"
+    if v.qk_norm and v.qk_norm_eps != v.norm_eps:
+        raise ValueError(
+            f"the original code uses one eps for all norms, this tower has {v.norm_eps} and {v.qk_norm_eps}; use layout hf"
+        )
+    return {
+        "architectures": [config.architecture],
+        "model_type": "skywork_chat" if skywork else "internvl_chat",
+        "auto_map": {"AutoConfig": f"{ORIGINAL_MODULE}.ChatConfig"},
+        "torch_dtype": dtype,
+        "tie_word_embeddings": config.text.tie_embeddings,
+        "hidden_size": config.text.embed,
+        "image_token_id": config.image_token_id,
+        "downsample_ratio": 0.5,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "force_image_size": v.image_size,
+        "dynamic_image_size": True,
+        "use_thumbnail": True,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": config.max_tiles,
+        "template": "internvl2_5",
+        "llm_config": {"architectures": [_causal_lm(config)], **text},
+        "vision_config": {
+            "architectures": ["InternVisionModel"],
+            "model_type": "intern_vit_6b",  # of every InternViT, whatever its size
+            **_vision_dims(v),
+            "image_size": v.image_size,
+            "patch_size": v.patch_size,
+            "qkv_bias": v.qkv_bias,
+            "qk_normalization": v.qk_norm,
+            "use_flash_attn": False,
+        },
+    }
+
+
+def _vision_dims(v: VisionConfig) -> dict:
+    return {
+        "hidden_size": v.embed,
+        "num_hidden_layers": v.layers,
+        "num_attention_heads": v.heads,
+        "intermediate_size": v.mlp,
+        "hidden_act": "gelu",
+        "norm_type": v.norm,
+        "layer_norm_eps": v.norm_eps,
+        "num_channels": 3,
+    }
+
+
+ORIGINAL_MODULE = "configuration_chat"
+
+# vLLM reads the original layout through a configuration class that lies beside the weights: it wants `llm_config`
+# as a real text config. This program itself never runs such code.
+ORIGINAL_CLASS = '''"""Configuration of an InternVL / Skywork-R1V checkpoint in its original layout, for vLLM."""
+
+from transformers import AutoConfig, PretrainedConfig
+
+
+class ChatConfig(PretrainedConfig):
+    model_type = "{model_type}"
+    is_composition = True
+
+    def __init__(self, vision_config=None, llm_config=None, **kwargs):
+        super().__init__(**kwargs)
+        text = dict(llm_config or {{}})
+        self.vision_config = PretrainedConfig(**(vision_config or {{}}))
+        self.llm_config = self.text_config = AutoConfig.for_model(text.pop("model_type", "qwen2"), **text)
+
+    def get_text_config(self, *args, **kwargs):
+        return self.text_config
+'''
+
+
+def original_class(config: ModelConfig) -> str:
+    skywork = config.architecture == "SkyworkR1VChatModel"
+    return ORIGINAL_CLASS.format(model_type="skywork_chat" if skywork else "internvl_chat")

@@ -1,0 +1,23 @@
+"""What tests share: eight CPU devices, a torch reference with random numbers in every weight."""
+
+import os
+
+# Before jax is imported: eight devices, and the CPU even where libtpu is installed.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        skip = pytest.mark.skip(reason="slow: run tests/run.sh --slow")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
