@@ -1,7 +1,8 @@
 """What a model is (`ModelConfig`) and how it is run (`Compute`).
 
-A `ModelConfig` is what a checkpoint's `config.json` says: it fixes the mathematics and travels with the
-weights. A `Compute` changes nothing of that: number format, memory against recomputation, layout.
+A `ModelConfig` is what a checkpoint's `config.json` says: it fixes the mathematics and travels with
+the weights. A `Compute` changes nothing of that: number format, memory against recomputation,
+layout.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ from r1v3_jax.sharding import TRAIN, Rules
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """InternViT. Two published forms: 300M (LayerNorm, qkv bias) and 6B (RMSNorm, no qkv bias, qk-norm)."""
+    """InternViT. Two published forms: 300M (LayerNorm, qkv bias) and 6B (RMSNorm, no qkv bias,
+    qk-norm).
+    """
 
     image_size: int = 448  # pixels a side; every tile is resized to it
     patch_size: int = 14
@@ -36,13 +39,15 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2
 
     def __post_init__(self):
-        _require(self, "image_size patch_size embed layers heads mlp", lambda n: n >= 1, "at least 1")
+        _require(
+            self, "image_size patch_size embed layers heads mlp", lambda n: n >= 1, "at least 1"
+        )
         if self.embed % self.heads:
             raise ValueError(f"vision embed {self.embed} does not divide into {self.heads} heads")
         if self.image_size % self.patch_size or (self.image_size // self.patch_size) % 2:
             raise ValueError(
-                f"image_size {self.image_size} must be an even number of patches of {self.patch_size} pixels: "
-                "the pixel shuffle merges 2 x 2 patches"
+                f"image_size {self.image_size} must be an even number of patches of "
+                f"{self.patch_size} pixels: the pixel shuffle merges 2 x 2 patches"
             )
         _one_of(self, "norm", ("layer_norm", "rms_norm"))
 
@@ -64,12 +69,14 @@ class TextConfig:
     tie_embeddings: bool = False  # the head is the embedding
     rope_theta: float = 1e6
     rope_factor: float = 1.0  # `factor` of dynamic RoPE scaling; 1 where there is none
-    # What a `dynamic` rope_scaling means below `max_positions`. hf: nothing, theta stays. vllm_static: vLLM scales
-    # theta at every length (Skywork's own evaluation ran on vLLM); see `layers.rope_base`.
+    # What a `dynamic` rope_scaling means below `max_positions`. hf: nothing, theta stays.
+    # vllm_static: vLLM scales theta at every length (Skywork's own evaluation ran on vLLM); see
+    # `layers.rope_base`.
     rope_impl: Literal["hf", "vllm_static"] = "hf"
     max_positions: int = 32768
-    # Rows of the embedding and the head are padded to a multiple of this: 151,674 divides by no power of two
-    # above 2. The logits of pad rows are masked, their weights never leave the program.
+    # Rows of the embedding and the head are padded to a multiple of this: 151,674 divides by no
+    # power of two above 2. The logits of pad rows are masked, their weights never leave the
+    # program.
     vocab_multiple: int = 128
 
     @property
@@ -89,7 +96,9 @@ class TextConfig:
         )
         _require(self, "rope_factor", lambda x: x >= 1, "at least 1")
         if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} query heads do not divide over {self.kv_heads} kv heads")
+            raise ValueError(
+                f"{self.heads} query heads do not divide over {self.kv_heads} kv heads"
+            )
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} must be even: RoPE turns pairs")
         _one_of(self, "rope_impl", ("hf", "vllm_static"))
@@ -116,7 +125,8 @@ class ModelConfig:
         _one_of(self, "architecture", ("SkyworkR1VChatModel", "InternVLChatModel"))
         if (self.vision is None) != (self.image_token_id is None):
             raise ValueError(
-                f"image_token_id {self.image_token_id!r} goes with a vision tower: set both or neither"
+                f"image_token_id {self.image_token_id!r} goes with a vision tower: "
+                "set both or neither"
             )
         for name in ("image_token_id", "end_token_id", "pad_token_id"):
             token = getattr(self, name)
@@ -175,4 +185,6 @@ def _require(config, names: str, holds, wanted: str) -> None:
 def _one_of(config, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
-        raise ValueError(f"{type(config).__name__}.{name} is {value!r}; choose from {', '.join(choices)}")
+        raise ValueError(
+            f"{type(config).__name__}.{name} is {value!r}; choose from {', '.join(choices)}"
+        )

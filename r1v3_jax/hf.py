@@ -3,9 +3,10 @@
     model = load("InternVL3-38B-hf", mesh=mesh)          # tensor by tensor, straight into sharded arrays
     save(model, "out", layout="original", tokenizer="InternVL3-38B-hf")
 
-Four layouts come in: the original repositories' (`vision_model`, `mlp1`), transformers' on disk (`vision_tower`, ...; the
-hub's `-hf` files), its in-memory names (a leading `model.`), and a language model alone (`model.layers`). Two go out:
-`hf` (on disk) and `original`. Knows names and shapes; nothing of text or pixels.
+Four layouts come in: the original repositories' (`vision_model`, `mlp1`), transformers' on disk
+(`vision_tower`, ...; the hub's `-hf` files), its in-memory names (a leading `model.`), and a
+language model alone (`model.layers`). Two go out: `hf` (on disk) and `original`. Knows names and
+shapes; nothing of text or pixels.
 """
 
 import dataclasses
@@ -34,9 +35,9 @@ from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
 
-# Letters as in models/layers.py, in lower case; `p` counts q, k, v of the fused projection; in the patch kernel
-# (i j) are row and column within the patch and `a` the colours.
-# "{}" is the layer; a name with "{p}" stands for three, `p` running over q, k, v, the fused axis split.
+# Letters as in models/layers.py, in lower case; `p` counts q, k, v of the fused projection; in the
+# patch kernel (i j) are row and column within the patch and `a` the colours. "{}" is the layer; a
+# name with "{p}" stands for three, `p` running over q, k, v, the fused axis split.
 # fmt: off
 VISION_WEIGHTS = [
     # ours                     original: vision_model.                     hf: vision_tower.                                        original -> ours
@@ -140,16 +141,32 @@ class Piece:
 
 def _shape(side: str, sizes: dict[str, int]) -> tuple[int, ...]:
     groups = re.findall(r"\(([^)]*)\)|(\w+)", side)
-    return tuple(math.prod(sizes.get(axis, 1) for axis in (group or one).split()) for group, one in groups)
+    return tuple(
+        math.prod(sizes.get(axis, 1) for axis in (group or one).split()) for group, one in groups
+    )
 
 
 def pieces(config: ModelConfig, layout: str) -> Iterator[Piece]:
-    """Every tensor of a checkpoint in a layout (`original`, `hf`, `memory` or `text`), in the model's order."""
+    """Every tensor of a checkpoint in a layout (`original`, `hf`, `memory` or `text`), in the
+    model's order.
+    """
     t, v = config.text, config.vision
-    sizes = {"language": dict(v=t.vocab_size, d=t.embed, k=t.kv_heads, q=t.queries_per_kv, h=t.head_dim, f=t.mlp)}
+    sizes = {
+        "language": dict(
+            v=t.vocab_size, d=t.embed, k=t.kv_heads, q=t.queries_per_kv, h=t.head_dim, f=t.mlp
+        )
+    }
     if v is not None:
         sizes["vision"] = dict(
-            t=v.patches + 1, c=v.embed, n=v.heads, h=v.head_dim, f=v.mlp, p=3, i=v.patch_size, j=v.patch_size, a=3
+            t=v.patches + 1,
+            c=v.embed,
+            n=v.heads,
+            h=v.head_dim,
+            f=v.mlp,
+            p=3,
+            i=v.patch_size,
+            j=v.patch_size,
+            a=3,
         )
         sizes["connector"] = dict(s=4 * v.embed, d=t.embed, e=t.embed)
     layers = {"language": t.layers, "vision": v.layers if v else 0}
@@ -178,20 +195,26 @@ def _rename(name: str, layout: str) -> str:
     return name
 
 
-# ------------------------------------------------------------------------------------------------------- in
+# ----------------------------------------------------------------------------------------------- in
 
 
-def load(directory, dtype: str | None = None, mesh=None, compute: Compute | None = None) -> r1v3.R1V3:
-    """The model in a Hugging Face checkpoint directory, its weights on the devices of `mesh` (default: one device).
+def load(
+    directory, dtype: str | None = None, mesh=None, compute: Compute | None = None
+) -> r1v3.R1V3:
+    """The model in a Hugging Face checkpoint directory, its weights on the devices of `mesh`
+    (default: one device).
 
-    `dtype` ("float32" or "bfloat16", default: as stored) is that of the weights and of the computation; pass a whole
-    `compute` instead to choose more. Tensors are read one at a time, so that the host needs memory for the largest
-    of them twice, whatever the model's size.
+    `dtype` ("float32" or "bfloat16", default: as stored) is that of the weights and of the
+    computation; pass a whole `compute` instead to choose more. Tensors are read one at a time, so
+    that the host needs memory for the largest of them twice, whatever the model's size.
 
-    Raises FileNotFoundError or ValueError with every problem of the directory, before any device is touched.
+    Raises FileNotFoundError or ValueError with every problem of the directory, before any device is
+    touched.
     """
     if dtype is not None and compute is not None:
-        raise ValueError("pass dtype or compute, not both: compute.dtype and compute.param_dtype say it already")
+        raise ValueError(
+            "pass dtype or compute, not both: compute.dtype and compute.param_dtype say it already"
+        )
     checkpoint = Checkpoint.open(directory)
     if compute is None:
         dtype = str(jnp.dtype(checkpoint.dtype() if dtype is None else dtype))
@@ -221,7 +244,9 @@ def _assemble(checkpoint: "Checkpoint", state, placed) -> dict[str, jax.Array]:
             zeros = jax.jit(lambda w=whole: jnp.zeros(w.shape, w.dtype), out_shardings=sharding)
             arrays[piece.param] = zeros()
         if sharding is not None:
-            sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(piece.index) :]))
+            sharding = NamedSharding(
+                sharding.mesh, PartitionSpec(*sharding.spec[len(piece.index) :])
+            )
         part = _put(part, whole.dtype, sharding)
         index = np.asarray(piece.index, np.int32)
         # The buffer is donated and one piece waited for before the next is read: never two copies.
@@ -230,7 +255,9 @@ def _assemble(checkpoint: "Checkpoint", state, placed) -> dict[str, jax.Array]:
 
 
 def _put(part: np.ndarray, dtype, sharding) -> jax.Array:
-    """A host array on its devices, each device's share cut out, converted and laid out on its own."""
+    """A host array on its devices, each device's share cut out, converted and laid out on its
+    own.
+    """
 
     def share(index):
         return np.ascontiguousarray(part[index]).astype(dtype, copy=False)
@@ -266,7 +293,9 @@ class Checkpoint:
     def open(cls, directory) -> "Checkpoint":
         directory = Path(directory)
         if not directory.is_dir():
-            raise FileNotFoundError(f"{directory}: no such directory; give a Hugging Face checkpoint directory")
+            raise FileNotFoundError(
+                f"{directory}: no such directory; give a Hugging Face checkpoint directory"
+            )
         config = hf_config.read(directory)
         problems: list[str] = []
         headers: dict[str, tuple[Path, tuple[int, ...], str]] = {}
@@ -292,7 +321,9 @@ class Checkpoint:
         kinds = sorted(set(self.dtypes.values()))
         if kinds in (["F32"], ["BF16"]):
             return DTYPES[kinds[0]]
-        raise ValueError(f"{self.directory}: tensors are {', '.join(kinds)}; say which dtype you want, float32 or bfloat16")
+        raise ValueError(
+            f"{self.directory}: tensors are {', '.join(kinds)}; say which dtype you want, float32 or bfloat16"
+        )
 
 
 def _files(directory: Path, problems: list[str]) -> list[Path]:
@@ -313,7 +344,11 @@ def _files(directory: Path, problems: list[str]) -> list[Path]:
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:
         pickled = sorted(path.name for path in directory.glob("*.bin"))
-        hint = f"; {pickled[0]} is a pickle, which is never read: convert it to safetensors" if pickled else ""
+        hint = (
+            f"; {pickled[0]} is a pickle, which is never read: convert it to safetensors"
+            if pickled
+            else ""
+        )
         problems.append(f"no *.safetensors file{hint}")
     return paths
 
@@ -340,7 +375,11 @@ def _tensor(path: Path, name: str) -> np.ndarray:
 def _layout(names, config: ModelConfig) -> str:
     if config.vision is None:
         return "text"
-    for layout, prefix in (("original", "vision_model."), ("hf", "vision_tower."), ("memory", "model.vision_tower.")):
+    for layout, prefix in (
+        ("original", "vision_model."),
+        ("hf", "vision_tower."),
+        ("memory", "model.vision_tower."),
+    ):
         if any(name.startswith(prefix) for name in names):
             return layout
     return "hf"  # no tower at all: its tensors will be listed as missing
@@ -349,8 +388,8 @@ def _layout(names, config: ModelConfig) -> str:
 def _resolve_tie(config: ModelConfig, headers, head: str, layout: str) -> ModelConfig:
     """Whether the head is the embedding, from what the files hold.
 
-    InternVLConfig says true by default, also above files with a head of its own: transformers then keeps both, and
-    so does this.
+    InternVLConfig says true by default, also above files with a head of its own: transformers then
+    keeps both, and so does this.
     """
     tie = config.text.tie_embeddings
     if tie and head in headers:
@@ -359,7 +398,9 @@ def _resolve_tie(config: ModelConfig, headers, head: str, layout: str) -> ModelC
             a, b = (_tensor(headers[name][0], name) for name in (embedding, head))
             tie = a.tobytes() == b.tobytes()
         if not tie:
-            logging.warning("tie_word_embeddings is true, but %s differs from the embedding; keeping both", head)
+            logging.warning(
+                "tie_word_embeddings is true, but %s differs from the embedding; keeping both", head
+            )
     return dataclasses.replace(config, text=dataclasses.replace(config.text, tie_embeddings=tie))
 
 
@@ -371,7 +412,9 @@ def _compare(wanted: list[Piece], headers, config: ModelConfig, problems: list[s
             continue
         path, got, dtype = headers[name]
         if got != shape:
-            problems.append(f"{path.name}: {name} has shape {list(got)}; config.json makes it {list(shape)}")
+            problems.append(
+                f"{path.name}: {name} has shape {list(got)}; config.json makes it {list(shape)}"
+            )
         if dtype not in DTYPES:
             problems.append(f"{path.name}: {name} is {dtype}; wanted {', '.join(DTYPES)}")
     for name in sorted(set(headers) - set(expected)):
@@ -389,24 +432,36 @@ def _refuse(directory: Path, problems: list[str]) -> None:
         raise ValueError(f"{directory} cannot be loaded, {len(problems)} problem(s):\n  {listed}")
 
 
-# ------------------------------------------------------------------------------------------------------ out
+# ---------------------------------------------------------------------------------------------- out
 
 
-def save(model: r1v3.R1V3, directory, layout: str = "hf", *, tokenizer=None, max_shard_bytes: int = 5 * 10**9) -> None:
+def save(
+    model: r1v3.R1V3,
+    directory,
+    layout: str = "hf",
+    *,
+    tokenizer=None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
     """Writes a Hugging Face checkpoint directory in the `hf` or the `original` layout.
 
-    Weights in the dtype they are stored in, in safetensors of at most `max_shard_bytes`, with index, `config.json`,
-    `generation_config.json`, `preprocessor_config.json`, SHA256SUMS; the head is always written, also a tied one. With
-    `tokenizer`, a directory, its tokenizer files come along. The directory must not exist or be empty; it appears whole
-    or not at all.
+    Weights in the dtype they are stored in, in safetensors of at most `max_shard_bytes`, with
+    index, `config.json`, `generation_config.json`, `preprocessor_config.json`, SHA256SUMS; the head
+    is always written, also a tied one. With `tokenizer`, a directory, its tokenizer files come
+    along. The directory must not exist or be empty; it appears whole or not at all.
     """
     if layout not in hf_config.LAYOUTS:
         raise ValueError(f"layout {layout!r}; choose from {', '.join(hf_config.LAYOUTS)}")
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and is not an empty directory; choose another or remove it")
+        raise FileExistsError(
+            f"{directory} exists and is not an empty directory; choose another or remove it"
+        )
     config = model.config
-    flat = {".".join(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model))}
+    flat = {
+        ".".join(path): variable.get_value()
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+    }
     dtype = str(flat["language.embedding"].dtype)
     files = {"config.json": hf_config.write(config, layout, dtype), **_side_files(config)}
     partial = directory.with_name(directory.name + ".partial")
@@ -416,7 +471,9 @@ def save(model: r1v3.R1V3, directory, layout: str = "hf", *, tokenizer=None, max
     for name, value in files.items():
         (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     if layout == "original" and config.vision is not None:
-        (partial / f"{hf_config.ORIGINAL_MODULE}.py").write_text(hf_config.original_class(config), encoding="utf-8")
+        (partial / f"{hf_config.ORIGINAL_MODULE}.py").write_text(
+            hf_config.original_class(config), encoding="utf-8"
+        )
     if tokenizer is not None:
         copy_tokenizer(tokenizer, partial)
     sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
@@ -426,20 +483,29 @@ def save(model: r1v3.R1V3, directory, layout: str = "hf", *, tokenizer=None, max
     os.replace(partial, directory)
 
 
-def _write_weights(config: ModelConfig, flat: dict[str, jax.Array], directory: Path, layout: str, limit: int) -> None:
+def _write_weights(
+    config: ModelConfig, flat: dict[str, jax.Array], directory: Path, layout: str, limit: int
+) -> None:
     tied = dataclasses.replace(config, text=dataclasses.replace(config.text, tie_embeddings=False))
     if config.text.tie_embeddings:
         flat = {**flat, "language.head": flat["language.embedding"]}
-    plan = {piece.name: piece for piece in pieces(tied, layout if config.vision is not None else "text")}
+    plan = {
+        piece.name: piece for piece in pieces(tied, layout if config.vision is not None else "text")
+    }
 
     def size(piece: Piece) -> int:
         return math.prod(piece.shape) * flat[piece.param].dtype.itemsize
 
     split = split_state_dict_into_shards_factory(
-        plan, get_storage_size=size, filename_pattern="model{suffix}.safetensors", max_shard_size=limit
+        plan,
+        get_storage_size=size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
     )
     for filename, names in split.filename_to_tensors.items():
-        tensors = {name: plan[name].to_file(_fetch(flat[plan[name].param], plan[name])) for name in names}
+        tensors = {
+            name: plan[name].to_file(_fetch(flat[plan[name].param], plan[name])) for name in names
+        }
         save_file(tensors, directory / filename, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -476,7 +542,10 @@ def _side_files(config: ModelConfig) -> dict[str, dict]:
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
-    processor = {"processor_class": "InternVLProcessor", "image_seq_length": config.image_tokens_per_tile}
+    processor = {
+        "processor_class": "InternVLProcessor",
+        "image_seq_length": config.image_tokens_per_tile,
+    }
     return {
         "generation_config.json": generation,
         "preprocessor_config.json": preprocessor,
@@ -494,7 +563,9 @@ def copy_tokenizer(source, directory) -> None:
     """Copies the tokenizer's files and its chat template from one directory to another."""
     found = [Path(source) / name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"{source}: no tokenizer files; wanted one of {', '.join(TOKENIZER_FILES)}")
+        raise FileNotFoundError(
+            f"{source}: no tokenizer files; wanted one of {', '.join(TOKENIZER_FILES)}"
+        )
     for path in found:
         shutil.copyfile(path, Path(directory) / path.name)
 

@@ -1,8 +1,9 @@
 """`config.json` of a Hugging Face checkpoint, in and out.
 
-Read: `InternVLForConditionalGeneration` (transformers), `InternVLChatModel` and `SkyworkR1VChatModel` (the original
-repositories), and the language models alone (Qwen2, Qwen3, Llama). What the model cannot do is refused here, all of it
-at once, before any weight is read: another activation, another pixel shuffle, sliding windows, ...
+Read: `InternVLForConditionalGeneration` (transformers), `InternVLChatModel` and
+`SkyworkR1VChatModel` (the original repositories), and the language models alone (Qwen2, Qwen3,
+Llama). What the model cannot do is refused here, all of it at once, before any weight is read:
+another activation, another pixel shuffle, sliding windows, ...
 """
 
 import json
@@ -27,7 +28,8 @@ def read(directory) -> ModelConfig:
         text = _text(text_raw, problems)
         vision = _vision(vision_raw, original, problems)
         _check_top(raw, original, problems)
-        # Without a word of its own InternVLConfig ties, InternVLChatConfig does what its language model does.
+        # Without a word of its own InternVLConfig ties, InternVLChatConfig does what its language
+        # model does.
         default = text_raw.get("tie_word_embeddings", False) if original else True
         text["tie_embeddings"] = bool(raw.get("tie_word_embeddings", default))
         image_token_id = _image_token_id(raw, directory, original)
@@ -35,13 +37,15 @@ def read(directory) -> ModelConfig:
         text_raw, text, vision, image_token_id = raw, _text(raw, problems), None, None
     else:
         raise ValueError(
-            f"{directory}/config.json: model_type {model_type!r} is not supported; this program loads internvl, "
-            "internvl_chat and skywork_chat, and the language models qwen2, qwen3 and llama"
+            f"{directory}/config.json: model_type {model_type!r} is not supported; this "
+            "program loads internvl, internvl_chat and skywork_chat, and the language models qwen2, qwen3 and llama"
         )
     if problems:
         raise ValueError(_several(f"{directory}/config.json", problems))
     end = _first(text_raw.get("eos_token_id", raw.get("eos_token_id")), 151645)
-    skywork = "SkyworkR1VChatModel" in (raw.get("architectures") or ()) or model_type == "skywork_chat"
+    skywork = (
+        "SkyworkR1VChatModel" in (raw.get("architectures") or ()) or model_type == "skywork_chat"
+    )
     try:
         return ModelConfig(
             text=TextConfig(**text),
@@ -61,16 +65,24 @@ def _text(raw: dict, problems: list[str]) -> dict:
     if family not in ("qwen2", "qwen3", "llama"):
         problems.append(f"language model_type {family!r}; supported are qwen2, qwen3 and llama")
         return {}
-    wanted = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size".split()
+    wanted = (
+        "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size".split()
+    )
     missing = [key for key in wanted if not isinstance(raw.get(key), int)]
     if missing:
         problems.append(f"the language model's config lacks {', '.join(missing)}")
         return {}
     _want(raw, "hidden_act", "silu", problems, "the language model's ")
-    for key in ("use_sliding_window", "mlp_bias", *(() if family == "qwen2" else ("attention_bias",))):
+    for key in (
+        "use_sliding_window",
+        "mlp_bias",
+        *(() if family == "qwen2" else ("attention_bias",)),
+    ):
         _want(raw, key, False, problems, "the language model's ")
     if set(raw.get("layer_types") or ()) - {"full_attention"}:
-        problems.append(f"layer_types {sorted(set(raw['layer_types']))}; only full_attention is supported")
+        problems.append(
+            f"layer_types {sorted(set(raw['layer_types']))}; only full_attention is supported"
+        )
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     kind = rope.get("rope_type", rope.get("type")) or "default"
     if kind not in ("default", "dynamic"):
@@ -107,7 +119,9 @@ def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
     _want(raw, "use_mask_token", False, problems, "vision ")
     _want(raw, "use_absolute_position_embeddings", True, problems, "vision ")
     if raw.get("norm_type", "layer_norm") not in ("layer_norm", "rms_norm"):
-        problems.append(f"vision norm_type {raw['norm_type']!r}; supported are layer_norm and rms_norm")
+        problems.append(
+            f"vision norm_type {raw['norm_type']!r}; supported are layer_norm and rms_norm"
+        )
     sizes = {}
     for key in ("image_size", "patch_size"):
         sides = raw[key] if isinstance(raw[key], list) else [raw[key]]
@@ -133,14 +147,19 @@ def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
 def _check_top(raw: dict, original: bool, problems: list[str]) -> None:
     _want(raw, "downsample_ratio", 0.5, problems)
     if original:
-        # InternVLChatConfig's own default is v1, whose tokens are transposed; all published models say v2.
+        # InternVLChatConfig's own default is v1, whose tokens are transposed; all published models
+        # say v2.
         if raw.get("ps_version", "v1") != "v2":
-            problems.append(f"ps_version is {raw.get('ps_version', 'v1')!r}; only 'v2' is supported")
+            problems.append(
+                f"ps_version is {raw.get('ps_version', 'v1')!r}; only 'v2' is supported"
+            )
         _want(raw, "select_layer", -1, problems)
         _want(raw, "use_thumbnail", True, problems)
         size = (raw.get("vision_config") or {}).get("image_size")
         if raw.get("force_image_size") not in (None, size):
-            problems.append(f"force_image_size {raw['force_image_size']} is not the tower's image_size {size}")
+            problems.append(
+                f"force_image_size {raw['force_image_size']} is not the tower's image_size {size}"
+            )
     else:
         _want(raw, "projector_hidden_act", "gelu", problems)
         _want(raw, "vision_feature_layer", -1, problems)
@@ -186,7 +205,9 @@ def _first(value, default: int) -> int:
 def read_json(path: Path) -> dict:
     """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; is {path.parent} a Hugging Face checkpoint directory?")
+        raise FileNotFoundError(
+            f"{path}: no such file; is {path.parent} a Hugging Face checkpoint directory?"
+        )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -197,10 +218,13 @@ def read_json(path: Path) -> dict:
 
 
 def _several(where: str, problems: list[str]) -> str:
-    return f"{where}: {problems[0]}" if len(problems) == 1 else f"{where}:\n  " + "\n  ".join(problems)
+    return (
+        f"{where}: {problems[0]}" if len(problems) == 1 else f"{where}:\n  " + "\n  ".join(problems)
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ out
+# ----------------------------------------------------------------------------------------------
+# out
 
 
 def write(config: ModelConfig, layout: str, dtype: str) -> dict:
@@ -212,13 +236,17 @@ def write(config: ModelConfig, layout: str, dtype: str) -> dict:
 
 
 def _causal_lm(config: ModelConfig) -> str:
-    return {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[_family(config)]
+    return {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}[
+        _family(config)
+    ]
 
 
 def _family(config: ModelConfig) -> str:
     text = config.text
     if text.qkv_bias and text.qk_norm:
-        raise ValueError("no published language model has both a qkv bias (Qwen2) and a qk-norm (Qwen3)")
+        raise ValueError(
+            "no published language model has both a qkv bias (Qwen2) and a qk-norm (Qwen3)"
+        )
     return "qwen2" if text.qkv_bias else "qwen3" if text.qk_norm else "llama"
 
 
@@ -251,7 +279,10 @@ def _text_json(config: ModelConfig) -> dict:
 def _hf_json(config: ModelConfig, text: dict, dtype: str) -> dict:
     v = config.vision
     if v.qk_norm and v.qk_norm_eps != 1e-6:
-        raise ValueError(f"transformers fixes the qk-norm eps at 1e-6, this tower has {v.qk_norm_eps}; use layout original")
+        raise ValueError(
+            f"transformers fixes the qk-norm eps at 1e-6, this tower has "
+            f"{v.qk_norm_eps}; use layout original"
+        )
     return {
         "architectures": ["InternVLForConditionalGeneration"],
         "model_type": "internvl",
@@ -283,7 +314,8 @@ def _original_json(config: ModelConfig, text: dict, dtype: str) -> dict:
     v, skywork = config.vision, config.architecture == "SkyworkR1VChatModel"
     if v.qk_norm and v.qk_norm_eps != v.norm_eps:
         raise ValueError(
-            f"the original code uses one eps for all norms, this tower has {v.norm_eps} and {v.qk_norm_eps}; use layout hf"
+            f"the original code uses one eps for all norms, this tower has "
+            f"{v.norm_eps} and {v.qk_norm_eps}; use layout hf"
         )
     return {
         "architectures": [config.architecture],
@@ -331,9 +363,9 @@ def _vision_dims(v: VisionConfig) -> dict:
 
 ORIGINAL_MODULE = "configuration_chat"
 
-# vLLM reads the original layout through a configuration class that lies beside the weights: it wants `llm_config`
-# as a real text config. This program itself never runs such code.
-ORIGINAL_CLASS = '''"""Configuration of an InternVL / Skywork-R1V checkpoint in its original layout, for vLLM."""
+# vLLM reads the original layout through a configuration class that lies beside the weights: it
+# wants `llm_config` as a real text config. This program itself never runs such code.
+ORIGINAL_CLASS = '''"""Configuration of an InternVL or Skywork-R1V checkpoint in its original layout."""
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -346,7 +378,8 @@ class ChatConfig(PretrainedConfig):
         super().__init__(**kwargs)
         text = dict(llm_config or {{}})
         self.vision_config = PretrainedConfig(**(vision_config or {{}}))
-        self.llm_config = self.text_config = AutoConfig.for_model(text.pop("model_type", "qwen2"), **text)
+        self.text_config = AutoConfig.for_model(text.pop("model_type", "qwen2"), **text)
+        self.llm_config = self.text_config
 
     def get_text_config(self, *args, **kwargs):
         return self.text_config

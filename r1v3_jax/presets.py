@@ -3,8 +3,8 @@
     from r1v3_jax.presets import PRESETS
     config = PRESETS["r1v3_38b"]
 
-Dimensions: `config.json` of the OpenGVLab/InternVL3 family and of Skywork-R1V3 (its language model's
-tail was never published; the family's values stand in).
+Dimensions: `config.json` of the OpenGVLab/InternVL3 family and of Skywork-R1V3 (its language
+model's tail was never published; the family's values stand in).
 """
 
 import dataclasses
@@ -17,11 +17,20 @@ INTERNVIT_6B = VisionConfig(
 )
 
 
-def _internvl3(vision: VisionConfig, embed: int, layers: int, heads: int, kv_heads: int, mlp: int) -> ModelConfig:
-    # Every InternVL3 language model is a Qwen2.5 with dynamic RoPE scaling of factor 2 and an untied head.
+def _internvl3(
+    vision: VisionConfig, embed: int, layers: int, heads: int, kv_heads: int, mlp: int
+) -> ModelConfig:
+    # Every InternVL3 language model is a Qwen2.5 with dynamic RoPE scaling of factor 2 and an
+    # untied head.
     head_dim = 64 if embed == 896 else 128
     text = TextConfig(
-        embed=embed, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, mlp=mlp, rope_factor=2.0
+        embed=embed,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp=mlp,
+        rope_factor=2.0,
     )
     return ModelConfig(text=text, vision=vision)
 
@@ -40,10 +49,26 @@ R1V3_38B = dataclasses.replace(INTERNVL3_38B, architecture="SkyworkR1VChatModel"
 # The two towers and the two language models in miniature, with the shape ratios of the real ones.
 TINY = ModelConfig(
     text=TextConfig(
-        vocab_size=331, embed=32, layers=2, heads=8, kv_heads=4, head_dim=8, mlp=64, rope_theta=1e4, max_positions=512
+        vocab_size=331,
+        embed=32,
+        layers=2,
+        heads=8,
+        kv_heads=4,
+        head_dim=8,
+        mlp=64,
+        rope_theta=1e4,
+        max_positions=512,
     ),
     vision=VisionConfig(
-        image_size=28, patch_size=7, embed=40, layers=2, heads=5, mlp=80, norm="rms_norm", qkv_bias=False, qk_norm=True
+        image_size=28,
+        patch_size=7,
+        embed=40,
+        layers=2,
+        heads=5,
+        mlp=80,
+        norm="rms_norm",
+        qkv_bias=False,
+        qk_norm=True,
     ),
     image_token_id=9,
     end_token_id=2,

@@ -1,7 +1,7 @@
 """Meshes, and the two tables that say on which mesh axes each array lies.
 
-Model files name *logical* axes ("embed", "mlp", ...); only this file knows mesh axes. A mesh always has
-the three axes `data, fsdp, tensor`, of size 1 where unused, all in Explicit mode: every array's
+Model files name *logical* axes ("embed", "mlp", ...); only this file knows mesh axes. A mesh always
+has the three axes `data, fsdp, tensor`, of size 1 where unused, all in Explicit mode: every array's
 sharding is part of its type, and a mistake is an error at trace time, even on one CPU device.
 """
 
@@ -22,21 +22,23 @@ class Rules:
     """One layout: logical axis -> mesh axes (None: whole on every device).
 
     Weights are stored as the table says. Just before a layer runs, its weights are gathered over
-    `text_gather` or `vision_gather` (what FSDP does), so what remains sharded is what tensor parallelism
-    computes with.
+    `text_gather` or `vision_gather` (what FSDP does), so what remains sharded is what tensor
+    parallelism computes with.
     """
 
     # Activations.
     batch: Axes
     tiles: Axes
-    # The language model. KV heads are the unit of tensor parallelism: a query head goes with its KV head.
+    # The language model. KV heads are the unit of tensor parallelism: a query head goes with its KV
+    # head.
     vocab: Axes
     embed: Axes
     kv_heads: Axes
     mlp: Axes
-    # The vision tower and the connector. Their 25 heads (InternViT-6B) do not divide by 2, 4 or 8, so no
-    # head is ever split: each device runs whole tiles with whole weights (data parallelism over tiles,
-    # which are independent sequences of 1,025 tokens), and weights are only *stored* in shards.
+    # The vision tower and the connector. Their 25 heads (InternViT-6B) do not divide by 2, 4 or 8,
+    # so no head is ever split: each device runs whole tiles with whole weights (data parallelism
+    # over tiles, which are independent sequences of 1,025 tokens), and weights are only *stored* in
+    # shards.
     vision_embed: Axes
     vision_heads: Axes
     vision_mlp: Axes
@@ -45,7 +47,9 @@ class Rules:
     vision_gather: tuple[str, ...]
 
     def spec(self, *axes: str | None) -> PartitionSpec | None:
-        """The PartitionSpec of an array with these logical axes; None outside a mesh, where none is needed."""
+        """The PartitionSpec of an array with these logical axes; None outside a mesh, where none is
+        needed.
+        """
         if jax.sharding.get_abstract_mesh().empty:
             return None
         return PartitionSpec(*(None if axis is None else getattr(self, axis) for axis in axes))
@@ -62,7 +66,8 @@ TRAIN = Rules(
     vision_embed="fsdp", vision_heads=None, vision_mlp="tensor",
     text_gather=("fsdp",), vision_gather=("fsdp", "tensor"),
 )
-# Decoding reads every weight for every token: text weights stay whole along `embed`, nothing is gathered.
+# Decoding reads every weight for every token: text weights stay whole along `embed`, nothing is
+# gathered.
 DECODE = dataclasses.replace(TRAIN, embed=None, text_gather=())
 # fmt: on
 
@@ -77,21 +82,25 @@ def make_mesh(shape: tuple[int, int, int], devices=None) -> Mesh:
     need = int(np.prod(shape))
     if len(devices) < need:
         raise ValueError(
-            f"a mesh of data x fsdp x tensor = {shape} needs {need} devices, but there are {len(devices)}; "
-            f"choose sizes whose product is at most {len(devices)}"
+            f"a mesh of data x fsdp x tensor = {shape} needs {need} devices, but there are "
+            f"{len(devices)}; choose sizes whose product is at most {len(devices)}"
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:need])
 
 
 def abstract_mesh(shape: tuple[int, int, int]) -> AbstractMesh:
-    """The same mesh without devices, to trace and type-check a program for a machine that is not there."""
+    """The same mesh without devices, to trace and type-check a program for a machine that is not
+    there.
+    """
     check_mesh_shape(shape)
     return AbstractMesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def check_mesh_shape(shape) -> None:
     if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
-        raise ValueError(f"a mesh shape is three positive sizes (data, fsdp, tensor), not {shape!r}")
+        raise ValueError(
+            f"a mesh shape is three positive sizes (data, fsdp, tensor), not {shape!r}"
+        )
 
 
 def mesh_size(mesh, axes: Axes) -> int:
@@ -109,8 +118,10 @@ def shardings(model: nnx.Module, rules: Rules, mesh) -> nnx.State:
     problems = []
 
     def place(path, variable):
-        spec = PartitionSpec(*(None if axis is None else getattr(rules, axis) for axis in variable.axes))
-        for size, axis, mesh_axes in zip(variable.shape, variable.axes, spec):
+        spec = PartitionSpec(
+            *(None if axis is None else getattr(rules, axis) for axis in variable.axes)
+        )
+        for size, axis, mesh_axes in zip(variable.shape, variable.axes, spec, strict=True):
             if size % mesh_size(mesh, mesh_axes):
                 problems.append(
                     f"{'.'.join(map(str, path))}: axis {axis} of {size} cannot be split over "
@@ -152,7 +163,9 @@ def gather(tree, axes: tuple[str, ...], dtype):
         return jax.reshard(weight, PartitionSpec(*(drop(entry) for entry in spec)))
 
     def drop(entry):
-        kept = tuple(a for a in ((entry,) if isinstance(entry, str) else entry or ()) if a not in axes)
+        kept = tuple(
+            a for a in ((entry,) if isinstance(entry, str) else entry or ()) if a not in axes
+        )
         return kept[0] if len(kept) == 1 else kept or None
 
     return jax.tree.map(whole, tree)
@@ -166,7 +179,8 @@ def replicate(x: jax.Array) -> jax.Array:
 def reshape_rows(x: jax.Array, *shape: int) -> jax.Array:
     """`x` with all its axes but the first reshaped to `shape`; the first keeps its sharding.
 
-    JAX does not infer the sharding of a reshape that splits or merges two axes at once; here none is at stake.
+    JAX does not infer the sharding of a reshape that splits or merges two axes at once; here none
+    is at stake.
     """
     sharding = None
     if not jax.sharding.get_abstract_mesh().empty:

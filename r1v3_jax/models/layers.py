@@ -6,7 +6,8 @@ Letters, in every docstring and (lower case) every einsum of `models/`:
     H head_dim    F mlp         V vocabulary  L layers     G samples a prompt, P prompts
     I tiles       M image tokens a tile       C vision embed            N vision heads
 
-Weights keep their true rank: a query projection is [D, K, Q, H], never [D, K*Q*H]; einsum does the reshaping.
+Weights keep their true rank: a query projection is [D, K, Q, H], never [D, K*Q*H]; einsum does the
+reshaping.
 """
 
 import jax
@@ -26,8 +27,13 @@ INIT_STD = 0.02  # initializer_range of Qwen2.5 and of InternVL
 
 
 def param(rngs: nnx.Rngs, compute: Compute, shape, axes, init: float | None = None) -> nnx.Param:
-    """A parameter with its logical axes. Normal with standard deviation 0.02, or the constant `init`."""
-    dtype, spec = jnp.dtype(compute.param_dtype), compute.rules.spec(*(_axis(axis) for axis in axes))
+    """A parameter with its logical axes. Normal with standard deviation 0.02, or the constant
+    `init`.
+    """
+    dtype, spec = (
+        jnp.dtype(compute.param_dtype),
+        compute.rules.spec(*(_axis(axis) for axis in axes)),
+    )
     if init is None:
         value = INIT_STD * jax.random.normal(rngs.params(), shape, dtype, out_sharding=spec)
     else:
@@ -39,15 +45,18 @@ def _axis(axis: str | None) -> str | None:
     return None if axis in ("layers", "head_dim", None) else axis  # never sharded
 
 
-# --------------------------------------------------------------------------------------- rematerialisation
+# -------------------------------------------------------------------------------------------------
+# rematerialisation
 
 # What a layer keeps for its backward pass; all else is computed again.
 #   none       keeps everything: fastest, most memory
-#   dots       keeps the operands of the backward matmuls: 50 to 60 GiB a chip at 64 x 8,192 tokens of the 38B
+#   dots       keeps the operands of the backward matmuls: some 50 GiB a chip at 64 x 8,192 of 38B
 #   attention  keeps what attention needs
 #   full       keeps the layer's input only
 REMAT = {
-    "dots": jax.checkpoint_policies.save_only_these_names("q", "k", "v", "context", "middle", "gate", "up"),
+    "dots": jax.checkpoint_policies.save_only_these_names(
+        "q", "k", "v", "context", "middle", "gate", "up"
+    ),
     "attention": jax.checkpoint_policies.save_only_these_names("q", "k", "v", "context"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -63,11 +72,14 @@ def keep(x: jax.Array, name: str) -> jax.Array:
     return checkpoint_name(x, name)
 
 
-# ---------------------------------------------------------------------------------------------------- norms
+# -------------------------------------------------------------------------------------------------
+# norms
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * weight over the last axis; statistics in float32, cast back before the weight, as torch does."""
+    """x / rms(x) * weight over the last axis; statistics in float32, cast back before the weight,
+    as torch does.
+    """
     x32 = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return (x32 * scale).astype(x.dtype) * weight
@@ -81,15 +93,16 @@ def layer_norm(x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float) -> 
     return (centred * scale * weight.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
-# ----------------------------------------------------------------------------------------------------- rope
+# -------------------------------------------------------------------------------------------------
+# rope
 
 
 def rope_base(config: TextConfig) -> float:
     """The base (theta) of the rotary embedding at every length up to `max_positions`.
 
     hf: dynamic NTK changes nothing up to `max_positions`, and longer contexts are refused.
-    vllm_static: vLLM's DynamicNTKScalingRotaryEmbedding scales whatever the length, theta * (f*f - (f - 1))^(H / (H - 2)):
-    3,052,774 for f = 2, H = 128, theta = 1e6.
+    vllm_static: vLLM's DynamicNTKScalingRotaryEmbedding scales whatever the length, theta * (f*f -
+    (f - 1))^(H / (H - 2)): 3,052,774 for f = 2, H = 128, theta = 1e6.
     """
     if config.rope_impl == "hf":
         return config.rope_theta
@@ -109,7 +122,9 @@ def rope_angles(positions: jax.Array, config: TextConfig) -> tuple[jax.Array, ja
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns each pair (x[i], x[i + H/2]) by its angle. x: [B, T, ..., H], cos and sin: [B, T, H/2]."""
+    """Turns each pair (x[i], x[i + H/2]) by its angle. x: [B, T, ..., H], cos and sin: [B, T,
+    H/2].
+    """
     shape = cos.shape[:2] + (1,) * (x.ndim - 3) + cos.shape[2:]
     cos, sin = cos.reshape(shape), sin.reshape(shape)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -117,7 +132,8 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return turned.astype(x.dtype)
 
 
-# ------------------------------------------------------------------------------------------------ attention
+# -------------------------------------------------------------------------------------------------
+# attention
 
 
 def causal_mask(segment_ids: jax.Array) -> jax.Array:
@@ -162,11 +178,13 @@ def splash_attention(
     block: int = 1024,
     interpret: bool = False,
 ) -> jax.Array:
-    """The Pallas kernel for TPU: the same function as `attention`, with nothing of size T x T in memory.
+    """The Pallas kernel for TPU: the same function as `attention`, with nothing of size T x T in
+    memory.
 
-    q [B, T, K, Q, H]; k, v [B, T, K, H]; segment_ids int32[B, T] -> [B, T, K, Q, H]. Each device works on its own
-    rows and kv heads, as `q_spec` (the layout of q, None outside a mesh) deals them out. T is padded to a multiple
-    of 128 with a segment of its own. `interpret` runs the kernel's program without a TPU, slowly.
+    q [B, T, K, Q, H]; k, v [B, T, K, H]; segment_ids int32[B, T] -> [B, T, K, Q, H]. Each device
+    works on its own rows and kv heads, as `q_spec` (the layout of q, None outside a mesh) deals
+    them out. T is padded to a multiple of 128 with a segment of its own. `interpret` runs the
+    kernel's program without a TPU, slowly.
     """
     length = q.shape[1]
     pad = -length % LANES
@@ -180,7 +198,9 @@ def splash_attention(
         block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size,
         block_q_dq=size, block_kv_dq=size,
     )  # fmt: skip
-    one_head = splash_mask.CausalMask((total, total)) if causal else splash_mask.FullMask((total, total))
+    one_head = (
+        splash_mask.CausalMask((total, total)) if causal else splash_mask.FullMask((total, total))
+    )
 
     def local(q, k, v, segments):
         kernel = splash.make_splash_mqa(
@@ -191,9 +211,11 @@ def splash_attention(
             residual_checkpoint_name="context",
             interpret=interpret,
         )
-        # A multi-query kernel mapped over the kv heads: keys are never repeated, and the backward pass has
-        # a parallel axis for the second core of a chip, also at one row a device.
-        heads = jax.vmap(lambda q, k, v, ids: kernel(q, k, v, segment_ids=ids), in_axes=(0, 0, 0, None))
+        # A multi-query kernel mapped over the kv heads: keys are never repeated, and the backward
+        # pass has a parallel axis for the second core of a chip, also at one row a device.
+        heads = jax.vmap(
+            lambda q, k, v, ids: kernel(q, k, v, segment_ids=ids), in_axes=(0, 0, 0, None)
+        )
         out = jax.vmap(heads)(
             jnp.einsum("btkqh->bkqth", q * q.shape[-1] ** -0.5),
             jnp.einsum("btkh->bkth", k),

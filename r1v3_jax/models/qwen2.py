@@ -1,8 +1,8 @@
 """The language model: Qwen2.5 (qkv bias), Qwen3 (per-head qk-norm), or a Llama (neither).
 
-Three ways through the same layers: `__call__` for packed rows (training, scoring), `prefill` for prompts, which
-leaves their keys and values behind, and `decode` for one more token of every sample. The G samples of a prompt
-share its one copy of keys and values.
+Three ways through the same layers: `__call__` for packed rows (training, scoring), `prefill` for
+prompts, which leaves their keys and values behind, and `decode` for one more token of every sample.
+The G samples of a prompt share its one copy of keys and values.
 """
 
 import dataclasses
@@ -30,7 +30,9 @@ from r1v3_jax.sharding import gather
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptCache:
-    """Keys and values of P prompts. k, v: float[L, P, K, S, H]; lengths: int32[P], the slots in use."""
+    """Keys and values of P prompts. k, v: float[L, P, K, S, H]; lengths: int32[P], the slots in
+    use.
+    """
 
     k: jax.Array
     v: jax.Array
@@ -42,10 +44,11 @@ class PromptCache:
 class Cache:
     """One decode in flight: B = P * G samples, sample b continuing prompt b // G.
 
-    k, v: float[L, B, K, S, H], of sampled tokens only; lengths: int32[B], how many of them are written.
+    k, v: float[L, B, K, S, H], of sampled tokens only; lengths: int32[B], how many of them are
+    written.
 
         prompt p   [a b c d - -]                    lengths[p] = 4
-        sample b   |            x y z - - - - -     lengths[b] = 3; the next token is written to slot 3
+        sample b   |            x y z - - - - -     lengths[b] = 3; the next token goes to slot 3
                    position  4 5 6                  and has position 4 + 3
     """
 
@@ -88,8 +91,9 @@ class Block(nnx.Module):
         self.down = p((F, D), ("mlp", "embed"))
 
     def __call__(self, x: jax.Array, angles, attend) -> jax.Array:
-        """float[B, T, D] -> float[B, T, D]. `attend(q, k, v)` -> context [B, T, K, Q, H] is what differs between
-        training, prefill and decoding."""
+        """float[B, T, D] -> float[B, T, D]. `attend(q, k, v)` -> context [B, T, K, Q, H] is what
+        differs between training, prefill and decoding.
+        """
         config, spec = self.config, self.compute.rules.spec("batch", None, None)
         h = rms_norm(x, self.norm1[...], config.norm_eps)
         q = jnp.einsum("btd,dkqh->btkqh", h, self.q)
@@ -98,10 +102,17 @@ class Block(nnx.Module):
         if config.qkv_bias:
             q, k, v = q + self.q_bias, k + self.k_bias, v + self.v_bias
         if config.qk_norm:
-            q, k = rms_norm(q, self.q_norm[...], config.norm_eps), rms_norm(k, self.k_norm[...], config.norm_eps)
+            q, k = (
+                rms_norm(q, self.q_norm[...], config.norm_eps),
+                rms_norm(k, self.k_norm[...], config.norm_eps),
+            )
         q, k, v = keep(rotate(q, *angles), "q"), keep(rotate(k, *angles), "k"), keep(v, "v")
-        # Tensor parallelism: each device holds some heads and some of the MLP; the two sums below run over all.
-        x = keep(x + jnp.einsum("btkqh,kqhd->btd", attend(q, k, v), self.out, out_sharding=spec), "middle")
+        # Tensor parallelism: each device holds some heads and some of the MLP; the two sums below
+        # run over all.
+        x = keep(
+            x + jnp.einsum("btkqh,kqhd->btd", attend(q, k, v), self.out, out_sharding=spec),
+            "middle",
+        )
         h = rms_norm(x, self.norm2[...], config.norm_eps)
         gate = keep(jnp.einsum("btd,df->btf", h, self.gate), "gate")
         up = keep(jnp.einsum("btd,df->btf", h, self.up), "up")
@@ -115,7 +126,9 @@ class Qwen2(nnx.Module):
         self.embedding = param(rngs, compute, (vocab, D), ("vocab", "embed"))
         self.blocks = Block(config, compute, rngs)
         self.norm = param(rngs, compute, (D,), (None,), 1.0)
-        self.head = None if config.tie_embeddings else param(rngs, compute, (vocab, D), ("vocab", "embed"))
+        self.head = (
+            None if config.tie_embeddings else param(rngs, compute, (vocab, D), ("vocab", "embed"))
+        )
 
     @property
     def dtype(self):
@@ -125,13 +138,16 @@ class Qwen2(nnx.Module):
         return gather(weights, self.compute.rules.text_gather, self.dtype)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """int32[B, T] -> float[B, T, D]. Ids are checked on the host (`tokens.check_token_ids`): JAX clamps bad ones."""
+        """int32[B, T] -> float[B, T, D]. Ids are checked on the host (`tokens.check_token_ids`):
+        JAX clamps bad ones.
+        """
         spec = self.compute.rules.spec("batch", None, None)
         return self.gather(self.embedding[...]).at[tokens].get(out_sharding=spec)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        """Packed rows: float[B, T, D] embeddings, int32[B, T] positions and segments (0 is padding) -> hidden
-        states after the last norm, float[B, T, D]."""
+        """Packed rows: float[B, T, D] embeddings, int32[B, T] positions and segments (0 is padding)
+        -> hidden states after the last norm, float[B, T, D].
+        """
         attend, angles = self.self_attention(segment_ids), rope_angles(positions, self.config)
 
         def layer(x, block):
@@ -150,7 +166,8 @@ class Qwen2(nnx.Module):
     def last_norm(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.norm[...].astype(x.dtype), self.config.norm_eps)
 
-    # ------------------------------------------------------------------------------------------- the head
+    # ---------------------------------------------------------------------------------------------
+    # the head
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float[B, T, D] -> float32[B, T, padded_vocab]; pad rows of the vocabulary at -1e30.
@@ -167,10 +184,11 @@ class Qwen2(nnx.Module):
         return jnp.where(jnp.arange(logits.shape[-1]) < self.config.vocab_size, logits, NEVER)
 
     def logprobs(self, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0):
-        """log p(targets) and the entropy (nats) of softmax(logits / temperature): two float32[B, T].
+        """log p(targets) and the entropy (nats) of softmax(logits / temperature): two float32[B,
+        T].
 
-        hidden float[B, T, D], targets int32[B, T]. Logits exist for `compute.logprob_chunk` tokens of each row at a
-        time, in the backward pass too.
+        hidden float[B, T, D], targets int32[B, T]. Logits exist for `compute.logprob_chunk` tokens
+        of each row at a time, in the backward pass too.
         """
         batch, length, _ = hidden.shape
         chunk = min(self.compute.logprob_chunk, length)
@@ -183,8 +201,8 @@ class Qwen2(nnx.Module):
         def piece(_, xs):
             hidden, targets = xs
             logits = self._logits(hidden, head) / temperature
-            # Compares with an iota instead of gathering: the vocabulary may be sharded, and a gather would
-            # fetch all of it.
+            # Compares with an iota instead of gathering: the vocabulary may be sharded, and a
+            # gather would fetch all of it.
             hit = jnp.arange(logits.shape[-1]) == targets[..., None]
             normaliser = jax.nn.logsumexp(logits, axis=-1)
             chosen = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
@@ -197,11 +215,13 @@ class Qwen2(nnx.Module):
         _, out = jax.lax.scan(piece, None, (split(hidden), split(targets)))
         return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in out)
 
-    # ------------------------------------------------------------------------------------------- generation
+    # ---------------------------------------------------------------------------------------------
+    # generation
 
     def prefill(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, PromptCache]:
-        """Prompts, padded on the right: float[P, T, D] embeddings, int32[P] lengths -> the hidden state of each
-        prompt's last token, float[P, D], and the cache of T slots."""
+        """Prompts, padded on the right: float[P, T, D] embeddings, int32[P] lengths -> the hidden
+        state of each prompt's last token, float[P, D], and the cache of T slots.
+        """
         count, length, _ = x.shape
         slots = jnp.broadcast_to(jnp.arange(length), (count, length))
         segment_ids = (slots < lengths[:, None]).astype(jnp.int32)
@@ -219,19 +239,25 @@ class Qwen2(nnx.Module):
 
         x, (k, v) = jax.lax.scan(layer, x, self.blocks)
         last = (slots == lengths[:, None] - 1)[..., None]
-        return jnp.sum(jnp.where(last, self.last_norm(x), 0), axis=1), PromptCache(k=k, v=v, lengths=lengths)
+        return jnp.sum(jnp.where(last, self.last_norm(x), 0), axis=1), PromptCache(
+            k=k, v=v, lengths=lengths
+        )
 
     def new_cache(self, prompt: PromptCache, *, group_size: int, max_tokens: int) -> Cache:
         """An empty cache for `group_size` samples of each prompt, `max_tokens` tokens each."""
         L, P, K, _, H = prompt.k.shape
         rules = self.compute.rules
-        shape, spec = (L, P * group_size, K, max_tokens, H), rules.spec(None, "batch", "kv_heads", None, None)
+        shape, spec = (
+            (L, P * group_size, K, max_tokens, H),
+            rules.spec(None, "batch", "kv_heads", None, None),
+        )
         zeros = jnp.zeros(shape, prompt.k.dtype, out_sharding=spec)
         lengths = jnp.zeros(P * group_size, jnp.int32, out_sharding=rules.spec("batch"))
         return Cache(prompt=prompt, k=zeros, v=zeros, lengths=lengths)
 
     def decode(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """One token of each sample: float[B, D] embeddings -> hidden float[B, D] and the cache with it appended.
+        """One token of each sample: float[B, D] embeddings -> hidden float[B, D] and the cache with
+        it appended.
 
         A sample whose slots are all taken writes nothing; its caller stops it before that.
         """
@@ -244,7 +270,8 @@ class Qwen2(nnx.Module):
             caches = []
 
             def attend(q, k, v):
-                # The cache is carried, not scanned over, so that it is updated in place and never copied.
+                # The cache is carried, not scanned over, so that it is updated in place and never
+                # copied.
                 caches.append(self.append(k_cache, k[:, 0], i, cache.lengths))
                 caches.append(self.append(v_cache, v[:, 0], i, cache.lengths))
                 own = (jax.lax.dynamic_index_in_dim(c, i, 0, keepdims=False) for c in caches)
@@ -254,11 +281,17 @@ class Qwen2(nnx.Module):
             return (x, *caches), None
 
         (x, k, v), _ = jax.lax.scan(
-            layer, (x[:, None], cache.k, cache.v), (self.blocks, index, cache.prompt.k, cache.prompt.v)
+            layer,
+            (x[:, None], cache.k, cache.v),
+            (self.blocks, index, cache.prompt.k, cache.prompt.v),
         )
-        return self.last_norm(x)[:, 0], dataclasses.replace(cache, k=k, v=v, lengths=cache.lengths + 1)
+        return self.last_norm(x)[:, 0], dataclasses.replace(
+            cache, k=k, v=v, lengths=cache.lengths + 1
+        )
 
-    def append(self, buffer: jax.Array, new: jax.Array, layer: jax.Array, slots: jax.Array) -> jax.Array:
+    def append(
+        self, buffer: jax.Array, new: jax.Array, layer: jax.Array, slots: jax.Array
+    ) -> jax.Array:
         """`buffer` [L, B, K, S, H] with `new` [B, K, H] at slot `slots` int32[B] of `layer`."""
         rules = self.compute.rules
 
@@ -270,7 +303,12 @@ class Qwen2(nnx.Module):
 
         spec = rules.spec(None, "batch", "kv_heads", None, None)
         if spec is not None:  # every device writes its own rows and heads
-            in_specs = (spec, rules.spec("batch", "kv_heads", None), rules.spec(), rules.spec("batch"))
+            in_specs = (
+                spec,
+                rules.spec("batch", "kv_heads", None),
+                rules.spec(),
+                rules.spec("batch"),
+            )
             local = jax.shard_map(local, in_specs=in_specs, out_specs=spec, check_vma=False)
         return local(buffer, new, layer, slots)
 
@@ -278,8 +316,8 @@ class Qwen2(nnx.Module):
 def decode_attention(q, prompt_k, prompt_v, k, v, cache: Cache) -> jax.Array:
     """One query a sample against its prompt's keys and its own, under one softmax.
 
-    q [B, K, Q, H]; prompt_k, prompt_v [P, K, S, H]; k, v [B, K, S', H], own tokens with the query's written
-    at slot `cache.lengths` -> [B, K, Q, H].
+    q [B, K, Q, H]; prompt_k, prompt_v [P, K, S, H]; k, v [B, K, S', H], own tokens with the query's
+    written at slot `cache.lengths` -> [B, K, Q, H].
     """
     prompts = prompt_k.shape[0]
     grouped = q.reshape(prompts, -1, *q.shape[1:])  # [P, G, K, Q, H]
@@ -299,8 +337,12 @@ def decode_attention(q, prompt_k, prompt_v, k, v, cache: Cache) -> jax.Array:
     top = jnp.maximum(top_shared.reshape(*own.shape[:-1], 1), jnp.max(own, axis=-1, keepdims=True))
     shared = jnp.exp(shared - top.reshape(top_shared.shape))
     own = jnp.exp(own - top)
-    total = jnp.sum(shared, axis=-1, keepdims=True).reshape(top.shape) + jnp.sum(own, axis=-1, keepdims=True)
-    out = jnp.einsum("pgkqs,pksh->pgkqh", shared.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32)
+    total = jnp.sum(shared, axis=-1, keepdims=True).reshape(top.shape) + jnp.sum(
+        own, axis=-1, keepdims=True
+    )
+    out = jnp.einsum(
+        "pgkqs,pksh->pgkqh", shared.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32
+    )
     out = out.reshape(q.shape) + jnp.einsum(
         "bkqs,bksh->bkqh", own.astype(v.dtype), v, preferred_element_type=jnp.float32
     )

@@ -1,7 +1,8 @@
-"""The vision-language model: InternViT -> pixel shuffle -> connector -> Qwen, for training, scoring and sampling.
+"""The vision-language model: InternViT -> pixel shuffle -> connector -> Qwen, for training, scoring
+and sampling.
 
-One definition serves all three, so that sampler and trainer cannot drift apart. Knows ids, pixels and embeddings;
-no text, no files.
+One definition serves all three, so that sampler and trainer cannot drift apart. Knows ids, pixels
+and embeddings; no text, no files.
 
     model = R1V3(config, Compute(), nnx.Rngs(0))
     images = model.encode_images(tiles)                                    # once an image
@@ -50,11 +51,13 @@ class Connector(nnx.Module):
 def pixel_shuffle(x: jax.Array) -> jax.Array:
     """Merges 2 x 2 patches: [I, R*R, C] -> [I, R/2*R/2, 4C] (ps_version v2).
 
-        rows of patches   a b    ->   one token [a, b, c, d]: row offset first, then column offset, then channel
-                          c d
+    patches   a b   ->   one token [a, b, c, d]: row offset, then column offset, then channel
+              c d
     """
     side, channels = math.isqrt(x.shape[1]), x.shape[2]
-    x = reshape_rows(x, side // 2, 2, side // 2, 2, channels).swapaxes(2, 3)  # [I, i, j, row, column, C]
+    x = reshape_rows(x, side // 2, 2, side // 2, 2, channels).swapaxes(
+        2, 3
+    )  # [I, i, j, row, column, C]
     return reshape_rows(x, side * side // 4, 4 * channels)
 
 
@@ -68,20 +71,24 @@ class R1V3(nnx.Module):
     def encode_images(self, tiles: jax.Array) -> jax.Array:
         """float[I, S, S, 3] normalised pixels -> float[I, M, D], the embeddings of M tokens a tile.
 
-        On a mesh I must be a multiple of its devices (pad with any tile; `image_index` never points at it).
+        On a mesh I must be a multiple of its devices (pad with any tile; `image_index` never points
+        at it).
         """
         size, shards = self.config.vision.image_size, self.compute.rules.shards("tiles")
         if tiles.shape[1:] != (size, size, 3):
             raise ValueError(f"tiles are {tiles.shape}; this model takes [I, {size}, {size}, 3]")
         if tiles.shape[0] % shards:
-            raise ValueError(f"{tiles.shape[0]} tiles cannot be split over {shards} devices; pad to a multiple")
+            raise ValueError(
+                f"{tiles.shape[0]} tiles cannot be split over {shards} devices; pad to a multiple"
+            )
         return self.connector(pixel_shuffle(self.vision(tiles)))
 
     def embed(self, tokens, image_embeddings=None, image_index=None) -> jax.Array:
         """int32[B, T] -> float[B, T, D], image embeddings in their places.
 
-        image_embeddings: float[I, M, D]; image_index: int32[B, T], the row of the flattened [I * M, D] that goes
-        there, -1 where there is text (`tokens.image_index` makes it). Rows may share an image.
+        image_embeddings: float[I, M, D]; image_index: int32[B, T], the row of the flattened [I * M,
+        D] that goes there, -1 where there is text (`tokens.image_index` makes it). Rows may share
+        an image.
         """
         x = self.language.embed(tokens)
         if image_embeddings is None:
@@ -91,8 +98,11 @@ class R1V3(nnx.Module):
         images = flat.at[jnp.maximum(image_index, 0)].get(out_sharding=spec)
         return jnp.where((image_index >= 0)[..., None], images.astype(x.dtype), x)
 
-    def __call__(self, tokens, positions, segment_ids, image_embeddings=None, image_index=None) -> jax.Array:
-        """Packed rows, int32[B, T] each -> hidden states float[B, T, D], for `logits` or `logprobs`.
+    def __call__(
+        self, tokens, positions, segment_ids, image_embeddings=None, image_index=None
+    ) -> jax.Array:
+        """Packed rows, int32[B, T] each -> hidden states float[B, T, D], for `logits` or
+        `logprobs`.
 
         tokens       [ a  b  c  x  y  - ]
         segment_ids  [ 1  1  1  2  2  0 ]   0 is padding; segments never see each other
@@ -112,9 +122,12 @@ class R1V3(nnx.Module):
     def prefill(
         self, tokens, lengths, image_embeddings=None, image_index=None
     ) -> tuple[jax.Array, PromptCache]:
-        """Prompts int32[P, T], padded on the right, of int32[P] lengths -> the logits that follow each,
-        float32[P, padded_vocab], and their cache."""
-        hidden, cache = self.language.prefill(self.embed(tokens, image_embeddings, image_index), lengths)
+        """Prompts int32[P, T], padded on the right, of int32[P] lengths -> the logits that follow
+        each, float32[P, padded_vocab], and their cache.
+        """
+        hidden, cache = self.language.prefill(
+            self.embed(tokens, image_embeddings, image_index), lengths
+        )
         return self.logits(hidden[:, None])[:, 0], cache
 
     def new_cache(self, prompt: PromptCache, *, group_size: int, max_tokens: int) -> Cache:
@@ -122,14 +135,17 @@ class R1V3(nnx.Module):
         return self.language.new_cache(prompt, group_size=group_size, max_tokens=max_tokens)
 
     def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """int32[B], the last token of each sample -> the logits of the next, float32[B, padded_vocab], and the
-        cache with the token appended."""
+        """int32[B], the last token of each sample -> the logits of the next, float32[B,
+        padded_vocab], and the cache with the token appended.
+        """
         hidden, cache = self.language.decode(self.language.embed(tokens[:, None])[:, 0], cache)
         return self.logits(hidden[:, None])[:, 0], cache
 
 
 def abstract(config: ModelConfig, compute: Compute, mesh=None) -> R1V3:
-    """The model without its numbers: shapes, dtypes and, with a mesh, shardings. No devices, no memory."""
+    """The model without its numbers: shapes, dtypes and, with a mesh, shardings. No devices, no
+    memory.
+    """
     model = nnx.eval_shape(lambda: R1V3(config, compute, nnx.Rngs(0)))
     return model if mesh is None else with_shardings(model, compute.rules, mesh)
 
@@ -138,5 +154,7 @@ def init(config: ModelConfig, compute: Compute, *, seed: int = 0) -> R1V3:
     """A model with random weights, on the current mesh (`jax.set_mesh`) or on one device."""
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
-        shardings(abstract(config, compute), compute.rules, mesh)  # refuses a mesh that does not divide
+        shardings(
+            abstract(config, compute), compute.rules, mesh
+        )  # refuses a mesh that does not divide
     return jax.jit(lambda: R1V3(config, compute, nnx.Rngs(seed)))()
