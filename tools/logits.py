@@ -1,0 +1,60 @@
+"""The logits of one prompt, to compare this program with another.
+
+python tools/logits.py --hf=DIR --prompt="What is this?" --image=cat.png --out=logits.npz
+
+The prompt is one user turn of the checkpoint's chat template, one <image> marker per image (in
+front if the text has none). The file holds tokens int32[T], tiles float32[I, S, S, 3] and logits
+float32[T, V].
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from r1v3_jax import cli, hf, hf_config, images, tokens
+
+HF = flags.DEFINE_string("hf", None, "Hugging Face checkpoint directory.", required=True)
+PROMPT = flags.DEFINE_string("prompt", None, "The user's turn.", required=True)
+IMAGE = flags.DEFINE_multi_string("image", [], "Image file; may be given several times.")
+OUT = flags.DEFINE_string("out", None, "The .npz file to write.", required=True)
+DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Default: as stored.")
+
+
+def main():
+    config = hf_config.read(HF.value)
+    if config.vision is None and IMAGE.value:
+        raise ValueError(
+            f"{HF.value} is a language model without a vision tower; leave out --image"
+        )
+    pictures = [images.open_image(path) for path in IMAGE.value]
+    tokenizer = tokens.load(HF.value, text_only=config.vision is None)
+    size = config.vision.image_size if config.vision else 1
+    tiles, counts = images.tile_images(pictures, tile_size=size, max_tiles=config.max_tiles)
+    prompt = tokenizer.encode_prompt(
+        [{"role": "user", "content": PROMPT.value}],
+        [count * config.image_tokens_per_tile for count in counts],
+    )
+    tokens.check_prompt_length(len(prompt), config.text.max_positions)
+    tokens.check_token_ids(prompt, config.text.vocab_size)
+
+    model = hf.load(HF.value, dtype=DTYPE.value)
+    row = np.asarray([prompt], np.int32)
+    index = tokens.image_index(row, config.image_token_id) if counts else None
+    logits = np.asarray(forward(model, row, index, tiles))[0, :, : config.text.vocab_size]
+    with open(OUT.value, "wb") as file:  # np.savez would add .npz to another suffix
+        np.savez(file, tokens=row[0], tiles=tiles, logits=logits)
+    print(
+        f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, {config.text.vocab_size} logits each"
+    )
+
+
+@jax.jit
+def forward(model, row, index, tiles):
+    positions, segment_ids = jnp.arange(row.shape[1])[None], jnp.ones_like(row)
+    image_embeddings = None if index is None else model.encode_images(tiles)
+    return model.logits(model(row, positions, segment_ids, image_embeddings, index))
+
+
+if __name__ == "__main__":
+    cli.run(main)
