@@ -44,9 +44,7 @@ def main():
     logits = np.asarray(forward(model, row, index, tiles))[0, :, : config.text.vocab_size]
     with open(OUT.value, "wb") as file:  # np.savez would add .npz to another suffix
         np.savez(file, tokens=row[0], tiles=tiles, logits=logits)
-    print(
-        f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, {config.text.vocab_size} logits each"
-    )
+    print(f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, logits {list(logits.shape)}")
 
 
 @jax.jit
