@@ -25,6 +25,7 @@ setup(
         "jinja2>=3.1",  # chat templates
         "jax>=0.10",
         "numpy>=2.0",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
         "pillow>=11.0",
         "protobuf>=5.0",  # transformers reads sentencepiece models with it

@@ -9,6 +9,7 @@ CHECKPOINT/
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -85,3 +86,51 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
         restored = checkpointer.restore(directory.resolve() / "weights", nnx.to_pure_dict(target))
     nnx.replace_by_pure_dict(state, restored)
     return nnx.merge(graph, state)
+
+
+class States:
+    """Training states of one stage: `directory`/STEP, each whole or not there.
+
+    A state is the weights, the optimizer's moments and the step; `extra` is JSON beside it: the
+    position in the data, what was measured so far. Random keys are functions of seed and step, so
+    there is no other state.
+    """
+
+    def __init__(self, directory, *, keep: int = 2):
+        self.directory, self.keep = Path(directory), keep
+
+    def steps(self) -> list[int]:
+        """Steps that can be restored, in order."""
+        found = self.directory.glob("*/extra.json") if self.directory.is_dir() else ()
+        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
+
+    def save(self, step: int, state, extra: dict) -> None:
+        """Writes `state` (a pytree of arrays) and drops all but the newest `keep`. An existing step
+        is left alone.
+        """
+        target = self.directory / str(step)
+        if target.exists():
+            return
+        partial = hf_config.partial_directory(target)
+        leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial.resolve() / "state", leaves)
+        (partial / "extra.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, target)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.directory / str(old))
+
+    def restore(self, step: int, like):
+        """The state of `step` on the devices that `like`, a state of the same shapes, lies on; and
+        its extra.
+        """
+        leaves, treedef = jax.tree.flatten(like)
+        abstract = {
+            str(i): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for i, x in enumerate(leaves)
+        }
+        path = (self.directory / str(step)).resolve()
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(path / "state", abstract)
+        state = jax.tree.unflatten(treedef, [restored[str(i)] for i in range(len(leaves))])
+        return state, hf_config.read_json(path / "extra.json")

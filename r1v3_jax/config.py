@@ -6,9 +6,25 @@ layout.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 from r1v3_jax.sharding import TRAIN, Rules
+
+
+def _require(config, names: str, holds, wanted: str) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        if not holds(value):
+            raise ValueError(f"{type(config).__name__}.{name} is {value!r}; it must be {wanted}")
+
+
+def _one_of(config, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(
+            f"{type(config).__name__}.{name} is {value!r}; choose from {', '.join(choices)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,16 +191,197 @@ def num_params(config: ModelConfig) -> int:
     return total + 2 * shuffled + shuffled * t.embed + t.embed + t.embed**2 + t.embed
 
 
-def _require(config, names: str, holds, wanted: str) -> None:
-    for name in names.split():
-        value = getattr(config, name)
-        if not holds(value):
-            raise ValueError(f"{type(config).__name__}.{name} is {value!r}; it must be {wanted}")
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW behind a global-norm clip."""
+
+    lr: float = 1e-5
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr_fraction: float = 0.0  # of lr, at the end of the cosine
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # of matrices; norms and biases never decay
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        _one_of(self, "schedule", ("constant", "cosine"))
+        _require(self, "lr eps max_grad_norm", lambda x: x > 0, "positive")
+        _require(self, "warmup_steps weight_decay", lambda x: x >= 0, "at least 0")
+        _require(self, "final_lr_fraction b1 b2", lambda x: 0 <= x <= 1, "between 0 and 1")
 
 
-def _one_of(config, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(
-            f"{type(config).__name__}.{name} is {value!r}; choose from {', '.join(choices)}"
+@dataclasses.dataclass(frozen=True)
+class SFT:
+    """One supervised stage: the cold start, or connector-only tuning.
+
+    `train` and `validation` give examples by index: `source(index) -> types.Example`, pure
+    functions.
+    """
+
+    train: Callable
+    validation: Callable | None = None
+    steps: int = 100
+    rows: int = 32  # packed rows a step
+    row_tokens: int = 256
+    tiles: int = 128  # tile slots a step
+    accumulate: int = 1  # micro-batches the rows of a step are cut into
+    trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
+    optimizer: Optimizer = Optimizer()
+    # Every so many steps the loss on `validation_steps` batches is measured; after `patience`
+    # measurements without a new best the stage stops, and its best weights are what it hands on. 0:
+    # never.
+    validate_every: int = 0
+    validation_steps: int = 4
+    patience: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        _require(
+            self,
+            "steps rows row_tokens accumulate validation_steps checkpoint_every",
+            _positive,
+            "at least 1",
         )
+        _require(self, "tiles validate_every patience", lambda n: n >= 0, "at least 0")
+        if self.rows % self.accumulate:
+            raise ValueError(
+                f"SFT.rows {self.rows} cannot be cut into accumulate = {self.accumulate} parts"
+            )
+        if self.validate_every and self.validation is None:
+            raise ValueError("SFT.validate_every needs SFT.validation examples")
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPO:
+    """Group-relative policy optimization, Skywork-R1V3 report section 3.3."""
+
+    train: Callable  # source(index) -> types.Example
+    steps: int = 100
+    prompts: int = 32  # P, a step
+    group_size: int = 32  # G, samples a prompt
+    max_prompt_tokens: int = 4096
+    max_completion_tokens: int = 8192
+    # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
+    # maximum.
+    length_limits: tuple[tuple[int, int], ...] = ()
+    tiles: int = 32  # tile slots a step
+    temperature: float = 1.0
+    accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
+    divide_by_std: bool = True  # False: Dr. GRPO
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    aggregation: Literal["token", "sequence", "constant"] = "sequence"  # equation 7
+    kl_coef: float = 0.0  # 0: no reference model in memory and no pass through one
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    updates_per_rollout: int = 1  # 1 is strictly on-policy
+    # Rollout passes a step may add to replace groups whose rewards are all equal (dynamic sampling,
+    # DAPO).
+    refills: int = 0
+    importance_cap: float = 0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
+    accumulate: int = 1
+    trainable: str = "all"
+    optimizer: Optimizer = Optimizer()
+    evaluate_every: int = 0  # steps; also the candidates for the choice of a checkpoint
+    checkpoint_every: int = 20
+    rollouts_every: int = 10  # steps between rollouts written to disk
+
+    def __post_init__(self):
+        _require(
+            self,
+            "steps prompts max_prompt_tokens max_completion_tokens updates_per_rollout accumulate "
+            "checkpoint_every",
+            _positive,
+            "at least 1",
+        )
+        _require(
+            self,
+            "group_size",
+            lambda n: n >= 2,
+            "at least 2: an advantage compares samples of one prompt",
+        )
+        _require(
+            self,
+            "tiles refills kl_coef importance_cap evaluate_every rollouts_every",
+            lambda n: n >= 0,
+            ">= 0",
+        )
+        _require(self, "temperature", lambda x: x > 0, "positive: greedy samples do not explore")
+        _require(self, "accuracy_weight clip_low", lambda x: 0 <= x <= 1, "between 0 and 1")
+        _require(self, "clip_high", lambda x: x >= 0, "at least 0")
+        _one_of(self, "aggregation", ("token", "sequence", "constant"))
+        _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
+        if self.prompts % self.accumulate or self.tiles % self.accumulate:
+            raise ValueError(
+                f"GRPO.prompts {self.prompts} and tiles {self.tiles} must divide into accumulate "
+                f"= {self.accumulate} parts"
+            )
+        for start, tokens in self.length_limits:
+            if not 0 < tokens <= self.max_completion_tokens:
+                raise ValueError(
+                    f"GRPO.length_limits: {tokens} tokens from step {start} must lie between 1 and "
+                    f"max_completion_tokens = {self.max_completion_tokens}"
+                )
+
+    def length_limit(self, step: int) -> int:
+        """Completion tokens allowed at `step`."""
+        limits = [tokens for start, tokens in self.length_limits if start <= step]
+        return limits[-1] if limits else self.max_completion_tokens
+
+
+def _positive(n) -> bool:
+    return n >= 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """What is measured after each stage, and by what the GRPO checkpoint is chosen."""
+
+    sets: tuple[tuple[str, Callable], ...] = ()  # (name, source) of held-out questions
+    questions: int = 1000  # a set
+    batch: int = 125  # prompts at a time
+    # A smaller fixed set for the checkpoints of GRPO: its accuracy, and the entropy at critical
+    # words.
+    probe: Callable | None = None
+    probe_questions: int = 250
+    critical_words: tuple[str, ...] = ("Wait", "Alternatively", "Hmm")  # report, 5.1 and 6.2
+    high_entropy: float = (
+        6.8  # P(entropy > this) is logged; report, 6.5 (base of the log not stated)
+    )
+    select_by: Literal["critical_entropy", "accuracy", "both"] = "both"
+
+    def __post_init__(self):
+        _require(self, "questions batch probe_questions", _positive, "at least 1")
+        _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A whole run: one model through the stages of `pipeline`, or through one of them."""
+
+    name: str
+    model: ModelConfig
+    compute: Compute = Compute()
+    mesh: tuple[int, int, int] = (1, 1, 1)  # data, fsdp, tensor
+    seed: int = 0
+    init_from: str = ""  # a Hugging Face directory or a checkpoint of ours; empty: random weights
+    write_tokenizer: Callable | None = None  # of a model that starts from nothing
+    pipeline: tuple[str, ...] = ("cold_start", "grpo", "connector")
+    stage: str = ""  # one stage of the pipeline alone; empty: all of them in a row
+    base: SFT | None = None  # teaches a model that starts from nothing to see
+    cold_start: SFT | None = None
+    grpo: GRPO | None = None
+    connector: SFT | None = None
+    evaluate: Evaluate = Evaluate()
+
+    def __post_init__(self):
+        for name in (*self.pipeline, *((self.stage,) if self.stage else ())):
+            if name not in ("base", "cold_start", "grpo", "connector"):
+                raise ValueError(
+                    f"no stage {name!r}; choose from base, cold_start, grpo, connector"
+                )
+            if getattr(self, name) is None:
+                raise ValueError(f"stage {name} is to run, but Run.{name} is not configured")
+        if not self.init_from and self.write_tokenizer is None:
+            raise ValueError("set init_from, a checkpoint to start from")

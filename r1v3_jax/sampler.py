@@ -18,15 +18,24 @@ from r1v3_jax.models.r1v3 import R1V3
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution
-    whole.
+    """How a token is chosen. temperature 0 is greedy; top_k 0, top_p 1 and repetition_penalty 1 are
+    off.
     """
 
     max_tokens: int
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    banned: tuple[int, ...] = ()  # never sampled: `Tokenizer.banned_token_ids`
+    repetition_penalty: float = (
+        1.0  # over the completion's own tokens, as transformers sees them (not the prompt's)
+    )
+    # Never sampled. Images: `Tokenizer.banned_token_ids`. NoWait: with the first tokens of critical
+    # words.
+    banned: tuple[int, ...] = ()
+    # A thinking budget: a sample that has not produced `think_end` within so many tokens is made
+    # to. 0: no limit.
+    thinking_tokens: int = 0
+    think_end: tuple[int, ...] = ()  # ids of "</think>"
 
     def __post_init__(self):
         if self.max_tokens < 1:
@@ -37,21 +46,29 @@ class Sampling:
             raise ValueError(f"top_p {self.top_p} must lie in (0, 1]; 1 keeps every token")
         if self.top_k < 0:
             raise ValueError(f"top_k {self.top_k} must not be negative; 0 keeps every token")
+        if self.repetition_penalty <= 0:
+            raise ValueError(
+                f"repetition_penalty {self.repetition_penalty} must be positive; 1 is off"
+            )
+        if self.thinking_tokens and not self.think_end:
+            raise ValueError("thinking_tokens needs think_end, the ids that close the thinking")
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """B = P * group_size samples, those of a prompt side by side.
+    """B = P * group_size samples, those of a prompt side by side; padded with `pad_token_id` and 0.
 
-    tokens: int32[B, C], padded with `pad_token_id`; lengths: int32[B], the end token counted.
-    logprobs: float32[B, C] of each token under the policy at the sampling temperature, not cut by
-    top-k, top-p or the ban, 0 on padding. ended: bool[B], true where the end token came before
-    `max_tokens` ran out.
+    tokens: int32[B, C]; lengths: int32[B], the end token counted; ended: bool[B], true where the
+    end token came before the limit. logprobs, entropies: float32[B, C], of the policy at the
+    sampling temperature (1 if greedy) at each token, not cut by top-k, top-p, penalty or ban;
+    entropy in nats. chosen: bool[B, C], false where a token was forced by the thinking budget.
     """
 
     tokens: jax.Array
     logprobs: jax.Array
+    entropies: jax.Array
+    chosen: jax.Array
     lengths: jax.Array
     ended: jax.Array
 
@@ -59,12 +76,16 @@ class Completions:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """One decode in flight. step: int32[], tokens sampled so far; logits: float32[B, V] of the
-    next.
+    """One decode in flight.
+
+    step: int32[], tokens sampled so far; logits: float32[B, V] of the next; closing: int32[B], how
+    many ids of `think_end` the sample's last tokens match, all of them once it has closed its
+    thinking.
     """
 
     step: jax.Array
     logits: jax.Array
+    closing: jax.Array
     cache: Cache
     completions: Completions
 
@@ -77,6 +98,7 @@ def generate(
     key: jax.Array,
     image_embeddings: jax.Array | None = None,
     image_index: jax.Array | None = None,
+    limit: jax.Array | None = None,
     *,
     group_size: int = 1,
     sampling: Sampling,
@@ -84,16 +106,23 @@ def generate(
     """`group_size` completions of each prompt: int32[P, T] tokens padded on the right, int32[P]
     lengths.
 
-    Stops when every sample has ended or holds `max_tokens`.
+    Stops when every sample has ended or holds `limit` tokens (int32[], at most and by default
+    `max_tokens`).
     """
+    limit = jnp.int32(sampling.max_tokens) if limit is None else limit
     logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
     cache = model.new_cache(prompt, group_size=group_size, max_tokens=sampling.max_tokens)
     rules, count = model.compute.rules, cache.lengths.shape[0]
     rows, table = rules.spec("batch"), rules.spec("batch", None)
-    shape = (count, sampling.max_tokens)
+
+    def full(value, dtype):
+        return jnp.full((count, sampling.max_tokens), value, dtype, out_sharding=table)
+
     empty = Completions(
-        tokens=jnp.full(shape, model.config.pad_token_id, jnp.int32, out_sharding=table),
-        logprobs=jnp.zeros(shape, jnp.float32, out_sharding=table),
+        tokens=full(model.config.pad_token_id, jnp.int32),
+        logprobs=full(0, jnp.float32),
+        entropies=full(0, jnp.float32),
+        chosen=full(False, bool),
         lengths=jnp.zeros(count, jnp.int32, out_sharding=rows),
         ended=jnp.zeros(count, bool, out_sharding=rows),
     )
@@ -104,32 +133,48 @@ def generate(
     sample_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(samples)
 
     def running(state: State):
-        return (state.step < sampling.max_tokens) & ~jnp.all(state.completions.ended)
+        return (state.step < limit) & ~jnp.all(state.completions.ended)
 
     def advance(state: State):
         keys = jax.vmap(functools.partial(jax.random.fold_in, data=state.step))(sample_keys)
-        token, logprob = choose(whole(state.logits), keys, sampling)
+        logits = whole(state.logits)
+        token = choose(penalised(logits, state.completions, sampling), keys, sampling)
+        token, chosen, closing = close_thinking(token, state.step, state.closing, sampling)
+        logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
         completions = record(
-            state.completions, state.step, token, logprob, model.config.end_token_id
+            state.completions,
+            state.step,
+            token,
+            logprob,
+            entropy,
+            chosen,
+            model.config.end_token_id,
         )
         logits, cache = model.decode(token, state.cache)
-        return State(step=state.step + 1, logits=logits, cache=cache, completions=completions)
+        return State(
+            step=state.step + 1,
+            logits=logits,
+            closing=closing,
+            cache=cache,
+            completions=completions,
+        )
 
     def whole(logits):  # the vocabulary axis, for sorting and drawing
         return logits if rows is None else jax.reshard(logits, table)
 
-    state = State(step=jnp.int32(0), logits=logits, cache=cache, completions=empty)
+    state = State(
+        step=jnp.int32(0),
+        logits=logits,
+        closing=jnp.zeros_like(samples),
+        cache=cache,
+        completions=empty,
+    )
     return jax.lax.while_loop(running, advance, state).completions
 
 
-def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax.Array]:
-    """One token a row of float32[B, V] logits: int32[B], and its log-probability float32[B].
-
-    The log-probability is of softmax(logits / temperature) as it stands (of softmax(logits) when
-    greedy): top-k, top-p and the ban decide what is drawn, not what the policy is.
-    """
-    scaled = logits / sampling.temperature if sampling.temperature > 0 else logits
-    allowed = scaled
+def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+    """One token a row of float32[B, V] logits: int32[B]."""
+    allowed = logits / sampling.temperature if sampling.temperature > 0 else logits
     if sampling.banned:
         forbidden = jnp.zeros(logits.shape[-1], bool).at[jnp.asarray(sampling.banned)].set(True)
         allowed = jnp.where(forbidden, NEVER, allowed)
@@ -139,12 +184,8 @@ def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> tuple[jax.
     if sampling.top_p < 1:
         allowed = jnp.where(allowed < nucleus_floor(allowed, sampling.top_p), NEVER, allowed)
     if sampling.temperature > 0:
-        token = jax.vmap(jax.random.categorical)(keys, allowed)
-    else:
-        token = jnp.argmax(allowed, axis=-1)
-    hit = jnp.arange(logits.shape[-1]) == token[:, None]
-    logprob = jnp.sum(jnp.where(hit, scaled, 0.0), axis=-1) - jax.nn.logsumexp(scaled, axis=-1)
-    return token.astype(jnp.int32), logprob
+        return jax.vmap(jax.random.categorical)(keys, allowed).astype(jnp.int32)
+    return jnp.argmax(allowed, axis=-1).astype(jnp.int32)
 
 
 def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:
@@ -160,13 +201,62 @@ def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:
     return jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
 
 
-def record(completions: Completions, step, token, logprob, end_token_id: int) -> Completions:
+def penalised(logits: jax.Array, completions: Completions, sampling: Sampling) -> jax.Array:
+    """Logits with those of tokens already in the completion made smaller (CTRL, arXiv
+    1909.05858).
+    """
+    if sampling.repetition_penalty == 1:
+        return logits
+    columns = jnp.arange(completions.tokens.shape[1]) < completions.lengths[:, None]
+    seen = jax.vmap(lambda row, used: jnp.zeros(logits.shape[-1], bool).at[row].max(used))(
+        completions.tokens, columns
+    )
+    factor = sampling.repetition_penalty
+    return jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
+
+
+def close_thinking(token, step, closing, sampling: Sampling):
+    """Replaces tokens by those of `think_end` in samples whose thinking budget is spent.
+
+    int32[B] tokens, int32[] step, int32[B] closing -> tokens, bool[B] chosen by the policy,
+    closing.
+    """
+    if not sampling.thinking_tokens:
+        return token, jnp.ones_like(token, bool), closing
+    ids = jnp.asarray(sampling.think_end, jnp.int32)
+    wanted = ids.at[jnp.minimum(closing, len(ids) - 1)].get()
+    closed = closing == len(ids)
+    force = ~closed & (step >= sampling.thinking_tokens)
+    token = jnp.where(force, wanted, token)
+    matched = jnp.where(token == wanted, closing + 1, (token == ids[0]).astype(jnp.int32))
+    return token, ~force, jnp.where(closed, closing, matched)
+
+
+def measure(logits: jax.Array, token: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
+    """log p(token) and the entropy of softmax(logits / temperature), float32[B] each."""
+    logits = logits / temperature
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    hit = jnp.arange(logits.shape[-1]) == token[:, None]
+    chosen = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+    mean = jnp.sum(jnp.exp(logits - normaliser[:, None]) * logits, axis=-1)
+    return chosen - normaliser, normaliser - mean
+
+
+def record(
+    completions: Completions, step, token, logprob, entropy, chosen, end_token_id: int
+) -> Completions:
     """Appends one token a row at column `step`, to the rows that have not ended."""
     live = ~completions.ended
     here = (jnp.arange(completions.tokens.shape[1]) == step) & live[:, None]
+
+    def put(table, column):
+        return jnp.where(here, column[:, None], table)
+
     return Completions(
-        tokens=jnp.where(here, token[:, None], completions.tokens),
-        logprobs=jnp.where(here, logprob[:, None], completions.logprobs),
+        tokens=put(completions.tokens, token),
+        logprobs=put(completions.logprobs, logprob),
+        entropies=put(completions.entropies, entropy),
+        chosen=put(completions.chosen, chosen),
         lengths=completions.lengths + live,
         ended=completions.ended | (live & (token == end_token_id)),
     )

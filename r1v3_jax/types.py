@@ -1,6 +1,7 @@
 """The contracts between stages: what data hands to training, and rollouts to the update.
 
-Host objects (`Example`) hold text and pictures; device objects (`Batch`, `PolicyBatch`) hold arrays.
+Host objects (`Example`) hold text and pictures; device objects (`Batch`, `PolicyBatch`) hold
+arrays.
 """
 
 import dataclasses
@@ -13,9 +14,9 @@ import jax
 class Example:
     """One question, with what it takes to train on it or to check an answer to it.
 
-    id: names it for ever, also in logs. question: text with one `<image>` marker per image (or none:
-    the images then go in front). chain: a chain of thought for the cold start, or None. level and
-    kind group metrics ("normal", "add the rows").
+    id: names it for ever, also in logs. question: text with one `<image>` marker per image (or
+    none: the images then go in front). chain: a chain of thought for the cold start, or None. level
+    and kind group metrics ("normal", "add the rows").
     """
 
     id: str
@@ -32,10 +33,10 @@ class Example:
 class Batch:
     """Packed rows for one update, in N micro-batches whose gradients are added.
 
-    tokens, positions, segment_ids: int32[N, B, T]; segment 0 is padding.
-    loss_weights: float32[N, B, T], the weight of each token's loss. They are set once over all
-    micro-batches (1 / supervised tokens, say), so that the sum is the loss of the whole batch.
-    tiles: float32[N, I, S, S, 3]; image_index: int32[N, B, T], as in `R1V3.embed`. None without images.
+    tokens, positions, segment_ids: int32[N, B, T]; segment 0 is padding. loss_weights: float32[N,
+    B, T], the weight of each token's loss. They are set once over all micro-batches (1 / supervised
+    tokens, say), so that the sum is the loss of the whole batch. tiles: float32[N, I, S, S, 3];
+    image_index: int32[N, B, T], as in `R1V3.embed`. None without images.
     """
 
     tokens: jax.Array
