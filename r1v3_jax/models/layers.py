@@ -23,22 +23,29 @@ from r1v3_jax.config import Compute, TextConfig
 # Logits that must never be chosen. Finite, because 0 * -inf is nan in an entropy.
 NEVER = -1e30
 
-INIT_STD = 0.02  # initializer_range of Qwen2.5 and of InternVL
 
+def param(
+    rngs: nnx.Rngs,
+    compute: Compute,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    *,
+    fan_in: int | None = None,
+    constant: float | None = None,
+) -> nnx.Param:
+    """A parameter with its logical axes, one a dimension.
 
-def param(rngs: nnx.Rngs, compute: Compute, shape, axes, init: float | None = None) -> nnx.Param:
-    """A parameter with its logical axes. Normal with standard deviation 0.02, or the constant
-    `init`.
+    It starts as `constant`, or normal: with standard deviation 1 / sqrt(fan_in) for a projection
+    from `fan_in` numbers, 0.02 (Qwen2's initializer_range) for a table.
     """
-    dtype, spec = (
-        jnp.dtype(compute.param_dtype),
-        compute.rules.spec(*(_axis(axis) for axis in axes)),
-    )
-    if init is None:
-        value = INIT_STD * jax.random.normal(rngs.params(), shape, dtype, out_sharding=spec)
+    axes = tuple(_axis(axis) for axis in axes)
+    dtype, spec = jnp.dtype(compute.param_dtype), compute.rules.spec(*axes)
+    if constant is None:
+        std = 0.02 if fan_in is None else fan_in**-0.5
+        value = std * jax.random.normal(rngs.params(), shape, dtype, out_sharding=spec)
     else:
-        value = jnp.full(shape, init, dtype, out_sharding=spec)
-    return nnx.Param(value, axes=tuple(_axis(axis) for axis in axes))
+        value = jnp.full(shape, constant, dtype, out_sharding=spec)
+    return nnx.Param(value, axes=axes)
 
 
 def _axis(axis: str | None) -> str | None:

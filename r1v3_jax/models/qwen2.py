@@ -72,23 +72,25 @@ class Block(nnx.Module):
         L, D, F, H = config.layers, config.embed, config.mlp, config.head_dim
         K, Q = config.kv_heads, config.queries_per_kv
 
-        def p(shape, axes, init=None):
-            return param(rngs, compute, (L, *shape), ("layers", *axes), init)
+        def p(shape, axes, **init):
+            return param(rngs, compute, (L, *shape), ("layers", *axes), **init)
 
-        self.norm1 = p((D,), (None,), 1.0)
-        self.q = p((D, K, Q, H), ("embed", "kv_heads", None, "head_dim"))
-        self.k = p((D, K, H), ("embed", "kv_heads", "head_dim"))
-        self.v = p((D, K, H), ("embed", "kv_heads", "head_dim"))
-        self.q_bias = p((K, Q, H), ("kv_heads", None, "head_dim"), 0.0) if config.qkv_bias else None
-        self.k_bias = p((K, H), ("kv_heads", "head_dim"), 0.0) if config.qkv_bias else None
-        self.v_bias = p((K, H), ("kv_heads", "head_dim"), 0.0) if config.qkv_bias else None
-        self.q_norm = p((H,), (None,), 1.0) if config.qk_norm else None
-        self.k_norm = p((H,), (None,), 1.0) if config.qk_norm else None
-        self.out = p((K, Q, H, D), ("kv_heads", None, "head_dim", "embed"))
-        self.norm2 = p((D,), (None,), 1.0)
-        self.gate = p((D, F), ("embed", "mlp"))
-        self.up = p((D, F), ("embed", "mlp"))
-        self.down = p((F, D), ("mlp", "embed"))
+        self.norm1 = p((D,), (None,), constant=1.0)
+        self.q = p((D, K, Q, H), ("embed", "kv_heads", None, "head_dim"), fan_in=D)
+        self.k = p((D, K, H), ("embed", "kv_heads", "head_dim"), fan_in=D)
+        self.v = p((D, K, H), ("embed", "kv_heads", "head_dim"), fan_in=D)
+        self.q_bias = (
+            p((K, Q, H), ("kv_heads", None, "head_dim"), constant=0.0) if config.qkv_bias else None
+        )
+        self.k_bias = p((K, H), ("kv_heads", "head_dim"), constant=0.0) if config.qkv_bias else None
+        self.v_bias = p((K, H), ("kv_heads", "head_dim"), constant=0.0) if config.qkv_bias else None
+        self.q_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
+        self.k_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
+        self.out = p((K, Q, H, D), ("kv_heads", None, "head_dim", "embed"), fan_in=K * Q * H)
+        self.norm2 = p((D,), (None,), constant=1.0)
+        self.gate = p((D, F), ("embed", "mlp"), fan_in=D)
+        self.up = p((D, F), ("embed", "mlp"), fan_in=D)
+        self.down = p((F, D), ("mlp", "embed"), fan_in=F)
 
     def __call__(self, x: jax.Array, angles, attend) -> jax.Array:
         """float[B, T, D] -> float[B, T, D]. `attend(q, k, v)` -> context [B, T, K, Q, H] is what
@@ -125,7 +127,7 @@ class Qwen2(nnx.Module):
         vocab, D = config.padded_vocab, config.embed
         self.embedding = param(rngs, compute, (vocab, D), ("vocab", "embed"))
         self.blocks = Block(config, compute, rngs)
-        self.norm = param(rngs, compute, (D,), (None,), 1.0)
+        self.norm = param(rngs, compute, (D,), (None,), constant=1.0)
         self.head = (
             None if config.tie_embeddings else param(rngs, compute, (vocab, D), ("vocab", "embed"))
         )
