@@ -1,0 +1,330 @@
+"""What a run tells the world: metrics.jsonl, TensorBoard, the progress line, small JSON files.
+
+Knows numbers and files, nothing of models. Process 0 alone prints and writes; the other processes
+call the same functions, and nothing happens.
+
+metrics.jsonl holds one object a step: "stage", "step", then the metrics by name. Names of measured
+time end in `_s` or `_per_s`; all else is equal in two runs of one seed. JSON has no word for what
+is not finite: nan (nothing to measure) is null, the infinities are "Infinity" and "-Infinity".
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import r1v3_jax
+
+# On the progress line, in this order; everything else is in the file.
+SHOWN = (
+    "loss eval/loss reward accuracy format eval/accuracy entropy critical_entropy "
+    "completions/mean_length grad_norm lr tokens_per_s"
+).split()
+
+
+class Logger:
+    """The metrics of one stage, to the file, to TensorBoard and to the terminal; a context manager.
+
+    Each step is logged once, in order, counted from 0. `resume_step` is the first step that will be
+    logged: lines of this stage from there on are of a run that was cut short, and are dropped.
+    """
+
+    def __init__(
+        self, directory, *, total_steps: int, stage: str, quiet: bool = False, resume_step: int = 0
+    ):
+        self.directory, self.stage, self.total_steps = Path(directory), stage, total_steps
+        self.resume_step, self.last, self.quiet = resume_step, resume_step - 1, quiet
+        self.file = self.board = self.progress = None
+
+    def __enter__(self) -> "Logger":
+        if first_process():
+            path = self.directory / "metrics.jsonl"
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _drop_lines(path, self.stage, self.resume_step)
+            self.file = path.open("a", encoding="utf-8")
+            self.board = _TensorBoard(self.directory / "tensorboard", self.stage, self.resume_step)
+            if not self.quiet:
+                self.progress = _Progress(self.stage, self.total_steps, self.resume_step)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for output in (self.file, self.board, self.progress):
+            if output is not None:
+                output.close()
+
+    def log(self, step: int, values: dict[str, float | int]) -> None:
+        """Appends one line; it is with the operating system when this returns."""
+        if step <= self.last:
+            raise ValueError(
+                f"{self.stage}: step {step} comes after step {self.last}; each step is logged once "
+                "and in order"
+            )
+        if taken := {"stage", "step"} & set(values):
+            raise ValueError(f"a metric cannot be called {taken.pop()!r}: every line has that key")
+        self.last = step
+        if self.file is None:
+            return
+        row = {"stage": self.stage, "step": step} | {key: values[key] for key in sorted(values)}
+        self.file.write(_dumps(row) + "\n")
+        self.file.flush()
+        self.board.log(step, values)
+        if self.progress is not None:
+            self.progress.log(step, values)
+
+
+def read(directory) -> list[dict]:
+    """The lines of a run's metrics.jsonl; a last line that is still being written is left out."""
+    path = Path(directory) / "metrics.jsonl"
+    return [
+        {key: value if key == "stage" else _number(value) for key, value in row.items()}
+        for _, row in _rows(path)
+    ]
+
+
+def _rows(path: Path) -> list[tuple[str, dict]]:
+    """Each whole line and what it says. A line that was cut short by a kill has no newline."""
+    rows = []
+    for i, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            rows.append((line, json.loads(line)))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {i}: not JSON ({error}); remove the line") from None
+    return rows
+
+
+def _drop_lines(path: Path, stage: str, resume_step: int) -> None:
+    """Takes the stage's lines from `resume_step` on out of the file, and a torn last line."""
+    if path.exists():
+        kept = [
+            line + "\n"
+            for line, row in _rows(path)
+            if row["stage"] != stage or row["step"] < resume_step
+        ]
+        _replace(path, "".join(kept))
+
+
+class _TensorBoard:
+    """Scalars STAGE/NAME. Whatever goes wrong here is warned of once and never stops a run.
+
+    Writes in the caller's thread: tensorboardX.SummaryWriter hands events to a thread through a
+    queue of ten, and when that thread has died of a full disk, `add_scalar` soon waits for ever.
+    """
+
+    def __init__(self, directory: Path, stage: str, resume_step: int):
+        self.stage, self.writer = stage, None
+        with self._harmless():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import SessionLog
+
+            # A directory a stage: a restart is announced below by its step, for all tags of one.
+            (directory / stage).mkdir(parents=True, exist_ok=True)
+            prefix = str(directory / stage / "events")
+            self.writer = EventsWriter(prefix, filename_suffix=f".{resume_step}")
+            self._write(step=resume_step, session_log=SessionLog(status=SessionLog.START))
+
+    def log(self, step: int, values: dict[str, float | int]) -> None:
+        if self.writer is None:
+            return
+        with self._harmless():
+            from tensorboardX.proto.summary_pb2 import Summary
+
+            scalars = [
+                Summary.Value(tag=f"{self.stage}/{key}", simple_value=values[key])
+                for key in sorted(values)
+                if math.isfinite(values[key])
+            ]
+            self._write(step=step, summary=Summary(value=scalars))
+
+    def close(self) -> None:
+        if self.writer is not None:
+            with self._harmless():
+                self.writer.close()
+
+    def _write(self, **fields) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.writer.write_event(Event(wall_time=time.time(), **fields))
+        self.writer.flush()
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of any kind: metrics.jsonl is the record, this is a view of it
+            failed, self.writer = self.writer, None
+            with contextlib.suppress(Exception):
+                failed.close()
+            warnings.warn(f"no more TensorBoard scalars of {self.stage}: {error}", stacklevel=3)
+
+
+class _Progress:
+    """On a terminal one line that updates, elsewhere a line a step; both with the time left."""
+
+    def __init__(self, stage: str, total_steps: int, resume_step: int):
+        self.stage, self.total, self.stream = stage, total_steps, sys.stdout
+        self.began: tuple[int, float] | None = None  # the first step, and when it was done
+        self.bar = None
+        if self.stream.isatty():
+            self.bar = tqdm(
+                total=total_steps,
+                initial=resume_step,
+                desc=stage,
+                file=self.stream,
+                dynamic_ncols=True,
+                bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            )
+
+    def log(self, step: int, values: dict[str, float | int]) -> None:
+        shown = [f"{key} {values[key]:.4g}" for key in SHOWN if key in values]
+        if self.bar is not None:
+            self.bar.set_postfix_str("  ".join(shown), refresh=False)
+            self.bar.update(step + 1 - self.bar.n)
+            return
+        now = time.perf_counter()
+        if self.began is None:  # this step compiled: the pace is measured from its end
+            self.began = step, now
+        elif step + 1 < self.total:
+            pace = (now - self.began[1]) / (step - self.began[0])
+            left = tqdm.format_interval(pace * (self.total - step - 1))
+            shown.append(f"{pace:.3g} s/step  left {left}")
+        head = f"{self.stage} {step + 1}/{self.total}"
+        print("  ".join([head, *shown]), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Timer:
+    """Seconds by purpose: `with timer("rollout"): ...` adds to `values["time/rollout_s"]`."""
+
+    def __init__(self):
+        self.values: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        key, start = f"time/{name}_s", time.perf_counter()
+        try:
+            yield
+        finally:
+            self.values[key] = self.values.get(key, 0.0) + time.perf_counter() - start
+
+
+def first_process() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return jax.process_index() == 0
+
+
+def write_json(path, value) -> None:
+    """Writes a JSON file, whole or not at all; nan and infinities as in metrics.jsonl."""
+    if first_process():
+        _replace(Path(path), _dumps(value, indent=2) + "\n")
+
+
+def write_jsonl(path, rows: Iterable[dict]) -> None:
+    """Adds the file of one step's rows, one object a line, whole or not at all.
+
+    A step that runs again after a resume replaces its file: each row is there once.
+    """
+    if first_process():
+        _replace(Path(path), "".join(_dumps(row) + "\n" for row in rows))
+
+
+def _replace(path: Path, text: str) -> None:
+    """`path` with new content. A reader, or a kill at any moment, finds the old one or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")  # one name: what a kill leaves is overwritten
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _dumps(value, **layout) -> str:
+    return json.dumps(_plain(value), allow_nan=False, **layout)
+
+
+def _plain(value):
+    """`value` in what JSON has: numpy and jax numbers become Python's, see the module on nan."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _number(value) -> float | int:
+    """The way back from `_plain`, for one number."""
+    return math.nan if value is None else float(value) if isinstance(value, str) else value
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float, float]:
+    """(mean, low, high): a proportion and its 95% interval, by Wilson's score.
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), p = successes / n. Stays
+    within 0 and 1 and is not empty at either end. n = 0 says nothing: (nan, 0, 1).
+    """
+    successes, n = int(successes), int(n)
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials; wanted 0 <= successes <= trials")
+    if n == 0:
+        return math.nan, 0.0, 1.0
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return p, low, high
+
+
+def rank_correlation(x, y) -> float:
+    """Spearman's: Pearson's correlation of the ranks, equal values sharing their mean rank.
+
+    nan where it is undefined: fewer than two pairs, a constant side, a nan among the values.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"two rows of equal length are wanted, got shapes {x.shape} and {y.shape}")
+    if len(x) < 2 or np.isnan(x).any() or np.isnan(y).any():
+        return math.nan
+    a, b = (ranks - ranks.mean() for ranks in (_ranks(x), _ranks(y)))
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale else math.nan
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """[30, 10, 20, 20] -> [4, 1, 2.5, 2.5]"""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def peak_rss_gib() -> float:
+    """The most memory this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes there, KiB on Linux
+
+
+def versions() -> dict[str, str]:
+    """What a run ran on."""
+    found = {"r1v3_jax": r1v3_jax.__version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "flax", "optax", "transformers", "numpy"):
+        found[name] = importlib.metadata.version(name)
+    device = jax.devices()[0]
+    return found | {"platform": device.platform, "device_kind": device.device_kind}
