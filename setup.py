@@ -17,12 +17,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["r1v3_jax", "r1v3_jax.*"]),
+    package_data={"r1v3_jax": ["data_files/*"]},
     install_requires=[
         "absl-py>=2.1",
         "einops>=0.8",
         "flax>=0.12",
         "huggingface_hub>=0.34",
         "jinja2>=3.1",  # chat templates
+        "math-verify>=0.8",
+        "matplotlib>=3.9",
+        "ml_collections>=1.0",
         "jax>=0.10",
         "numpy>=2.0",
         "optax>=0.2.6",
@@ -31,6 +35,8 @@ setup(
         "protobuf>=5.0",  # transformers reads sentencepiece models with it
         "safetensors>=0.5",
         "sentencepiece>=0.2",
+        "tensorboardX>=2.6.2",
+        "tqdm>=4.66",
         "transformers>=5.0",
     ],
     extras_require={

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Makes the environment if need be and runs the main job on this machine: a small R1V3 learns to reason about real
+# handwritten digits, through all stages. Arguments go to the launcher: bash launch/local.sh --workdir=runs/mine
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/local/venv.sh
+exec python -m r1v3_jax.launch --config=digits "$@"

@@ -1,0 +1,23 @@
+# Makes .venv with the package and an extra, if it is not there yet, and activates it. To be sourced from the
+# repository's root:   source launch/local/venv.sh [EXTRA]
+#
+# PYTHON chooses the interpreter (3.11 or newer); default python3.
+
+extra="${1:-}"
+stamp=".venv/installed-${extra:-base}"
+if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ]; then
+    python="${PYTHON:-python3}"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "error: Python 3.11 or newer is needed, $("$python" --version) found; set PYTHON=/path/to/python3.11" >&2
+        exit 1
+    }
+    echo "making .venv (a few minutes, once)"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --upgrade pip setuptools wheel
+    # The reference of the tests goes first and exactly so: another release, or "torch" as a dependency of something
+    # else, may bring several GB of CUDA.
+    [ "$extra" != test ] || .venv/bin/python -m pip install --quiet torch==2.13.0
+    .venv/bin/python -m pip install --quiet --editable ".${extra:+[$extra]}"
+    touch "$stamp"
+fi
+source .venv/bin/activate

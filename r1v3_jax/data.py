@@ -1,0 +1,219 @@
+"""Examples -> ids and tiles -> arrays of fixed shape.
+
+A source is a pure function of an index, so that a position in the data is one number and a resumed
+run sees what an uninterrupted one would have seen. Numpy only; the caller puts arrays on devices.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from r1v3_jax import images, tokens
+from r1v3_jax.config import SFT, ModelConfig
+from r1v3_jax.types import Batch, Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One example in numbers. tokens: int32[T]; loss_mask: bool[T]; tiles: float32[I, S, S, 3]."""
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    tiles: np.ndarray
+
+
+class Encoder:
+    """Turns examples into ids and tiles, as one model wants them."""
+
+    def __init__(self, config: ModelConfig, tokenizer: tokens.Tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        # The same few questions come again and again; tokenising is the slow part.
+        self._prompt_ids = functools.lru_cache(4096)(self._encode_prompt)
+
+    def prompt(self, example: Example) -> Encoded:
+        """What sampling starts from. ValueError if it is not a prompt of this model."""
+        tiles, counts = self._tiles(example)
+        ids = np.asarray(self._prompt_ids(example.question, tuple(counts)), np.int32)
+        return Encoded(ids, np.zeros(len(ids), bool), tiles)
+
+    def supervised(self, example: Example) -> Encoded:
+        """Prompt, chain of thought and answer; the loss is on what follows the prompt."""
+        if example.chain is None:
+            raise ValueError(f"{example.id}: no chain of thought to learn from")
+        tiles, counts = self._tiles(example)
+        turns = [
+            {"role": "user", "content": example.question},
+            {"role": "assistant", "content": example.chain},
+        ]
+        ids, mask = self.tokenizer.encode_example(turns, self._image_tokens(counts))
+        self._check(ids, example)
+        return Encoded(np.asarray(ids, np.int32), np.asarray(mask), tiles)
+
+    def _encode_prompt(self, question: str, counts: tuple[int, ...]) -> list[int]:
+        turns = [{"role": "user", "content": question}]
+        ids = self.tokenizer.encode_prompt(turns, self._image_tokens(counts))
+        self._check(ids, question)
+        return ids
+
+    def _check(self, ids, what) -> None:
+        tokens.check_token_ids(ids, self.config.text.vocab_size)
+        tokens.check_prompt_length(len(ids), self.config.text.max_positions)
+
+    def _image_tokens(self, counts) -> list[int]:
+        return [count * self.config.image_tokens_per_tile for count in counts]
+
+    def _tiles(self, example: Example) -> tuple[np.ndarray, list[int]]:
+        size = self.config.vision.image_size if self.config.vision else 1
+        return images.tile_images(
+            list(example.images), tile_size=size, max_tiles=self.config.max_tiles
+        )
+
+
+def packed_batches(
+    source: Callable[[int], Example], encoder: Encoder, config: SFT, *, start: int = 0
+) -> Iterator[tuple[Batch, int]]:
+    """Batches of `config.rows` packed rows, and the index of the first example not in them.
+
+    Examples go, in order, into the first row with room; the first that fits nowhere begins the next
+    batch. The whole batch has one loss: the mean over its supervised tokens.
+    """
+    index = start
+    pending = encoder.supervised(source(index))
+    while True:
+        rows: list[list[Encoded]] = [[] for _ in range(config.rows)]
+        room, tiles = [config.row_tokens] * config.rows, 0
+        while True:
+            size, images_in = len(pending.tokens), len(pending.tiles)
+            if size > config.row_tokens or images_in > config.tiles // config.accumulate:
+                raise ValueError(
+                    f"example {index} has {size} tokens and {images_in} tiles; a row holds "
+                    f"{config.row_tokens} and a micro-batch {config.tiles // config.accumulate}: "
+                    "raise row_tokens or tiles"
+                )
+            row = next((r for r in range(config.rows) if room[r] >= size), None)
+            if row is None or tiles + images_in > config.tiles:
+                break
+            rows[row].append(pending)
+            room[row] -= size
+            tiles += images_in
+            index += 1
+            pending = encoder.supervised(source(index))
+        yield _arrays(rows, encoder, config), index
+
+
+def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
+    shape = (config.rows, config.row_tokens)
+    out = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
+    out["tokens"][:] = encoder.tokenizer.pad_token_id
+    mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int32)
+    per_micro = config.rows // config.accumulate
+    tiles: list[list[np.ndarray]] = [[] for _ in range(config.accumulate)]
+    for r, row in enumerate(rows):
+        at = 0
+        for segment, one in enumerate(row, start=1):
+            to = at + len(one.tokens)
+            out["tokens"][r, at:to] = one.tokens
+            out["positions"][r, at:to] = np.arange(to - at)
+            out["segment_ids"][r, at:to] = segment
+            mask[r, at:to] = one.loss_mask
+            mine = tiles[r // per_micro]
+            place_images(image_index[r, at:to], one, sum(map(len, mine)), encoder)
+            mine.append(one.tiles)
+            at = to
+    weights = (mask / max(mask.sum(), 1)).astype(np.float32)
+    with_images = encoder.config.vision is not None
+    batch = Batch(
+        loss_weights=weights,
+        image_index=image_index if with_images else None,
+        **out,
+    )
+    batch = split(batch, config.accumulate)
+    slots = config.tiles // config.accumulate
+    stacked = np.stack([fill_tiles(t, slots, encoder) for t in tiles]) if with_images else None
+    return dataclasses.replace(batch, tiles=stacked)
+
+
+def place_images(index: np.ndarray, one: Encoded, first_tile: int, encoder: Encoder) -> None:
+    """Writes into int32[T] `index` where the embeddings of the example's tiles lie, from tile
+    `first_tile` on.
+    """
+    if len(one.tiles):
+        row = tokens.image_index(one.tokens[None], encoder.config.image_token_id)[0]
+        first = first_tile * encoder.config.image_tokens_per_tile
+        index[:] = np.where(row >= 0, row + first, -1)
+
+
+def fill_tiles(tiles: list[np.ndarray], slots: int, encoder: Encoder) -> np.ndarray:
+    """float32[slots, S, S, 3]: the tiles, then zeros. ValueError if they are too many."""
+    size, count = encoder.config.vision.image_size, sum(map(len, tiles))
+    if count > slots:
+        raise ValueError(f"{count} tiles for {slots} slots; raise tiles or lower max_tiles")
+    out = np.zeros((slots, size, size, 3), np.float32)
+    if count:
+        out[:count] = np.concatenate(tiles)
+    return out
+
+
+def split(batch, parts: int):
+    """Arrays [B, ...] -> [N, B / N, ...], the micro-batches of a step."""
+    cut = lambda x: None if x is None else x.reshape(parts, -1, *x.shape[1:])  # noqa: E731
+    return dataclasses.replace(
+        batch, **{f.name: cut(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBatch:
+    """P prompts for the sampler. tokens: int32[P, T], padded on the right; lengths: int32[P];
+    tiles: float32[I, S, S, 3]; image_index: int32[P, T]; first_tile: where each prompt's tiles
+    begin.
+    """
+
+    encoded: list[Encoded]
+    tokens: np.ndarray
+    lengths: np.ndarray
+    tiles: np.ndarray | None
+    image_index: np.ndarray | None
+    first_tile: list[int]
+
+
+def prompt_batch(
+    examples: list[Example], encoder: Encoder, *, max_prompt_tokens: int, tiles: int
+) -> PromptBatch:
+    """The examples as prompts of one padded length. ValueError for one that is too long: nothing is
+    cut.
+    """
+    encoded = [encoder.prompt(example) for example in examples]
+    for one in encoded:
+        tokens.check_prompt_length(len(one.tokens), max_prompt_tokens)
+    shape = (len(encoded), max_prompt_tokens)
+    ids = np.full(shape, encoder.tokenizer.pad_token_id, np.int32)
+    index, first_tile, at = np.full(shape, -1, np.int32), [], 0
+    for row, one in enumerate(encoded):
+        ids[row, : len(one.tokens)] = one.tokens
+        place_images(index[row, : len(one.tokens)], one, at, encoder)
+        first_tile.append(at)
+        at += len(one.tiles)
+    with_images = encoder.config.vision is not None
+    return PromptBatch(
+        encoded=encoded,
+        tokens=ids,
+        lengths=np.asarray([len(one.tokens) for one in encoded], np.int32),
+        tiles=fill_tiles([one.tiles for one in encoded], tiles, encoder) if with_images else None,
+        image_index=index if with_images else None,
+        first_tile=first_tile,
+    )
+
+
+def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:
+    """The same items, made by a thread while the devices work."""
+    with ThreadPoolExecutor(1) as pool:
+        queue = collections.deque(pool.submit(next, iterator) for _ in range(depth))
+        while True:
+            item = queue.popleft().result()
+            queue.append(pool.submit(next, iterator))
+            yield item

@@ -1,0 +1,134 @@
+"""Held-out accuracy with its interval, the entropy of critical tokens, and the choice of a
+checkpoint.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from r1v3_jax.metrics import rank_correlation, wilson
+from r1v3_jax.rollout import Group, Sampler
+from r1v3_jax.tokens import Tokenizer
+from r1v3_jax.types import Example
+
+
+def sample_groups(
+    sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
+) -> list[Group]:
+    """Samples for the first `count` examples of a source, `batch` prompts at a time."""
+    groups: list[Group] = []
+    for start in range(0, count, batch):
+        # The last batch is as large as the others: one shape, one program. What is too much is
+        # dropped.
+        examples = [source(start + i) for i in range(batch)]
+        groups += sampler.groups(
+            model, examples, jax.random.fold_in(key, start), sampler.sampling.max_tokens
+        )
+    return groups[:count]
+
+
+def accuracy(groups: list[Group]) -> dict[str, float]:
+    """{mean, low, high, n}: the share of right answers with its 95% interval (Wilson).
+
+    A failed verification is not an answer: it leaves n.
+    """
+    scores = [s for group in groups for s in group.scores if s.total is not None]
+    mean, low, high = wilson(sum(s.accuracy == 1 for s in scores), len(scores))
+    return {"mean": mean, "low": low, "high": high, "n": len(scores)}
+
+
+def critical_sequences(tokenizer: Tokenizer, words: tuple[str, ...]) -> list[list[int]]:
+    """The ids that each critical word can begin with: as it stands, after a space, after a newline,
+    in lower case.
+    """
+    forms = {
+        form
+        for word in words
+        for base in (word, word.lower())
+        for form in (base, f" {base}", f"\n{base}")
+    }
+    return sorted({tuple(tokenizer.encode_text(form)) for form in forms})
+
+
+def critical_mask(ids: np.ndarray, sequences: list[list[int]]) -> np.ndarray:
+    """bool[T]: true where one of the id sequences begins in int32[T] ids.
+
+    ids [5 7 8 2 7], sequences [7 8]   ->   [0 1 0 0 0]
+    """
+    mask = np.zeros(len(ids), bool)
+    for sequence in sequences:
+        for start in range(len(ids) - len(sequence) + 1):
+            mask[start] |= np.array_equal(ids[start : start + len(sequence)], sequence)
+    return mask
+
+
+def entropies(groups: list[Group], sequences: list[list[int]], high: float) -> dict[str, float]:
+    """Token entropies of the policy over samples, in nats, at the sampling temperature.
+
+    critical_entropy: the mean entropy of the distributions that emitted the first token of a
+    critical word, over the positions of a sample, then over the samples that have any (a decision:
+    the report, section 5.1, gives no formula). critical_entropy_next: of the distribution after it.
+    nan where no critical word was sampled.
+    """
+    every, critical, following, count = [], [], [], 0
+    for group in groups:
+        for g, size in enumerate(group.completions.lengths):
+            entropy = group.completions.entropies[g, :size]
+            at = np.flatnonzero(critical_mask(group.completions.tokens[g, :size], sequences))
+            every.append(entropy)
+            if len(at):
+                count += len(at)
+                critical.append(entropy[at].mean())
+                after = at[at + 1 < size] + 1
+                following.append(entropy[after].mean() if len(after) else np.nan)
+    every = np.concatenate(every)
+    return {
+        "entropy": float(every.mean()),
+        "high_entropy_fraction": float((every > high).mean()),
+        "critical_entropy": float(np.mean(critical)) if critical else float("nan"),
+        "critical_entropy_next": float(np.nanmean(following)) if critical else float("nan"),
+        "critical_count": count,
+    }
+
+
+def select(checkpoints: list[dict], by: str) -> tuple[dict, str]:
+    """The chosen one of [{step, critical_entropy, accuracy: {mean, low, high, n}}], and why, in a
+    sentence.
+
+    critical_entropy, accuracy: the highest. both: the highest critical-token entropy among the
+    checkpoints whose accuracy is not clearly below the best (their intervals overlap).
+    """
+    if not checkpoints:
+        raise ValueError("no checkpoint to choose from; set grpo.evaluate_every")
+
+    def entropy(c):
+        return -1.0 if np.isnan(c["critical_entropy"]) else c["critical_entropy"]
+
+    best = max(checkpoints, key=lambda c: c["accuracy"]["mean"])
+    if by == "accuracy":
+        return (
+            best,
+            f"step {best['step']}: the highest held-out accuracy, {best['accuracy']['mean']:.3f}",
+        )
+    pool = checkpoints
+    if by == "both":
+        pool = [c for c in checkpoints if c["accuracy"]["high"] >= best["accuracy"]["low"]]
+    chosen = max(pool, key=lambda c: (entropy(c), c["accuracy"]["mean"]))
+    among = f", of the {len(pool)} not clearly below the best in accuracy" if by == "both" else ""
+    return chosen, (
+        f"step {chosen['step']}: the highest critical-token entropy, "
+        f"{chosen['critical_entropy']:.3f} nats{among}"
+    )
+
+
+def correlation(checkpoints: list[dict]) -> float:
+    """Rank correlation of critical-token entropy and held-out accuracy over the checkpoints; nan if
+    undefined.
+    """
+    pairs = [
+        (c["critical_entropy"], c["accuracy"]["mean"])
+        for c in checkpoints
+        if not np.isnan(c["critical_entropy"])
+    ]
+    return rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 1 else float("nan")

@@ -1,0 +1,129 @@
+"""Starts a run: python -m r1v3_jax.launch --config=NAME [--config.grpo.steps=50] [--workdir=DIR]
+
+NAME is a file of `configs/` (under the working directory, else in the installed package) or a path
+to one. Each `--config.a.b=value` changes one field. The same command again resumes the run.
+"""
+
+import dataclasses
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from r1v3_jax import cli
+from r1v3_jax.config import Run
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the resolved config and stop.")
+LIST_CONFIGS = flags.DEFINE_bool("list_configs", False, "Print the names of the configs and stop.")
+
+FOLDERS = (Path("configs"), Path(__file__).parent.parent / "configs")
+
+
+def main() -> None:
+    """Parses the command line and runs; see the module's docstring."""
+    arguments = [a for a in sys.argv[1:] if a.startswith("--config=")]
+    for argument in arguments:
+        sys.argv.remove(argument)
+    if not arguments:
+        cli.run(without_config)
+        return
+    # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
+    try:
+        base = load_config(arguments[-1].partition("=")[2])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    flag = config_flags.DEFINE_config_dict("config", thaw(base))
+
+    def start():
+        config = freeze(base, flag.value)
+        if PRINT_CONFIG.value:
+            print(describe(config))
+            return
+        if LIST_CONFIGS.value:
+            print("\n".join(list_configs()))
+            return
+        from r1v3_jax import (
+            pipeline,
+            report,
+        )  # after the flags: a typing error costs no import of jax
+
+        workdir = Path(WORKDIR.value or f"runs/{config.name}")
+        summary = pipeline.run(config, workdir)
+        print(report.table(summary))
+        print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
+
+    try:
+        cli.run(start)
+    except AttributeError as error:  # ml_collections on an unknown field, with its nearest name
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def without_config() -> None:
+    if not LIST_CONFIGS.value:
+        raise ValueError(f"--config=NAME is missing; there are: {', '.join(list_configs())}")
+    print("\n".join(list_configs()))
+
+
+def list_configs() -> list[str]:
+    """Names that --config takes."""
+    return sorted(
+        {path.stem for folder in FOLDERS for path in folder.glob("*.py") if path.stem != "__init__"}
+    )
+
+
+def load_config(name: str) -> Run:
+    """The Run in a config file, by name or path. A config is a Python program: it is trusted."""
+    candidates = [folder / f"{name}.py" for folder in FOLDERS] + [Path(name)]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        close = [known for known in list_configs() if known.startswith(name[:3])]
+        hint = (
+            f"did you mean {', '.join(close)}?"
+            if close
+            else f"there are: {', '.join(list_configs())}"
+        )
+        raise ValueError(f"no config {name!r}; {hint}")
+    spec = importlib.util.spec_from_file_location(
+        f"config_{re.sub('[^a-z0-9]', '_', path.stem)}", path
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not isinstance(getattr(module, "config", None), Run):
+        raise ValueError(f"{path} does not define `config`, a r1v3_jax.config.Run")
+    return module.config
+
+
+def thaw(config):
+    """A frozen dataclass as a ConfigDict, the form that absl flags can change."""
+    if not dataclasses.is_dataclass(config):
+        return config
+    return config_dict.ConfigDict(
+        {field.name: thaw(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    )
+
+
+def freeze(config, values):
+    """`config` with the values of a ConfigDict; cross-checks run again."""
+    if not dataclasses.is_dataclass(config):
+        return values
+    changes = {
+        f.name: freeze(getattr(config, f.name), values[f.name]) for f in dataclasses.fields(config)
+    }
+    return dataclasses.replace(config, **changes)
+
+
+def describe(config, prefix: str = "config") -> str:
+    """One line a field, as it could be typed on the command line."""
+    if not dataclasses.is_dataclass(config):
+        return f"--{prefix}={config!r}"
+    return "\n".join(
+        describe(getattr(config, f.name), f"{prefix}.{f.name}") for f in dataclasses.fields(config)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A whole run: the stages in a row, what each achieves, the report and the export at the end.
+
+A finished stage leaves its weights and its account in WORKDIR/STAGE/done; running again goes on
+after it.
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from r1v3_jax import checkpoint, evaluate, hf, hf_config, report, tokens
+from r1v3_jax.config import Run
+from r1v3_jax.data import Encoder
+from r1v3_jax.metrics import peak_rss_gib, versions, write_json
+from r1v3_jax.models import r1v3
+from r1v3_jax.rollout import Sampler
+from r1v3_jax.sampler import Sampling
+from r1v3_jax.sharding import make_mesh
+from r1v3_jax.stages import grpo, sft
+from r1v3_jax.stages.context import Context
+
+
+def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
+    """Runs the pipeline of `config` (or its one stage) in `workdir`; returns the summary, also in
+    summary.json.
+    """
+    started = time.time()
+    context = prepare(config, workdir, quiet)
+    with jax.set_mesh(make_mesh(config.mesh)):
+        model = start(context)
+        stages = (config.stage,) if config.stage else config.pipeline
+        summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
+        for name in stages:
+            model, account = stage(context, name, model)
+            summary["accuracy"][name] = account.pop("accuracy")
+            summary |= account
+        if config.evaluate.sets:
+            summary["blind"] = blind(context, model)
+        export = workdir / "export"
+        shutil.rmtree(export, ignore_errors=True)
+        hf.save(model, export, "hf", tokenizer=workdir / "tokenizer")
+    summary |= {"wall_s": round(time.time() - started, 1), "peak_rss_gib": round(peak_rss_gib(), 3)}
+    summary["versions"] = versions()
+    write_json(workdir / "summary.json", summary)
+    report.plot_run(workdir)
+    return summary
+
+
+def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
+    """The directory, the tokenizer and the encoder of a run; everything that can be wrong without a
+    device.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    directory = workdir / "tokenizer"
+    if not directory.exists():
+        partial = hf_config.partial_directory(directory)
+        if config.write_tokenizer is not None:
+            config.write_tokenizer(partial)
+        else:
+            source = Path(config.init_from)
+            hf_config.copy_tokenizer(
+                source / "tokenizer" if (source / "tokenizer").is_dir() else source, partial
+            )
+        partial.rename(directory)
+    tokenizer = tokens.load(directory, text_only=config.model.vision is None)
+    if tokenizer.vocab_size > config.model.text.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
+            f"{config.model.text.vocab_size}; they are not of one checkpoint"
+        )
+    return Context(
+        run=config, workdir=workdir, encoder=Encoder(config.model, tokenizer), quiet=quiet
+    )
+
+
+def start(context: Context) -> r1v3.R1V3:
+    """The model a run begins with: random, a checkpoint of ours, or a Hugging Face directory."""
+    config, mesh = context.run, jax.sharding.get_mesh()
+    if not config.init_from:
+        return r1v3.init(config.model, config.compute, seed=config.seed)
+    if (Path(config.init_from) / "model.json").exists():
+        return checkpoint.load_weights(config.init_from, compute=config.compute, mesh=mesh)
+    return hf.load(config.init_from, compute=config.compute, mesh=mesh)
+
+
+def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dict]:
+    """One stage, or what it left behind if it is done: the model after it, and its account."""
+    done = context.workdir / name / "done"
+    if done.exists():
+        mesh = jax.sharding.get_mesh()
+        model = checkpoint.load_weights(done, compute=context.run.compute, mesh=mesh)
+        return model, hf_config.read_json(context.directory(name) / "account.json")
+    stage_config = getattr(context.run, name)
+    if name == "grpo":
+        model, account = grpo.run(context, name, stage_config, model)
+    else:
+        model, account = sft.run(context, name, stage_config, model), {}
+    account["accuracy"] = accuracies(context, model)
+    write_json(context.directory(name) / "account.json", account)
+    checkpoint.save_weights(done, model, tokenizer=context.workdir / "tokenizer")
+    return model, account
+
+
+def accuracies(context: Context, model: r1v3.R1V3) -> dict:
+    """Greedy held-out accuracy on every set of the run."""
+    config, sampler = context.run.evaluate, greedy(context)
+    return {
+        name: evaluate.accuracy(
+            evaluate.sample_groups(
+                sampler, model, source, config.questions, config.batch, context.key("evaluate")
+            )
+        )
+        for name, source in config.sets
+    }
+
+
+def greedy(context: Context) -> Sampler:
+    config = context.run
+    length = (
+        config.grpo.max_completion_tokens if config.grpo else config.model.text.max_positions // 2
+    )
+    prompt = config.grpo.max_prompt_tokens if config.grpo else config.model.text.max_positions // 2
+    return Sampler(
+        encoder=context.encoder,
+        sampling=Sampling(
+            max_tokens=length, temperature=0.0, banned=context.encoder.tokenizer.banned_token_ids
+        ),
+        max_prompt_tokens=prompt,
+        tiles=config.evaluate.batch,
+        group_size=1,
+    )
+
+
+def blind(context: Context, model: r1v3.R1V3) -> dict:
+    """Accuracy with the images replaced by noise: what the questions alone give away."""
+
+    class Noise(Encoder):
+        def _tiles(self, example):
+            tiles, counts = super()._tiles(example)
+            seed = np.frombuffer(example.id.encode(), np.uint8)
+            return np.random.default_rng(seed).normal(size=tiles.shape).astype(np.float32), counts
+
+    noisy = dataclasses.replace(
+        greedy(context), encoder=Noise(context.encoder.config, context.encoder.tokenizer)
+    )
+    config = context.run.evaluate
+    return {
+        name: evaluate.accuracy(
+            evaluate.sample_groups(
+                noisy, model, source, config.questions, config.batch, context.key("evaluate")
+            )
+        )
+        for name, source in config.sets
+    }

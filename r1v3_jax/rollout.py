@@ -1,0 +1,235 @@
+"""Prompts -> groups of completions -> rewards -> advantages -> the arrays of one policy update.
+
+Sampled ids are kept end to end: text is decoded for the verifier and the log, and never encoded
+again.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from r1v3_jax import rewards
+from r1v3_jax.config import GRPO
+from r1v3_jax.data import Encoder, PromptBatch, fill_tiles, place_images, prompt_batch, split
+from r1v3_jax.losses import group_advantages, token_weights
+from r1v3_jax.sampler import Completions, Sampling, generate
+from r1v3_jax.types import Batch, Example, PolicyBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One prompt and its G samples, on the host.
+
+    prompt: as encoded. tokens int32[G, C], lengths int32[G], ...: see `sampler.Completions`.
+    """
+
+    example: Example
+    prompt: object
+    completions: Completions
+    texts: list[str]
+    scores: list[rewards.Score]
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """float32[G]; nan where the verifier failed."""
+        return np.asarray([np.nan if s.total is None else s.total for s in self.scores], np.float32)
+
+    @property
+    def has_signal(self) -> bool:
+        known = self.rewards[~np.isnan(self.rewards)]
+        return len(known) > 1 and bool(known.max() > known.min())
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Everything that stays the same from rollout to rollout."""
+
+    encoder: Encoder
+    sampling: Sampling
+    max_prompt_tokens: int
+    tiles: int
+    group_size: int
+
+    def groups(
+        self,
+        model,
+        examples: list[Example],
+        key,
+        limit: int,
+        *,
+        accuracy_weight: float = 0.8,
+        verifier=None,
+    ) -> list[Group]:
+        """Samples `group_size` completions of each example and scores them."""
+        prompts = prompt_batch(
+            examples, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
+        )
+        completions = jax.device_get(self.generate(model, prompts, key, limit))
+        count = len(completions.lengths)
+        tokenizer = self.encoder.tokenizer
+        texts = [
+            tokenizer.decode(completions.tokens[i, : completions.lengths[i]], skip_special=True)
+            for i in range(count)
+        ]
+        answers = [example.answer for example in examples for _ in range(self.group_size)]
+        scores = rewards.score_all(
+            texts,
+            answers,
+            list(completions.ended),
+            accuracy_weight=accuracy_weight,
+            verifier=verifier,
+        )
+        out = []
+        for p, example in enumerate(examples):
+            rows = slice(p * self.group_size, (p + 1) * self.group_size)
+            mine = jax.tree.map(lambda x, rows=rows: x[rows], completions)
+            out.append(Group(example, prompts.encoded[p], mine, texts[rows], scores[rows]))
+        return out
+
+    def generate(self, model, prompts: PromptBatch, key, limit: int) -> Completions:
+        images = None if prompts.tiles is None else encode_images(model, prompts.tiles)
+        return generate(
+            model, prompts.tokens, prompts.lengths, key, images, prompts.image_index,
+            np.int32(limit), group_size=self.group_size, sampling=self.sampling,
+        )  # fmt: skip
+
+
+@jax.jit
+def encode_images(model, tiles):
+    return model.encode_images(tiles)
+
+
+def collect(
+    sampler: Sampler,
+    model,
+    source: Callable[[int], Example],
+    cursor: int,
+    key,
+    config: GRPO,
+    limit: int,
+    verifier=None,
+) -> tuple[list[Group], int, dict[str, float]]:
+    """P groups for one step, the source's next index, and counts.
+
+    With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
+    as refills last (dynamic sampling); what is still missing is filled up with groups without
+    signal.
+    """
+    kept: list[Group] = []
+    idle: list[Group] = []
+    passes = 0
+    while len(kept) < config.prompts and passes <= config.refills:
+        examples = [source(cursor + i) for i in range(config.prompts)]
+        cursor += config.prompts
+        groups = sampler.groups(
+            model, examples, jax.random.fold_in(key, passes), limit,
+            accuracy_weight=config.accuracy_weight, verifier=verifier,
+        )  # fmt: skip
+        passes += 1
+        for group in groups:
+            (kept if group.has_signal or not config.refills else idle).append(group)
+    seen = len(kept) + len(idle)
+    without = sum(not group.has_signal for group in kept) + len(idle)
+    stats = {"frac_reward_zero_std": without / seen, "rollout_passes": passes}
+    return (kept + idle)[: config.prompts], cursor, stats
+
+
+def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyBatch:
+    """The arrays of one update: a row a sample, prompt and completion side by side, N
+    micro-batches.
+
+    Samples whose verifier failed have no advantage and no weight, and no part in their group's
+    mean.
+    """
+    G, length = config.group_size, config.max_prompt_tokens + config.max_completion_tokens
+    shape = (len(groups) * G, length)
+    ints = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
+    ints["tokens"][:] = encoder.tokenizer.pad_token_id
+    image_index, mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
+    sampled, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    reward = np.stack([group.rewards for group in groups])
+    advantage = group_advantages(reward, ~np.isnan(reward), divide_by_std=config.divide_by_std)
+    per_micro = len(groups) // config.accumulate
+    tiles: list[list[np.ndarray]] = [[] for _ in range(config.accumulate)]
+    for p, group in enumerate(groups):
+        mine, prompt, start = tiles[p // per_micro], group.prompt, len(group.prompt.tokens)
+        for g in range(G):
+            row, size = p * G + g, int(group.completions.lengths[g])
+            end = start + size
+            ints["tokens"][row, :start] = prompt.tokens
+            ints["tokens"][row, start:end] = group.completions.tokens[g, :size]
+            ints["positions"][row, :end] = np.arange(end)
+            ints["segment_ids"][row, :end] = 1
+            place_images(image_index[row, :start], prompt, sum(map(len, mine)), encoder)
+            if not np.isnan(reward[p, g]):
+                mask[row, start:end] = group.completions.chosen[g, :size]
+            sampled[row, start:end] = group.completions.logprobs[g, :size]
+            advantages[row, start:end] = advantage[p, g]
+        mine.append(prompt.tiles)
+    with_images = encoder.config.vision is not None
+    slots = config.tiles // config.accumulate
+    batch = Batch(
+        loss_weights=token_weights(mask, config.aggregation, config.max_completion_tokens),
+        image_index=image_index if with_images else None,
+        **ints,
+    )
+    batch = dataclasses.replace(
+        split(batch, config.accumulate),
+        tiles=np.stack([fill_tiles(t, slots, encoder) for t in tiles]) if with_images else None,
+    )
+    per_part = lambda x: x.reshape(config.accumulate, -1, length)  # noqa: E731
+    return PolicyBatch(
+        batch=batch, advantages=per_part(advantages), sampler_logprobs=per_part(sampled)
+    )
+
+
+def statistics(groups: list[Group], limit: int) -> dict[str, float]:
+    """Means over the samples of a step, under the names that users of TRL know."""
+    scores = [score for group in groups for score in group.scores]
+    known = [score for score in scores if score.total is not None]
+    lengths = np.concatenate([group.completions.lengths for group in groups])
+    ended = np.concatenate([group.completions.ended for group in groups])
+    reward = np.asarray([score.total for score in known] or [0.0])
+    return {
+        "reward": float(reward.mean()),
+        "reward_std": float(reward.std()),
+        "accuracy": float(np.mean([score.accuracy for score in known] or [0.0])),
+        "format": float(np.mean([score.format for score in known] or [0.0])),
+        "verifier_errors": len(scores) - len(known),
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": int(lengths.min()),
+        "completions/max_length": int(lengths.max()),
+        "completions/clipped_ratio": float(1 - ended.mean()),
+        "length_limit": limit,
+    }
+
+
+def rows(groups: list[Group]) -> list[dict]:
+    """One JSON row a sample, for the rollouts file."""
+    out = []
+    for group in groups:
+        for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True)):
+            size = int(group.completions.lengths[g])
+            out.append(
+                {
+                    "id": group.example.id,
+                    "sample": g,
+                    "images": len(group.example.images),
+                    "prompt": group.example.question,
+                    "completion": text,
+                    "answer": group.example.answer,
+                    "reward": score.total,
+                    "accuracy": score.accuracy,
+                    "format": score.format,
+                    "verdict": score.verdict.name.lower(),
+                    "tokens": group.completions.tokens[g, :size].tolist(),
+                    "logprobs": [round(float(x), 6) for x in group.completions.logprobs[g, :size]],
+                    "entropies": [
+                        round(float(x), 6) for x in group.completions.entropies[g, :size]
+                    ],
+                }
+            )
+    return out

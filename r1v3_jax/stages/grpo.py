@@ -1,0 +1,216 @@
+"""GRPO: sample groups of completions, score them, move the policy towards the better ones.
+
+One step: P prompts, G samples each, rewards, advantages within each group, `updates_per_rollout`
+optimizer steps. What is deliberately absent: a value network, a reward model, a second engine. One
+set of weights samples, scores and learns.
+
+With one update per rollout the policy that learns is the policy that sampled: no scoring pass is
+needed, the update's own forward pass is the old policy. With kl_coef 0 there is no reference model
+at all.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from r1v3_jax import evaluate, rollout, train
+from r1v3_jax.checkpoint import States
+from r1v3_jax.config import GRPO
+from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
+from r1v3_jax.metrics import Logger, Timer, write_jsonl
+from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.sampler import Sampling
+from r1v3_jax.stages.context import Context, stop_unless_finite
+from r1v3_jax.types import PolicyBatch
+
+
+def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, dict]:
+    """The stage from its newest state, or from `model`; returns the chosen model and what was
+    chosen from.
+    """
+    learns = train.trainable(config.trainable)
+    optimizer = train.make_optimizer(config.optimizer, config.steps * config.updates_per_rollout)
+    lr = train.schedule(config.optimizer, config.steps * config.updates_per_rollout)
+    update = train.make_update(functools.partial(policy_loss, config=config), optimizer, learns, lr)
+    reference = jax.tree.map(jnp.copy, model) if config.kl_coef else None
+    state = train.create(model, optimizer, learns)
+    del model  # its arrays are the state's now, and the first update donates them
+
+    directory = context.directory(name)
+    states, candidates = States(directory / "states"), States(directory / "candidates", keep=10**6)
+    cursor, checkpoints = 0, []
+    if steps := states.steps():
+        state, extra = states.restore(steps[-1], state)
+        cursor, checkpoints = extra["cursor"], extra["checkpoints"]
+    first = steps[-1] if steps else 0
+    sampler = make_sampler(context, config)
+    prober = Prober(context, config)
+
+    with Logger(
+        context.workdir,
+        total_steps=config.steps,
+        stage=name,
+        quiet=context.quiet,
+        resume_step=first,
+    ) as logger:
+        for step in range(first, config.steps):
+            timer, limit = Timer(), config.length_limit(step)
+            with timer("rollout"):
+                groups, cursor, counts = rollout.collect(
+                    sampler,
+                    state.model,
+                    config.train,
+                    cursor,
+                    context.key("rollout", step),
+                    config,
+                    limit,
+                )
+                batch = rollout.policy_batch(groups, config, context.encoder)
+            if config.updates_per_rollout > 1 or config.kl_coef or config.importance_cap:
+                with timer("score"):
+                    batch = with_logprobs(batch, state.model, reference, config)
+            with timer("update"):
+                for _ in range(config.updates_per_rollout):
+                    state, metrics = update(state, batch)
+                metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            stop_unless_finite(name, step, metrics, "its rollouts")
+            metrics |= rollout.statistics(groups, limit) | counts
+            metrics |= evaluate.entropies(
+                groups, prober.sequences, context.run.evaluate.high_entropy
+            )
+            sampled = int(sum(group.completions.lengths.sum() for group in groups))
+            metrics["tokens_per_s"] = sampled / timer.values["time/rollout_s"]
+            last = step + 1 == config.steps
+            if config.evaluate_every and ((step + 1) % config.evaluate_every == 0 or last):
+                with timer("probe"):
+                    measured = prober.measure(state.model)
+                checkpoints.append({"step": step + 1, **measured})
+                candidates.save(step + 1, state.model, measured)
+                metrics["eval/accuracy"] = measured["accuracy"]["mean"]
+                metrics["eval/critical_entropy"] = measured["critical_entropy"]
+            logger.log(step, metrics | timer.values)
+            if config.rollouts_every and step % config.rollouts_every == 0:
+                write_jsonl(
+                    context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
+                )
+            if (step + 1) % config.checkpoint_every == 0 or last:
+                states.save(step + 1, state, {"cursor": cursor, "checkpoints": checkpoints})
+    return choose(context, config, state, candidates, checkpoints)
+
+
+def policy_loss(
+    model: R1V3, batch: PolicyBatch, *, config: GRPO
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The clipped policy gradient, plus kl_coef times the KL to the reference."""
+    weights = batch.batch.loss_weights
+    logprobs, entropy = train.token_logprobs(model, batch.batch, temperature=config.temperature)
+    old = jax.lax.stop_gradient(logprobs) if batch.old_logprobs is None else batch.old_logprobs
+    corrected = weights
+    if config.importance_cap:
+        corrected = weights * importance_weights(old, batch.sampler_logprobs, config.importance_cap)
+    loss, metrics = clipped_policy_loss(
+        logprobs,
+        old,
+        batch.advantages,
+        corrected,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+    )
+    if config.kl_coef:
+        divergence = weighted_sum(kl(logprobs, batch.ref_logprobs, config.kl_estimator), weights)
+        loss += config.kl_coef * divergence
+        metrics["kl"] = divergence
+    total = weighted_sum(jnp.ones_like(weights), weights)
+    # What the sampler's forward pass and this one disagree by; in exact arithmetic 0 at the first
+    # update.
+    metrics["sampler_gap"] = weighted_sum(jnp.abs(old - batch.sampler_logprobs), weights)
+    metrics["policy_entropy"] = weighted_sum(entropy, weights)
+    metrics["weight"] = total
+    return loss, metrics
+
+
+def with_logprobs(
+    batch: PolicyBatch, model: R1V3, reference: R1V3 | None, config: GRPO
+) -> PolicyBatch:
+    """The batch with the log-probabilities of the sampling weights and of the reference."""
+    old = score(model, batch.batch, config.temperature)
+    ref = score(reference, batch.batch, config.temperature) if config.kl_coef else None
+    return dataclasses.replace(batch, old_logprobs=old, ref_logprobs=ref)
+
+
+@functools.partial(jax.jit, static_argnames="temperature")
+def score(model: R1V3, batch, temperature: float) -> jax.Array:
+    """log p of every token of a batch, float32[N, B, T]."""
+
+    def micro(_, part):
+        return None, train.token_logprobs(model, part, temperature=temperature)[0]
+
+    return jax.lax.scan(micro, None, batch)[1]
+
+
+def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
+    return rollout.Sampler(
+        encoder=context.encoder,
+        sampling=Sampling(
+            max_tokens=config.max_completion_tokens,
+            temperature=config.temperature,
+            banned=context.encoder.tokenizer.banned_token_ids,
+        ),
+        max_prompt_tokens=config.max_prompt_tokens,
+        tiles=config.tiles,
+        group_size=config.group_size,
+    )
+
+
+class Prober:
+    """Measures a checkpoint on the fixed probe set: accuracy and critical-token entropy, sampled as
+    in training.
+    """
+
+    def __init__(self, context: Context, config: GRPO):
+        self.context, self.config = context, context.run.evaluate
+        self.sequences = evaluate.critical_sequences(
+            context.encoder.tokenizer, self.config.critical_words
+        )
+        self.sampler = dataclasses.replace(
+            make_sampler(context, config),
+            group_size=1,
+            tiles=config.tiles * self.config.batch // config.prompts,
+        )
+
+    def measure(self, model: R1V3) -> dict:
+        groups = evaluate.sample_groups(
+            self.sampler,
+            model,
+            self.config.probe,
+            self.config.probe_questions,
+            self.config.batch,
+            self.context.key("probe"),
+        )
+        entropies = evaluate.entropies(groups, self.sequences, self.config.high_entropy)
+        return {"accuracy": evaluate.accuracy(groups), **entropies}
+
+
+def choose(context: Context, config: GRPO, state, candidates: States, checkpoints: list[dict]):
+    """The weights of the selected checkpoint (without candidates: the last), and the account of the
+    choice.
+    """
+    if not checkpoints:
+        return state.model, {
+            "checkpoints": [],
+            "chosen_step": config.steps,
+            "why": "the last step: none was measured",
+        }
+    chosen, why = evaluate.select(checkpoints, context.run.evaluate.select_by)
+    model = state.model
+    if chosen["step"] != config.steps:
+        model, _ = candidates.restore(chosen["step"], state.model)
+    account = {
+        "checkpoints": checkpoints,
+        "chosen_step": chosen["step"],
+        "why": why,
+        "rank_correlation": evaluate.correlation(checkpoints),
+    }
+    return model, account

@@ -1,0 +1,108 @@
+"""Supervised stages: the cold start on chains of thought, and connector-only tuning at the end.
+
+A step: pack examples into rows, one forward and backward pass, one optimizer step. What learns is
+`config.trainable`; frozen parts have neither gradient nor optimizer state. With `validate_every`
+the loss on held-out examples is watched, and with `patience` the stage stops early and hands on its
+best weights.
+"""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+
+from r1v3_jax import data, train
+from r1v3_jax.checkpoint import States
+from r1v3_jax.config import SFT
+from r1v3_jax.losses import cross_entropy
+from r1v3_jax.metrics import Logger, Timer
+from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.stages.context import Context, stop_unless_finite
+
+
+def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
+    """The stage `name` from its newest state, or from `model`; returns the model it hands on."""
+    learns = train.trainable(config.trainable)
+    optimizer = train.make_optimizer(config.optimizer, config.steps)
+    update = train.make_update(
+        loss, optimizer, learns, train.schedule(config.optimizer, config.steps)
+    )
+    state = train.create(model, optimizer, learns)
+    del model  # its arrays are the state's now, and the first update donates them
+
+    directory = context.directory(name)
+    states, cursor, best = (
+        States(directory / "states"),
+        0,
+        {"loss": math.inf, "step": 0, "since": 0},
+    )
+    if steps := states.steps():
+        state, extra = states.restore(steps[-1], state)
+        cursor, best = extra["cursor"], extra["best"]
+    first = int(state.step)
+    held_out = validation_batches(context, config)
+    batches = data.prefetch(
+        data.packed_batches(config.train, context.encoder, config, start=cursor)
+    )
+    best_states = States(directory / "best", keep=1)
+
+    with Logger(
+        context.workdir,
+        total_steps=config.steps,
+        stage=name,
+        quiet=context.quiet,
+        resume_step=first,
+    ) as logger:
+        for step in range(first, config.steps):
+            if config.patience and best["since"] >= config.patience:
+                break
+            timer = Timer()
+            with timer("step"):
+                batch, cursor = next(batches)
+                state, metrics = update(state, batch)
+                metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            stop_unless_finite(name, step, metrics, f"the examples before {cursor}")
+            metrics["tokens"] = int((batch.loss_weights > 0).sum())
+            last = step + 1 == config.steps
+            if config.validate_every and ((step + 1) % config.validate_every == 0 or last):
+                value = validate(state.model, held_out)
+                metrics["eval/loss"] = value
+                if value < best["loss"]:
+                    best = {"loss": value, "step": step + 1, "since": 0}
+                    best_states.save(step + 1, state, {"loss": value})
+                else:
+                    best = {**best, "since": best["since"] + 1}
+            logger.log(step, metrics | timer.values)
+            if (step + 1) % config.checkpoint_every == 0 or last:
+                states.save(step + 1, state, {"cursor": cursor, "best": best})
+    batches.close()
+    if config.patience and best["step"] and best["step"] != int(state.step):
+        state, _ = best_states.restore(best["step"], state)
+    return state.model
+
+
+def loss(model: R1V3, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    logprobs, _ = train.token_logprobs(model, batch)
+    return cross_entropy(logprobs, batch.loss_weights), {}
+
+
+def validation_batches(context: Context, config: SFT) -> list:
+    """The same few batches every time, so that losses can be compared."""
+    if not config.validate_every:
+        return []
+    batches = data.packed_batches(config.validation, context.encoder, config)
+    return [batch for batch, _ in itertools.islice(batches, config.validation_steps)]
+
+
+def validate(model: R1V3, batches: list) -> float:
+    """Mean loss a token over the validation batches."""
+    return float(np.mean([float(validation_loss(model, batch)) for batch in batches]))
+
+
+@jax.jit
+def validation_loss(model: R1V3, batch) -> jax.Array:
+    def micro(total, part):
+        return total + loss(model, part)[0], None
+
+    return jax.lax.scan(micro, 0.0, batch)[0]
