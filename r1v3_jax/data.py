@@ -19,9 +19,14 @@ from r1v3_jax.types import Batch, Example
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One example in numbers. tokens: int32[T]; loss_mask: bool[T]; tiles: float32[I, S, S, 3]."""
+    """One example in numbers.
+
+    tokens, labels: int32[T]; loss_mask: bool[T]; tiles: float32[I, S, S, 3]. labels are the tokens,
+    but for those behind image tokens that are to name what they show.
+    """
 
     tokens: np.ndarray
+    labels: np.ndarray
     loss_mask: np.ndarray
     tiles: np.ndarray
 
@@ -38,7 +43,7 @@ class Encoder:
         """What sampling starts from. ValueError if it is not a prompt of this model."""
         tiles, counts = self._tiles(example)
         ids = np.asarray(self._prompt_ids(example.question, tuple(counts)), np.int32)
-        return Encoded(ids, np.zeros(len(ids), bool), tiles)
+        return Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
 
     def supervised(self, example: Example) -> Encoded:
         """Prompt, chain of thought and answer; the loss is on what follows the prompt."""
@@ -51,7 +56,27 @@ class Encoder:
         ]
         ids, mask = self.tokenizer.encode_example(turns, self._image_tokens(counts))
         self._check(ids, example)
-        return Encoded(np.asarray(ids, np.int32), np.asarray(mask), tiles)
+        ids, mask = np.asarray(ids, np.int32), np.asarray(mask)
+        labels = self._label_images(example, ids, mask) if example.image_labels else ids
+        return Encoded(ids, labels, mask, tiles)
+
+    def _label_images(self, example: Example, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The labels of an example whose image tokens are to be named; sets `mask` there.
+
+        ids     [<img>  I   I  </img>]   a prediction is held against what stands behind it, so
+        labels  [<img>  I   7   3    ]   the label of an image token stands one to the right
+        mask    [  0    0   1   1    ]
+        """
+        named = np.concatenate([self.tokenizer.encode_text(text) for text in example.image_labels])
+        behind = np.flatnonzero(ids == self.config.image_token_id) + 1
+        if len(named) != len(behind):
+            raise ValueError(
+                f"{example.id}: {len(named)} tokens of image labels for {len(behind)} image "
+                "tokens; give one label of one token to each"
+            )
+        labels = ids.copy()
+        labels[behind], mask[behind] = named, True
+        return labels
 
     def _encode_prompt(self, question: str, counts: tuple[int, ...]) -> list[int]:
         turns = [{"role": "user", "content": question}]
@@ -109,6 +134,7 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
     shape = (config.rows, config.row_tokens)
     out = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
     out["tokens"][:] = encoder.tokenizer.pad_token_id
+    labels = out["tokens"].copy()
     mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int32)
     per_micro = config.rows // config.accumulate
     tiles: list[list[np.ndarray]] = [[] for _ in range(config.accumulate)]
@@ -117,6 +143,7 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
         for segment, one in enumerate(row, start=1):
             to = at + len(one.tokens)
             out["tokens"][r, at:to] = one.tokens
+            labels[r, at:to] = one.labels
             out["positions"][r, at:to] = np.arange(to - at)
             out["segment_ids"][r, at:to] = segment
             mask[r, at:to] = one.loss_mask
@@ -128,6 +155,7 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
     with_images = encoder.config.vision is not None
     batch = Batch(
         loss_weights=weights,
+        labels=labels,
         image_index=image_index if with_images else None,
         **out,
     )

@@ -90,6 +90,8 @@ class Digits:
             chain=_chain(kind, digits, style, u[17:]),
             level=level,
             kind=kind,
+            # One image token a digit, where a patch is half a digit (14 pixels).
+            image_labels=tuple(map(str, digits)) if kind == "read" else (),
         )
 
     def mix(self, **weights: float) -> Callable[[int], Example]:

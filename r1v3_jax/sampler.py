@@ -224,7 +224,8 @@ def close_thinking(token, step, closing, sampling: Sampling):
     if not sampling.thinking_tokens:
         return token, jnp.ones_like(token, bool), closing
     ids = jnp.asarray(sampling.think_end, jnp.int32)
-    wanted = ids.at[jnp.minimum(closing, len(ids) - 1)].get()
+    next_one = jnp.arange(len(ids)) == jnp.minimum(closing, len(ids) - 1)[:, None]
+    wanted = jnp.sum(jnp.where(next_one, ids, 0), axis=-1)
     closed = closing == len(ids)
     force = ~closed & (step >= sampling.thinking_tokens)
     token = jnp.where(force, wanted, token)

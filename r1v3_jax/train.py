@@ -154,5 +154,6 @@ def token_logprobs(
     hidden = model(batch.tokens, batch.positions, batch.segment_ids, images, batch.image_index)
     # hidden     [ h0  h1  h2 ]   predicts the token to its right: targets are shifted left,
     # targets    [ t1  t2  t0 ]   and the results back to where their token stands
-    out = model.logprobs(hidden, jnp.roll(batch.tokens, -1, axis=1), temperature=temperature)
+    labels = batch.tokens if batch.labels is None else batch.labels
+    out = model.logprobs(hidden, jnp.roll(labels, -1, axis=1), temperature=temperature)
     return tuple(jnp.roll(x, 1, axis=1).at[:, 0].set(0.0) for x in out)

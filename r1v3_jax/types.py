@@ -16,7 +16,9 @@ class Example:
 
     id: names it for ever, also in logs. question: text with one `<image>` marker per image (or
     none: the images then go in front). chain: a chain of thought for the cold start, or None. level
-    and kind group metrics ("normal", "add the rows").
+    and kind group metrics ("normal", "add the rows"). image_labels: what each image token shows,
+    one token of text each; where given, supervised training asks for it at the image token, which
+    teaches a tower that starts from nothing to see.
     """
 
     id: str
@@ -26,6 +28,7 @@ class Example:
     chain: str | None = None
     level: str = "normal"
     kind: str = ""
+    image_labels: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -34,9 +37,11 @@ class Batch:
     """Packed rows for one update, in N micro-batches whose gradients are added.
 
     tokens, positions, segment_ids: int32[N, B, T]; segment 0 is padding. loss_weights: float32[N,
-    B, T], the weight of each token's loss. They are set once over all micro-batches (1 / supervised
-    tokens, say), so that the sum is the loss of the whole batch. tiles: float32[N, I, S, S, 3];
-    image_index: int32[N, B, T], as in `R1V3.embed`. None without images.
+    B, T], the weight of each token's loss, set once over all micro-batches (1 / supervised tokens,
+    say), so that the sum is the loss of the whole batch. tiles: float32[N, I, S, S, 3];
+    image_index: int32[N, B, T], as in `R1V3.embed`. None without images. labels: int32[N, B, T],
+    what the loss asks for where it is not the token itself: behind an image token with a label, the
+    label. None: the tokens.
     """
 
     tokens: jax.Array
@@ -45,6 +50,7 @@ class Batch:
     loss_weights: jax.Array
     tiles: jax.Array | None = None
     image_index: jax.Array | None = None
+    labels: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -64,5 +70,5 @@ class PolicyBatch:
     batch: Batch
     advantages: jax.Array
     sampler_logprobs: jax.Array
-    old_logprobs: jax.Array
+    old_logprobs: jax.Array | None = None
     ref_logprobs: jax.Array | None = None

@@ -34,28 +34,27 @@ class Block(nnx.Module):
             return param(rngs, compute, (L, *shape), ("layers", *axes), **init)
 
         def norm():
-            return p((C,), (None,), constant=1.0), p(
-                (C,), (None,), 0.0
-            ) if config.norm == "layer_norm" else None
+            bias = p((C,), (None,)) if config.norm == "layer_norm" else None
+            return p((C,), (None,), constant=1.0), bias
 
         self.norm1, self.norm1_bias = norm()
-        self.qkv = p((3, C, N, H), (None, "vision_embed", "vision_heads", "head_dim"), fan_in=C)
+        self.qkv = p((3, C, N, H), (None, "vision_embed", "vision_heads", "head_dim"), std=C**-0.5)
         self.qkv_bias = (
-            p((3, N, H), (None, "vision_heads", "head_dim"), constant=0.0)
-            if config.qkv_bias
-            else None
+            p((3, N, H), (None, "vision_heads", "head_dim")) if config.qkv_bias else None
         )
         self.q_norm = p((C,), (None,), constant=1.0) if config.qk_norm else None
         self.k_norm = p((C,), (None,), constant=1.0) if config.qk_norm else None
-        self.out = p((N, H, C), ("vision_heads", "head_dim", "vision_embed"), fan_in=C)
-        self.out_bias = p((C,), (None,), constant=0.0)
-        self.scale1 = p((C,), (None,), constant=0.1)  # layer scale; InternViT-6B's initial factor
+        self.out = p(
+            (N, H, C), ("vision_heads", "head_dim", "vision_embed"), std=(2 * L * C) ** -0.5
+        )
+        self.out_bias = p((C,), (None,))
+        self.scale1 = p((C,), (None,), constant=1.0)  # layer scale
         self.norm2, self.norm2_bias = norm()
-        self.up = p((C, F), ("vision_embed", "vision_mlp"), fan_in=C)
-        self.up_bias = p((F,), ("vision_mlp",), constant=0.0)
-        self.down = p((F, C), ("vision_mlp", "vision_embed"), fan_in=F)
-        self.down_bias = p((C,), (None,), constant=0.0)
-        self.scale2 = p((C,), (None,), constant=0.1)
+        self.up = p((C, F), ("vision_embed", "vision_mlp"), std=C**-0.5)
+        self.up_bias = p((F,), ("vision_mlp",))
+        self.down = p((F, C), ("vision_mlp", "vision_embed"), std=(2 * L * F) ** -0.5)
+        self.down_bias = p((C,), (None,))
+        self.scale2 = p((C,), (None,), constant=1.0)
 
     def norm(self, x, weight, bias):
         if self.config.norm == "layer_norm":
@@ -102,10 +101,10 @@ class InternViT(nnx.Module):
     def __init__(self, config: VisionConfig, compute: Compute, rngs: nnx.Rngs):
         self.config, self.compute = config, compute
         C, pixels = config.embed, 3 * config.patch_size**2
-        self.patch = param(rngs, compute, (pixels, C), (None, "vision_embed"), fan_in=pixels)
-        self.patch_bias = param(rngs, compute, (C,), (None,), constant=0.0)
-        self.class_token = param(rngs, compute, (C,), (None,))
-        self.position = param(rngs, compute, (1 + config.patches, C), (None, None))
+        self.patch = param(rngs, compute, (pixels, C), (None, "vision_embed"), std=pixels**-0.5)
+        self.patch_bias = param(rngs, compute, (C,), (None,))
+        self.class_token = param(rngs, compute, (C,), (None,), std=0.5)
+        self.position = param(rngs, compute, (1 + config.patches, C), (None, None), std=0.5)
         self.blocks = Block(config, compute, rngs)
 
     def __call__(self, tiles: jax.Array) -> jax.Array:

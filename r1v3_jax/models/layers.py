@@ -30,21 +30,20 @@ def param(
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
     *,
-    fan_in: int | None = None,
-    constant: float | None = None,
+    std: float = 0.0,
+    constant: float = 0.0,
 ) -> nnx.Param:
     """A parameter with its logical axes, one a dimension.
 
-    It starts as `constant`, or normal: with standard deviation 1 / sqrt(fan_in) for a projection
-    from `fan_in` numbers, 0.02 (Qwen2's initializer_range) for a table.
+    It starts as `constant` plus normal noise of standard deviation `std`. Models that matter are
+    loaded; the numbers chosen here let a small one learn from nothing: activations of size 1
+    everywhere, and residual branches that add up to that over the layers.
     """
     axes = tuple(_axis(axis) for axis in axes)
     dtype, spec = jnp.dtype(compute.param_dtype), compute.rules.spec(*axes)
-    if constant is None:
-        std = 0.02 if fan_in is None else fan_in**-0.5
-        value = std * jax.random.normal(rngs.params(), shape, dtype, out_sharding=spec)
-    else:
-        value = jnp.full(shape, constant, dtype, out_sharding=spec)
+    value = jnp.full(shape, constant, dtype, out_sharding=spec)
+    if std:
+        value += std * jax.random.normal(rngs.params(), shape, dtype, out_sharding=spec)
     return nnx.Param(value, axes=axes)
 
 

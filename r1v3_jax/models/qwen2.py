@@ -76,21 +76,21 @@ class Block(nnx.Module):
             return param(rngs, compute, (L, *shape), ("layers", *axes), **init)
 
         self.norm1 = p((D,), (None,), constant=1.0)
-        self.q = p((D, K, Q, H), ("embed", "kv_heads", None, "head_dim"), fan_in=D)
-        self.k = p((D, K, H), ("embed", "kv_heads", "head_dim"), fan_in=D)
-        self.v = p((D, K, H), ("embed", "kv_heads", "head_dim"), fan_in=D)
-        self.q_bias = (
-            p((K, Q, H), ("kv_heads", None, "head_dim"), constant=0.0) if config.qkv_bias else None
-        )
-        self.k_bias = p((K, H), ("kv_heads", "head_dim"), constant=0.0) if config.qkv_bias else None
-        self.v_bias = p((K, H), ("kv_heads", "head_dim"), constant=0.0) if config.qkv_bias else None
+        self.q = p((D, K, Q, H), ("embed", "kv_heads", None, "head_dim"), std=D**-0.5)
+        self.k = p((D, K, H), ("embed", "kv_heads", "head_dim"), std=D**-0.5)
+        self.v = p((D, K, H), ("embed", "kv_heads", "head_dim"), std=D**-0.5)
+        self.q_bias = p((K, Q, H), ("kv_heads", None, "head_dim")) if config.qkv_bias else None
+        self.k_bias = p((K, H), ("kv_heads", "head_dim")) if config.qkv_bias else None
+        self.v_bias = p((K, H), ("kv_heads", "head_dim")) if config.qkv_bias else None
         self.q_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
         self.k_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
-        self.out = p((K, Q, H, D), ("kv_heads", None, "head_dim", "embed"), fan_in=K * Q * H)
+        self.out = p(
+            (K, Q, H, D), ("kv_heads", None, "head_dim", "embed"), std=(2 * L * K * Q * H) ** -0.5
+        )
         self.norm2 = p((D,), (None,), constant=1.0)
-        self.gate = p((D, F), ("embed", "mlp"), fan_in=D)
-        self.up = p((D, F), ("embed", "mlp"), fan_in=D)
-        self.down = p((F, D), ("mlp", "embed"), fan_in=F)
+        self.gate = p((D, F), ("embed", "mlp"), std=D**-0.5)
+        self.up = p((D, F), ("embed", "mlp"), std=D**-0.5)
+        self.down = p((F, D), ("mlp", "embed"), std=(2 * L * F) ** -0.5)
 
     def __call__(self, x: jax.Array, angles, attend) -> jax.Array:
         """float[B, T, D] -> float[B, T, D]. `attend(q, k, v)` -> context [B, T, K, Q, H] is what
@@ -125,12 +125,11 @@ class Qwen2(nnx.Module):
     def __init__(self, config: TextConfig, compute: Compute, rngs: nnx.Rngs):
         self.config, self.compute = config, compute
         vocab, D = config.padded_vocab, config.embed
-        self.embedding = param(rngs, compute, (vocab, D), ("vocab", "embed"))
+        table, tied = ("vocab", "embed"), config.tie_embeddings
+        self.embedding = param(rngs, compute, (vocab, D), table, std=D**-0.5 if tied else 1.0)
         self.blocks = Block(config, compute, rngs)
         self.norm = param(rngs, compute, (D,), (None,), constant=1.0)
-        self.head = (
-            None if config.tie_embeddings else param(rngs, compute, (vocab, D), ("vocab", "embed"))
-        )
+        self.head = None if tied else param(rngs, compute, (vocab, D), table, std=0.02)
 
     @property
     def dtype(self):

@@ -34,11 +34,11 @@ class Connector(nnx.Module):
         self.compute = compute
         C, D = 4 * config.vision.embed, config.text.embed
         self.norm = param(rngs, compute, (C,), (None,), constant=1.0)
-        self.norm_bias = param(rngs, compute, (C,), (None,), constant=0.0)
-        self.up = param(rngs, compute, (C, D), ("vision_embed", "vision_mlp"), fan_in=C)
-        self.up_bias = param(rngs, compute, (D,), (None,), constant=0.0)
-        self.down = param(rngs, compute, (D, D), ("vision_embed", "vision_mlp"), fan_in=D)
-        self.down_bias = param(rngs, compute, (D,), (None,), constant=0.0)
+        self.norm_bias = param(rngs, compute, (C,), (None,))
+        self.up = param(rngs, compute, (C, D), ("vision_embed", "vision_mlp"), std=C**-0.5)
+        self.up_bias = param(rngs, compute, (D,), (None,))
+        self.down = param(rngs, compute, (D, D), ("vision_embed", "vision_mlp"), std=D**-0.5)
+        self.down_bias = param(rngs, compute, (D,), (None,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[I, M, 4C] -> float[I, M, D]."""

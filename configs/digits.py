@@ -1,0 +1,125 @@
+"""A small R1V3 learns to reason about real handwritten digits, through every stage, on a laptop.
+
+    python -m r1v3_jax.launch --config=digits
+
+base        a tower that starts from nothing learns to see digits (stands in for InternVL3)
+cold_start  chains of thought; most of them jump to the answer, as imperfect teachers do
+grpo        reinforcement learning on normal and hard questions; hard ones were never in SFT
+connector   only the connector learns, on digits by other writers
+"""
+
+from r1v3_jax import digits
+from r1v3_jax.config import (
+    GRPO,
+    SFT,
+    Evaluate,
+    ModelConfig,
+    Optimizer,
+    Run,
+    TextConfig,
+    VisionConfig,
+)
+
+VOCABULARY = digits.vocabulary()
+
+MODEL = ModelConfig(
+    text=TextConfig(
+        vocab_size=len(VOCABULARY),
+        embed=128,
+        layers=3,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        mlp=384,
+        rope_theta=1e4,
+        max_positions=512,
+    ),
+    # Patches of 14 pixels, as in InternViT: a digit is 2 x 2 of them, one token after the shuffle.
+    vision=VisionConfig(
+        image_size=56,
+        patch_size=14,
+        embed=96,
+        layers=2,
+        heads=4,
+        mlp=384,
+        norm="rms_norm",
+        qkv_bias=False,
+        qk_norm=True,
+    ),
+    image_token_id=VOCABULARY.index("<IMG_CONTEXT>"),
+    end_token_id=VOCABULARY.index("<|im_end|>"),
+    pad_token_id=VOCABULARY.index("<|endoftext|>"),
+    architecture="SkyworkR1VChatModel",
+)
+
+SEEN = digits.Digits(augment=True, styles=(0.6, 0.2, 0.2))
+HELD_OUT = digits.Digits(split="held_out", seed=1)
+OTHERS = digits.Digits(domain="second", augment=True, styles=(0, 0.5, 0.5))
+OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1)
+
+config = Run(
+    name="digits",
+    model=MODEL,
+    write_tokenizer=digits.write_tokenizer,
+    pipeline=("base", "cold_start", "grpo", "connector"),
+    base=SFT(
+        train=SEEN.mix(read=1),
+        steps=350,
+        rows=16,
+        row_tokens=144,
+        tiles=64,
+        optimizer=Optimizer(lr=2e-3, warmup_steps=20, schedule="cosine", weight_decay=0.05),
+        checkpoint_every=175,
+    ),
+    cold_start=SFT(
+        train=SEEN.mix(easy=1, normal=2),
+        validation=HELD_OUT.mix(easy=1, normal=2),
+        steps=300,
+        rows=16,
+        row_tokens=192,
+        tiles=80,
+        optimizer=Optimizer(lr=1.5e-3, warmup_steps=20, schedule="cosine", weight_decay=0.05),
+        validate_every=100,
+        checkpoint_every=150,
+    ),
+    grpo=GRPO(
+        train=SEEN.mix(normal=1, hard=1),
+        steps=80,
+        prompts=24,
+        group_size=8,
+        max_prompt_tokens=26,
+        max_completion_tokens=62,
+        tiles=24,
+        aggregation="token",
+        clip_high=0.28,
+        optimizer=Optimizer(lr=2e-4, warmup_steps=5),
+        evaluate_every=20,
+        checkpoint_every=40,
+    ),
+    connector=SFT(
+        train=OTHERS.mix(easy=1, normal=2),
+        validation=OTHERS_HELD_OUT.mix(easy=1, normal=2),
+        steps=80,
+        rows=16,
+        row_tokens=192,
+        tiles=80,
+        trainable="connector",
+        optimizer=Optimizer(lr=1e-3, warmup_steps=5, schedule="cosine"),
+        validate_every=20,
+        patience=2,
+        checkpoint_every=40,
+    ),
+    evaluate=Evaluate(
+        sets=(
+            ("easy", HELD_OUT.mix(easy=1)),
+            ("normal", HELD_OUT.mix(normal=1)),
+            ("hard", HELD_OUT.mix(hard=1)),
+            ("home", HELD_OUT.mix(easy=1, normal=1, hard=1)),
+            ("second", OTHERS_HELD_OUT.mix(easy=1, normal=1, hard=1)),
+        ),
+        questions=1000,
+        batch=125,
+        probe=HELD_OUT.mix(normal=1, hard=1),
+        probe_questions=250,
+    ),
+)
