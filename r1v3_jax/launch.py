@@ -34,9 +34,9 @@ def main() -> None:
     # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
     try:
         base = load_config(arguments[-1].partition("=")[2])
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    flag = config_flags.DEFINE_config_dict("config", thaw(base))
+        flag = config_flags.DEFINE_config_dict("config", thaw(base))
+    except (ValueError, OSError, AttributeError) as error:  # the last: an unknown field
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
     def start():
         config = freeze(base, flag.value)
@@ -56,10 +56,7 @@ def main() -> None:
         print(report.table(summary))
         print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
 
-    try:
-        cli.run(start)
-    except AttributeError as error:  # ml_collections on an unknown field, with its nearest name
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    cli.run(start)
 
 
 def without_config() -> None:

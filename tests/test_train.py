@@ -85,7 +85,7 @@ def test_frozen_parts_have_no_optimizer_state(model):
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch(model):
-    """Through plain gradient descent: Adam's first step is the sign of the gradient, which hides its size."""
+    """By plain gradient descent: Adam's first step is the gradient's sign, which hides its size."""
     descent = optax.sgd(1.0)
     whole, one = updated(model, "all", batch(parts=1), optimizer=descent)
     parts, four = updated(model, "all", batch(parts=4), optimizer=descent)
@@ -119,7 +119,9 @@ def test_token_logprobs_stand_where_their_token_stands(model):
 
     @jax.jit
     def full(model, b):
-        hidden = model(b.tokens, b.positions, b.segment_ids, model.encode_images(b.tiles), b.image_index)
+        hidden = model(
+            b.tokens, b.positions, b.segment_ids, model.encode_images(b.tiles), b.image_index
+        )
         return jax.nn.log_softmax(model.logits(hidden))
 
     table = np.asarray(full(model, data))
@@ -143,10 +145,17 @@ def test_norms_and_biases_do_not_decay(model):
     decays = jax.tree_util.tree_map_with_path(train.decays, params)
     flat = {".".join(path): bool(v.get_value()) for path, v in nnx.to_flat_state(decays)}
     assert flat["language.blocks.q"] and flat["language.embedding"] and flat["connector.up"]
-    for name in ("language.norm", "language.blocks.q_bias", "vision.blocks.scale1", "connector.norm"):
+    for name in (
+        "language.norm",
+        "language.blocks.q_bias",
+        "vision.blocks.scale1",
+        "connector.norm",
+    ):
         assert not flat[name], name
 
 
 def test_an_unknown_part_is_named():
-    with pytest.raises(ValueError, match="no part 'projector'; name all, or some of llm, connector"):
+    with pytest.raises(
+        ValueError, match="no part 'projector'; name all, or some of llm, connector"
+    ):
         train.trainable("llm+projector")

@@ -1,0 +1,152 @@
+"""Examples into arrays: packing, image places, labels, prompts."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers_for_tests import write_tiny_tokenizer
+
+from r1v3_jax import data, tokens
+from r1v3_jax.config import SFT
+from r1v3_jax.presets import TINY
+from r1v3_jax.types import Example
+
+CHAT = tokens.ChatFormat(system=None, opening="<think>\n")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tiny_tokenizer(directory)
+    tokenizer = tokens.load(directory, chat=CHAT)
+    config = dataclasses.replace(
+        TINY,
+        image_token_id=tokenizer.image_token_id,
+        end_token_id=tokenizer.end_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return data.Encoder(config, tokenizer)
+
+
+def source(index: int) -> Example:
+    """Examples of different lengths, every third with two images, every fourth with none."""
+    count = 0 if index % 4 == 3 else 2 if index % 3 == 2 else 1
+    picture = Image.fromarray(np.full((28, 28, 3), 10 * index % 256, np.uint8))
+    chain = "x" * (index % 7) + "</think>" + str(index)
+    return Example(str(index), (picture,) * count, f"question {index}", str(index), chain=chain)
+
+
+CONFIG = SFT(train=source, rows=4, row_tokens=150, tiles=16)
+
+
+def batches(encoder, config=CONFIG, count=3, start=0):
+    return list(itertools.islice(data.packed_batches(source, encoder, config, start=start), count))
+
+
+def segments(batch):
+    """(tokens, labels, weights, image_index) of every packed example, in row order."""
+    for n, b in np.ndindex(batch.tokens.shape[:2]):
+        ids = batch.segment_ids[n, b]
+        for segment in range(1, ids.max() + 1):
+            at = ids == segment
+            yield tuple(
+                x[n, b, at]
+                for x in (batch.tokens, batch.labels, batch.loss_weights, batch.image_index)
+            ) + (n, batch.positions[n, b, at])
+
+
+def test_every_example_is_packed_once_and_whole(encoder):
+    made = batches(encoder)
+    seen = []
+    for batch, _ in made:
+        for ids, _, _, _, _, positions in segments(batch):
+            text = encoder.tokenizer.decode(ids, skip_special=True)
+            index = int(text.rpartition("</think>")[2])
+            np.testing.assert_array_equal(ids, encoder.supervised(source(index)).tokens)
+            np.testing.assert_array_equal(positions, np.arange(len(ids)))
+            seen.append(index)
+    assert sorted(seen) == list(range(made[-1][1]))
+
+
+def test_the_stream_goes_on_from_any_cursor(encoder):
+    made = batches(encoder, count=3)
+    again = batches(encoder, count=2, start=made[0][1])
+    for (a, i), (b, j) in zip(made[1:], again, strict=True):
+        assert i == j
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        np.testing.assert_array_equal(a.tiles, b.tiles)
+
+
+def test_weights_are_a_mean_over_supervised_tokens(encoder):
+    batch, _ = batches(encoder, count=1)[0]
+    np.testing.assert_allclose(batch.loss_weights.sum(), 1, rtol=1e-5)
+    assert len(np.unique(batch.loss_weights[batch.loss_weights > 0])) == 1
+    for ids, _, weights, *_ in segments(batch):
+        answer = encoder.tokenizer.decode(ids[weights > 0], skip_special=False)
+        assert answer.endswith("<|im_end|>") and "<think>" not in answer
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_image_index_points_at_the_examples_own_tiles(encoder, accumulate):
+    config = dataclasses.replace(CONFIG, accumulate=accumulate)
+    per_tile = encoder.config.image_tokens_per_tile
+    for batch, _ in batches(encoder, config):
+        for ids, _, _, index, micro, _ in segments(batch):
+            text = encoder.tokenizer.decode(ids, skip_special=True)
+            expected = encoder.supervised(source(int(text.rpartition("</think>")[2]))).tiles
+            rows = index[index >= 0]
+            assert len(rows) == len(expected) * per_tile
+            np.testing.assert_array_equal(
+                batch.tiles[micro, rows[::per_tile] // per_tile], expected
+            )
+
+
+def test_labels_behind_image_tokens(encoder):
+    per_tile = encoder.config.image_tokens_per_tile
+    example = dataclasses.replace(source(0), image_labels=("a", "b", "c", "d")[:per_tile])
+    one = encoder.supervised(example)
+    behind = np.flatnonzero(one.tokens == encoder.config.image_token_id) + 1
+    assert encoder.tokenizer.decode(one.labels[behind], skip_special=False) == "abcd"[:per_tile]
+    assert one.loss_mask[behind].all()
+    others = np.setdiff1d(np.arange(len(one.tokens)), behind)
+    np.testing.assert_array_equal(one.labels[others], one.tokens[others])
+    with pytest.raises(ValueError, match="5 tokens of image labels for 4 image tokens"):
+        encoder.supervised(dataclasses.replace(example, image_labels=tuple("abcde")))
+
+
+def test_prompts_are_padded_on_the_right(encoder):
+    examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
+    batch = data.prompt_batch(examples, encoder, max_prompt_tokens=120, tiles=5)
+    assert batch.first_tile == [0, 1, 3]
+    for row, example in enumerate(examples):
+        prompt = encoder.prompt(example).tokens
+        assert batch.lengths[row] == len(prompt)
+        np.testing.assert_array_equal(batch.tokens[row, : len(prompt)], prompt)
+        assert (batch.tokens[row, len(prompt) :] == encoder.tokenizer.pad_token_id).all()
+    index = [sorted(set(row[row >= 0].tolist())) for row in batch.image_index]
+    assert index == [list(range(4)), list(range(4, 12)), []]
+
+
+def test_what_does_not_fit_is_refused(encoder):
+    with pytest.raises(ValueError, match=r"a row holds 10 and a micro-batch 16"):
+        batches(encoder, dataclasses.replace(CONFIG, row_tokens=10), count=1)
+    with pytest.raises(ValueError, match="the limit is 20"):
+        data.prompt_batch([source(0)], encoder, max_prompt_tokens=20, tiles=1)
+    with pytest.raises(ValueError, match="2 tiles for 1 slots"):
+        data.prompt_batch([source(2)], encoder, max_prompt_tokens=120, tiles=1)
+    with pytest.raises(ValueError, match="no chain of thought"):
+        encoder.supervised(dataclasses.replace(source(0), chain=None))
+
+
+def test_prefetch_keeps_order_and_raises():
+    def numbers():
+        yield from range(5)
+        raise ValueError("torn")
+
+    got = []
+    with pytest.raises(ValueError, match="torn"):
+        for number in data.prefetch(numbers()):
+            got.append(number)
+    assert got == list(range(5))

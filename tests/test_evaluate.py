@@ -1,0 +1,78 @@
+"""Critical words, entropies, and the choice of a checkpoint."""
+
+import types
+
+import numpy as np
+import pytest
+
+from r1v3_jax import evaluate
+
+
+def group(tokens, entropies):
+    """Samples of one prompt, as far as entropies look at them."""
+    lengths = np.asarray([len(row) for row in tokens])
+    width = lengths.max()
+    pad = lambda rows, fill: np.asarray([list(r) + [fill] * (width - len(r)) for r in rows])  # noqa: E731
+    completions = types.SimpleNamespace(
+        tokens=pad(tokens, 0), entropies=pad(entropies, 0.0), lengths=lengths
+    )
+    return types.SimpleNamespace(completions=completions)
+
+
+def checkpoint(step, entropy, mean, half=0.05):
+    interval = {"mean": mean, "low": mean - half, "high": mean + half, "n": 100}
+    return {"step": step, "critical_entropy": entropy, "accuracy": interval}
+
+
+def test_critical_mask_written_out():
+    ids = np.array([5, 7, 8, 2, 7, 9, 7, 8])
+    expected = [0, 1, 0, 0, 0, 1, 1, 0]
+    np.testing.assert_array_equal(evaluate.critical_mask(ids, [[7, 8], [9]]), expected)
+
+
+def test_entropies_written_out():
+    #                 critical: 7              none             critical: 7, twice
+    tokens = [[1, 7, 2], [1, 2], [7, 7, 3, 4]]
+    values = [[0.1, 1.0, 0.3], [0.5, 0.7], [2.0, 4.0, 0.2, 0.2]]
+    got = evaluate.entropies([group(tokens, values)], [[7]], high=0.9)
+    assert got["critical_count"] == 3
+    np.testing.assert_allclose(got["critical_entropy"], np.mean([1.0, 3.0]))  # a mean of means
+    np.testing.assert_allclose(got["critical_entropy_next"], np.mean([0.3, (4.0 + 0.2) / 2]))
+    np.testing.assert_allclose(got["entropy"], np.mean(sum(values, [])), rtol=1e-6)
+    np.testing.assert_allclose(got["high_entropy_fraction"], 3 / 9)
+
+
+def test_no_critical_word_is_nan_not_zero():
+    got = evaluate.entropies([group([[1, 2]], [[0.1, 0.2]])], [[7]], high=1.0)
+    assert np.isnan(got["critical_entropy"]) and got["critical_count"] == 0
+
+
+CHECKPOINTS = [
+    checkpoint(20, 1.5, 0.40),
+    checkpoint(40, 0.9, 0.72),
+    checkpoint(60, 1.1, 0.70),
+    checkpoint(80, float("nan"), 0.71),
+]
+
+
+@pytest.mark.parametrize(
+    "by, step, reason",
+    [
+        ("accuracy", 40, "the highest held-out accuracy, 0.720"),
+        ("critical_entropy", 20, "the highest critical-token entropy, 1.500"),
+        ("both", 60, "of the 3 not clearly below the best"),
+    ],
+)
+def test_select(by, step, reason):
+    chosen, why = evaluate.select(CHECKPOINTS, by)
+    assert chosen["step"] == step and reason in why
+
+
+def test_correlation_leaves_out_what_has_no_entropy():
+    assert evaluate.correlation(CHECKPOINTS) == pytest.approx(-1.0)
+    assert np.isnan(evaluate.correlation(CHECKPOINTS[:1]))
+
+
+def test_nothing_to_choose_from():
+    with pytest.raises(ValueError, match="set grpo.evaluate_every"):
+        evaluate.select([], "both")

@@ -1,0 +1,50 @@
+"""The command line: what it takes, and how it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def launch(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "r1v3_jax.launch", *arguments],
+        cwd=cwd, text=True, capture_output=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_list_and_print():
+    assert launch("--list_configs").stdout.split() == ["digits", "digits_smoke"]
+    printed = launch("--config=digits", "--print_config", "--config.grpo.clip_high=0.3").stdout
+    assert "--config.grpo.clip_high=0.3\n" in printed and "--config.name='digits'\n" in printed
+
+
+def test_configs_load_from_anywhere(tmp_path):
+    assert launch("--config=digits", "--print_config", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=digit"], "no config 'digit'; did you mean digits"),
+        ([], "--config=NAME is missing; there are: digits, digits_smoke"),
+        (["--config=digits", "--config.grpo.clip_hi=0.3"], 'Did you mean "clip_high"'),
+        (["--config=digits", "--config.grpo.group_size=2.5"], "group_size"),
+        (["--config=digits", "--config.grpo.group_size=1"], "at least 2"),
+        (["--config=digits", "--config.stage=rl"], "choose from base, cold_start, grpo, connector"),
+        (["--config=digits", "--config.grpo.aggregation=mean"], "token, sequence, constant"),
+        (["--config=digits", "--workdirr=x"], "workdir"),
+        (["--config=digits", "stray"], "stray"),
+    ],
+)
+def test_mistakes_end_in_one_message(arguments, message):
+    done = launch(*arguments)
+    assert done.returncode != 0
+    said = done.stderr + done.stdout
+    assert message in said, said
+    assert "Traceback" not in said, said
