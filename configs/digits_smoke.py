@@ -33,5 +33,5 @@ config = replace(
     connector=replace(
         full.config.connector, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
     ),
-    evaluate=replace(full.config.evaluate, questions=8, batch=8, probe_questions=8),
+    evaluate=replace(full.config.evaluate, questions=8, batch=8, tiles=8, probe_questions=8),
 )

@@ -339,8 +339,13 @@ class Evaluate:
     """What is measured after each stage, and by what the GRPO checkpoint is chosen."""
 
     sets: tuple[tuple[str, Callable], ...] = ()  # (name, source) of held-out questions
+    pooled: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, sets): several taken as one
+    after: tuple[str, ...] = ("cold_start", "grpo", "connector")  # the stages
     questions: int = 1000  # a set
-    batch: int = 125  # prompts at a time
+    batch: int = 250  # prompts at a time
+    tiles: int = 250  # tile slots of a batch
+    max_prompt_tokens: int = 4096
+    max_tokens: int = 8192
     # A smaller fixed set for the checkpoints of GRPO: its accuracy, and the entropy at critical
     # words.
     probe: Callable | None = None
@@ -352,7 +357,12 @@ class Evaluate:
     select_by: Literal["critical_entropy", "accuracy", "both"] = "both"
 
     def __post_init__(self):
-        _require(self, "questions batch probe_questions", _positive, "at least 1")
+        names = "questions batch probe_questions max_prompt_tokens max_tokens"
+        _require(self, names, _positive, "at least 1")
+        known = {name for name, _ in self.sets}
+        for name, parts in self.pooled:
+            if missing := set(parts) - known:
+                raise ValueError(f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}")
         _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
 
 

@@ -4,7 +4,6 @@ A finished stage leaves its weights and its account in WORKDIR/STAGE/done; runni
 after it.
 """
 
-import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -31,12 +30,13 @@ def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
     started = time.time()
     context = prepare(config, workdir, quiet)
     with jax.set_mesh(make_mesh(config.mesh)):
-        model = start(context)
         stages = (config.stage,) if config.stage else config.pipeline
+        model = start(context, before=stages[0])
         summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
         for name in stages:
             model, account = stage(context, name, model)
-            summary["accuracy"][name] = account.pop("accuracy")
+            if "accuracy" in account:
+                summary["accuracy"][name] = account.pop("accuracy")
             summary |= account
         if config.evaluate.sets:
             summary["blind"] = blind(context, model)
@@ -77,9 +77,16 @@ def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
     )
 
 
-def start(context: Context) -> r1v3.R1V3:
-    """The model a run begins with: random, a checkpoint of ours, or a Hugging Face directory."""
+def start(context: Context, before: str) -> r1v3.R1V3:
+    """The model that stage `before` begins with, in this order: what the stage in front of it in
+    the pipeline left in this directory; `init_from`; random weights.
+    """
     config, mesh = context.run, jax.sharding.get_mesh()
+    place = config.pipeline.index(before) if before in config.pipeline else 0
+    if place:
+        done = context.workdir / config.pipeline[place - 1] / "done"
+        if done.exists():
+            return checkpoint.load_weights(done, compute=config.compute, mesh=mesh)
     if not config.init_from:
         return r1v3.init(config.model, config.compute, seed=config.seed)
     if (Path(config.init_from) / "model.json").exists():
@@ -99,60 +106,46 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
         model, account = grpo.run(context, name, stage_config, model)
     else:
         model, account = sft.run(context, name, stage_config, model), {}
-    account["accuracy"] = accuracies(context, model)
+    if name in context.run.evaluate.after:
+        account["accuracy"] = accuracies(context, model)
     write_json(context.directory(name) / "account.json", account)
     checkpoint.save_weights(done, model, tokenizer=context.workdir / "tokenizer")
     return model, account
 
 
-def accuracies(context: Context, model: r1v3.R1V3) -> dict:
-    """Greedy held-out accuracy on every set of the run."""
-    config, sampler = context.run.evaluate, greedy(context)
-    return {
-        name: evaluate.accuracy(
-            evaluate.sample_groups(
-                sampler, model, source, config.questions, config.batch, context.key("evaluate")
-            )
+def accuracies(context: Context, model: r1v3.R1V3, encoder: Encoder | None = None) -> dict:
+    """Greedy held-out accuracy on every set of the run, and on the sets pooled."""
+    config, tokenizer = context.run.evaluate, context.encoder.tokenizer
+    sampler = Sampler(
+        encoder=encoder or context.encoder,
+        sampling=Sampling(
+            max_tokens=config.max_tokens, temperature=0.0, banned=tokenizer.banned_token_ids
+        ),
+        max_prompt_tokens=config.max_prompt_tokens,
+        tiles=config.tiles,
+        group_size=1,
+    )
+    groups = {
+        name: evaluate.sample_groups(
+            sampler, model, source, config.questions, config.batch, context.key("evaluate")
         )
         for name, source in config.sets
     }
+    for name, parts in config.pooled:
+        groups[name] = [group for part in parts for group in groups[part]]
+    return {name: evaluate.accuracy(mine) for name, mine in groups.items()}
 
 
-def greedy(context: Context) -> Sampler:
-    config = context.run
-    length = (
-        config.grpo.max_completion_tokens if config.grpo else config.model.text.max_positions // 2
-    )
-    prompt = config.grpo.max_prompt_tokens if config.grpo else config.model.text.max_positions // 2
-    return Sampler(
-        encoder=context.encoder,
-        sampling=Sampling(
-            max_tokens=length, temperature=0.0, banned=context.encoder.tokenizer.banned_token_ids
-        ),
-        max_prompt_tokens=prompt,
-        tiles=config.evaluate.batch,
-        group_size=1,
-    )
+class NoiseEncoder(Encoder):
+    """Encodes noise in the place of every image, always the same for an example."""
+
+    def _tiles(self, example):
+        tiles, counts = super()._tiles(example)
+        seed = np.frombuffer(example.id.encode(), np.uint8)
+        return np.random.default_rng(seed).normal(size=tiles.shape).astype(np.float32), counts
 
 
 def blind(context: Context, model: r1v3.R1V3) -> dict:
     """Accuracy with the images replaced by noise: what the questions alone give away."""
-
-    class Noise(Encoder):
-        def _tiles(self, example):
-            tiles, counts = super()._tiles(example)
-            seed = np.frombuffer(example.id.encode(), np.uint8)
-            return np.random.default_rng(seed).normal(size=tiles.shape).astype(np.float32), counts
-
-    noisy = dataclasses.replace(
-        greedy(context), encoder=Noise(context.encoder.config, context.encoder.tokenizer)
-    )
-    config = context.run.evaluate
-    return {
-        name: evaluate.accuracy(
-            evaluate.sample_groups(
-                noisy, model, source, config.questions, config.batch, context.key("evaluate")
-            )
-        )
-        for name, source in config.sets
-    }
+    noise = NoiseEncoder(context.encoder.config, context.encoder.tokenizer)
+    return accuracies(context, model, noise)

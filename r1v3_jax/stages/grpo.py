@@ -177,7 +177,7 @@ class Prober:
         self.sampler = dataclasses.replace(
             make_sampler(context, config),
             group_size=1,
-            tiles=config.tiles * self.config.batch // config.prompts,
+            tiles=self.config.tiles,
         )
 
     def measure(self, model: R1V3) -> dict:

@@ -1,0 +1,112 @@
+"""The whole pipeline on a few steps a stage: it runs, goes on where it stopped, and repeats bitwise."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from r1v3_jax import checkpoint, hf, launch, metrics, pipeline
+
+
+@pytest.fixture(scope="module")
+def config():
+    return launch.load_config("digits_smoke")
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, pipeline.run(config, workdir, quiet=True)
+
+
+def logged(workdir, stages=None):
+    """The lines of metrics.jsonl without what measures time."""
+    return [
+        {k: v for k, v in line.items() if not k.endswith(("_s", "_per_s"))}
+        for line in metrics.read(workdir)
+        if stages is None or line["stage"] in stages
+    ]
+
+
+def test_it_leaves_what_a_run_leaves(finished):
+    workdir, summary = finished
+    assert set(summary["accuracy"]) == {"cold_start", "grpo", "connector"}
+    for sets in (*summary["accuracy"].values(), summary["blind"]):
+        assert set(sets) == {"easy", "normal", "hard", "second", "home"}
+        assert sets["home"]["n"] == 24 and sets["easy"]["n"] == 8
+    assert summary["chosen_step"] in (1, 2) and len(summary["checkpoints"]) == 2
+    assert json.loads((workdir / "summary.json").read_text())["versions"]["jax"] == jax.__version__
+    steps = [(line["stage"], line["step"]) for line in metrics.read(workdir)]
+    assert steps == [(s, i) for s, n in (("base", 3), ("cold_start", 3), ("grpo", 2), ("connector", 3))
+                     for i in range(n)]  # fmt: skip
+    assert {path.stem for path in (workdir / "plots").glob("*.png")} >= {
+        "reward",
+        "accuracy_by_stage",
+    }
+    assert (workdir / "rollouts" / "grpo_000000.jsonl").exists()
+
+
+def test_the_export_is_the_model(config, finished):
+    workdir, _ = finished
+    exported = hf.load(workdir / "export")
+    kept = checkpoint.load_weights(workdir / "connector/done")
+    vocab = config.model.text.vocab_size  # pad rows of the vocabulary are not exported
+    for model in (exported, kept):
+        for table in (model.language.embedding, model.language.head):
+            table[...] = table[...].at[vocab:].set(0)
+    for a, b in zip(jax.tree.leaves(exported), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_connector_tuning_moves_the_connector_alone(finished):
+    workdir, _ = finished
+    before = checkpoint.load_weights(workdir / "grpo/done")
+    after = checkpoint.load_weights(workdir / "connector/done")
+    for part in ("vision", "language"):
+        for a, b in zip(
+            jax.tree.leaves(getattr(before, part)),
+            jax.tree.leaves(getattr(after, part)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(before.connector.up[...], after.connector.up[...])
+
+
+def test_the_same_command_again_finds_everything_done(config, finished):
+    workdir, summary = finished
+    lines = logged(workdir)
+    again = pipeline.run(config, workdir, quiet=True)
+    assert (
+        again["accuracy"] == summary["accuracy"] and again["chosen_step"] == summary["chosen_step"]
+    )
+    assert logged(workdir) == lines
+
+
+def test_a_stage_resumes_bitwise(config, finished, tmp_path):
+    """Stopped after 2 of 3 steps and started again: the same numbers, the same weights."""
+    workdir, _ = finished
+    short = dataclasses.replace(
+        config, stage="base", base=dataclasses.replace(config.base, checkpoint_every=1)
+    )
+
+    class Stop(Exception):
+        pass
+
+    def stopping(index, source=short.base.train, limit=30):
+        if index > limit:
+            raise Stop
+        return source(index)
+
+    torn = dataclasses.replace(short, base=dataclasses.replace(short.base, train=stopping))
+    with pytest.raises(Stop):
+        pipeline.run(torn, tmp_path, quiet=True)
+    done = [line["step"] for line in metrics.read(tmp_path)]
+    assert done and len(done) < 3  # it was stopped on the way
+    pipeline.run(short, tmp_path, quiet=True)
+    assert logged(tmp_path) == logged(workdir, ["base"])
+    resumed = checkpoint.load_weights(tmp_path / "base/done")
+    straight = checkpoint.load_weights(workdir / "base/done")
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(straight), strict=True):
+        np.testing.assert_array_equal(a, b)
