@@ -4,6 +4,7 @@ CHECKPOINT/
   weights/      Orbax; each device writes and reads its own shards
   tokenizer/    the tokenizer's files, as they came
   model.json    ModelConfig and dtype
+  SHA256SUMS    of all of them; Orbax restores a damaged file without a word
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from r1v3_jax import hf_config
+from r1v3_jax import hf_config, hf_files
 from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
@@ -38,7 +39,8 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
         checkpointer.save(partial.resolve() / "weights", state)
     dtype = model.compute.param_dtype
     described = {"dtype": dtype, "config": dataclasses.asdict(model.config)}
-    (partial / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    hf_config.write_json(partial / "model.json", described)
+    hf_files.write_sums(partial)
     os.replace(partial, directory)
 
 
@@ -63,14 +65,12 @@ def read_config(directory) -> tuple[ModelConfig, str]:
 def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v3.R1V3:
     """The model in a checkpoint of ours, on the devices of `mesh` (default: one device).
 
-    Without `compute`, in the dtype it was saved in; with it, in `compute.param_dtype`.
+    Without `compute`, in the dtype it was saved in; with it, in `compute.param_dtype`. ValueError
+    if a file is missing or has changed.
     """
     directory = Path(directory)
     config, dtype = read_config(directory)
-    if not (directory / "weights").is_dir():
-        raise FileNotFoundError(
-            f"{directory}/weights: no such directory; the checkpoint is incomplete"
-        )
+    hf_files.check_sums(directory)
     compute = Compute(dtype=dtype, param_dtype=dtype) if compute is None else compute
     graph, state = nnx.split(r1v3.abstract(config, compute))
     if mesh is None:

@@ -7,6 +7,7 @@ another activation, another pixel shuffle, sliding windows, ...
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,16 +19,28 @@ IMAGE_TOKEN = "<IMG_CONTEXT>"
 
 def read(directory) -> ModelConfig:
     """The ModelConfig of a checkpoint directory. Raises ValueError with every problem found."""
-    directory = Path(directory)
-    raw = read_json(directory / "config.json")
-    problems = []
+    path = Path(directory) / "config.json"
+    raw = read_json(path)
+    problems: list[str] = []
+    try:
+        if config := _read(raw, Path(directory), problems):
+            return config
+    except ValueError as error:
+        problems.append(str(error))
+    except (AttributeError, KeyError, TypeError) as error:
+        problems.append(f"a value of a type that no config has ({error})")
+    listed = f" {problems[0]}" if len(problems) == 1 else "\n  " + "\n  ".join(problems)
+    raise ValueError(f"{path}:{listed}")
+
+
+def _read(raw: dict, directory: Path, problems: list[str]) -> ModelConfig | None:
     model_type = raw.get("model_type")
+    image_token_id = vision = None
     if model_type in ("internvl", "internvl_chat", "skywork_chat"):
         original = model_type != "internvl"
         text_raw = raw.get("llm_config" if original else "text_config") or {}
-        vision_raw = raw.get("vision_config") or {}
         text = _text(text_raw, problems)
-        vision = _vision(vision_raw, original, problems)
+        vision = _vision(raw.get("vision_config") or {}, original, problems)
         _check_top(raw, original, problems)
         # Without a word of its own InternVLConfig ties, InternVLChatConfig does what its language
         # model does.
@@ -35,31 +48,29 @@ def read(directory) -> ModelConfig:
         text["tie_embeddings"] = bool(raw.get("tie_word_embeddings", default))
         image_token_id = _image_token_id(raw, directory, original)
     elif model_type in ("qwen2", "qwen3", "llama"):
-        text_raw, text, vision, image_token_id = raw, _text(raw, problems), None, None
+        text_raw, text = raw, _text(raw, problems)
     else:
         raise ValueError(
-            f"{directory}/config.json: model_type {model_type!r} is not supported; this "
-            "program loads internvl, internvl_chat and skywork_chat, and the language models "
-            "qwen2, qwen3 and llama"
+            f"model_type {model_type!r} is not supported; this program loads internvl, "
+            "internvl_chat and skywork_chat, and the language models qwen2, qwen3 and llama"
         )
+    if raw.get("quantization_config") or text_raw.get("quantization_config"):
+        problems.append("quantised weights (quantization_config); wanted bfloat16 or float32 ones")
     if problems:
-        raise ValueError(_several(f"{directory}/config.json", problems))
+        return None
     end = _first(text_raw.get("eos_token_id", raw.get("eos_token_id")), 151645)
     skywork = (
         "SkyworkR1VChatModel" in (raw.get("architectures") or ()) or model_type == "skywork_chat"
     )
-    try:
-        return ModelConfig(
-            text=TextConfig(**text),
-            vision=None if vision is None else VisionConfig(**vision),
-            image_token_id=image_token_id,
-            end_token_id=end,
-            pad_token_id=_first(text_raw.get("pad_token_id", raw.get("pad_token_id")), end),
-            max_tiles=raw.get("max_dynamic_patch") or 12,
-            architecture="SkyworkR1VChatModel" if skywork else "InternVLChatModel",
-        )
-    except ValueError as error:
-        raise ValueError(f"{directory}/config.json: {error}") from None
+    return ModelConfig(
+        text=TextConfig(**text),
+        vision=None if vision is None else VisionConfig(**vision),
+        image_token_id=image_token_id,
+        end_token_id=end,
+        pad_token_id=_first(text_raw.get("pad_token_id", raw.get("pad_token_id")), end),
+        max_tiles=raw.get("max_dynamic_patch") or 12,
+        architecture="SkyworkR1VChatModel" if skywork else "InternVLChatModel",
+    )
 
 
 def _text(raw: dict, problems: list[str]) -> dict:
@@ -85,7 +96,7 @@ def _text(raw: dict, problems: list[str]) -> dict:
         problems.append(
             f"layer_types {sorted(set(raw['layer_types']))}; only full_attention is supported"
         )
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type")) or "default"
     if kind not in ("default", "dynamic"):
         problems.append(f"RoPE scaling {kind!r}; supported are none ('default') and 'dynamic'")
@@ -119,6 +130,7 @@ def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
     _want(raw, "hidden_act", "gelu", problems, "vision ")
     _want(raw, "num_channels", 3, problems, "vision ")
     _want(raw, "use_mask_token", False, problems, "vision ")
+    _want(raw, "use_mean_pooling", True, problems, "vision ")  # else there is a final norm
     _want(raw, "use_absolute_position_embeddings", True, problems, "vision ")
     if raw.get("norm_type", "layer_norm") not in ("layer_norm", "rms_norm"):
         problems.append(
@@ -219,11 +231,15 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def empty_directory(directory) -> Path:
     """`directory` as a Path, if something may be written there. FileExistsError if it holds
     anything.
     """
-    directory = Path(directory)
+    directory = Path(os.path.abspath(directory))
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(
             f"{directory} exists and is not an empty directory; choose another or remove it"
@@ -239,13 +255,7 @@ def partial_directory(directory: Path) -> Path:
     return partial
 
 
-def _several(where: str, problems: list[str]) -> str:
-    return (
-        f"{where}: {problems[0]}" if len(problems) == 1 else f"{where}:\n  " + "\n  ".join(problems)
-    )
-
-
-# ----------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # out
 
 
@@ -365,6 +375,7 @@ def _original_json(config: ModelConfig, text: dict, dtype: str) -> dict:
             "patch_size": v.patch_size,
             "qkv_bias": v.qkv_bias,
             "qk_normalization": v.qk_norm,
+            "initializer_factor": 0.1,  # of the layer scale; vLLM reads it before the weights
             "use_flash_attn": False,
         },
     }
@@ -396,12 +407,13 @@ class ChatConfig(PretrainedConfig):
     model_type = "{model_type}"
     is_composition = True
 
-    def __init__(self, vision_config=None, llm_config=None, **kwargs):
-        super().__init__(**kwargs)
-        text = dict(llm_config or {{}})
-        self.vision_config = PretrainedConfig(**(vision_config or {{}}))
+    def __init__(self, vision_config=None, llm_config=None, text_config=None, **kwargs):
+        text = dict(llm_config or text_config or {{}})
+        # Before super().__init__, which asks for the text configuration.
         self.text_config = AutoConfig.for_model(text.pop("model_type", "qwen2"), **text)
         self.llm_config = self.text_config
+        self.vision_config = PretrainedConfig(**(vision_config or {{}}))
+        super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):
         return self.text_config
@@ -419,12 +431,18 @@ TOKENIZER_FILES = (
 ).split()
 
 
-def copy_tokenizer(source, directory) -> None:
-    """Copies the tokenizer's files and its chat template from one directory to another."""
-    found = [Path(source) / name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
+def tokenizer_files(directory) -> list[Path]:
+    """The tokenizer's files in a directory, chat template included. FileNotFoundError if none."""
+    found = [Path(directory) / name for name in TOKENIZER_FILES]
+    found = [path for path in found if path.is_file()]
     if not found:
         raise FileNotFoundError(
-            f"{source}: no tokenizer files; wanted one of {', '.join(TOKENIZER_FILES)}"
+            f"{directory}: no tokenizer files; wanted some of {', '.join(TOKENIZER_FILES)}"
         )
-    for path in found:
+    return found
+
+
+def copy_tokenizer(source, directory) -> None:
+    """Copies the tokenizer's files and its chat template from one directory to another."""
+    for path in tokenizer_files(source):
         shutil.copyfile(path, Path(directory) / path.name)

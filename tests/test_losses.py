@@ -92,7 +92,9 @@ def test_on_policy_gradient_is_the_policy_gradient():
     logprobs, advantages = numbers(6), numbers(7, scale=1.0)
     weights = token_weights(RAGGED, "token", 5)
     gradient = jax.grad(
-        lambda x: clipped_policy_loss(x, logprobs, advantages, weights, clip_low=0.2, clip_high=0.2)[0]
+        lambda x: clipped_policy_loss(
+            x, logprobs, advantages, weights, clip_low=0.2, clip_high=0.2
+        )[0]
     )(jnp.asarray(logprobs))
     np.testing.assert_allclose(gradient, -weights * advantages, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on a few steps a stage: it runs, goes on where it stopped, and repeats bitwise."""
+"""The whole pipeline on a few steps a stage: it runs, resumes, and repeats bitwise."""
 
 import dataclasses
 import json
@@ -39,8 +39,8 @@ def test_it_leaves_what_a_run_leaves(finished):
     assert summary["chosen_step"] in (1, 2) and len(summary["checkpoints"]) == 2
     assert json.loads((workdir / "summary.json").read_text())["versions"]["jax"] == jax.__version__
     steps = [(line["stage"], line["step"]) for line in metrics.read(workdir)]
-    assert steps == [(s, i) for s, n in (("base", 3), ("cold_start", 3), ("grpo", 2), ("connector", 3))
-                     for i in range(n)]  # fmt: skip
+    planned = (("base", 3), ("cold_start", 3), ("grpo", 2), ("connector", 3))
+    assert steps == [(stage, i) for stage, count in planned for i in range(count)]
     assert {path.stem for path in (workdir / "plots").glob("*.png")} >= {
         "reward",
         "accuracy_by_stage",

@@ -1,7 +1,10 @@
 """Random checkpoints made and run by transformers, the reference that the model is compared with.
 
-Every parameter is random: norm weights, biases, layer scales, position embeddings. Ones and zeros hide bugs.
+Every parameter is random: norm weights, biases, layer scales, position embeddings. Ones and zeros
+hide bugs.
 """
+
+import copy
 
 import numpy as np
 import torch
@@ -21,9 +24,10 @@ IMAGE_TOKEN, END_TOKEN, PAD_TOKEN, VOCAB = 9, 2, 0, 331
 
 def text_config(*, qwen3: bool = False, **changes):
     values = dict(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8,
-        num_key_value_heads=4, head_dim=8, max_position_embeddings=512, rms_norm_eps=1e-6,
-        tie_word_embeddings=False, bos_token_id=1, eos_token_id=END_TOKEN, pad_token_id=PAD_TOKEN,
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=8, num_key_value_heads=4, head_dim=8, max_position_embeddings=512,
+        rms_norm_eps=1e-6, tie_word_embeddings=False, bos_token_id=1, eos_token_id=END_TOKEN,
+        pad_token_id=PAD_TOKEN,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
     return (Qwen3Config if qwen3 else Qwen2Config)(**{**values, **changes})
@@ -32,8 +36,8 @@ def text_config(*, qwen3: bool = False, **changes):
 def rms_vision(**changes):
     """The 6B tower in miniature: RMSNorm, no qkv bias, qk-norm, an odd number of heads."""
     values = dict(
-        hidden_size=40, num_hidden_layers=2, num_attention_heads=5, intermediate_size=80, image_size=28,
-        patch_size=7, norm_type="rms_norm", use_qk_norm=True, attention_bias=False,
+        hidden_size=40, num_hidden_layers=2, num_attention_heads=5, intermediate_size=80,
+        image_size=28, patch_size=7, norm_type="rms_norm", use_qk_norm=True, attention_bias=False,
     )  # fmt: skip
     return InternVLVisionConfig(**{**values, **changes})
 
@@ -83,3 +87,38 @@ def rng_tiles(count: int, size: int = 28, seed: int = 0) -> np.ndarray:
 
 def to_pixel_values(tiles: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2)))
+
+
+def captured(model, names, **inputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Runs the model once; name -> (first input, first output) of its modules `names`."""
+    seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def record(name):
+        def hook(module, args, kwargs, output):
+            given = args[0] if args else next(iter(kwargs.values()))
+            first = output if torch.is_tensor(output) else output[0]
+            seen[name] = (given.numpy(), first.numpy())
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [
+        modules[name].register_forward_hook(record(name), with_kwargs=True) for name in names
+    ]
+    with torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def gradients(model, loss) -> torch.nn.Module:
+    """A copy of the model in which every weight is the gradient of `loss(model)`."""
+    model.zero_grad()
+    loss(model).backward()
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight, copy_of_weight in zip(model.parameters(), copied.parameters(), strict=True):
+            copy_of_weight.copy_(weight.grad)
+    model.zero_grad()
+    return copied

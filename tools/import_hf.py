@@ -16,6 +16,7 @@ DTYPE = flags.DEFINE_enum(
 
 def main():
     hf_config.empty_directory(OUT.value)
+    hf_config.tokenizer_files(HF.value)
     model = hf.load(HF.value, dtype=DTYPE.value)
     checkpoint.save_weights(OUT.value, model, tokenizer=HF.value)
     print(f"{OUT.value}: {hf.describe(model)}")

@@ -2,9 +2,10 @@
 
 python tools/logits.py --hf=DIR --prompt="What is this?" --image=cat.png --out=logits.npz
 
-The prompt is one user turn of the checkpoint's chat template, one <image> marker per image (in
-front if the text has none). The file holds tokens int32[T], tiles float32[I, S, S, 3] and logits
-float32[T, V].
+The prompt is one user turn in the checkpoint's chat format, one <image> marker per image (in front
+if the text has none). Each image may have all the tiles of the configuration, as in Skywork-R1V's
+inference script, in transformers and in vLLM; in training the images of a prompt share them. The
+file holds tokens int32[T], tiles float32[I, S, S, 3] and logits float32[T, V].
 """
 
 import jax
@@ -29,8 +30,15 @@ def main():
         )
     pictures = [images.open_image(path) for path in IMAGE.value]
     tokenizer = tokens.load(HF.value, text_only=config.vision is None)
+    if config.vision is not None and tokenizer.image_token_id != config.image_token_id:
+        raise ValueError(
+            f"{HF.value}: {tokens.IMAGE_CONTEXT} is token {tokenizer.image_token_id} of the "
+            f"tokenizer, but image_token_id of config.json is {config.image_token_id}"
+        )
     size = config.vision.image_size if config.vision else 1
-    tiles, counts = images.tile_images(pictures, tile_size=size, max_tiles=config.max_tiles)
+    tiles, counts = images.tile_images(
+        pictures, tile_size=size, max_tiles=config.max_tiles, share=False
+    )
     prompt = tokenizer.encode_prompt(
         [{"role": "user", "content": PROMPT.value}],
         [count * config.image_tokens_per_tile for count in counts],

@@ -1,0 +1,133 @@
+"""What lies in an exported directory beside weights and `config.json`.
+
+The tokenizer's files and chat template, the processor's settings that transformers reads, the
+configuration class that vLLM reads in the original layout, and the checksums.
+"""
+
+import hashlib
+from pathlib import Path
+
+from r1v3_jax import hf_config
+from r1v3_jax.config import ModelConfig
+
+
+def write(
+    directory: Path, config: ModelConfig, layout: str, tokenizer, chat_template: str | None
+) -> None:
+    """Writes them all but the checksums. `tokenizer` is a directory or None."""
+    for name, value in _settings(config, layout).items():
+        hf_config.write_json(directory / name, value)
+    if layout == "original" and config.vision is not None:
+        module = directory / f"{hf_config.ORIGINAL_MODULE}.py"
+        module.write_text(hf_config.original_class(config), encoding="utf-8")
+    if tokenizer is not None:
+        hf_config.copy_tokenizer(tokenizer, directory)
+        if layout == "hf" and config.vision is not None:
+            _name_image_tokens(directory)
+    if chat_template is not None:
+        _replace_template(directory, chat_template)
+
+
+def write_sums(directory: Path) -> None:
+    """SHA256SUMS over every file in a directory; `sha256sum --check SHA256SUMS` reads it."""
+    sums = [f"{_sha256(path)}  {name}\n" for name, path in _files(directory)]
+    (directory / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+
+
+def check_sums(directory: Path) -> None:
+    """ValueError naming every file that is gone or is not what SHA256SUMS says."""
+    path = directory / "SHA256SUMS"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {directory} is incomplete, copy it again")
+    sums = dict(line.split("  ", 1)[::-1] for line in path.read_text("utf-8").splitlines())
+    found = dict(_files(directory))
+    problems = [f"{name} is missing" for name in sums if name not in found]
+    problems += [
+        f"{name} has changed"
+        for name in sums
+        if name in found and _sha256(found[name]) != sums[name]
+    ]
+    if problems:
+        raise ValueError(f"{directory} is damaged: {', '.join(problems)}; copy it again")
+
+
+def _files(directory: Path) -> list[tuple[str, Path]]:
+    found = sorted(path for path in directory.rglob("*") if path.is_file())
+    named = [(path.relative_to(directory).as_posix(), path) for path in found]
+    return [(name, path) for name, path in named if name != "SHA256SUMS"]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:
+    generation = {"eos_token_id": config.end_token_id, "pad_token_id": config.pad_token_id}
+    if config.vision is None:
+        return {"generation_config.json": generation}
+    size = {"height": config.vision.image_size, "width": config.vision.image_size}
+    preprocessor = {
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "crop_to_patches": True,
+        "min_patches": 1,
+        "max_patches": config.max_tiles,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": size,
+        "crop_size": None,
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    files = {"generation_config.json": generation, "preprocessor_config.json": preprocessor}
+    if layout == "hf":  # the original layout has no processor that transformers knows
+        named = {"processor_class": "InternVLProcessor"}
+        files["preprocessor_config.json"] = {**named, **preprocessor}
+        files["processor_config.json"] = {
+            **named,
+            "image_seq_length": config.image_tokens_per_tile,
+        }
+    return files
+
+
+def _name_image_tokens(directory: Path) -> None:
+    """Names the tokens that transformers' InternVLProcessor asks its tokenizer for.
+
+    It asks for a video token too, though the template has no videos. A named token that the
+    vocabulary lacks is added to it, beyond the last row of the embedding; so the video token is one
+    that is there: Qwen's own, or the padding, which no prompt contains.
+    """
+    path = directory / "tokenizer_config.json"
+    settings = hf_config.read_json(path) if path.exists() else {}
+    pad = settings.get("pad_token")
+    pad = pad.get("content") if isinstance(pad, dict) else pad
+    known = hf_config.added_tokens(directory)
+    video = [token for token in ("<video>", "<|video_pad|>", pad) if token in known]
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": hf_config.IMAGE_TOKEN,
+        "video_token": video[0] if video else "<video>",
+    }
+    listed = settings.pop("extra_special_tokens", None)  # a list in transformers 5, or named ones
+    if isinstance(listed, dict):
+        named = {**listed, **named}
+    elif listed:
+        settings["additional_special_tokens"] = listed
+    settings = {key: value for key, value in settings.items() if key not in named}
+    hf_config.write_json(path, {**settings, "extra_special_tokens": named})
+
+
+def _replace_template(directory: Path, chat_template: str) -> None:
+    """Puts `chat_template` in the place of any other: there must not be two."""
+    (directory / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    (directory / "chat_template.json").unlink(missing_ok=True)
+    path = directory / "tokenizer_config.json"
+    if path.exists():
+        settings = hf_config.read_json(path)
+        settings.pop("chat_template", None)
+        hf_config.write_json(path, settings)

@@ -1,0 +1,205 @@
+"""Checkpoints of our own: bitwise, onto any mesh, whole or not there, damage refused."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tokenizers_for_tests
+from flax import nnx
+from random_models import params, random_model
+
+from r1v3_jax import checkpoint, hf_config
+from r1v3_jax.config import Compute
+from r1v3_jax.presets import TINY, TINY_300M
+from r1v3_jax.sharding import make_mesh
+
+TIED = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, tie_embeddings=True))
+ALONE = dataclasses.replace(TINY_300M, vision=None, image_token_id=None)
+MODELS = {"6b-qwen2": TINY, "300m-qwen3": TINY_300M, "tied": TIED, "language": ALONE}
+BF16 = Compute(dtype="bfloat16", param_dtype="bfloat16")
+
+
+def assert_same_bits(got: dict, wanted: dict):
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        assert got[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(got[name].view(np.uint8), value.view(np.uint8), name)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint of the tiny model with a tokenizer, and the model."""
+    directory = tmp_path_factory.mktemp("saved")
+    (directory / "tokenizer").mkdir()
+    tokenizers_for_tests.write_tiny_tokenizer(directory / "tokenizer")
+    model = random_model(TINY)
+    checkpoint.save_weights(
+        directory / "checkpoint", model, tokenizer=directory / "tokenizer"
+    )  # fmt: skip
+    return directory / "checkpoint", model
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("compute", [Compute(), BF16], ids=["float32", "bfloat16"])
+def test_a_model_comes_back_bitwise(tmp_path, name, compute):
+    model = random_model(MODELS[name], compute)
+    checkpoint.save_weights(tmp_path / "out", model)
+    again = checkpoint.load_weights(tmp_path / "out")
+    assert again.config == MODELS[name]
+    assert again.compute == compute
+    assert_same_bits(params(again), params(model))
+    assert checkpoint.read_config(tmp_path / "out") == (MODELS[name], compute.param_dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
+def test_it_comes_back_onto_any_mesh(tmp_path, saved, shape):
+    """From one device to a mesh, and from there to one device; each array where the rules say."""
+    directory, model = saved
+    mesh = make_mesh(shape)
+    with jax.set_mesh(mesh):
+        spread = checkpoint.load_weights(directory, mesh=mesh)
+        checkpoint.save_weights(tmp_path / "out", spread)
+        up = nnx.state(spread).language.blocks.up.get_value()
+        assert up.sharding == jax.sharding.NamedSharding(
+            mesh, jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+        )
+    assert_same_bits(params(spread), params(model))
+    assert_same_bits(params(checkpoint.load_weights(tmp_path / "out")), params(model))
+
+
+def test_the_dtype_asked_for_is_the_dtype_given(tmp_path, saved):
+    directory, model = saved
+    rounded = checkpoint.load_weights(directory, compute=BF16)
+    wanted = {name: np.asarray(x.astype(jnp.bfloat16)) for name, x in params(model).items()}
+    assert_same_bits(params(rounded), wanted)
+    checkpoint.save_weights(tmp_path / "out", rounded)
+    widened = checkpoint.load_weights(tmp_path / "out", compute=Compute())
+    wanted = {name: x.astype(np.float32) for name, x in wanted.items()}
+    assert_same_bits(params(widened), wanted)
+
+
+def test_the_tokenizer_comes_along_as_it_was(saved):
+    directory, _ = saved
+    source = directory.parent / "tokenizer"
+    files = {path.name: path.read_bytes() for path in source.iterdir()}
+    assert {p.name: p.read_bytes() for p in (directory / "tokenizer").iterdir()} == files
+
+
+def test_nothing_is_overwritten(tmp_path, saved):
+    directory, model = saved
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="checkpoint exists and is not an empty directory"):
+        checkpoint.save_weights(directory, model)
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    with pytest.raises(FileNotFoundError, match="no tokenizer files"):
+        checkpoint.save_weights(tmp_path / "new", model, tokenizer=tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("moment", ["in Orbax", "before the name"])
+def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, saved, monkeypatch, moment):
+    _, model = saved
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "in Orbax":
+            patch.setattr(ocp.StandardCheckpointer, "save", stop)
+        else:
+            patch.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save_weights(tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FileNotFoundError, match="out/model.json: no such file"):
+        checkpoint.load_weights(tmp_path / "out")
+    if moment == "in Orbax":
+        with pytest.raises(FileNotFoundError, match="model.json: no such file"):
+            checkpoint.load_weights(tmp_path / "out.partial")
+    checkpoint.save_weights(tmp_path / "out", model)
+    assert_same_bits(params(checkpoint.load_weights(tmp_path / "out")), params(model))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def largest(directory: Path) -> Path:
+    files = [path for path in (directory / "weights").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGED = {
+    "bit": (lambda d: flip_a_bit(largest(d)), r"damaged: weights/\S+ has changed; copy it again"),
+    "cut": (
+        lambda d: largest(d).write_bytes(largest(d).read_bytes()[:99]),
+        r"damaged: weights/\S+ has changed",
+    ),
+    "lost": (lambda d: largest(d).unlink(), r"damaged: weights/\S+ is missing"),
+    "no-weights": (lambda d: shutil.rmtree(d / "weights"), r"damaged: weights/\S+ is missing, "),
+    "no-sums": (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
+    "no-model": (lambda d: (d / "model.json").unlink(), "model.json: no such file"),
+    "no-json": (lambda d: (d / "model.json").write_text("{"), "model.json: not JSON"),
+    "other-model": (
+        lambda d: hf_config.write_json(
+            d / "model.json",
+            {"dtype": "float32", "config": dataclasses.asdict(TIED)},
+        ),
+        "damaged: model.json has changed",
+    ),
+    "old-model": (
+        lambda d: hf_config.write_json(d / "model.json", {"dtype": "float32", "config": {"d": 1}}),
+        "model.json: not a model description of this version",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DAMAGED))
+def test_damage_is_refused_by_name(tmp_path, saved, name):
+    """A flipped bit too: Orbax restores it as a number."""
+    directory = tmp_path / "copy"
+    shutil.copytree(saved[0], directory)
+    checkpoint.load_weights(directory)
+    damage, message = DAMAGED[name]
+    damage(directory)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
+        checkpoint.load_weights(directory)
+    assert str(directory) in str(raised.value)
+
+
+def test_training_states_come_back_bitwise_and_the_newest_are_kept(tmp_path):
+    """Whatever the tree: weights in two dtypes, a step, on a mesh."""
+    mesh = make_mesh((1, 2, 2))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "tensor"))
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(8, 6)).astype(np.float32)
+    states = checkpoint.States(tmp_path / "states", keep=2)
+    assert states.steps() == []
+
+    def state(step):
+        return {
+            "weights": jax.device_put(weights + step, spread),
+            "moments": [jax.device_put((weights * step).astype(jnp.bfloat16), spread)],
+            "step": jnp.int32(step),
+        }
+
+    for step in (2, 10, 30):
+        states.save(step, state(step), {"cursor": step * 7})
+    assert states.steps() == [10, 30]
+    (tmp_path / "states" / "40.partial").mkdir()  # what an interrupted save leaves
+    assert states.steps() == [10, 30]
+    like = jax.tree.map(jnp.zeros_like, state(0))
+    restored, extra = states.restore(30, like)
+    assert extra == {"cursor": 210}
+    for got, wanted, given in zip(*map(jax.tree.leaves, (restored, state(30), like)), strict=True):
+        assert got.sharding == given.sharding and got.dtype == wanted.dtype
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))

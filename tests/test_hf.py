@@ -1,0 +1,1033 @@
+"""Hugging Face safetensors in and out, against transformers and against a converter of its own.
+
+`tensors_of` says what a checkpoint of each layout holds, written independently of the table in
+`hf_weights.py`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch_reference as reference
+import transformers
+from flax import nnx
+from random_models import params
+from safetensors.torch import load_file, save_file
+
+from r1v3_jax import hf, hf_config, hf_files, hf_weights
+from r1v3_jax.config import Compute, num_params
+from r1v3_jax.presets import PRESETS, TINY, TINY_300M
+from r1v3_jax.sharding import make_mesh
+
+ROOT = Path(__file__).parent.parent
+TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+# -------------------------------------------------------------------------------------------------
+# what the layouts hold
+
+
+def vision_language(kind: str, *, tie: bool = False, seed: int = 0):
+    """A random InternVL of transformers: the 6B tower with Qwen2, or the 300M tower with Qwen3."""
+    if kind == "rms-qwen2":
+        return reference.internvl(
+            reference.text_config(), reference.rms_vision(), seed=seed, tie=tie
+        )
+    text = reference.text_config(qwen3=True, head_dim=16, num_hidden_layers=3)
+    return reference.internvl(text, reference.layer_norm_vision(), seed=seed, tie=tie)
+
+
+def tensors_of(model, layout: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint of transformers' InternVL, head included."""
+    memory = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    if layout == "memory":
+        return memory
+    disk = {"language_model.lm_head.weight": memory.pop("lm_head.weight")}
+    for name, tensor in memory.items():
+        name = name.removeprefix("model.")
+        disk[re.sub(r"^language_model\.", "language_model.model.", name)] = tensor
+    return disk if layout == "hf" else to_original(disk)
+
+
+def to_original(disk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """transformers' convert_internvl_weights_to_hf.py, backwards."""
+    rename = {
+        "multi_modal_projector.layer_norm": "mlp1.0",
+        "multi_modal_projector.linear_1": "mlp1.1",
+        "multi_modal_projector.linear_2": "mlp1.3",
+        "vision_tower": "vision_model",
+        "encoder.layer": "encoder.layers",
+        "cls_token": "class_embedding",
+        "position_embeddings": "position_embedding",
+        "patch_embeddings.projection": "patch_embedding",
+        "lambda_": "ls",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "attention.projection_layer": "attn.proj",
+        "attention.q_norm": "attn.q_norm",
+        "attention.k_norm": "attn.k_norm",
+    }
+    original = {}
+    for name, tensor in disk.items():
+        if name.startswith("language_model."):
+            original[name] = tensor
+        elif re.search("[kv]_proj", name):
+            continue
+        elif "q_proj" in name:
+            parts = [disk[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            name = name.replace("attention.q_proj", "attn.qkv").replace("layer.", "layers.")
+            original[name.replace("vision_tower", "vision_model")] = torch.cat(parts)
+        else:
+            for old, new in rename.items():
+                name = name.replace(old, new)
+            original[name] = tensor
+    return original
+
+
+def write_checkpoint(directory: Path, model, layout: str, dtype: str, shards: int = 1) -> Path:
+    """`model` as a checkpoint in a layout, written without the code under test."""
+    directory.mkdir()
+    raw = model.config.to_dict()
+    if layout == "original":
+        raw = original_config(raw)
+    (directory / "config.json").write_text(json.dumps(raw))
+    tensors = {
+        name: tensor.to(TORCH[dtype]).contiguous()
+        for name, tensor in tensors_of(model, layout).items()
+    }
+    write_shards(directory, tensors, shards)
+    return directory
+
+
+def write_shards(directory: Path, tensors: dict[str, torch.Tensor], shards: int) -> None:
+    if shards == 1:
+        save_file(tensors, directory / "model.safetensors")
+        return
+    names, weight_map = sorted(tensors), {}
+    for i in range(shards):
+        file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
+        part = {name: tensors[name] for name in names[i::shards]}
+        save_file(part, directory / file)
+        weight_map |= dict.fromkeys(part, file)
+    (directory / hf.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def original_config(raw: dict) -> dict:
+    """config.json of the original repositories for transformers' configuration `raw`."""
+    vision, text = raw["vision_config"], raw["text_config"]
+    rope = text.pop("rope_parameters")
+    side = vision["image_size"][0]
+    return {
+        "architectures": ["SkyworkR1VChatModel"],
+        "model_type": "skywork_chat",
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": side,
+        "hidden_size": text["hidden_size"],
+        "image_token_id": raw["image_token_id"],
+        "llm_config": {**text, "rope_theta": rope["rope_theta"], "rope_scaling": None},
+        "max_dynamic_patch": 12,
+        "min_dynamic_patch": 1,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": "internvl2_5",
+        "tie_word_embeddings": raw["tie_word_embeddings"],
+        "use_thumbnail": True,
+        "vision_config": {
+            "model_type": "intern_vit_6b",
+            "image_size": side,
+            "patch_size": vision["patch_size"][0],
+            "qk_normalization": vision["use_qk_norm"],
+            "qkv_bias": vision["attention_bias"],
+            **{
+                key: vision[key]
+                for key in (
+                    "hidden_size num_hidden_layers num_attention_heads intermediate_size "
+                    "hidden_act norm_type layer_norm_eps num_channels"
+                ).split()
+            },
+        },
+    }
+
+
+def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for path in directory.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return tensors
+
+
+def assert_same_bits(got: dict, wanted: dict):
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        assert got[name].dtype == value.dtype, name
+        assert got[name].shape == value.shape, name
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(got[name].view(torch.uint8), value.view(torch.uint8)), name
+        else:
+            np.testing.assert_array_equal(got[name].view(np.uint8), value.view(np.uint8), name)
+
+
+def our_logits(model, tokens, tiles=None) -> np.ndarray:
+    index = None
+    if tiles is not None:
+        index = np.where(tokens == IMAGE, np.cumsum(tokens == IMAGE).reshape(tokens.shape) - 1, -1)
+    logits = np.asarray(forward(model, tokens, tiles, index))
+    return logits[..., : model.config.text.vocab_size]
+
+
+@jax.jit
+def forward(model, tokens, tiles, index):
+    images = None if tiles is None else model.encode_images(tiles)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return model.logits(model(tokens, positions, jnp.ones_like(tokens), images, index))
+
+
+IMAGE = reference.IMAGE_TOKEN
+PROMPT = np.array([[5, 17, *[IMAGE] * 4, 40, 41, *[IMAGE] * 8, 42, 300, 330]])
+
+
+# -------------------------------------------------------------------------------------------------
+# round trips
+
+
+@pytest.mark.parametrize("kind", ["rms-qwen2", "layernorm-qwen3"])
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_layout_in_and_out_is_bitwise(tmp_path, kind, tie, dtype):
+    """hf, memory and original, one file and many, give one model; what it writes in hf and
+    original is bit for bit what a checkpoint of those layouts holds, and comes in again.
+    """
+    source = vision_language(kind, tie=tie)
+    models = {}
+    for layout, shards in [("hf", 1), ("memory", 3), ("original", 5), ("original", 1)]:
+        directory = tmp_path / f"{layout}-{shards}"
+        write_checkpoint(directory, source, layout, dtype, shards)
+        models[directory.name] = hf.load(directory)
+    first = models["hf-1"]
+    assert first.config.text.tie_embeddings == tie
+    assert first.compute == Compute(dtype=dtype, param_dtype=dtype)
+    for model in models.values():
+        # skywork_chat says which architecture it is, internvl does not.
+        architecture = dict(architecture=first.config.architecture)
+        assert dataclasses.replace(model.config, **architecture) == first.config
+        assert_same_bits(params(model), params(first))
+    for layout, limit in [("hf", 10**9), ("original", 30_000)]:
+        out = tmp_path / f"out-{layout}"
+        hf.save(first, out, layout, max_shard_bytes=limit)
+        wanted = {name: t.to(TORCH[dtype]) for name, t in tensors_of(source, layout).items()}
+        assert_same_bits(read_tensors(out), wanted)
+        assert len(list(out.glob("*.safetensors"))) > 2 or limit == 10**9
+        again = hf.load(out)
+        assert again.config == first.config
+        assert_same_bits(params(again), params(first))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+def test_language_models_alone_come_in_and_go_out(tmp_path, family, tie):
+    text = reference.text_config(qwen3=family == "qwen3", tie_word_embeddings=tie)
+    if family == "llama":
+        text = transformers.LlamaConfig(**{
+            key: value for key, value in text.to_dict().items()
+            if key not in ("model_type", "layer_types", "use_sliding_window", "sliding_window")
+        })  # fmt: skip
+    source = transformers.AutoModelForCausalLM.from_config(text)
+    reference.randomize(source, seed=3)
+    reference.save_hf(source, tmp_path / "in")
+    model = hf.load(tmp_path / "in")
+    assert model.config.vision is None and model.config.text.tie_embeddings == tie
+    for layout in hf_config.LAYOUTS:  # the same without a tower
+        hf.save(model, tmp_path / layout, layout)
+        assert_same_bits(read_tensors(tmp_path / layout), dict(source.state_dict()))
+        again, info = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / layout, output_loading_info=True
+        )
+        assert type(again) is type(source)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        with torch.no_grad():
+            wanted = again(torch.from_numpy(PROMPT)).logits.numpy()
+        # Two implementations in float32, logits of size 1.
+        np.testing.assert_allclose(our_logits(model, PROMPT), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rms-qwen2", "layernorm-qwen3"])
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+def test_transformers_loads_the_hf_layout_and_computes_the_same(tmp_path, kind, tie):
+    source = vision_language(kind, tie=tie, seed=1)
+    write_checkpoint(tmp_path / "in", source, "original", "float32", shards=2)
+    model = hf.load(tmp_path / "in")
+    hf.save(model, tmp_path / "out", "hf", max_shard_bytes=40_000)
+    again, info = transformers.InternVLForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert again.config.tie_word_embeddings == tie
+    tiles = reference.rng_tiles(3)
+    with torch.no_grad():
+        inputs = dict(
+            input_ids=torch.from_numpy(PROMPT), pixel_values=reference.to_pixel_values(tiles)
+        )
+        wanted, got = source(**inputs).logits.numpy(), again(**inputs).logits.numpy()
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_allclose(our_logits(model, PROMPT, tiles), wanted, atol=1e-4)
+
+
+def test_the_dtype_asked_for_is_the_dtype_given(tmp_path):
+    source = vision_language("rms-qwen2")
+    write_checkpoint(tmp_path / "f32", source, "hf", "float32")
+    write_checkpoint(tmp_path / "bf16", source, "hf", "bfloat16")
+    hf.save(hf.load(tmp_path / "f32", dtype="bfloat16"), tmp_path / "rounded")
+    hf.save(hf.load(tmp_path / "bf16", dtype="float32"), tmp_path / "widened")
+    rounded = read_tensors(tmp_path / "bf16")  # by torch, to the nearest even
+    assert_same_bits(read_tensors(tmp_path / "rounded"), rounded)
+    widened = {name: tensor.to(torch.float32) for name, tensor in rounded.items()}
+    assert_same_bits(read_tensors(tmp_path / "widened"), widened)
+    assert hf_config.read_json(tmp_path / "rounded" / "config.json")["torch_dtype"] == "bfloat16"
+
+
+def test_half_precision_files_want_a_dtype(tmp_path):
+    source = vision_language("rms-qwen2")
+    write_checkpoint(tmp_path / "in", source, "hf", "float32")
+    tensors = {n: t.to(torch.float16) for n, t in read_tensors(tmp_path / "in").items()}
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    with pytest.raises(ValueError, match="its tensors are F16; say which dtype you want"):
+        hf.load(tmp_path / "in")
+    hf.save(hf.load(tmp_path / "in", dtype="float32"), tmp_path / "out")
+    widened = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    assert_same_bits(read_tensors(tmp_path / "out"), widened)
+    with pytest.raises(ValueError, match="pass dtype or compute, not both"):
+        hf.load(tmp_path / "in", dtype="float32", compute=Compute())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (8, 1, 1), (1, 4, 2)])
+def test_a_mesh_holds_the_same_bits(tmp_path, shape):
+    """One device or eight, in and out; also where the program has set the mesh."""
+    source = vision_language("rms-qwen2")
+    write_checkpoint(tmp_path / "in", source, "original", "bfloat16", shards=2)
+    wanted = params(hf.load(tmp_path / "in"))
+    mesh = make_mesh(shape)
+    model = hf.load(tmp_path / "in", mesh=mesh)
+    assert_same_bits(params(model), wanted)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        assert variable.get_value().sharding.mesh == mesh, path
+    hf.save(model, tmp_path / "out", "hf")
+    with jax.set_mesh(mesh):
+        assert_same_bits(params(hf.load(tmp_path / "out", mesh=mesh)), wanted)
+        hf.save(model, tmp_path / "out2", "hf")
+    assert_same_bits(read_tensors(tmp_path / "out"), read_tensors(tmp_path / "out2"))
+    embedding = nnx.state(model).language.embedding.get_value()
+    rows = {shard.data.shape[0] for shard in embedding.addressable_shards}
+    assert rows == {384 // shape[2]}  # 331 rows and padding, in shards
+
+
+def test_pad_rows_of_the_vocabulary_are_zero_and_stay_here(tmp_path):
+    write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
+    model = hf.load(tmp_path / "in")
+    for name in hf_weights.VOCAB:
+        weight = params(model)[name]
+        assert weight.shape == (384, 32) and weight[:331].all() and not weight[331:].any()
+
+
+# -------------------------------------------------------------------------------------------------
+# the published scheme, written out
+
+
+def original_scheme(*, layers, rms, qkv_bias, qk_norm, text_layers, q_bias, head_norm) -> set[str]:
+    """Names of Skywork-R1V3's and InternVL3's files."""
+    names = {
+        "vision_model.embeddings.class_embedding",
+        "vision_model.embeddings.position_embedding",
+        "vision_model.embeddings.patch_embedding.weight",
+        "vision_model.embeddings.patch_embedding.bias",
+        "mlp1.0.weight", "mlp1.0.bias", "mlp1.1.weight", "mlp1.1.bias",
+        "mlp1.3.weight", "mlp1.3.bias",
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.norm.weight",
+        "language_model.lm_head.weight",
+    }  # fmt: skip
+    for i in range(layers):
+        block = f"vision_model.encoder.layers.{i}"
+        names |= {
+            f"{block}.attn.qkv.weight", f"{block}.attn.proj.weight", f"{block}.attn.proj.bias",
+            f"{block}.mlp.fc1.weight", f"{block}.mlp.fc1.bias",
+            f"{block}.mlp.fc2.weight", f"{block}.mlp.fc2.bias",
+            f"{block}.norm1.weight", f"{block}.norm2.weight", f"{block}.ls1", f"{block}.ls2",
+        }  # fmt: skip
+        if not rms:
+            names |= {f"{block}.norm1.bias", f"{block}.norm2.bias"}
+        if qkv_bias:
+            names |= {f"{block}.attn.qkv.bias"}
+        if qk_norm:
+            names |= {f"{block}.attn.q_norm.weight", f"{block}.attn.k_norm.weight"}
+    for i in range(text_layers):
+        block = f"language_model.model.layers.{i}"
+        names |= {
+            f"{block}.self_attn.q_proj.weight", f"{block}.self_attn.k_proj.weight",
+            f"{block}.self_attn.v_proj.weight", f"{block}.self_attn.o_proj.weight",
+            f"{block}.mlp.gate_proj.weight", f"{block}.mlp.up_proj.weight",
+            f"{block}.mlp.down_proj.weight",
+            f"{block}.input_layernorm.weight", f"{block}.post_attention_layernorm.weight",
+        }  # fmt: skip
+        if q_bias:
+            names |= {f"{block}.self_attn.{p}_proj.bias" for p in "qkv"}
+        if head_norm:
+            names |= {f"{block}.self_attn.{p}_norm.weight" for p in "qk"}
+    return names
+
+
+def test_original_names_of_both_towers_are_the_published_ones():
+    rms = {piece.name for piece in hf_weights.pieces(TINY, "original")}
+    assert rms == original_scheme(
+        layers=2, rms=True, qkv_bias=False, qk_norm=True,
+        text_layers=2, q_bias=True, head_norm=False,
+    )  # fmt: skip
+    layer_norm = {piece.name for piece in hf_weights.pieces(TINY_300M, "original")}
+    assert layer_norm == original_scheme(
+        layers=3, rms=False, qkv_bias=True, qk_norm=False,
+        text_layers=3, q_bias=False, head_norm=True,
+    )  # fmt: skip
+
+
+def test_r1v3_38b_has_the_published_shapes_and_size():
+    """Shapes: Skywork-R1V3's files. 38,388,164,992 parameters."""
+    shapes = {p.name: p.shape for p in hf_weights.pieces(PRESETS["r1v3_38b"], "original")}
+    vision, text = "vision_model.encoder.layers.44", "language_model.model.layers.63"
+    wanted = {
+        "vision_model.embeddings.class_embedding": (1, 1, 3200),
+        "vision_model.embeddings.position_embedding": (1, 1025, 3200),
+        "vision_model.embeddings.patch_embedding.weight": (3200, 3, 14, 14),
+        f"{vision}.attn.qkv.weight": (9600, 3200),
+        f"{vision}.attn.q_norm.weight": (3200,),
+        f"{vision}.attn.k_norm.weight": (3200,),
+        f"{vision}.attn.proj.weight": (3200, 3200),
+        f"{vision}.mlp.fc1.weight": (12800, 3200),
+        f"{vision}.mlp.fc2.weight": (3200, 12800),
+        f"{vision}.ls1": (3200,),
+        "mlp1.0.weight": (12800,),
+        "mlp1.1.weight": (5120, 12800),
+        "mlp1.3.weight": (5120, 5120),
+        "language_model.model.embed_tokens.weight": (151674, 5120),
+        "language_model.lm_head.weight": (151674, 5120),
+        f"{text}.self_attn.q_proj.weight": (5120, 5120),
+        f"{text}.self_attn.k_proj.weight": (1024, 5120),
+        f"{text}.self_attn.q_proj.bias": (5120,),
+        f"{text}.mlp.gate_proj.weight": (27648, 5120),
+        f"{text}.mlp.down_proj.weight": (5120, 27648),
+    }
+    assert {name: shapes[name] for name in wanted} == wanted
+    assert sum(np.prod(shape, dtype=np.int64) for shape in shapes.values()) == 38_388_164_992
+    assert num_params(PRESETS["r1v3_38b"]) == 38_388_164_992
+    assert f"{vision.replace('44', '45')}.ls1" not in shapes
+
+
+def test_the_fused_qkv_is_q_then_k_then_v(tmp_path):
+    """The rows of transformers' three projections, one below the other; biases too."""
+    source = vision_language("layernorm-qwen3", seed=5)
+    write_checkpoint(tmp_path / "in", source, "hf", "float32")
+    hf.save(hf.load(tmp_path / "in"), tmp_path / "out", "original")
+    got = read_tensors(tmp_path / "out")
+    for i, layer in enumerate(source.model.vision_tower.encoder.layer):
+        q, k, v = layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj
+        name = f"vision_model.encoder.layers.{i}.attn.qkv"
+        assert torch.equal(got[f"{name}.weight"], torch.cat([q.weight, k.weight, v.weight]))
+        assert torch.equal(got[f"{name}.bias"], torch.cat([q.bias, k.bias, v.bias]))
+
+
+# -------------------------------------------------------------------------------------------------
+# the head and the embedding
+
+
+def test_a_head_of_its_own_is_kept_whatever_the_config_says(tmp_path, caplog):
+    """The tie trap: InternVLConfig ties by default, also above a head that differs."""
+    source = vision_language("rms-qwen2")
+    write_checkpoint(tmp_path / "in", source, "hf", "float32")
+    config = hf_config.read_json(tmp_path / "in" / "config.json")
+    del config["tie_word_embeddings"]
+    hf_config.write_json(tmp_path / "in" / "config.json", config)
+    assert hf_config.read(tmp_path / "in").text.tie_embeddings
+    model = hf.load(tmp_path / "in")
+    assert "keeping both" in caplog.text
+    assert not model.config.text.tie_embeddings
+    hf.save(model, tmp_path / "out")
+    assert hf_config.read_json(tmp_path / "out" / "config.json")["tie_word_embeddings"] is False
+    assert_same_bits(read_tensors(tmp_path / "out"), tensors_of(source, "hf"))
+
+
+def test_a_tied_head_need_not_be_in_the_file_but_is_written(tmp_path):
+    source = vision_language("rms-qwen2", tie=True)
+    write_checkpoint(tmp_path / "with", source, "hf", "float32")
+    shutil.copytree(tmp_path / "with", tmp_path / "without")
+    tensors = read_tensors(tmp_path / "with")
+    head = tensors.pop("language_model.lm_head.weight")
+    save_file(tensors, tmp_path / "without" / "model.safetensors")
+    model = hf.load(tmp_path / "without")
+    assert model.config.text.tie_embeddings and model.language.head is None
+    assert_same_bits(params(model), params(hf.load(tmp_path / "with")))
+    for layout in hf_config.LAYOUTS:
+        out = tmp_path / layout
+        hf.save(model, out, layout)
+        assert torch.equal(read_tensors(out)["language_model.lm_head.weight"], head)
+        assert hf_config.read_json(out / "config.json")["tie_word_embeddings"] is True
+
+
+def test_an_untied_model_without_a_head_is_refused(tmp_path):
+    write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
+    tensors = read_tensors(tmp_path / "in")
+    del tensors["language_model.lm_head.weight"]
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"language_model.lm_head.weight \[331, 32\] is missing"):
+        hf.load(tmp_path / "in")
+
+
+# -------------------------------------------------------------------------------------------------
+# the directory written
+
+
+def test_shards_index_and_checksums(tmp_path):
+    write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
+    out, limit = tmp_path / "out", 50_000
+    hf.save(hf.load(tmp_path / "in"), out, max_shard_bytes=limit)
+    files = sorted(path.name for path in out.iterdir())
+    shards = [name for name in files if name.endswith(".safetensors")]
+    n = len(shards)
+    assert n > 3
+    assert shards == [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
+    assert sorted(set(files) - set(shards)) == [
+        "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors.index.json",
+        "preprocessor_config.json", "processor_config.json",
+    ]  # fmt: skip
+    total = 0
+    index = hf_config.read_json(out / hf.INDEX)
+    for name in shards:
+        tensors = load_file(out / name)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        assert size <= limit or len(tensors) == 1
+        assert all(index["weight_map"][tensor] == name for tensor in tensors)
+        total += size
+    assert index["metadata"]["total_size"] == total
+    sums = dict(
+        reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines()
+    )
+    assert sums == {
+        name: hashlib.sha256((out / name).read_bytes()).hexdigest()
+        for name in files
+        if name != "SHA256SUMS"
+    }
+
+
+def test_nothing_is_overwritten(tmp_path):
+    write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
+    model = hf.load(tmp_path / "in")
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "in").iterdir())
+    with pytest.raises(FileExistsError, match="in exists and is not an empty directory"):
+        hf.save(model, tmp_path / "in")
+    assert sorted((p.name, p.read_bytes()) for p in (tmp_path / "in").iterdir()) == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="file exists and is not an empty directory"):
+        hf.save(model, tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    hf.save(model, tmp_path / "empty")
+    hf.load(tmp_path / "empty")
+    with pytest.raises(ValueError, match="layout 'gguf'; choose from hf, original"):
+        hf.save(model, tmp_path / "new", "gguf")
+    with pytest.raises(
+        FileNotFoundError, match="no tokenizer files; wanted some of tokenizer.json"
+    ):
+        hf.save(model, tmp_path / "new", tokenizer=tmp_path / "in")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
+    model, saved = hf.load(tmp_path / "in"), []
+
+    def save_then_stop(tensors, path, **options):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(path)
+        write_shard(tensors, path, **options)
+
+    write_shard = hf.save_file  # safetensors' own
+    monkeypatch.setattr(hf, "save_file", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        hf.save(model, tmp_path / "out", max_shard_bytes=50_000)
+    assert len(saved) == 2 and not (tmp_path / "out").exists()
+    for directory in {path.parent for path in saved}:
+        with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+            hf.load(directory)
+    monkeypatch.undo()
+    hf.save(model, tmp_path / "out")
+    assert_same_bits(params(hf.load(tmp_path / "out")), params(model))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("layout", hf_config.LAYOUTS)
+def test_config_json_says_everything(tmp_path, name, layout):
+    """What is written for a model reads back as the same model, up to what only runs know."""
+    config = PRESETS[name]
+    hf_config.write_json(tmp_path / "config.json", hf_config.write(config, layout, "bfloat16"))
+    if layout == "hf":  # transformers knows no Skywork
+        config = dataclasses.replace(config, architecture="InternVLChatModel")
+    assert hf_config.read(tmp_path) == config
+
+
+def test_config_json_refuses_what_a_layout_cannot_say():
+    vision = dataclasses.replace(TINY.vision, qk_norm_eps=1e-5)
+    odd = dataclasses.replace(TINY, vision=vision)
+    with pytest.raises(ValueError, match="transformers fixes the qk-norm eps at 1e-6"):
+        hf_config.write(odd, "hf", "float32")
+    with pytest.raises(ValueError, match="one eps for all norms, this tower has 1e-06 and 1e-05"):
+        hf_config.write(odd, "original", "float32")
+    both = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, qk_norm=True))
+    with pytest.raises(ValueError, match="both a qkv bias .* and a qk-norm"):
+        hf_config.write(both, "hf", "float32")
+
+
+# Read by a process of its own: transformers keeps the class that it has imported.
+READ_ORIGINAL = """
+import json, sys
+from transformers import AutoConfig, PreTrainedConfig
+
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True, local_files_only=True)
+text, vision = config.get_text_config(), config.vision_config
+type(config)()  # transformers builds one without arguments to compare with
+reread = type(config).from_dict(config.to_dict())
+# Everything that vLLM 0.32's skyworkr1v.py, internvl.py and intern_vit.py read.
+top = "select_layer downsample_ratio ps_version force_image_size min_dynamic_patch " \
+    "max_dynamic_patch dynamic_image_size use_thumbnail architectures model_type"
+tower = "hidden_size image_size patch_size num_attention_heads num_hidden_layers qkv_bias " \
+    "qk_normalization layer_norm_eps hidden_act intermediate_size norm_type initializer_factor"
+print(json.dumps({
+    "text_class": type(text).__name__,
+    "same_text": text is config.text_config,
+    "text": {key: getattr(text, key) for key in (
+        "architectures vocab_size hidden_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads intermediate_size max_position_embeddings rms_norm_eps "
+        "tie_word_embeddings rope_parameters head_dim").split()},
+    "vision": {key: getattr(vision, key) for key in tower.split()},
+    "top": {key: getattr(config, key) for key in top.split()},
+    "reread": reread.get_text_config().to_dict() == text.to_dict(),
+}))
+"""
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_300M], ids=["skywork", "internvl"])
+def test_the_original_layout_brings_the_configuration_class_that_vllm_needs(tmp_path, config):
+    """The only place where code from a checkpoint runs, and it is our own: see `hf_files.py`."""
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, rope_factor=2.0))
+    out = tmp_path / "out"
+    out.mkdir()
+    hf_files.write(out, config, "original", None, None)
+    hf_config.write_json(out / "config.json", hf_config.write(config, "original", "float32"))
+    # No installed package, no cache, no network: what lies in the directory must do.
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ORIGINAL, out],
+        capture_output=True, text=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    t, v = config.text, config.vision
+    skywork = config.architecture == "SkyworkR1VChatModel"
+    family = "Qwen2" if skywork else "Qwen3"
+    assert got["text_class"] == f"{family}Config" and got["same_text"] and got["reread"]
+    assert got["text"] == {
+        "architectures": [f"{family}ForCausalLM"], "vocab_size": t.vocab_size,
+        "hidden_size": t.embed, "num_hidden_layers": t.layers, "num_attention_heads": t.heads,
+        "num_key_value_heads": t.kv_heads, "intermediate_size": t.mlp, "head_dim": t.head_dim,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "dynamic", "type": "dynamic", "factor": 2.0, "rope_theta": 10000.0,
+        },
+    }  # fmt: skip
+    assert got["vision"] == {
+        "hidden_size": v.embed, "image_size": 28, "patch_size": 7, "num_attention_heads": v.heads,
+        "num_hidden_layers": v.layers, "qkv_bias": v.qkv_bias, "qk_normalization": v.qk_norm,
+        "layer_norm_eps": 1e-6, "hidden_act": "gelu", "intermediate_size": v.mlp,
+        "norm_type": v.norm, "initializer_factor": 0.1,
+    }  # fmt: skip
+    assert got["top"] == {
+        "select_layer": -1, "downsample_ratio": 0.5, "ps_version": "v2", "force_image_size": 28,
+        "min_dynamic_patch": 1, "max_dynamic_patch": 12, "dynamic_image_size": True,
+        "use_thumbnail": True,
+        "architectures": ["SkyworkR1VChatModel" if skywork else "InternVLChatModel"],
+        "model_type": "skywork_chat" if skywork else "internvl_chat",
+    }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------
+# what is refused
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A checkpoint of two shards in the hf layout, to be copied and broken."""
+    directory = tmp_path_factory.mktemp("good") / "checkpoint"
+    return write_checkpoint(directory, vision_language("rms-qwen2"), "hf", "float32", shards=2)
+
+
+SHARD = "model-00001-of-00002.safetensors"
+LOST = "model-00002-of-00002.safetensors"
+
+
+def change_tensors(directory: Path, change) -> None:
+    """Rewrites the first shard after `change(tensors)`."""
+    tensors = load_file(directory / SHARD)
+    change(tensors)
+    save_file(tensors, directory / SHARD)
+
+
+def change_json(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove_shards(directory: Path) -> None:
+    for path in directory.glob("model*"):
+        path.unlink()
+
+
+def only_a_pickle(directory: Path) -> None:
+    remove_shards(directory)
+    (directory / "pytorch_model.bin").write_bytes(b"\x80\x04")
+
+
+def twice(directory: Path) -> None:
+    (directory / hf.INDEX).unlink()
+    shutil.copyfile(directory / SHARD, directory / "copy.safetensors")
+
+
+def point_outside(directory: Path, where: str) -> None:
+    shutil.copyfile(directory / LOST, directory.parent / "stolen.safetensors")
+    change_json(
+        directory / hf.INDEX, lambda index: index["weight_map"].update({"mlp1.weight": where})
+    )
+
+
+NORM = "language_model.model.layers.0.input_layernorm.weight"  # lies in the first shard
+K = "language_model.model.layers.0.self_attn.k_proj.weight"
+BROKEN = {
+    "no-directory": (shutil.rmtree, "no-directory: no such directory; give a Hugging Face"),
+    "lost-shard": (
+        lambda d: (d / LOST).unlink(),
+        f"{LOST} is missing; the index places 33 tensors in it",
+    ),
+    "cut-shard": (lambda d: truncate(d / SHARD), f"{SHARD} is cut short or damaged"),
+    "no-shard": (lambda d: (d / SHARD).write_bytes(b""), f"{SHARD} is empty (0 bytes)"),
+    "noise": (lambda d: (d / SHARD).write_bytes(b"x" * 999), f"{SHARD} is cut short or damaged"),
+    "shape": (
+        lambda d: change_tensors(d, lambda t: t.update({NORM: torch.ones(31)})),
+        f"{SHARD}: {NORM} has shape [31]; config.json makes it [32]",
+    ),
+    "transposed": (
+        lambda d: change_tensors(d, lambda t: t.update({K: torch.ones(4, 256)})),
+        f"{SHARD}: {K} has shape [4, 256]; config.json makes it [32, 32]",
+    ),
+    "integers": (
+        lambda d: change_tensors(d, lambda t: t.update({NORM: torch.ones(32, dtype=torch.int8)})),
+        f"{SHARD}: {NORM} is I8; wanted F32, BF16, F16",
+    ),
+    "float8": (
+        lambda d: change_tensors(d, lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)})),
+        f"{SHARD}: {NORM} is F8_E4M3; wanted F32, BF16, F16",
+    ),
+    "lost-tensor": (
+        lambda d: change_tensors(d, lambda t: t.pop(NORM)),
+        f"{NORM} [32] is missing",
+    ),
+    "unknown-tensor": (
+        lambda d: change_tensors(d, lambda t: t.update({"lora.weight": torch.ones(2)})),
+        f"{SHARD}: lora.weight is not a weight of this model",
+    ),
+    "twice": (twice, f"{NORM} is in both copy.safetensors and {SHARD}"),
+    "outside": (
+        lambda d: point_outside(d, "../stolen.safetensors"),
+        f"{hf.INDEX}: '../stolen.safetensors' lies outside the directory",
+    ),
+    "absolute": (
+        lambda d: point_outside(d, "/etc/passwd"),
+        f"{hf.INDEX}: '/etc/passwd' lies outside the directory",
+    ),
+    "empty-index": (lambda d: (d / hf.INDEX).write_text("{}"), f"{hf.INDEX}: no weight_map"),
+    "bad-index": (lambda d: (d / hf.INDEX).write_text("{"), f"{hf.INDEX}: not JSON"),
+    "no-weights": (remove_shards, "no *.safetensors file"),
+    "pickle": (only_a_pickle, "pytorch_model.bin is a pickle, which is never read"),
+    "no-config": (
+        lambda d: (d / "config.json").unlink(),
+        "config.json: no such file; is",
+    ),
+    "bad-config": (lambda d: (d / "config.json").write_text("{'a': 1}"), "config.json: not JSON"),
+    "empty-config": (lambda d: (d / "config.json").write_text(""), "config.json: not JSON"),
+    "binary-config": (
+        lambda d: (d / "config.json").write_bytes(b"\xff\xfe\x00"),
+        "config.json: not JSON",
+    ),
+    "list-config": (
+        lambda d: (d / "config.json").write_text("[]"),
+        "config.json: a JSON object was wanted, got list",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_a_broken_checkpoint_is_refused_by_name(tmp_path, good, name):
+    damage, message = BROKEN[name]
+    directory = tmp_path / name
+    shutil.copytree(good, directory)
+    damage(directory)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)) as raised:
+        hf.load(directory)
+    assert str(directory) in str(raised.value)
+
+
+def test_refusals_need_no_device(tmp_path, good):
+    """Found before JAX has so much as looked for a device."""
+    for name, (damage, _) in BROKEN.items():
+        shutil.copytree(good, tmp_path / name)
+        damage(tmp_path / name)
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from jax._src.xla_bridge import backends_are_initialized\n"
+        "from r1v3_jax import hf\n"
+        "for name in sys.argv[2:]:\n"
+        "    try: hf.load(Path(sys.argv[1]) / name)\n"
+        "    except (ValueError, FileNotFoundError): pass\n"
+        "    else: sys.exit(f'{name} was loaded')\n"
+        "assert not backends_are_initialized()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path, *BROKEN], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_all_problems_come_in_one_error(tmp_path, good):
+    directory = tmp_path / "bad"
+    shutil.copytree(good, directory)
+
+    def spoil(tensors):
+        tensors[NORM] = torch.ones(31)
+        tensors["extra"] = torch.ones(1)
+        del tensors[K]
+
+    change_tensors(directory, spoil)
+    with pytest.raises(ValueError) as raised:
+        hf.load(directory)
+    assert str(raised.value) == (
+        f"{directory} cannot be loaded, 3 problem(s):\n"
+        f"  {K} [32, 32] is missing\n"
+        f"  {SHARD}: {NORM} has shape [31]; config.json makes it [32]\n"
+        f"  {SHARD}: extra is not a weight of this model"
+    )
+    change_json(directory / "config.json", lambda raw: raw["text_config"].update(hidden_size=48))
+    with pytest.raises(ValueError, match=r"problem\(s\):\n(  .+\n){20}  \.\.\. and \d+ more$"):
+        hf.load(directory)
+
+
+def set_in(*path, value):
+    """Changes one value of a config.json."""
+
+    def change(raw):
+        *outer, last = path
+        for key in outer:
+            raw = raw[key]
+        raw[last] = value
+
+    return change
+
+
+LM = "the language model's "
+ODD_TYPE = "a value of a type that no config has"
+ROPE = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+CONFIGS = {  # layout, change, message
+    "architecture": ("hf", set_in("model_type", value="qwen2_vl"), "model_type 'qwen2_vl' is not"),
+    "no-type": ("hf", lambda raw: raw.pop("model_type"), "model_type None is not supported"),
+    "language": (
+        "original",
+        set_in("llm_config", "model_type", value="internlm2"),
+        "language model_type 'internlm2'; supported are qwen2, qwen3 and llama",
+    ),
+    "activation": (
+        "hf",
+        set_in("text_config", "hidden_act", value="gelu"),
+        f"{LM}hidden_act is 'gelu'; only 'silu' is supported",
+    ),
+    "vision-activation": (
+        "original",
+        set_in("vision_config", "hidden_act", value="quick_gelu"),
+        "vision hidden_act is 'quick_gelu'; only 'gelu' is supported",
+    ),
+    "projector-activation": (
+        "hf",
+        set_in("projector_hidden_act", value="relu"),
+        "projector_hidden_act is 'relu'; only 'gelu' is supported",
+    ),
+    "rope": (
+        "hf",
+        set_in("text_config", "rope_parameters", value=ROPE),
+        "RoPE scaling 'yarn'; supported are none ('default') and 'dynamic'",
+    ),
+    "old-rope": (
+        "original",
+        set_in("llm_config", "rope_scaling", value={"type": "linear", "factor": 2.0}),
+        "RoPE scaling 'linear'; supported",
+    ),
+    "no-rope": ("original", lambda raw: raw["llm_config"].pop("rope_theta"), "lacks rope_theta"),
+    "pixel-shuffle": (
+        "original",
+        set_in("ps_version", value="v1"),
+        "ps_version is 'v1'; only 'v2' is supported",
+    ),
+    "no-pixel-shuffle": (
+        "original",
+        lambda raw: raw.pop("ps_version"),  # v1 is the default of the original class
+        "ps_version is 'v1'; only 'v2' is supported",
+    ),
+    "sliding-window": (
+        "hf",
+        set_in("text_config", "use_sliding_window", value=True),
+        f"{LM}use_sliding_window is True; only False is supported",
+    ),
+    "layer-types": (
+        "hf",
+        set_in("text_config", "layer_types", value=["full_attention", "sliding_attention"]),
+        "layer_types ['full_attention', 'sliding_attention']; only full_attention",
+    ),
+    "select-layer": ("original", set_in("select_layer", value=-2), "select_layer is -2; only -1"),
+    "feature-layer": (
+        "hf",
+        set_in("vision_feature_layer", value=-2),
+        "vision_feature_layer is -2; only -1",
+    ),
+    "ratio": (
+        "original",
+        set_in("downsample_ratio", value=0.25),
+        "downsample_ratio is 0.25; only 0.5 is supported",
+    ),
+    "thumbnail": (
+        "original",
+        set_in("use_thumbnail", value=False),
+        "use_thumbnail is False; only True is supported",
+    ),
+    "norm": (
+        "hf",
+        set_in("vision_config", "norm_type", value="batch_norm"),
+        "vision norm_type 'batch_norm'; supported are layer_norm and rms_norm",
+    ),
+    "final-norm": (
+        "hf",
+        set_in("vision_config", "use_mean_pooling", value=False),
+        "vision use_mean_pooling is False; only True is supported",
+    ),
+    "oblong": (
+        "hf",
+        set_in("vision_config", "image_size", value=[28, 56]),
+        "vision image_size [28, 56]; only squares are supported",
+    ),
+    "odd-patches": (
+        "hf",
+        set_in("vision_config", "image_size", value=[35, 35]),
+        "image_size 35 must be an even number of patches of 7 pixels",
+    ),
+    "image-size": (
+        "original",
+        set_in("force_image_size", value=56),
+        "force_image_size 56 is not the tower's image_size 28",
+    ),
+    "quantised": (
+        "original",
+        set_in("llm_config", "quantization_config", value={"quant_method": "awq"}),
+        "quantised weights (quantization_config); wanted bfloat16 or float32 ones",
+    ),
+    "no-sizes": (
+        "hf",
+        lambda raw: [raw["text_config"].pop(key) for key in ("hidden_size", "vocab_size")],
+        f"{LM}config lacks hidden_size, vocab_size",
+    ),
+    "no-tower": (
+        "hf",
+        lambda raw: raw.pop("vision_config"),
+        "vision_config lacks hidden_size, num_hidden_layers, num_attention_heads",
+    ),
+    "heads": (
+        "hf",
+        set_in("text_config", "num_key_value_heads", value=3),
+        "8 query heads do not divide over 3 kv heads",
+    ),
+    "image-token": (
+        "hf",
+        set_in("image_token_id", value=331),
+        "image_token_id 331 is outside the vocabulary of 331 tokens",
+    ),
+    "text-for-a-number": ("hf", set_in("vision_config", "hidden_size", value="wide"), ODD_TYPE),
+    "text-for-an-object": ("hf", set_in("vision_config", value="none"), "vision_config lacks"),
+    "list-for-an-object": ("hf", set_in("text_config", value=[1]), ODD_TYPE),
+    "text-for-rope": ("hf", set_in("text_config", "rope_parameters", value="yarn"), ODD_TYPE),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_config_that_the_model_cannot_follow_is_refused(tmp_path, name):
+    layout, change, message = CONFIGS[name]
+    raw = vision_language("rms-qwen2").config.to_dict()
+    raw = original_config(raw) if layout == "original" else raw
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    hf_config.read(tmp_path)
+    change_json(tmp_path / "config.json", change)
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        hf_config.read(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}/config.json: ")
+
+
+def test_all_problems_of_a_config_come_in_one_error(tmp_path):
+    raw = original_config(vision_language("rms-qwen2").config.to_dict())
+    raw["ps_version"], raw["llm_config"]["hidden_act"] = "v1", "relu"
+    raw["vision_config"]["norm_type"] = "none"
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError) as raised:
+        hf_config.read(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path}/config.json:\n"
+        "  the language model's hidden_act is 'relu'; only 'silu' is supported\n"
+        "  vision norm_type 'none'; supported are layer_norm and rms_norm\n"
+        "  ps_version is 'v1'; only 'v2' is supported"
+    )
+
+
+def test_the_image_token_is_found_where_each_generation_of_files_keeps_it(tmp_path):
+    source = vision_language("rms-qwen2").config.to_dict()
+    hf_config.write_json(tmp_path / "config.json", source)
+    assert hf_config.read(tmp_path).image_token_id == 9
+    old = {key: value for key, value in source.items() if key != "image_token_id"}
+    hf_config.write_json(tmp_path / "config.json", {**old, "image_token_index": 11})
+    assert hf_config.read(tmp_path).image_token_id == 11
+    original = original_config(vision_language("rms-qwen2").config.to_dict())
+    del original["image_token_id"]  # the published files of this layout have none
+    hf_config.write_json(tmp_path / "config.json", original)
+    with pytest.raises(ValueError, match="image_token_id 151667 is outside the vocabulary of 331"):
+        hf_config.read(tmp_path)
+    hf_config.write_json(tmp_path / "added_tokens.json", {"<IMG_CONTEXT>": 13})
+    assert hf_config.read(tmp_path).image_token_id == 13
+    listed = {"added_tokens_decoder": {"17": {"content": "<IMG_CONTEXT>", "special": True}}}
+    hf_config.write_json(tmp_path / "tokenizer_config.json", listed)
+    assert hf_config.read(tmp_path).image_token_id == 17
+    listed = {"added_tokens": [{"content": "<IMG_CONTEXT>", "id": 19}]}
+    hf_config.write_json(tmp_path / "tokenizer.json", listed)
+    assert hf_config.read(tmp_path).image_token_id == 19

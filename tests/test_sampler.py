@@ -1,0 +1,466 @@
+"""Sampling: choices written out, statistics of the draws, and agreement with transformers, with the
+trainer's log-probabilities, and of any batch with any other.
+"""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch_reference as reference
+from flax import nnx
+from jax.sharding import NamedSharding
+from transformers import (
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from r1v3_jax import hf, sampler
+from r1v3_jax.config import Compute
+from r1v3_jax.models import r1v3
+from r1v3_jax.models.layers import NEVER
+from r1v3_jax.sampler import Completions, Sampling
+from r1v3_jax.sharding import DECODE, TRAIN, make_mesh, shardings
+
+IMAGE, END, PAD, VOCAB = (
+    reference.IMAGE_TOKEN,
+    reference.END_TOKEN,
+    reference.PAD_TOKEN,
+    reference.VOCAB,
+)
+PROMPTS = [[5, *[IMAGE] * 4, 7, 8], [6, 20, 21], [30, *[IMAGE] * 8, 31, 32, 33, 34, 35], [40]]
+TILES = reference.rng_tiles(4)  # the first prompt has the first, the third the second and third
+
+# Compiling is nearly all the time of these tests: less of it.
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
+generate = quick_jit(sampler.generate, static_argnames=("group_size", "sampling"))
+
+
+def batch(*numbers):
+    """The prompts of these numbers, padded on the right -> tokens, lengths, image_index."""
+    tokens, index = np.full((len(numbers), 16), PAD), np.full((len(numbers), 16), -1)
+    for row, number in enumerate(numbers):
+        ids = np.array(PROMPTS[number])
+        tokens[row, : len(ids)] = ids
+        first = {0: 0, 2: 4}.get(number)
+        places = np.flatnonzero(ids == IMAGE)
+        index[row, places] = first + np.arange(len(places)) if len(places) else -1
+    lengths = [len(PROMPTS[number]) for number in numbers]
+    return tokens.astype(np.int32), np.array(lengths, np.int32), index.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    theirs = reference.internvl(reference.text_config(), reference.rms_vision(), seed=2)
+    directory = tmp_path_factory.mktemp("checkpoint")
+    reference.save_hf(theirs, directory)
+    ours = hf.load(directory)
+    images = quick_jit(lambda m, t: m.encode_images(t))(ours, TILES)
+    return SimpleNamespace(theirs=theirs, model=ours, images=images, directory=directory)
+
+
+@pytest.fixture(scope="module")
+def sample(checkpoint):
+    """Completions of prompts by number."""
+
+    def run(*numbers, key=0, limit=None, group_size=1, **settings):
+        tokens, lengths, index = batch(*numbers)
+        limit = None if limit is None else jnp.int32(limit)
+        return jax.device_get(
+            generate(
+                checkpoint.model, tokens, lengths, jax.random.key(key), checkpoint.images, index,
+                limit, group_size=group_size, sampling=Sampling(**settings),
+            )
+        )  # fmt: skip
+
+    return run
+
+
+def rows(completions, chosen):
+    return jax.tree.map(lambda x: x[chosen], completions)
+
+
+def assert_same(a, b):
+    """The same tokens, and log-probabilities to float32 rounding."""
+    for name in ("tokens", "lengths", "ended", "chosen"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+    for name in ("logprobs", "entropies"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=1e-5)
+
+
+# --- one choice, written out -------------------------------------------------------------------
+
+#        token       0    1    2    3
+LOGITS = jnp.log(jnp.array([[0.1, 0.5, 0.3, 0.1]]))
+
+
+def drawn(**settings):
+    """Share of each token among 4,000 draws."""
+    keys = jax.random.split(jax.random.key(7), 4000)
+    logits = jnp.broadcast_to(LOGITS, (4000, 4))
+    tokens = sampler.choose(logits, keys, Sampling(max_tokens=1, **settings))
+    assert tokens.dtype == jnp.int32
+    return np.bincount(tokens, minlength=4) / 4000
+
+
+# Five standard deviations of a share of 4,000 draws: 5 * sqrt(1/4 / 4,000).
+SHARE = 0.04
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, [0.1, 0.5, 0.3, 0.1]),
+        ({"temperature": 0.5}, [1 / 36, 25 / 36, 9 / 36, 1 / 36]),  # p^2, normalised
+        ({"temperature": 2.0}, [0.168, 0.375, 0.290, 0.168]),  # sqrt(p), normalised
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 5 / 8, 3 / 8, 0]),
+        ({"top_k": 99}, [0.1, 0.5, 0.3, 0.1]),
+        ({"top_p": 0.4}, [0, 1, 0, 0]),
+        ({"top_p": 0.7}, [0, 5 / 8, 3 / 8, 0]),
+        ({"banned": (1,)}, [0.2, 0, 0.6, 0.2]),
+        ({"banned": (1,), "top_k": 1}, [0, 0, 1, 0]),
+        ({"banned": (1, 2)}, [0.5, 0, 0, 0.5]),
+        ({"banned": (2,), "top_p": 0.7}, [0, 1, 0, 0]),  # .5 of the .7 that are left reach it
+    ],
+    ids=str,
+)
+def test_choices(settings, expected):
+    shares = drawn(**settings)
+    np.testing.assert_allclose(shares, expected, rtol=0, atol=SHARE)
+    assert np.all((shares > 0) == (np.array(expected) > 0))  # nothing that is excluded, ever
+
+
+def test_greedy_takes_the_highest_that_is_not_banned():
+    logits = jnp.array([[0.0, 9.0, 2.0, 1.0], [5.0, 9.0, 2.0, 9.0]])
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def choose(**settings):
+        settings = Sampling(max_tokens=1, temperature=0.0, **settings)
+        return sampler.choose(logits, keys, settings).tolist()
+
+    assert choose() == [1, 1]
+    assert choose(banned=(1,)) == [2, 3]
+    assert choose(banned=(1, 3)) == [2, 0]
+    assert choose(top_k=1, top_p=0.5) == [1, 1]
+
+
+def test_pad_rows_of_the_vocabulary_are_never_drawn():
+    logits = jnp.array([[0.0, 0.0, NEVER, NEVER]] * 1000)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    for temperature in (0.1, 1.0, 100.0):
+        settings = Sampling(max_tokens=1, temperature=temperature, banned=(0,))
+        assert np.all(np.asarray(sampler.choose(logits, keys, settings)) == 1)
+
+
+def test_nucleus_floor_written_out():
+    p = jnp.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.3, 0.5], [0.25, 0.25, 0.25, 0.25]])
+    for top_p, floors in (
+        (0.01, [0.5, 0.5, 0.25]),
+        (0.49, [0.5, 0.5, 0.25]),
+        (0.7, [0.3, 0.3, 0.25]),
+        (0.85, [0.1, 0.1, 0.25]),
+    ):
+        got = jnp.exp(sampler.nucleus_floor(jnp.log(p), top_p))
+        np.testing.assert_allclose(got[:, 0], floors, rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 5}, {"top_p": 0.3}, {"top_p": 0.95}], ids=str)
+def test_what_is_cut_equals_transformers(settings):
+    logits = np.random.default_rng(0).normal(size=(8, 50)).astype(np.float32) * 2
+    warper = TopKLogitsWarper(5) if "top_k" in settings else TopPLogitsWarper(settings["top_p"])
+    theirs = torch.isfinite(warper(None, torch.from_numpy(logits))).numpy()
+    # 20,000 draws a row: also what is kept with a probability of 1e-3 comes up.
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    settings = Sampling(max_tokens=1, **settings)
+    for row in range(8):
+        tokens = sampler.choose(jnp.tile(logits[row], (20_000, 1)), keys, settings)
+        assert np.array_equal(np.unique(tokens), np.flatnonzero(theirs[row]))
+
+
+# --- the other parts, written out --------------------------------------------------------------
+
+
+def completions(tokens, lengths, ended):
+    shape = np.shape(tokens)
+    zeros = jnp.zeros(shape, jnp.float32)
+    return Completions(
+        tokens=jnp.array(tokens), logprobs=zeros, entropies=zeros, chosen=jnp.zeros(shape, bool),
+        lengths=jnp.array(lengths), ended=jnp.array(ended),
+    )  # fmt: skip
+
+
+def test_record_written_out():
+    # Three samples at step 1: one goes on, one ends now (end token 2), one has ended before.
+    before = completions([[5, 0, 0], [6, 0, 0], [2, 0, 0]], [1, 1, 1], [False, False, True])
+    after = sampler.record(
+        before,
+        jnp.int32(1),
+        jnp.array([7, 2, 9]),
+        jnp.array([-1.0, -2.0, -3.0]),
+        jnp.array([0.1, 0.2, 0.3]),
+        jnp.array([True, False, True]),
+        2,
+    )
+    assert after.tokens.tolist() == [[5, 7, 0], [6, 2, 0], [2, 0, 0]]
+    assert after.logprobs.tolist() == [[0, -1, 0], [0, -2, 0], [0, 0, 0]]
+    np.testing.assert_allclose(after.entropies[:, 1], [0.1, 0.2, 0])
+    assert after.chosen[:, 1].tolist() == [True, False, False]
+    assert after.lengths.tolist() == [2, 2, 1]
+    assert after.ended.tolist() == [False, True, True]
+
+
+def test_measure_is_the_log_softmax_and_its_entropy():
+    logits = jnp.array([[1.0, 2.0, 4.0, NEVER], [0.0, 0.0, 0.0, 0.0]])
+    for temperature in (1.0, 0.5):
+        logprob, entropy = sampler.measure(logits, jnp.array([2, 0]), temperature)
+        p = np.exp(np.array([1.0, 2.0, 4.0]) / temperature)
+        p /= p.sum()
+        np.testing.assert_allclose(logprob, [np.log(p[2]), -np.log(4)], atol=1e-6)
+        np.testing.assert_allclose(entropy, [-np.sum(p * np.log(p)), np.log(4)], atol=1e-6)
+
+
+def test_repetition_penalty_equals_transformers():
+    logits = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32) * 3
+    tokens, lengths = [[3, 5, 3, 0], [7, 0, 0, 0], [0, 0, 0, 0]], [3, 1, 0]
+    settings = Sampling(max_tokens=4, repetition_penalty=1.3)
+    state = completions(tokens, lengths, [False] * 3)
+    got = sampler.penalised(jnp.asarray(logits), state, settings)
+    for row, length in enumerate(lengths):  # what is not yet written (0) is not penalised
+        ids = torch.tensor([tokens[row][:length]], dtype=torch.long)
+        theirs = RepetitionPenaltyLogitsProcessor(1.3)(ids, torch.from_numpy(logits[row : row + 1]))
+        np.testing.assert_allclose(got[row], theirs[0], rtol=1e-6)
+    untouched = sampler.penalised(jnp.asarray(logits), state, Sampling(max_tokens=4))
+    assert np.array_equal(untouched, logits)
+
+
+@pytest.mark.parametrize(
+    "wanted, expected, chosen",
+    [  # think_end is 7 8 9, after three tokens it is forced
+        ([1, 2, 3, 4, 5, 6, 1, 2], [1, 2, 3, 7, 8, 9, 1, 2], "11100011"),
+        ([1, 7, 8, 4, 5, 6, 1, 2], [1, 7, 8, 9, 5, 6, 1, 2], "11101111"),  # was about to close
+        ([7, 8, 9, 4, 5, 6, 1, 2], [7, 8, 9, 4, 5, 6, 1, 2], "11111111"),  # closed in time
+        ([7, 7, 8, 4, 5, 6, 1, 2], [7, 7, 8, 9, 5, 6, 1, 2], "11101111"),  # a false start
+        ([7, 8, 1, 7, 8, 9, 1, 2], [7, 8, 1, 7, 8, 9, 1, 2], "11100011"),  # its own, but forced
+    ],
+)
+def test_a_thinking_budget_written_out(wanted, expected, chosen):
+    settings = Sampling(max_tokens=8, thinking_tokens=3, think_end=(7, 8, 9))
+    closing, out, own = jnp.zeros(1, jnp.int32), [], []
+    for step, token in enumerate(wanted):
+        token, free, closing = sampler.close_thinking(
+            jnp.array([token]), jnp.int32(step), closing, settings
+        )
+        out.append(int(token[0]))
+        own.append(bool(free[0]))
+    assert out == expected
+    assert own == [c == "1" for c in chosen]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"max_tokens": 0}, "max_tokens 0 must be at least 1"),
+        ({"temperature": -0.1}, "must not be negative; 0 is greedy"),
+        ({"top_p": 0.0}, r"top_p 0.0 must lie in \(0, 1\]"),
+        ({"top_p": 1.5}, r"top_p 1.5 must lie in \(0, 1\]"),
+        ({"top_k": -1}, "top_k -1 must not be negative"),
+        ({"repetition_penalty": 0.0}, "must be positive"),
+        ({"thinking_tokens": 5}, "needs think_end"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**{"max_tokens": 4, **settings})
+
+
+# --- whole completions -------------------------------------------------------------------------
+
+GREEDY = {"max_tokens": 32, "temperature": 0.0}
+
+
+def their_completion(theirs, number, **settings):
+    """What transformers generates greedily, without the prompt."""
+    inputs = {"input_ids": torch.tensor([PROMPTS[number]])}
+    tiles = {0: TILES[:1], 2: TILES[1:3]}.get(number)
+    if tiles is not None:
+        inputs["pixel_values"] = reference.to_pixel_values(tiles)
+    with torch.no_grad():
+        out = theirs.generate(
+            **inputs, do_sample=False, max_new_tokens=32, pad_token_id=PAD, **settings
+        )
+    return out[0, len(PROMPTS[number]) :].tolist()
+
+
+def test_greedy_completions_equal_transformers(checkpoint, sample):
+    # Four prompts of different lengths at once, two of them with images.
+    ours = sample(0, 1, 2, 3, **GREEDY)
+    theirs = [their_completion(checkpoint.theirs, number) for number in range(4)]
+    assert ours.tokens.tolist() == theirs
+    assert len(set(map(tuple, theirs))) == 4
+    assert ours.lengths.tolist() == [32] * 4 and not ours.ended.any()
+
+
+def test_greedy_with_a_repetition_penalty_equals_transformers(checkpoint, sample):
+    # Given embeddings, transformers' penalty sees the completion only, as ours does.
+    embeddings = checkpoint.theirs.get_input_embeddings()(torch.tensor([PROMPTS[1]]))
+    with torch.no_grad():
+        theirs = checkpoint.theirs.generate(
+            inputs_embeds=embeddings.detach(), attention_mask=torch.ones(1, 3),
+            do_sample=False, max_new_tokens=32, pad_token_id=PAD, repetition_penalty=1.2,
+        )  # fmt: skip
+    ours = sample(1, **GREEDY, repetition_penalty=1.2)
+    assert ours.tokens[0].tolist() == theirs[0].tolist()
+    assert ours.tokens[0].tolist() != their_completion(checkpoint.theirs, 1)
+
+
+def with_end_token(model, token):
+    config = dataclasses.replace(model.config, end_token_id=token)
+    graph, _ = nnx.split(r1v3.abstract(config, model.compute))
+    return nnx.merge(graph, nnx.state(model))
+
+
+def test_samples_end_at_the_end_token_or_at_the_limit(checkpoint, sample):
+    free = sample(0, 1, 2, 3, **GREEDY)
+    first = {int(t): int(np.argmax(free.tokens[0] == t)) for t in free.tokens[0]}
+    end, at = next((t, i) for t, i in first.items() if i >= 3)  # sample 0 says it after a while
+    model = with_end_token(checkpoint.model, end)
+    tokens, lengths, index = batch(0, 1, 2, 3)
+    ours = jax.device_get(
+        generate(
+            model, tokens, lengths, jax.random.key(0), checkpoint.images, index,
+            sampling=Sampling(**GREEDY),
+        )
+    )  # fmt: skip
+    said = [np.flatnonzero(row == end) for row in free.tokens]
+    assert ours.lengths.tolist() == [int(s[0]) + 1 if len(s) else 32 for s in said]
+    assert ours.lengths[0] == at + 1 and ours.ended.tolist() == [len(s) > 0 for s in said]
+    assert set(ours.ended.tolist()) == {True, False}  # both kinds in one batch
+    written = np.arange(32) < ours.lengths[:, None]
+    assert np.array_equal(ours.tokens, np.where(written, free.tokens, PAD))
+    assert np.array_equal(ours.chosen, written)
+    for name in ("logprobs", "entropies"):
+        expected = np.where(written, getattr(free, name), 0)
+        np.testing.assert_allclose(getattr(ours, name), expected, rtol=0, atol=1e-5)
+
+
+HOT = {"max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "top_k": 40, "banned": (IMAGE,)}
+
+
+def test_a_limit_cuts_the_same_completions_short(sample):
+    whole, cut = sample(0, 1, **HOT), sample(0, 1, limit=5, **HOT)
+    assert cut.lengths.tolist() == [5, 5] and not cut.ended.any()
+    assert np.array_equal(cut.tokens[:, :5], whole.tokens[:, :5])
+    assert np.all(cut.tokens[:, 5:] == PAD) and np.all(cut.logprobs[:, 5:] == 0)
+
+
+def test_the_same_key_gives_the_same_completions(sample):
+    one, again, other = (sample(0, 1, key=key, **HOT) for key in (3, 3, 4))
+    assert_same(one, again)
+    assert not np.array_equal(one.tokens, other.tokens)
+
+
+def test_a_sample_depends_neither_on_its_batch_nor_on_its_group(sample):
+    group = sample(0, 1, group_size=3, **HOT)
+    assert len({tuple(row) for row in group.tokens}) == 6  # the mates differ
+    # Alone; with its mates but no other prompt; as three prompts instead of one with three samples.
+    assert_same(rows(group, slice(0, 1)), sample(0, **HOT))
+    assert_same(rows(group, slice(0, 3)), sample(0, group_size=3, **HOT))
+    assert_same(group, sample(0, 0, 0, 1, 1, 1, **HOT))
+
+
+def test_log_probabilities_are_the_trainers(checkpoint, sample):
+    """Those of the whole policy at the temperature, whatever top-p, top-k and ban cut away."""
+    ours = sample(0, 1, 2, group_size=2, **HOT)
+    tokens, lengths, index = (np.repeat(x, 2, axis=0) for x in batch(0, 1, 2))
+    steps = np.arange(16 + 12)
+    total = (lengths + ours.lengths)[:, None]
+    rows = np.pad(tokens, ((0, 0), (0, 12)))
+    for row, length in enumerate(lengths):
+        rows[row, length : length + 12] = ours.tokens[row]
+    positions = np.broadcast_to(steps, rows.shape)
+    index = np.pad(index, ((0, 0), (0, 12)), constant_values=-1)
+
+    @quick_jit
+    def score(model, rows, positions, segments, index, images):
+        hidden = model(rows, positions, segments, images, index)
+        return model.logprobs(hidden[:, :-1], rows[:, 1:], temperature=HOT["temperature"])
+
+    segments = (positions < total).astype(np.int32)
+    logprobs, entropy = score(checkpoint.model, rows, positions, segments, index, checkpoint.images)
+    for row, length in enumerate(lengths):
+        size = ours.lengths[row]
+        where = slice(length - 1, length - 1 + size)
+        # Two programs for one function; as cached logits against the full forward pass.
+        np.testing.assert_allclose(ours.logprobs[row, :size], logprobs[row, where], atol=1e-4)
+        np.testing.assert_allclose(ours.entropies[row, :size], entropy[row, where], atol=1e-4)
+    assert not np.any(ours.tokens == IMAGE) and np.all(ours.chosen == (ours.logprobs != 0))
+
+
+def test_first_tokens_follow_the_distribution(checkpoint, sample):
+    size = 2000
+    ours = sample(1, group_size=size, max_tokens=1, temperature=1.5)
+    hidden = torch.tensor([PROMPTS[1]])
+    with torch.no_grad():
+        logits = checkpoint.theirs(input_ids=hidden).logits[0, -1] / 1.5
+    p = torch.softmax(logits, dim=-1).numpy()
+    shares = np.bincount(ours.tokens[:, 0], minlength=VOCAB) / size
+    # Five standard deviations of each share, and one draw for those that are hardly ever drawn.
+    bound = 5 * np.sqrt(p * (1 - p) / size) + 1 / size
+    assert np.all(np.abs(shares - p) <= bound)
+    assert np.sum(p > 0.01) > 5  # a distribution worth the test
+    np.testing.assert_allclose(ours.logprobs[:, 0], np.log(p)[ours.tokens[:, 0]], atol=1e-4)
+
+
+def test_a_thinking_budget_closes_the_thinking(sample):
+    close = (50, 51, 52)
+    ours = sample(0, 1, **{**HOT, "thinking_tokens": 4, "think_end": close})
+    free = sample(0, 1, **HOT)
+    assert np.array_equal(ours.tokens[:, :4], free.tokens[:, :4])
+    assert ours.tokens[:, 4:7].tolist() == [list(close)] * 2
+    forced = (np.arange(12) >= 4) & (np.arange(12) < 7)
+    assert np.array_equal(ours.chosen, np.broadcast_to(~forced, (2, 12)))
+    assert np.all(ours.logprobs[:, 4:7] < 0)  # the policy's own, of tokens it did not choose
+
+
+LAYOUTS = {  # mesh, rules, whether the inputs lie on their devices already, further settings
+    "decode": ((1, 2, 4), DECODE, True, {}),
+    "train": ((2, 2, 2), TRAIN, True, {}),
+    "host inputs": ((1, 2, 4), DECODE, False, {}),
+    "penalty": ((1, 2, 4), DECODE, True, {"repetition_penalty": 1.1}),
+    "thinking": ((1, 2, 4), DECODE, True, {"thinking_tokens": 4, "think_end": (50, 51, 52)}),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_eight_devices_sample_what_one_does(checkpoint, sample, name):
+    shape, rules, placed, further = LAYOUTS[name]
+    settings = {**HOT, **further}
+    numbers = (0, 1, 2, 3, 2, 1, 0, 1)
+    expected = sample(*numbers, group_size=2, **settings)
+    tokens, lengths, index = batch(*numbers)
+    mesh = make_mesh(shape)
+    with jax.set_mesh(mesh):
+
+        def put(x, *axes):
+            return jax.device_put(x, NamedSharding(mesh, rules.spec(*axes))) if placed else x
+
+        graph, _ = nnx.split(r1v3.abstract(checkpoint.model.config, Compute(rules=rules)))
+        state = nnx.state(checkpoint.model)
+        placement = shardings(checkpoint.model, rules, mesh)
+        model = nnx.merge(graph, jax.device_put(state, placement))
+        images = np.concatenate([np.asarray(checkpoint.images)] * 2)
+        got = generate(
+            model, put(tokens, "batch", None), put(lengths, "batch"), jax.random.key(0),
+            put(images, "tiles", None, None), put(index, "batch", None),
+            group_size=2, sampling=Sampling(**settings),
+        )  # fmt: skip
+        assert got.tokens.sharding.spec == rules.spec("batch", None)
+    assert_same(jax.device_get(got), expected)

@@ -1,0 +1,540 @@
+"""The three tools as a user runs them, and what transformers makes of what they write."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers_for_tests
+import torch
+import transformers
+from PIL import Image
+from random_models import random_model
+from safetensors.torch import load_file, save_file
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+from r1v3_jax import checkpoint, hf, hf_config, tokens
+from r1v3_jax.presets import TINY
+from r1v3_jax.sharding import make_mesh
+
+ROOT = Path(__file__).parent.parent
+LAYOUTS = hf_config.LAYOUTS
+# As many rows as the tokenizer has tokens: nothing may be added to it.
+CONFIG = dataclasses.replace(
+    TINY,
+    text=dataclasses.replace(TINY.text, vocab_size=277),
+    image_token_id=270,
+    end_token_id=267,
+    pad_token_id=265,
+)
+QUESTION = "What is the difference?"
+# What Skywork-R1V3 and Qwen2.5 ship: a template that knows strings only.
+TEXT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou see.<|im_end|>\n' }}"
+    "{% endif %}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+class ImageProcessorOnly(transformers.InternVLProcessor):
+    """InternVL's processor without its video half, which is the part that needs torchvision."""
+
+    @classmethod
+    def get_attributes(cls):
+        return ["image_processor", "tokenizer"]
+
+
+def succeed(tool: str, *arguments: str) -> str:
+    """`python tools/TOOL.py --...`, from the root of the repository; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, f"tools/{tool}.py", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+# Imports once, then runs every command line in a fork of its own, before JAX has a backend. A fork
+# ends as the interpreter does, without its seconds of tidying up.
+RUN_ALL = """
+import json, os, runpy, sys, traceback
+from r1v3_jax import checkpoint, hf, images, tokens
+
+for i, arguments in enumerate(json.load(sys.stdin)):
+    if (child := os.fork()) == 0:
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{sys.argv[1]}/{i}.{name}", os.O_CREAT | os.O_WRONLY), fd)
+        sys.argv, code = arguments, 0
+        try:
+            runpy.run_path(arguments[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int | None) else 1
+            print(stop.code if isinstance(stop.code, str) else "", end="", file=sys.stderr)
+        except BaseException:
+            code = traceback.print_exc() or 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def run_all(directory: Path, commands: list[list[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of several command lines [tool, argument, ...]."""
+    directory.mkdir()
+    commands = [[f"tools/{tool}.py", *arguments] for tool, *arguments in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, directory], input=json.dumps(commands),
+        capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [
+        (
+            int(code),
+            (directory / f"{i}.stdout").read_text(),
+            (directory / f"{i}.stderr").read_text(),
+        )
+        for i, code in enumerate(done.stdout.split())
+    ]
+
+
+def write_images(directory: Path) -> list[Path]:
+    """Two pictures of noise: a wide one, of 6 tiles and a thumbnail, and a square one."""
+    rng, paths = np.random.default_rng(0), []
+    for i, (width, height) in enumerate([(70, 45), (30, 31)]):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        paths.append(directory / f"{i}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A directory as published (original layout, no template), taken in and out by the tools."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "tokenizer").mkdir()
+    tokenizers_for_tests.write_tiny_tokenizer(work / "tokenizer")
+    hf.save(random_model(CONFIG), work / "published", "original", tokenizer=work / "tokenizer")
+    succeed("import_hf", f"--hf={work}/published", f"--out={work}/checkpoint")
+    for layout in LAYOUTS:
+        arguments = [f"--checkpoint={work}/checkpoint", f"--out={work}/{layout}"]
+        said = succeed("export_hf", *arguments, f"--layout={layout}")
+        assert said == (
+            f"{work}/{layout}: SkyworkR1VChatModel, 82,288 parameters, float32, layout {layout}\n"
+        )
+    write_images(work)
+    return work
+
+
+def test_in_and_out_again_is_bitwise(work):
+    published = load_file(work / "published" / "model.safetensors")
+    original = load_file(work / "original" / "model.safetensors")
+    assert set(original) == set(published)
+    assert all(torch.equal(original[name], published[name]) for name in published)
+
+
+def test_checksums_cover_every_file(work):
+    for layout in LAYOUTS:
+        lines = (work / layout / "SHA256SUMS").read_text().splitlines()
+        sums = dict(reversed(line.split("  ")) for line in lines)
+        files = {path.name: path for path in (work / layout).iterdir() if path.name != "SHA256SUMS"}
+        assert sums == {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in files.items()}
+        expected = {
+            "config.json", "generation_config.json", "preprocessor_config.json",
+            "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+            "processor_config.json" if layout == "hf" else "configuration_chat.py",
+        }  # fmt: skip
+        assert set(files) == expected
+
+
+def test_transformers_reads_the_same_prompt_and_computes_the_same_logits(work):
+    """Two images through InternVLProcessor and through tools/logits.py: the same ids and pixels."""
+    out = work / "logits.npz"
+    pictures = [f"--image={work}/{i}.png" for i in range(2)]
+    said = succeed(
+        "logits", f"--hf={work}/hf", f"--prompt={QUESTION}", *pictures, f"--out={out}"
+    )  # fmt: skip
+    assert said == f"{out}: 117 tokens, 8 tiles, logits [117, 277]\n"
+    ours = np.load(out)
+    assert {name: (a.dtype.name, a.shape) for name, a in ours.items()} == {
+        "tokens": ("int32", (117,)),
+        "tiles": ("float32", (8, 28, 28, 3)),
+        "logits": ("float32", (117, 277)),
+    }
+
+    processor = ImageProcessorOnly.from_pretrained(work / "hf")
+    assert type(processor.image_processor) is GotOcr2ImageProcessorPil
+    assert len(processor.tokenizer) == CONFIG.text.vocab_size  # no token was added on the way
+    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+    )
+    images = [Image.open(work / f"{i}.png") for i in range(2)]
+    theirs = processor(text=text, images=images, return_tensors="pt")
+    np.testing.assert_array_equal(theirs["input_ids"][0], ours["tokens"])
+    np.testing.assert_array_equal(theirs["pixel_values"].permute(0, 2, 3, 1), ours["tiles"])
+
+    model, info = transformers.InternVLForConditionalGeneration.from_pretrained(
+        work / "hf", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        logits = model(**theirs).logits[0].numpy()
+    np.testing.assert_allclose(ours["logits"], logits, atol=1e-4)  # float32, sums in other orders
+    generated = model.generate(**theirs, max_new_tokens=4, do_sample=False, eos_token_id=-1)
+    assert generated.shape == (1, 121)
+    assert generated[0, 117] == ours["logits"][-1].argmax()
+
+
+def test_every_directory_gives_the_same_logits(work, tmp_path):
+    """Also the original layout, and with <image> markers in other places; and text alone."""
+    prompt = "--prompt=The first <image>, the second <image>?"
+    pictures = [f"--image={work}/{i}.png" for i in range(2)]
+    names = ("published", "hf", "original")
+    commands = [
+        ["logits", f"--hf={work}/{name}", prompt, *pictures, f"--out={tmp_path}/{name}.npz"]
+        for name in names
+    ]
+    text = [f"--hf={work}/hf", "--prompt=Hello", f"--out={tmp_path}/text", "--dtype=bfloat16"]
+    assert [code for code, *_ in run_all(tmp_path / "log", [*commands, ["logits", *text]])] == [
+        0
+    ] * 4
+    first, *others = (np.load(tmp_path / f"{name}.npz") for name in names)
+    for other in others:
+        for key in ("tokens", "tiles", "logits"):
+            np.testing.assert_array_equal(other[key], first[key])
+    alone = np.load(tmp_path / "text")
+    assert alone["tiles"].shape == (0, 28, 28, 3) and alone["logits"].dtype == np.float32
+    wanted = tokens.load(work / "hf").encode_prompt([{"role": "user", "content": "Hello"}])
+    np.testing.assert_array_equal(alone["tokens"], wanted)
+
+
+# -------------------------------------------------------------------------------------------------
+# chat templates and tokenizer files of an export
+
+
+def export(directory: Path, work: Path, wanted: list[tuple[str, Path]]) -> list[Path]:
+    """The checkpoint in `work` with other tokenizer files, exported: [(layout, files), ...]."""
+    commands = []
+    for i, (layout, files) in enumerate(wanted):
+        source = directory / f"{i}"
+        shutil.copytree(work / "checkpoint", source)
+        shutil.rmtree(source / "tokenizer")
+        (source / "tokenizer").mkdir()
+        hf_config.copy_tokenizer(files, source / "tokenizer")
+        out = f"--out={source}-out"
+        commands.append(["export_hf", f"--checkpoint={source}", out, f"--layout={layout}"])
+    for code, _, stderr in run_all(directory / "log", commands):
+        assert code == 0, stderr
+    return [directory / f"{i}-out" for i in range(len(wanted))]
+
+
+def render(directory: Path, content) -> str:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+
+
+IMAGE_PARTS = [{"type": "image"}, {"type": "text", "text": "What?"}]
+
+
+def test_an_image_is_marked_as_the_readers_of_the_layout_want_it(tmp_path, work):
+    """<IMG_CONTEXT> for transformers' processor, <image> for vLLM's; each layout keeps its own."""
+    assert "<IMG_CONTEXT>\nWhat?" in render(work / "hf", IMAGE_PARTS)
+    assert "<image>\nWhat?" in render(work / "original", IMAGE_PARTS)
+    shutil.copytree(work / "tokenizer", tmp_path / "strings")
+    settings = hf_config.read_json(tmp_path / "strings" / "tokenizer_config.json")
+    settings["chat_template"] = TEXT_TEMPLATE
+    hf_config.write_json(tmp_path / "strings" / "tokenizer_config.json", settings)
+    cases = [(layout, work / source) for layout in LAYOUTS for source in LAYOUTS]
+    cases += [(layout, tmp_path / "strings") for layout in LAYOUTS]
+    *swapped, hf_strings, original_strings = export(tmp_path, work, cases)
+    for out, (layout, _) in zip(swapped, cases, strict=False):
+        wanted = (work / layout / "chat_template.jinja").read_text()
+        assert (out / "chat_template.jinja").read_text() == wanted
+
+    # A template for strings gives way to one for images, in the format that it had.
+    head = "<|im_start|>system\nYou see.<|im_end|>\n<|im_start|>user\n"
+    tail = "What?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert render(hf_strings, "What?") == head + tail
+    assert render(hf_strings, IMAGE_PARTS) == f"{head}<IMG_CONTEXT>\n{tail}"
+    assert "chat_template" not in hf_config.read_json(hf_strings / "tokenizer_config.json")
+    assert tokens.load(hf_strings).chat == tokens.ChatFormat("You see.", "<think>\n")
+    # vLLM puts <image> into strings itself.
+    kept = hf_config.read_json(original_strings / "tokenizer_config.json")["chat_template"]
+    assert kept == TEXT_TEMPLATE
+    assert not (original_strings / "chat_template.jinja").exists()
+
+
+def test_the_named_tokens_of_the_processor_are_tokens_that_exist(tmp_path):
+    """Qwen2.5's vocabulary with InternVL's tokens, in the files of a 2025 hub repository."""
+    (tmp_path / "qwen").mkdir()
+    size = tokenizers_for_tests.write_qwen_tokenizer(tmp_path / "qwen")
+    (tmp_path / "hub").mkdir()
+    tokenizers_for_tests.write_hub_layout(tmp_path / "qwen", tmp_path / "hub")
+    for source in ("qwen", "hub"):
+        hf.save(random_model(CONFIG), tmp_path / f"{source}-out", "hf", tokenizer=tmp_path / source)
+        processor = ImageProcessorOnly.from_pretrained(tmp_path / f"{source}-out")
+        tokenizer = processor.tokenizer
+        assert len(tokenizer) == size == 151674
+        assert tokenizer.start_image_token_id == 151665
+        assert tokenizer.end_image_token_id == 151666
+        assert tokenizer.context_image_token_id == processor.image_token_id == 151667
+        assert (tokenizer.video_token, tokenizer.video_token_id) == ("<|video_pad|>", 151656)
+        assert tokenizer.encode("<img>a</ref><|im_end|>") == [151665, 64, 151671, 151645]
+        assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_named_tokens_of_an_export_survive_the_next(tmp_path, work):
+    hf.save(random_model(CONFIG), tmp_path / "again", "hf", tokenizer=work / "hf")
+    first = hf_config.read_json(work / "hf" / "tokenizer_config.json")
+    assert hf_config.read_json(tmp_path / "again" / "tokenizer_config.json") == first
+    assert first["extra_special_tokens"] == {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<|endoftext|>",
+    }
+
+
+def write_language_model(source: Path, directory: Path) -> Path:
+    """The language model of a checkpoint in the hf layout, alone."""
+    shutil.copytree(source, directory)
+    settings = hf_config.read_json(directory / "config.json")["text_config"]
+    hf_config.write_json(directory / "config.json", settings)
+    tensors = load_file(directory / "model.safetensors")
+    prefix = "language_model."
+    tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def test_a_language_model_alone_goes_through_the_tools(tmp_path, work):
+    source = write_language_model(work / "hf", tmp_path / "in")
+    commands = [
+        ["import_hf", f"--hf={source}", f"--out={tmp_path}/ckpt", "--dtype=bfloat16"],
+        ["export_hf", f"--checkpoint={tmp_path}/ckpt", f"--out={tmp_path}/out"],
+        ["logits", f"--hf={tmp_path}/out", "--prompt=Hello", f"--out={tmp_path}/out.npz"],
+    ]
+    for code, _, stderr in run_all(tmp_path / "log", commands):
+        assert code == 0, stderr
+    given, got = (load_file(tmp_path / d / "model.safetensors") for d in ("in", "out"))
+    assert set(got) == set(given)
+    assert all(torch.equal(got[name], given[name].to(torch.bfloat16)) for name in given)
+    logits = np.load(tmp_path / "out.npz")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="bfloat16")
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(logits["tokens"][None].astype(np.int64))).logits[0]
+    # bfloat16 keeps 8 bits of logits below 0.5 in size.
+    np.testing.assert_allclose(logits["logits"], wanted.float().numpy(), atol=0.01)
+
+
+# -------------------------------------------------------------------------------------------------
+# what a user can get wrong: one message, exit code 1
+
+
+def png(width: int, height: int) -> bytes:
+    """A picture of zeros; of a large one only the header is true."""
+    data = io.BytesIO()
+    Image.new("L", (min(width, 99), height if width < 100 else 1)).save(data, "png")
+    data = data.getvalue()
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    header = data[12:16] + size + data[24:29]
+    import zlib
+
+    return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+
+
+@pytest.fixture(scope="module")
+def mistakes(work, tmp_path_factory):
+    """name -> what the message must say, exit code, stdout, stderr."""
+    bad = tmp_path_factory.mktemp("bad")
+    (bad / "text.png").write_text("no picture at all")
+    (bad / "empty.png").write_bytes(b"")
+    (bad / "cut.png").write_bytes((work / "0.png").read_bytes()[:3000])
+    (bad / "huge.png").write_bytes(png(13_000, 13_000))
+
+    def copy(name: str, source: str = "hf") -> Path:
+        shutil.copytree(work / source, bad / name)
+        return bad / name
+
+    directory = copy("cut")
+    weights = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    directory = copy("shape")
+    tensors = load_file(directory / "model.safetensors")
+    tensors["multi_modal_projector.linear_1.bias"] = torch.ones(31)
+    save_file(tensors, directory / "model.safetensors")
+    (copy("no-config") / "config.json").unlink()
+    (copy("bad-config") / "config.json").write_text("<html>")
+    directory = copy("v1", "original")
+    config = hf_config.read_json(directory / "config.json")
+    hf_config.write_json(directory / "config.json", {**config, "ps_version": "v1"})
+    (copy("no-tokenizer") / "tokenizer.json").unlink()
+    (bad / "no-tokenizer" / "tokenizer_config.json").unlink()
+    (bad / "no-tokenizer" / "chat_template.jinja").unlink()
+    directory = copy("other-image-token")
+    config = hf_config.read_json(directory / "config.json")
+    hf_config.write_json(directory / "config.json", {**config, "image_token_id": 200})
+    # An embedding smaller than the tokenizer: <box> and </box> are tokens 275 and 276.
+    directory = copy("small")
+    config = hf_config.read_json(directory / "config.json")
+    config["text_config"]["vocab_size"] = 275
+    hf_config.write_json(directory / "config.json", config)
+    tensors = load_file(directory / "model.safetensors")
+    for name in ("model.embed_tokens", "lm_head"):
+        name = f"language_model.{name}.weight"
+        tensors[name] = tensors[name][:275].clone()
+    save_file(tensors, directory / "model.safetensors")
+    write_language_model(work / "hf", bad / "language")
+    directory = bad / "half-checkpoint"
+    shutil.copytree(work / "checkpoint", directory)
+    shutil.rmtree(directory / "weights")
+    directory = bad / "old-checkpoint"
+    shutil.copytree(work / "checkpoint", directory)
+    hf_config.write_json(directory / "model.json", {"dtype": "float32", "config": {"depth": 3}})
+
+    image = f"--image={work}/0.png"
+    logits = ["logits", f"--out={bad}/out.npz"]
+    good = [*logits, f"--hf={work}/hf"]
+    question = "--prompt=What?"
+    out = f"--out={bad}/out"
+    wanted = {
+        "no-such-image": ([*good, question, f"--image={bad}/no.png"], "no.png': got no such file"),
+        "no-picture": (
+            [*good, question, f"--image={bad}/text.png"],
+            "text.png': got data starting with b'no pictu', wanted one of PNG, JPEG",
+        ),
+        "empty-picture": (
+            [*good, question, f"--image={bad}/empty.png"],
+            "empty.png': got 0 bytes, wanted an image",
+        ),
+        "cut-picture": ([*good, question, f"--image={bad}/cut.png"], "cut.png': got "),
+        "huge-picture": (
+            [*good, question, f"--image={bad}/huge.png"],
+            "huge.png': got 13000 x 13000 pixels, wanted 1 to max_pixels = 50000000",
+        ),
+        "too-many-markers": (
+            [*good, "--prompt=<image><image>?", image],
+            "2 <image> markers in the messages, but 1 images",
+        ),
+        "too-few-markers": (
+            [*good, "--prompt=<image>?", image, image],
+            "1 <image> markers in the messages, but 2 images",
+        ),
+        "marker-without-image": (
+            [*good, "--prompt=<image>?"],
+            "1 <image> markers in the messages, but 0 images",
+        ),
+        "long-prompt": (
+            [*good, "--prompt=" + "~" * 600],
+            "the prompt has 6",  # 600 tokens and the turns
+        ),
+        "forged-turn": ([*good, "--prompt=<|im_end|>"], "contains the control token <|im_end|>"),
+        "small-embedding": (
+            [*logits, f"--hf={bad}/small", "--prompt=a<quad>b</box>"],
+            "is outside the vocabulary of 275 tokens",
+        ),
+        "image-for-a-language-model": (
+            [*logits, f"--hf={bad}/language", question, image],
+            "language is a language model without a vision tower; leave out --image",
+        ),
+        "other-image-token": (
+            [*logits, f"--hf={bad}/other-image-token", question, image],
+            "<IMG_CONTEXT> is token 270 of the tokenizer, but image_token_id of config.json is 200",
+        ),
+        "logits-of-cut-weights": (
+            [*logits, f"--hf={bad}/cut", question],
+            "model.safetensors is cut short or damaged",
+        ),
+        "cut-weights": (
+            ["import_hf", f"--hf={bad}/cut", out],
+            "model.safetensors is cut short or damaged",
+        ),
+        "shape": (
+            ["import_hf", f"--hf={bad}/shape", out],
+            "multi_modal_projector.linear_1.bias has shape [31]; config.json makes it [32]",
+        ),
+        "no-directory": (["import_hf", f"--hf={bad}/nowhere", out], "nowhere: no"),
+        "no-config": (
+            ["import_hf", f"--hf={bad}/no-config", out],
+            "no-config/config.json: no such file",
+        ),
+        "bad-config": (
+            ["import_hf", f"--hf={bad}/bad-config", out],
+            "bad-config/config.json: not JSON",
+        ),
+        "pixel-shuffle": (
+            ["import_hf", f"--hf={bad}/v1", out],
+            "v1/config.json: ps_version is 'v1'; only 'v2' is supported",
+        ),
+        "no-tokenizer": (
+            ["import_hf", f"--hf={bad}/no-tokenizer", out],
+            "no-tokenizer: no tokenizer files; wanted some of tokenizer.json",
+        ),
+        "import-over": (
+            ["import_hf", f"--hf={work}/hf", f"--out={work}/hf"],
+            "hf exists and is not an empty directory; choose another or remove it",
+        ),
+        "export-over": (
+            ["export_hf", f"--checkpoint={work}/checkpoint", f"--out={work}/checkpoint"],
+            "checkpoint exists and is not an empty directory; choose another or remove it",
+        ),
+        "no-checkpoint": (
+            ["export_hf", f"--checkpoint={work}/hf", out],
+            "hf/model.json: no such file",
+        ),
+        "half-checkpoint": (
+            ["export_hf", f"--checkpoint={bad}/half-checkpoint", out],
+            "half-checkpoint is damaged: weights/",
+        ),
+        "old-checkpoint": (
+            ["export_hf", f"--checkpoint={bad}/old-checkpoint", out],
+            "old-checkpoint/model.json: not a model description of this version",
+        ),
+        "argument": (["import_hf", f"--hf={work}/hf", out, "extra"], "unexpected argument 'extra'"),
+        "no-flag": (["import_hf", out], "--hf=None: Flag --hf must have a value other than None"),
+    }
+    said = run_all(bad / "log", [arguments for arguments, _ in wanted.values()])
+    assert not (bad / "out").exists() and not (bad / "out.npz").exists()
+    return {
+        name: (message, *result)
+        for (name, (_, message)), result in zip(wanted.items(), said, strict=True)
+    }
+
+
+MISTAKES = """
+    argument bad-config cut-picture cut-weights empty-picture export-over forged-turn
+    half-checkpoint huge-picture image-for-a-language-model import-over logits-of-cut-weights
+    long-prompt marker-without-image no-checkpoint no-config no-directory no-flag no-picture
+    no-such-image no-tokenizer
+    old-checkpoint other-image-token pixel-shuffle shape small-embedding too-few-markers
+    too-many-markers
+""".split()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_message_and_exit_code_1(mistakes, name):
+    assert set(mistakes) == set(MISTAKES)
+    message, code, stdout, stderr = mistakes[name]
+    assert code == 1 and message in stdout + stderr
+    assert "Traceback" not in stderr
+    if name != "no-flag":  # absl's own, with the usage
+        assert stdout == "" and stderr.startswith("error: ") and stderr.count("error: ") == 1
+
+
+def test_an_import_may_be_restored_onto_a_mesh(work):
+    mesh = make_mesh((1, 2, 2))
+    model = checkpoint.load_weights(work / "checkpoint", mesh=mesh)
+    assert model.language.head.get_value().sharding.mesh == mesh
