@@ -244,7 +244,7 @@ _ORDER = re.compile(r"(\\[lg]e |[<>])")
 def _ascending(text: str) -> str:
     r"""7>x\ge1 -> 1\le x<7; a text that is not all > stays."""
     parts = _ORDER.split(text)
-    if len(parts) == 1 or "" in parts or {"<", r"\le "} & set(parts):
+    if len(parts) == 1 or {"<", r"\le "} & set(parts):
         return text
     return "".join({">": "<", r"\ge ": r"\le "}.get(part, part) for part in reversed(parts))
 
