@@ -333,13 +333,13 @@ def check_is_quick(completion, gold):
     return check
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.sampled_from(GOLDS), st.text() | latex | mutated)
 def test_fuzzed_boxes_neither_raise_nor_hang(gold, inside):
     assert check_is_quick(boxed(inside), gold).verdict in (RIGHT, WRONG)
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.text() | latex | mutated, st.text() | latex | mutated)
 def test_fuzzed_answers_and_completions_neither_raise_nor_hang(gold, completion):
     check_is_quick(completion, gold)
@@ -354,7 +354,7 @@ def test_random_text_is_not_right():
     generator = random.Random(0)
     accepted = set()
     for gold in ("73", r"5\sqrt{3}", "x^2-7x+3"):
-        for _ in range(700):
+        for _ in range(500):
             inside = "".join(generator.choices([*PIECES, "73", "73 "], k=generator.randint(2, 8)))
             check = verify(boxed(inside), gold)
             if check.verdict is RIGHT:
@@ -377,7 +377,7 @@ COSTLY += [
     "3!!!!!",
 ]
 COSTLY += [r"\exp(\exp(\exp(\exp(\exp(9)))))", r"2\sqrt{3}+9^{9999}", "99999999!", "9" * 400]
-COSTLY += [r"\sqrt[9^{999999999}]{2}", r"\sqrt[9^{9^{9^{9}}}]{2}", r"\sin(\exp(\exp(\exp(9))))"]
+COSTLY += [r"\sqrt[9^{999999999}]{2}", r"\sqrt[9^{9^{9^{9}}}]{2}", r"\sin(\exp(\exp(18)))"]
 COSTLY += ["(" * 200 + "3" + ")" * 200, r"\sqrt{" * 60 + "3" + "}" * 60, "{" * 150 + "}" * 150]
 COSTLY += [r"\frac{1}{" * 40 + "3" + "}" * 40, r"\log_{" * 8 + "x" + "}x" * 8, "1/" * 150 + "1"]
 COSTLY += ["|" * 300, "-" * 300 + "3", "x" * 399, r"\pm" * 100, "=" * 300, "<" * 300, "\\" * 399]
@@ -405,7 +405,7 @@ LONG += [r"\\{", "</think>", "<think>", r"\boxed{" + "7" * 1000, " " * 1000 + r"
 
 @pytest.mark.parametrize("text", LONG)
 def test_long_completions_take_linear_time(text):
-    completion = "</think>" + text * (300_000 // len(text))
+    completion = "</think>" + text * (200_000 // len(text))
     for hostile in (completion, completion + "}" * 100_000, rf"{completion}\boxed{{7}}"):
         start = time.process_time()
         score(hostile, "7", ended=True)
@@ -423,7 +423,7 @@ INJECTIONS = [
     f"().__class__.__base__.__subclasses__()  # {CANARY}",
     f"[x for x in ().__class__.__mro__ if '{CANARY}']",
     rf"\input{{{CANARY}}}",
-    rf"\include{{/tmp/{CANARY}}}",
+    rf"\include{{/etc/{CANARY}}}",
     rf"\write18{{touch {CANARY}}}",
     rf"\immediate\write18{{touch {CANARY}}}",
     rf"\openout1={CANARY}",
@@ -438,18 +438,26 @@ INJECTIONS = [
     f"lambdify(x, '{CANARY}')",
     f"http://localhost/{CANARY}",
 ]
-audited = []
-
-
-def audit(event, arguments):
-    if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
-        audited.append(event)
-    elif event in ("open", "compile", "exec", "import") and CANARY in repr(arguments):
-        audited.append(event)
 
 
 def test_injected_code_is_never_executed():
-    sys.addaudithook(audit)  # stays until the process ends
+    audited, active = [], True
+
+    def audit(event, arguments):  # cannot be taken off again
+        if not active:
+            return
+        if event in (
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "subprocess.Popen",
+            "socket.connect",
+        ):
+            audited.append(event)
+        elif event in ("open", "compile", "exec", "import") and CANARY in repr(arguments):
+            audited.append(event)
+
+    sys.addaudithook(audit)
     compile(f"'{CANARY}'", "the hook is at work", "eval")
     assert audited.pop() == "compile"
     for injection in INJECTIONS:
@@ -458,6 +466,7 @@ def test_injected_code_is_never_executed():
                 assert verify(boxed(inside), gold).verdict is WRONG
             check_gold(inside)
             verify(boxed("7"), inside)
+    active = False
     assert audited == []
 
 
