@@ -313,7 +313,6 @@ def test_two_kv_heads_are_not_split_over_four_devices():
     r1v3.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 4, 2)))
 
 
-@pytest.mark.xfail(strict=True, reason="`abstract` inside a mesh meets JAX's own refusal first")
 def test_init_refuses_before_it_compiles():
     wide = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, kv_heads=2))
     with jax.set_mesh(make_mesh((1, 2, 4))):

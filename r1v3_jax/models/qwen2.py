@@ -142,8 +142,11 @@ class Qwen2(nnx.Module):
         """int32[B, T] -> float[B, T, D]. Ids are checked on the host (`tokens.check_token_ids`):
         JAX clamps bad ones.
         """
-        spec = self.compute.rules.spec("batch", None, None)
-        return self.gather(self.embedding[...]).at[tokens].get(out_sharding=spec)
+        rules, table = self.compute.rules, self.embedding[...]
+        # Looked up in the dtype it is stored in, and cast after: in bfloat16 the gradient of a token
+        # would stop growing at 256 occurrences.
+        rows = gather(table, rules.text_gather, table.dtype).at[tokens]
+        return rows.get(out_sharding=rules.spec("batch", None, None)).astype(self.dtype)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """Packed rows: float[B, T, D] embeddings, int32[B, T] positions and segments (0 is padding)

@@ -19,6 +19,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh
 
 from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models.internvit import InternViT
@@ -146,7 +147,9 @@ def abstract(config: ModelConfig, compute: Compute, mesh=None) -> R1V3:
     """The model without its numbers: shapes, dtypes and, with a mesh, shardings. No devices, no
     memory.
     """
-    model = nnx.eval_shape(lambda: R1V3(config, compute, nnx.Rngs(0)))
+    # Traced outside any mesh, so that one that does not divide is refused by `shardings`, by name.
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        model = nnx.eval_shape(lambda: R1V3(config, compute, nnx.Rngs(0)))
     return model if mesh is None else with_shardings(model, compute.rules, mesh)
 
 
