@@ -143,7 +143,7 @@ class Qwen2(nnx.Module):
         JAX clamps bad ones.
         """
         rules, table = self.compute.rules, self.embedding[...]
-        # Looked up in the dtype it is stored in, and cast after: in bfloat16 the gradient of a token
+        # Looked up in the stored dtype and cast after: in bfloat16 the gradient of a frequent token
         # would stop growing at 256 occurrences.
         rows = gather(table, rules.text_gather, table.dtype).at[tokens]
         return rows.get(out_sharding=rules.spec("batch", None, None)).astype(self.dtype)
