@@ -151,6 +151,14 @@ def test_greedy_takes_the_highest_that_is_not_banned():
     assert choose(top_k=1, top_p=0.5) == [1, 1]
 
 
+def test_what_is_banned_is_never_drawn_however_low_the_rest():
+    logits = jnp.array([[90.0, -300.0, -400.0]] * 100)
+    keys = jax.random.split(jax.random.key(0), 100)
+    for temperature in (0.0, 0.5, 1.0, 100.0):
+        settings = Sampling(max_tokens=1, temperature=temperature, banned=(0,))
+        assert 0 not in np.asarray(sampler.choose(logits, keys, settings))
+
+
 def test_pad_rows_of_the_vocabulary_are_never_drawn():
     logits = jnp.array([[0.0, 0.0, NEVER, NEVER]] * 1000)
     keys = jax.random.split(jax.random.key(0), 1000)
@@ -417,6 +425,14 @@ def test_first_tokens_follow_the_distribution(checkpoint, sample):
     assert np.all(np.abs(shares - p) <= bound)
     assert np.sum(p > 0.01) > 5  # a distribution worth the test
     np.testing.assert_allclose(ours.logprobs[:, 0], np.log(p)[ours.tokens[:, 0]], atol=1e-4)
+
+
+def test_every_step_of_every_sample_is_drawn_anew(sample):
+    # So hot that every token is as likely as any other, at every step of every sample.
+    tokens = sample(1, group_size=200, max_tokens=8, temperature=1e6).tokens
+    for pair in ((tokens[:, 1:], tokens[:, :-1]), (tokens[1:], tokens[:-1])):
+        # Five standard deviations of a share of 1/331 among 1,400 draws and more.
+        assert abs(np.mean(pair[0] == pair[1]) - 1 / VOCAB) <= 5 * np.sqrt(1 / VOCAB / 1400)
 
 
 def test_a_thinking_budget_closes_the_thinking(sample):

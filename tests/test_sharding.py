@@ -355,6 +355,19 @@ def test_specs_and_sizes():
     assert [mesh_size(mesh, axes) for axes in (None, "fsdp", ("data", "tensor"))] == [1, 3, 8]
 
 
+@pytest.mark.parametrize("rules", [TRAIN, DECODE], ids=["train", "decode"])
+def test_no_mesh_axis_deals_out_rows_and_parts_of_a_weight_at_once(rules):
+    # A weight is whole along the axes that deal out rows before it is used; else every product
+    # would be a sum over devices. JAX would accept that, and be slow.
+    def axes(entry):
+        return set((entry,) if isinstance(entry, str) else entry or ())
+
+    text = axes(rules.embed) | axes(rules.mlp) | axes(rules.kv_heads) | axes(rules.vocab)
+    assert text & axes(rules.batch) <= set(rules.text_gather)
+    vision = axes(rules.vision_embed) | axes(rules.vision_mlp) | axes(rules.vision_heads)
+    assert vision & axes(rules.tiles) <= set(rules.vision_gather)
+
+
 def test_gather_casts_and_makes_whole_along_its_axes_only():
     mesh = abstract_mesh((1, 4, 2))
     with jax.sharding.use_abstract_mesh(mesh):
