@@ -743,7 +743,7 @@ def test_one_program_a_shape_wherever_the_weights_come_from(tmp_path):
         models = [
             loaded,
             checkpoint.load_weights(tmp_path / "weights", mesh=mesh),
-            r1v3.init(loaded.config, loaded.compute),
+            quick_jit(lambda: r1v3.R1V3(loaded.config, loaded.compute, nnx.Rngs(0)))(),
             jax.tree.map(lambda w: w * 0.5, loaded),  # an update
             nnx.merge(graph, jax.device_put(state, shardings(loaded, loaded.compute.rules, mesh))),
         ]

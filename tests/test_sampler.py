@@ -316,6 +316,7 @@ def test_greedy_completions_equal_transformers(checkpoint, sample):
     assert ours.lengths.tolist() == [32] * 4 and not ours.ended.any()
 
 
+@pytest.mark.filterwarnings("ignore:Passing .repetition_penalty.")
 def test_greedy_with_a_repetition_penalty_equals_transformers(checkpoint, sample):
     # Given embeddings, transformers' penalty sees the completion only, as ours does.
     embeddings = checkpoint.theirs.get_input_embeddings()(torch.tensor([PROMPTS[1]]))
