@@ -1,15 +1,13 @@
 """Checkpoints of our own: weights by Orbax, and what they are the weights of.
 
 CHECKPOINT/
-  weights/      Orbax; each device writes and reads its own shards
+  weights/      Orbax; each device writes and reads its own shards. SHA256SUMS lies with them:
+                Orbax restores a damaged file without a word
   tokenizer/    the tokenizer's files, as they came
   model.json    ModelConfig and dtype
-  SHA256SUMS    of all of them; Orbax restores a damaged file without a word
 """
 
 import dataclasses
-import json
-import os
 import shutil
 from pathlib import Path
 
@@ -29,19 +27,17 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
 
     `directory` must not exist or be empty; it appears whole or not at all.
     """
-    directory = hf_config.empty_directory(directory)
-    partial = hf_config.partial_directory(directory)
-    if tokenizer is not None:
-        (partial / "tokenizer").mkdir()
-        hf_config.copy_tokenizer(tokenizer, partial / "tokenizer")
     state = nnx.to_pure_dict(nnx.state(model))
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial.resolve() / "weights", state)
-    dtype = model.compute.param_dtype
-    described = {"dtype": dtype, "config": dataclasses.asdict(model.config)}
-    hf_config.write_json(partial / "model.json", described)
-    hf_files.write_sums(partial)
-    os.replace(partial, directory)
+    described = {"dtype": model.compute.param_dtype, "config": dataclasses.asdict(model.config)}
+    with hf_files.whole_directory(directory) as (partial, first):
+        if tokenizer is not None and first:
+            (partial / "tokenizer").mkdir()
+            hf_config.copy_tokenizer(tokenizer, partial / "tokenizer")
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / "weights", state)
+        if first:
+            hf_files.write_sums(partial / "weights")
+            hf_config.write_json(partial / "model.json", described)
 
 
 def read_config(directory) -> tuple[ModelConfig, str]:
@@ -70,7 +66,7 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
     """
     directory = Path(directory)
     config, dtype = read_config(directory)
-    hf_files.check_sums(directory)
+    hf_files.check_sums(directory / "weights")
     compute = Compute(dtype=dtype, param_dtype=dtype) if compute is None else compute
     graph, state = nnx.split(r1v3.abstract(config, compute))
     if mesh is None:
@@ -83,7 +79,11 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
         placed,
     )
     with ocp.StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore(directory.resolve() / "weights", nnx.to_pure_dict(target))
+        try:
+            weights = directory.resolve() / "weights"
+            restored = checkpointer.restore(weights, nnx.to_pure_dict(target))
+        except ValueError as error:
+            raise ValueError(f"{directory}: weights and model.json disagree: {error}") from error
     nnx.replace_by_pure_dict(state, restored)
     return nnx.merge(graph, state)
 
@@ -111,14 +111,15 @@ class States:
         target = self.directory / str(step)
         if target.exists():
             return
-        partial = hf_config.partial_directory(target)
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial.resolve() / "state", leaves)
-        (partial / "extra.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, target)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.directory / str(old))
+        with hf_files.whole_directory(target) as (partial, first):
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(partial / "state", leaves)
+            if first:
+                hf_config.write_json(partial / "extra.json", extra)
+        if first:
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self.directory / str(old))
 
     def restore(self, step: int, like):
         """The state of `step` on the devices that `like`, a state of the same shapes, lies on; and

@@ -9,8 +9,8 @@ Knows files and devices; which tensor goes where is in `hf_weights.py`, `config.
 
 import collections
 import dataclasses
+import functools
 import math
-import os
 from pathlib import Path
 
 import jax
@@ -311,20 +311,21 @@ def save(
     index, `config.json`, `generation_config.json`, `preprocessor_config.json`, SHA256SUMS; the head
     is always written, also a tied one. With `tokenizer`, a directory, its tokenizer files come
     along, with `chat_template` (Jinja) in place of their own template. The directory must not exist
-    or be empty; it appears whole or not at all.
+    or be empty; it appears whole or not at all. On several processes all of them call it, and the
+    first one writes.
     """
     if layout not in hf_config.LAYOUTS:
         raise ValueError(f"layout {layout!r}; choose from {', '.join(hf_config.LAYOUTS)}")
-    directory = hf_config.empty_directory(directory)
     flat = _flat(nnx.state(model))
     config_json = hf_config.write(model.config, layout, str(flat["language.embedding"].dtype))
-    partial = hf_config.partial_directory(directory)
-    hf_files.write(partial, model.config, layout, tokenizer, chat_template)
-    _write_weights(model.config, flat, partial, layout, max_shard_bytes)
-    # Last, so that what an interrupted save leaves behind does not load.
-    hf_config.write_json(partial / "config.json", config_json)
-    hf_files.write_sums(partial)
-    os.replace(partial, directory)
+    with hf_files.whole_directory(directory) as (partial, first):
+        if first:
+            hf_files.write(partial, model.config, layout, tokenizer, chat_template)
+        _write_weights(model.config, flat, partial, layout, max_shard_bytes, first)
+        if first:
+            # Last, so that what an interrupted save leaves behind does not load.
+            hf_config.write_json(partial / "config.json", config_json)
+            hf_files.write_sums(partial)
 
 
 def describe(model: r1v3.R1V3) -> str:
@@ -335,8 +336,14 @@ def describe(model: r1v3.R1V3) -> str:
 
 
 def _write_weights(
-    config: ModelConfig, flat: dict[str, jax.Array], directory: Path, layout: str, limit: int
+    config: ModelConfig,
+    flat: dict[str, jax.Array],
+    directory: Path,
+    layout: str,
+    limit: int,
+    first: bool,
 ) -> None:
+    """The shards and their index. All processes fetch, the first one writes."""
     if config.text.tie_embeddings:
         text = dataclasses.replace(config.text, tie_embeddings=False)
         config = dataclasses.replace(config, text=text)
@@ -350,23 +357,30 @@ def _write_weights(
         max_shard_size=limit,
     )
     for filename, names in split.filename_to_tensors.items():
-        tensors = {
-            name: plan[name].to_file(_fetch(flat[plan[name].param], plan[name])) for name in names
-        }
-        save_file(tensors, directory / filename, metadata={"format": "pt"})
-    if split.is_sharded:
+        tensors = {}
+        for name in names:
+            array = _fetch(flat[plan[name].param], plan[name])
+            if first:
+                tensors[name] = plan[name].to_file(array)
+        if first:
+            save_file(tensors, directory / filename, metadata={"format": "pt"})
+    if first and split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         hf_config.write_json(directory / INDEX, index)
 
 
 def _fetch(array: jax.Array, piece: Piece) -> np.ndarray:
-    """A piece of a parameter on the host, pad rows dropped."""
-    host = np.asarray(_take(array, np.asarray(piece.index, np.int32)))
+    """A piece of a parameter on every host, pad rows dropped."""
+    # A process cannot read what only another's devices hold.
+    everywhere = not array.is_fully_addressable
+    host = np.asarray(_take(array, np.asarray(piece.index, np.int32), everywhere=everywhere))
     return host[: piece.sizes["v"]] if piece.param in VOCAB else host
 
 
-@jax.jit
-def _take(array, index):
+@functools.partial(jax.jit, static_argnames="everywhere")
+def _take(array, index, *, everywhere: bool):
     for i in index:
         array = jax.lax.dynamic_index_in_dim(array, i, 0, keepdims=False)
+    if everywhere:
+        array = jax.reshard(array, NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec()))
     return array

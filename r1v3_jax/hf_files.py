@@ -1,14 +1,41 @@
-"""What lies in an exported directory beside weights and `config.json`.
+"""Directories that appear whole, and what lies in an exported one beside weights and `config.json`.
 
-The tokenizer's files and chat template, the processor's settings that transformers reads, the
-configuration class that vLLM reads in the original layout, and the checksums.
+That is: the tokenizer's files and chat template, the processor's settings that transformers reads,
+the configuration class that vLLM reads in the original layout, and the checksums.
 """
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
 
 from r1v3_jax import hf_config
 from r1v3_jax.config import ModelConfig
+
+
+@contextlib.contextmanager
+def whole_directory(directory) -> Iterator[tuple[Path, bool]]:
+    """(a directory to fill, whether to write files there); it becomes `directory` at the end.
+
+    All processes of a run call it and take part in what concerns arrays; the first one writes the
+    files. FileExistsError if `directory` is there and not empty. What an interrupted block leaves
+    is called `directory`.partial, and the next one removes it.
+    """
+    directory = hf_config.empty_directory(directory)
+    partial = directory.with_name(directory.name + ".partial")
+    first = jax.process_index() == 0
+    if first:
+        hf_config.partial_directory(directory)
+    multihost_utils.sync_global_devices(f"{directory}: begun")
+    yield partial, first
+    multihost_utils.sync_global_devices(f"{directory}: filled")
+    if first:
+        os.replace(partial, directory)
+    multihost_utils.sync_global_devices(f"{directory}: there")
 
 
 def write(
@@ -35,18 +62,17 @@ def write_sums(directory: Path) -> None:
 
 
 def check_sums(directory: Path) -> None:
-    """ValueError naming every file that is gone or is not what SHA256SUMS says."""
+    """ValueError naming every file that is gone or is not what SHA256SUMS says. The processes of a
+    run share the work.
+    """
     path = directory / "SHA256SUMS"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {directory} is incomplete, copy it again")
     sums = dict(line.split("  ", 1)[::-1] for line in path.read_text("utf-8").splitlines())
     found = dict(_files(directory))
     problems = [f"{name} is missing" for name in sums if name not in found]
-    problems += [
-        f"{name} has changed"
-        for name in sums
-        if name in found and _sha256(found[name]) != sums[name]
-    ]
+    mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
+    problems += [f"{name} has changed" for name in mine if _sha256(found[name]) != sums[name]]
     if problems:
         raise ValueError(f"{directory} is damaged: {', '.join(problems)}; copy it again")
 

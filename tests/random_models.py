@@ -18,6 +18,8 @@ def random_model(
     def fill(path, variable):
         value = variable.get_value()
         noise = 0.2 * rng.normal(size=value.shape) + ("norm" in path[-1])
+        if path[-1] in ("embedding", "head"):
+            noise[config.text.vocab_size :] = 0  # pad rows
         return variable.replace(jax.device_put(noise.astype(value.dtype)))
 
     return nnx.merge(graph, nnx.map_state(fill, state))

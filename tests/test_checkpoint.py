@@ -139,14 +139,17 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGED = {
-    "bit": (lambda d: flip_a_bit(largest(d)), r"damaged: weights/\S+ has changed; copy it again"),
+    "bit": (
+        lambda d: flip_a_bit(largest(d)),
+        r"copy/weights is damaged: \S+ has changed; copy it again",
+    ),
     "cut": (
         lambda d: largest(d).write_bytes(largest(d).read_bytes()[:99]),
-        r"damaged: weights/\S+ has changed",
+        r"copy/weights is damaged: \S+ has changed",
     ),
-    "lost": (lambda d: largest(d).unlink(), r"damaged: weights/\S+ is missing"),
-    "no-weights": (lambda d: shutil.rmtree(d / "weights"), r"damaged: weights/\S+ is missing, "),
-    "no-sums": (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
+    "lost": (lambda d: largest(d).unlink(), r"copy/weights is damaged: \S+ is missing"),
+    "no-weights": (lambda d: shutil.rmtree(d / "weights"), "weights/SHA256SUMS: no such file"),
+    "no-sums": (lambda d: (d / "weights" / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
     "no-model": (lambda d: (d / "model.json").unlink(), "model.json: no such file"),
     "no-json": (lambda d: (d / "model.json").write_text("{"), "model.json: not JSON"),
     "other-model": (
@@ -154,7 +157,7 @@ DAMAGED = {
             d / "model.json",
             {"dtype": "float32", "config": dataclasses.asdict(TIED)},
         ),
-        "damaged: model.json has changed",
+        "copy: weights and model.json disagree: ",
     ),
     "old-model": (
         lambda d: hf_config.write_json(d / "model.json", {"dtype": "float32", "config": {"d": 1}}),

@@ -7,10 +7,13 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,10 +24,10 @@ import torch
 import torch_reference as reference
 import transformers
 from flax import nnx
-from random_models import params
+from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
-from r1v3_jax import hf, hf_config, hf_files, hf_weights
+from r1v3_jax import checkpoint, hf, hf_config, hf_files, hf_weights
 from r1v3_jax.config import Compute, num_params
 from r1v3_jax.presets import PRESETS, TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
@@ -1031,3 +1034,154 @@ def test_the_image_token_is_found_where_each_generation_of_files_keeps_it(tmp_pa
     listed = {"added_tokens": [{"content": "<IMG_CONTEXT>", "id": 19}]}
     hf_config.write_json(tmp_path / "tokenizer.json", listed)
     assert hf_config.read(tmp_path).image_token_id == 19
+
+
+# -------------------------------------------------------------------------------------------------
+# memory and time
+
+# 3.2 GB in bfloat16; the embedding and the head are the largest tensors, 400 MB each.
+LARGE = dataclasses.replace(
+    TINY,
+    text=dataclasses.replace(
+        TINY.text, vocab_size=100_001, embed=2048, layers=15, heads=16, head_dim=128, mlp=11008
+    ),
+    vision=dataclasses.replace(TINY.vision, embed=640, layers=4, heads=5, mlp=2560),
+)
+MEASURE = """
+import sys
+import jax
+from r1v3_jax import hf, sharding
+
+def peak_and_now():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return [int(lines[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS")]
+
+mesh = sharding.make_mesh((2, 2, 2)) if sys.argv[2] == "mesh" else None
+jax.block_until_ready(jax.numpy.zeros(1))
+before = peak_and_now()
+model = hf.load(sys.argv[1], mesh=mesh, dtype=sys.argv[3])
+after = peak_and_now()
+arrays = jax.tree.leaves(model)
+held = sum(shard.data.nbytes for array in arrays for shard in array.addressable_shards)
+print(before[1], after[0], after[1], held)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A checkpoint of LARGE in the original layout, several shards, written one at a time."""
+    directory = tmp_path_factory.mktemp("large") / "checkpoint"
+    directory.mkdir()
+    hf_config.write_json(
+        directory / "config.json", hf_config.write(LARGE, "original", "bfloat16")
+    )  # fmt: skip
+    noise = torch.randn(1 << 20).to(torch.bfloat16)
+    weight_map, shard, size = {}, {}, 0
+    plan = list(hf_weights.pieces(LARGE, "original"))
+    for piece in plan:
+        count = int(np.prod(piece.shape))
+        tensor = noise.repeat(-(-count // len(noise)))[:count].reshape(piece.shape).clone()
+        shard[piece.name], size = tensor, size + tensor.nbytes
+        if size > 900e6 or piece is plan[-1]:
+            file = f"model-{len(set(weight_map.values())) + 1:05}.safetensors"
+            save_file(shard, directory / file)
+            weight_map |= dict.fromkeys(shard, file)
+            shard, size = {}, 0
+    hf_config.write_json(directory / hf.INDEX, {"weight_map": weight_map})
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("devices", ["one", "mesh"])
+def test_loading_needs_memory_for_the_model_and_two_tensors(large, devices, dtype):
+    """The devices' arrays lie in the same memory here, so the bar is: them, plus twice the largest
+    tensor, plus 2 GiB. Measured: twice the tensor and 0.2 GiB of programs, which the second line
+    holds on to.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # eight devices, as in conftest.py
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, large, devices, dtype],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, peak, after, held = map(int, done.stdout.split())
+    largest = 100_001 * 2048 * jnp.dtype(dtype).itemsize
+    assert sum(path.stat().st_size for path in large.glob("*.safetensors")) > 3e9
+    print(
+        f"\n{devices}, {dtype}: {before / 2**30:.2f} GiB before, peak {peak / 2**30:.2f}, after "
+        f"{after / 2**30:.2f}; model {held / 2**30:.2f}, largest tensor {largest / 2**30:.2f}; "
+        f"over the model: {(peak - held) / 2**30:.2f}, over the programs too: "
+        f"{(peak - held - before) / largest:.2f} largest tensors"
+    )
+    assert peak <= held + 2 * largest + 2 * 2**30
+    assert peak <= held + 3 * largest + before
+
+
+@pytest.mark.slow
+def test_1700_small_tensors_come_and_go_in_seconds(tmp_path):
+    """What a tensor costs beside its bytes: the 38B model comes in 1,500."""
+    config = dataclasses.replace(
+        TINY,
+        text=dataclasses.replace(TINY.text, layers=85),
+        vision=dataclasses.replace(TINY.vision, layers=45),
+    )
+    model = random_model(config)
+    start = time.perf_counter()
+    hf.save(model, tmp_path / "out", "hf")
+    written = time.perf_counter()
+    again = hf.load(tmp_path / "out")
+    read = time.perf_counter()
+    count = len(read_tensors(tmp_path / "out"))
+    print(f"\n{count} tensors: save {written - start:.1f} s, load {read - written:.1f} s")
+    assert count > 1700
+    assert written - start < 30 and read - written < 30
+    assert_same_bits(params(again), params(model))
+
+
+TWO_PROCESSES = """
+import sys
+import jax
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+from r1v3_jax import checkpoint, hf, sharding
+
+work, mesh = sys.argv[3], sharding.make_mesh((1, 4, 2))
+with jax.set_mesh(mesh):
+    model = hf.load(f"{work}/in", mesh=mesh)
+    checkpoint.save_weights(f"{work}/checkpoint", model)
+    again = checkpoint.load_weights(f"{work}/checkpoint", mesh=mesh)
+    hf.save(again, f"{work}/out", "original", max_shard_bytes=50_000)
+assert len(jax.local_devices()) == 4 and not model.language.head.get_value().is_fully_addressable
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tmp_path):
+    """Four devices each, as two hosts of a pod: in, to a checkpoint, from it, and out again."""
+    source = vision_language("rms-qwen2", seed=2)
+    write_checkpoint(tmp_path / "in", source, "hf", "bfloat16", shards=2)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, port, str(i), tmp_path],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    wanted = {n: t.to(torch.bfloat16) for n, t in tensors_of(source, "original").items()}
+    assert_same_bits(read_tensors(tmp_path / "out"), wanted)
+    restored = checkpoint.load_weights(tmp_path / "checkpoint")
+    assert_same_bits(params(restored), params(hf.load(tmp_path / "in")))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "in", "out"]

@@ -20,7 +20,7 @@ from random_models import random_model
 from safetensors.torch import load_file, save_file
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from r1v3_jax import checkpoint, hf, hf_config, hf_files, tokens
+from r1v3_jax import checkpoint, hf, hf_config, tokens
 from r1v3_jax.presets import TINY
 from r1v3_jax.sharding import make_mesh
 
@@ -109,9 +109,9 @@ def run_all(directory: Path, commands: list[list[str]]) -> list[tuple[int, str, 
 
 
 def write_images(directory: Path) -> list[Path]:
-    """Two pictures of noise: a wide one, of 6 tiles and a thumbnail, and a square one."""
+    """Two pictures of noise: one of 12 tiles and a thumbnail, and a square one."""
     rng, paths = np.random.default_rng(0), []
-    for i, (width, height) in enumerate([(70, 45), (30, 31)]):
+    for i, (width, height) in enumerate([(112, 84), (30, 31)]):
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         paths.append(directory / f"{i}.png")
         Image.fromarray(pixels).save(paths[-1])
@@ -164,12 +164,12 @@ def test_transformers_reads_the_same_prompt_and_computes_the_same_logits(work):
     said = succeed(
         "logits", f"--hf={work}/hf", f"--prompt={QUESTION}", *pictures, f"--out={out}"
     )  # fmt: skip
-    assert said == f"{out}: 117 tokens, 8 tiles, logits [117, 277]\n"
+    assert said == f"{out}: 141 tokens, 14 tiles, logits [141, 277]\n"
     ours = np.load(out)
     assert {name: (a.dtype.name, a.shape) for name, a in ours.items()} == {
-        "tokens": ("int32", (117,)),
-        "tiles": ("float32", (8, 28, 28, 3)),
-        "logits": ("float32", (117, 277)),
+        "tokens": ("int32", (141,)),
+        "tiles": ("float32", (14, 28, 28, 3)),
+        "logits": ("float32", (141, 277)),
     }
 
     processor = ImageProcessorOnly.from_pretrained(work / "hf")
@@ -192,8 +192,8 @@ def test_transformers_reads_the_same_prompt_and_computes_the_same_logits(work):
         logits = model(**theirs).logits[0].numpy()
     np.testing.assert_allclose(ours["logits"], logits, atol=1e-4)  # float32, sums in other orders
     generated = model.generate(**theirs, max_new_tokens=4, do_sample=False, eos_token_id=-1)
-    assert generated.shape == (1, 121)
-    assert generated[0, 117] == ours["logits"][-1].argmax()
+    assert generated.shape == (1, 145)
+    assert generated[0, 141] == ours["logits"][-1].argmax()
 
 
 def test_every_directory_gives_the_same_logits(work, tmp_path):
@@ -232,7 +232,6 @@ def export(directory: Path, work: Path, wanted: list[tuple[str, Path]]) -> list[
         shutil.rmtree(source / "tokenizer")
         (source / "tokenizer").mkdir()
         hf_config.copy_tokenizer(files, source / "tokenizer")
-        hf_files.write_sums(source)
         out = f"--out={source}-out"
         commands.append(["export_hf", f"--checkpoint={source}", out, f"--layout={layout}"])
     for code, _, stderr in run_all(directory / "log", commands):
