@@ -2,7 +2,7 @@
 
 Knows token ids only: no text, no images (their embeddings come in), no rewards. A prompt is
 prefilled once and its keys are shared by its `group_size` samples. The random key of a token is
-`fold_in(fold_in(key, sample), t)`: a sample is the same whatever the batch it sits in.
+`fold_in(fold_in(key, sample), t)`: a sample is the same whatever its neighbours are.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from r1v3_jax.config import ModelConfig
 from r1v3_jax.models.layers import NEVER
 from r1v3_jax.models.qwen2 import Cache
 from r1v3_jax.models.r1v3 import R1V3
@@ -35,7 +36,8 @@ class Sampling:
     # A thinking budget: a sample that has not produced `think_end` within so many tokens is made
     # to. 0: no limit.
     thinking_tokens: int = 0
-    think_end: tuple[int, ...] = ()  # ids of "</think>"
+    # For each token of "</think>" the ids it may have, `Tokenizer.closing`; the first are forced.
+    think_end: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
         if self.max_tokens < 1:
@@ -52,6 +54,21 @@ class Sampling:
             )
         if self.thinking_tokens and not self.think_end:
             raise ValueError("thinking_tokens needs think_end, the ids that close the thinking")
+
+    def check(self, config: ModelConfig, prompt_tokens: int) -> None:
+        """ValueError if a model cannot be sampled so, behind prompts of `prompt_tokens`."""
+        room = config.text.max_positions
+        if prompt_tokens + self.max_tokens > room:
+            raise ValueError(
+                f"prompts of {prompt_tokens} tokens and completions of {self.max_tokens} exceed "
+                f"the model's {room} positions; lower one of them"
+            )
+        for name, ids in (("banned", self.banned), ("think_end", sum(self.think_end, ()))):
+            if outside := [i for i in ids if not 0 <= i < config.text.vocab_size]:
+                raise ValueError(
+                    f"{name}: token {outside[0]} is outside the vocabulary of "
+                    f"{config.text.vocab_size}; this tokenizer is not this model's"
+                )
 
 
 @jax.tree_util.register_dataclass
@@ -78,14 +95,13 @@ class Completions:
 class State:
     """One decode in flight.
 
-    step: int32[], tokens sampled so far; logits: float32[B, V] of the next; closing: int32[B], how
-    many ids of `think_end` the sample's last tokens match, all of them once it has closed its
-    thinking.
+    step: int32[], tokens sampled so far; logits: float32[B, V] of the next; closed: bool[B], true
+    once the sample has closed its thinking.
     """
 
     step: jax.Array
     logits: jax.Array
-    closing: jax.Array
+    closed: jax.Array
     cache: Cache
     completions: Completions
 
@@ -104,12 +120,13 @@ def generate(
     sampling: Sampling,
 ) -> Completions:
     """`group_size` completions of each prompt: int32[P, T] tokens padded on the right, int32[P]
-    lengths.
+    lengths from 1 to T (not checked: they are on the device).
 
     Stops when every sample has ended or holds `limit` tokens (int32[], at most and by default
-    `max_tokens`).
+    `max_tokens`). ValueError for settings that are not for this model.
     """
-    limit = jnp.int32(sampling.max_tokens) if limit is None else limit
+    sampling.check(model.config, tokens.shape[1])
+    limit = jnp.minimum(sampling.max_tokens, sampling.max_tokens if limit is None else limit)
     logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
     cache = model.new_cache(prompt, group_size=group_size, max_tokens=sampling.max_tokens)
     rules, count = model.compute.rules, cache.lengths.shape[0]
@@ -139,7 +156,9 @@ def generate(
         keys = jax.vmap(functools.partial(jax.random.fold_in, data=state.step))(sample_keys)
         logits = whole(state.logits)
         token = choose(penalised(logits, state.completions, sampling), keys, sampling)
-        token, chosen, closing = close_thinking(token, state.step, state.closing, sampling)
+        token, chosen, closed = close_thinking(
+            token, state.step, state.completions.tokens, state.closed, sampling
+        )
         logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
         completions = record(
             state.completions,
@@ -154,7 +173,7 @@ def generate(
         return State(
             step=state.step + 1,
             logits=logits,
-            closing=closing,
+            closed=closed,
             cache=cache,
             completions=completions,
         )
@@ -165,7 +184,7 @@ def generate(
     state = State(
         step=jnp.int32(0),
         logits=logits,
-        closing=jnp.zeros_like(samples),
+        closed=jnp.zeros(count, bool, out_sharding=rows),
         cache=cache,
         completions=empty,
     )
@@ -215,22 +234,35 @@ def penalised(logits: jax.Array, completions: Completions, sampling: Sampling) -
     return jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
 
 
-def close_thinking(token, step, closing, sampling: Sampling):
+def close_thinking(token, step, tokens, closed, sampling: Sampling):
     """Replaces tokens by those of `think_end` in samples whose thinking budget is spent.
 
-    int32[B] tokens, int32[] step, int32[B] closing -> tokens, bool[B] chosen by the policy,
-    closing.
+    int32[B] tokens for column `step`, int32[B, C] tokens before it, bool[B] closed -> tokens,
+    bool[B] chosen by the policy, closed.
+
+    think_end 7 8 9, budget 3:   1 2 3 | 7 8 9     1 2 7 | 8 9     (goes on with what has begun)
     """
     if not sampling.thinking_tokens:
-        return token, jnp.ones_like(token, bool), closing
-    ids = jnp.asarray(sampling.think_end, jnp.int32)
-    next_one = jnp.arange(len(ids)) == jnp.minimum(closing, len(ids) - 1)[:, None]
-    wanted = jnp.sum(jnp.where(next_one, ids, 0), axis=-1)
-    closed = closing == len(ids)
+        return token, jnp.ones_like(token, bool), closed
+    ends = sampling.think_end
+
+    def column(back):  # int32[B], the tokens `back` columns before `step`; -1 before the first
+        found = jax.lax.dynamic_index_in_dim(tokens, step - back, axis=1, keepdims=False)
+        return jnp.where(step >= back, found, -1)
+
+    def among(token, ids):
+        return jnp.any(token[:, None] == jnp.asarray(ids, jnp.int32), axis=-1)
+
+    def begun(count):  # bool[B]: the last `count` tokens are the first `count` of think_end
+        parts = [among(column(count - i), ids) for i, ids in enumerate(ends[:count])]
+        return functools.reduce(jnp.logical_and, parts, jnp.ones_like(closed))
+
+    wanted = jnp.full_like(token, ends[0][0])
+    for count in range(1, len(ends)):  # the longest beginning wins
+        wanted = jnp.where(begun(count), ends[count][0], wanted)
     force = ~closed & (step >= sampling.thinking_tokens)
     token = jnp.where(force, wanted, token)
-    matched = jnp.where(token == wanted, closing + 1, (token == ids[0]).astype(jnp.int32))
-    return token, ~force, jnp.where(closed, closing, matched)
+    return token, ~force, closed | (begun(len(ends) - 1) & among(token, ends[-1]))
 
 
 def measure(logits: jax.Array, token: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:

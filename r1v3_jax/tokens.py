@@ -204,6 +204,26 @@ class Tokenizer:
         self._check_plain(text, "the text")
         return self._ids(text)
 
+    def closing(self, text: str = "</think>") -> tuple[tuple[int, ...], ...]:
+        """For each token of `text` the ids that may stand in its place, the plain one first.
+
+        Byte-pair merges join the ends of a text with what is beside it: Qwen writes
+        `.</think>` and two newlines as `.</`, `think` and one token of `>` and the newlines.
+        """
+        first, *rest = self.encode_text(text)
+        if not rest:
+            return ((first,),)
+        *middle, last = rest
+        vocabulary = self.hf.get_vocab()
+        begin, end = self.hf.convert_ids_to_tokens([first, last])
+        before = sorted(i for token, i in vocabulary.items() if token.endswith(begin))
+        behind = sorted(i for token, i in vocabulary.items() if token.startswith(end))
+        return (
+            (first, *(i for i in before if i != first)),
+            *((i,) for i in middle),
+            (last, *(i for i in behind if i != last)),
+        )
+
     def decode(self, ids, *, skip_special: bool) -> str:
         """Text of int[T] ids from anywhere in a sequence; `</think>` is ordinary text and stays.
 

@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from r1v3_jax import hf, sampler
-from r1v3_jax.config import Compute
+from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.layers import NEVER
+from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Completions, Sampling
 from r1v3_jax.sharding import DECODE, TRAIN, make_mesh, shardings
 
@@ -250,25 +251,39 @@ def test_repetition_penalty_equals_transformers():
 
 @pytest.mark.parametrize(
     "wanted, expected, chosen",
-    [  # think_end is 7 8 9, after three tokens it is forced
+    [  # think_end is 7 or 17, 8, 9 or 19; after three tokens it is forced
         ([1, 2, 3, 4, 5, 6, 1, 2], [1, 2, 3, 7, 8, 9, 1, 2], "11100011"),
         ([1, 7, 8, 4, 5, 6, 1, 2], [1, 7, 8, 9, 5, 6, 1, 2], "11101111"),  # was about to close
         ([7, 8, 9, 4, 5, 6, 1, 2], [7, 8, 9, 4, 5, 6, 1, 2], "11111111"),  # closed in time
         ([7, 7, 8, 4, 5, 6, 1, 2], [7, 7, 8, 9, 5, 6, 1, 2], "11101111"),  # a false start
         ([7, 8, 1, 7, 8, 9, 1, 2], [7, 8, 1, 7, 8, 9, 1, 2], "11100011"),  # its own, but forced
+        ([17, 8, 19, 4, 5, 6, 1, 2], [17, 8, 19, 4, 5, 6, 1, 2], "11111111"),  # merged at its ends
+        ([1, 2, 17, 4, 5, 6, 1, 2], [1, 2, 17, 8, 9, 6, 1, 2], "11100111"),  # begun so
+        ([1, 8, 9, 4, 5, 6, 1, 2], [1, 8, 9, 7, 8, 9, 1, 2], "11100011"),  # only its end
     ],
 )
 def test_a_thinking_budget_written_out(wanted, expected, chosen):
-    settings = Sampling(max_tokens=8, thinking_tokens=3, think_end=(7, 8, 9))
-    closing, out, own = jnp.zeros(1, jnp.int32), [], []
+    assert close(wanted, ((7, 17), (8,), (9, 19))) == (expected, [c == "1" for c in chosen])
+
+
+def test_an_end_of_thinking_that_overlaps_itself():
+    # 7 7 8 after 7 7 7 8: its first two are the second and third 7.
+    assert close([7, 7, 7, 8, 5, 6], ((7,), (7,), (8,)))[0] == [7, 7, 7, 8, 5, 6]
+    assert close([1, 7, 7, 7, 5, 6], ((7,), (7,), (8,)))[0] == [1, 7, 7, 8, 5, 6]
+
+
+def close(wanted, think_end):
+    """What a policy that wants these tokens gets under a budget of three, and which are its own."""
+    settings = Sampling(max_tokens=8, thinking_tokens=3, think_end=think_end)
+    tokens, closed = np.zeros((1, len(wanted)), np.int32), jnp.zeros(1, bool)
+    own = []
     for step, token in enumerate(wanted):
-        token, free, closing = sampler.close_thinking(
-            jnp.array([token]), jnp.int32(step), closing, settings
+        token, free, closed = sampler.close_thinking(
+            jnp.array([token]), jnp.int32(step), jnp.asarray(tokens), closed, settings
         )
-        out.append(int(token[0]))
+        tokens[0, step] = token[0]
         own.append(bool(free[0]))
-    assert out == expected
-    assert own == [c == "1" for c in chosen]
+    return tokens[0].tolist(), own
 
 
 @pytest.mark.parametrize(
@@ -287,6 +302,21 @@ def test_a_thinking_budget_written_out(wanted, expected, chosen):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**{"max_tokens": 4, **settings})
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"max_tokens": 30}, "prompts of 3 tokens and completions of 30 exceed the model's 32"),
+        ({"banned": (1, 400)}, "banned: token 400 is outside the vocabulary of 331"),
+        ({"think_end": ((5,), (-1,))}, "think_end: token -1 is outside"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_the_model_are_refused(settings, message):
+    text = dataclasses.replace(TINY.text, vocab_size=VOCAB, max_positions=32)
+    with pytest.raises(ValueError, match=message):
+        Sampling(**{"max_tokens": 4, **settings}).check(ModelConfig(text, None, None, 0, 0), 3)
 
 
 # --- whole completions -------------------------------------------------------------------------
@@ -436,12 +466,14 @@ def test_every_step_of_every_sample_is_drawn_anew(sample):
         assert abs(np.mean(pair[0] == pair[1]) - 1 / VOCAB) <= 5 * np.sqrt(1 / VOCAB / 1400)
 
 
+BUDGET = {"thinking_tokens": 4, "think_end": ((50,), (51,), (52,))}
+
+
 def test_a_thinking_budget_closes_the_thinking(sample):
-    close = (50, 51, 52)
-    ours = sample(0, 1, **{**HOT, "thinking_tokens": 4, "think_end": close})
+    ours = sample(0, 1, **HOT, **BUDGET)
     free = sample(0, 1, **HOT)
     assert np.array_equal(ours.tokens[:, :4], free.tokens[:, :4])
-    assert ours.tokens[:, 4:7].tolist() == [list(close)] * 2
+    assert ours.tokens[:, 4:7].tolist() == [[50, 51, 52]] * 2
     forced = (np.arange(12) >= 4) & (np.arange(12) < 7)
     assert np.array_equal(ours.chosen, np.broadcast_to(~forced, (2, 12)))
     assert np.all(ours.logprobs[:, 4:7] < 0)  # the policy's own, of tokens it did not choose
@@ -452,7 +484,12 @@ LAYOUTS = {  # mesh, rules, whether the inputs lie on their devices already, fur
     "train": ((2, 2, 2), TRAIN, True, {}),
     "host inputs": ((1, 2, 4), DECODE, False, {}),
     "penalty": ((1, 2, 4), DECODE, True, {"repetition_penalty": 1.1}),
-    "thinking": ((1, 2, 4), DECODE, True, {"thinking_tokens": 4, "think_end": (50, 51, 52)}),
+    "thinking": (
+        (1, 2, 4),
+        DECODE,
+        True,
+        BUDGET,
+    ),
 }
 
 
