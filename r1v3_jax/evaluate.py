@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from r1v3_jax.metrics import rank_correlation, wilson
+from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.rollout import Group, Sampler
 from r1v3_jax.tokens import Tokenizer
 from r1v3_jax.types import Example
@@ -17,7 +18,7 @@ def sample_groups(
     sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
 ) -> list[Group]:
     """Samples for the first `count` examples of a source, `batch` prompts at a time."""
-    groups: list[Group] = []
+    model, groups = for_decoding(model), []
     for start in range(0, count, batch):
         # The last batch is as large as the others: one shape, one program. What is too much is
         # dropped.

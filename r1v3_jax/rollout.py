@@ -14,6 +14,7 @@ from r1v3_jax import rewards
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import Encoder, PromptBatch, fill_tiles, place_images, prompt_batch, split
 from r1v3_jax.losses import group_advantages, token_weights
+from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.sampler import Completions, Sampling, generate
 from r1v3_jax.types import Batch, Example, PolicyBatch
 
@@ -62,7 +63,10 @@ class Sampler:
         accuracy_weight: float = 0.8,
         verifier=None,
     ) -> list[Group]:
-        """Samples `group_size` completions of each example and scores them."""
+        """Samples `group_size` completions of each example and scores them.
+
+        `model`: laid out for decoding (`r1v3.for_decoding`).
+        """
         prompts = prompt_batch(
             examples, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
         )
@@ -117,6 +121,7 @@ def collect(
     as refills last (dynamic sampling); what is still missing is filled up with groups without
     signal.
     """
+    model = for_decoding(model)
     kept: list[Group] = []
     idle: list[Group] = []
     passes = 0

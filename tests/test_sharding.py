@@ -171,13 +171,22 @@ def test_weights_move_from_the_training_to_the_decoding_layout(weights):
     with jax.set_mesh(mesh):
         train, decode = (place(weights, Compute(rules=rules), mesh) for rules in (TRAIN, DECODE))
         assert not train.language.blocks.gate[...].sharding.is_fully_replicated
-        graph, _ = nnx.split(decode)
-        moved = nnx.merge(graph, jax.device_put(nnx.state(train), shardings(train, DECODE, mesh)))
+        moved = r1v3.for_decoding(train)
         for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(decode), strict=True):
             assert a.sharding == b.sharding and np.array_equal(a, b)
         tokens = jax.device_put(np.arange(8)[:, None], NamedSharding(mesh, TRAIN.spec("batch")))
         run(moved, tokens), run(decode, tokens)
         assert run._cache_size() == 1  # the same program for both
+
+
+def test_decoding_has_weights_of_the_computation(weights):
+    # Cast once, not at every token; where nothing changes, nothing is copied.
+    graph, _ = nnx.split(r1v3.abstract(TINY, Compute(dtype="bfloat16")))
+    half = r1v3.for_decoding(nnx.merge(graph, jax.tree.map(jnp.asarray, weights)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
+    assert half.language.blocks.compute.param_dtype == "bfloat16"
+    for a, b in zip(jax.tree.leaves(r1v3.for_decoding(half)), jax.tree.leaves(half), strict=True):
+        assert a is b
 
 
 @pytest.mark.parametrize("rules", [TRAIN, DECODE], ids=["train", "decode"])

@@ -14,6 +14,8 @@ and embeddings; no text, no files.
 Text-only models have `vision` None and take no images.
 """
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -25,7 +27,14 @@ from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.qwen2 import Cache, PromptCache, Qwen2
-from r1v3_jax.sharding import gather, replicate, reshape_rows, shardings, with_shardings
+from r1v3_jax.sharding import (
+    DECODE,
+    gather,
+    replicate,
+    reshape_rows,
+    shardings,
+    with_shardings,
+)
 
 
 class Connector(nnx.Module):
@@ -151,6 +160,25 @@ def abstract(config: ModelConfig, compute: Compute, mesh=None) -> R1V3:
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
         model = nnx.eval_shape(lambda: R1V3(config, compute, nnx.Rngs(0)))
     return model if mesh is None else with_shardings(model, compute.rules, mesh)
+
+
+def for_decoding(model: R1V3) -> R1V3:
+    """The same weights in the computation's dtype, laid out by the DECODE table.
+
+    In TRAIN's layout every decoded token would gather the language model's weights. Arrays move
+    between devices, never through the host; where nothing moves they are shared with `model`.
+    """
+    compute = dataclasses.replace(model.compute, rules=DECODE, param_dtype=model.compute.dtype)
+    target, mesh = _described(model.config, compute), jax.sharding.get_mesh()
+    weights = jax.tree.map(lambda leaf: leaf.astype(compute.dtype), nnx.state(model))
+    if not mesh.empty:
+        weights = jax.device_put(weights, shardings(target, DECODE, mesh))
+    return nnx.merge(nnx.graphdef(target), weights)
+
+
+@functools.cache
+def _described(config: ModelConfig, compute: Compute) -> R1V3:
+    return abstract(config, compute)
 
 
 def init(config: ModelConfig, compute: Compute, *, seed: int = 0) -> R1V3:
