@@ -12,6 +12,7 @@ reshaping.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
@@ -121,8 +122,10 @@ def rope_angles(positions: jax.Array, config: TextConfig) -> tuple[jax.Array, ja
 
     Computed in float32 whatever the model's dtype: bfloat16 cannot hold the integer 257.
     """
-    exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequencies = 1.0 / rope_base(config) ** exponents
+    # On the host: one unit in the last place of a frequency, as a TPU's `pow` may have it wrong,
+    # is 2e-3 radians at position 32,767.
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    frequencies = 1 / np.float32(rope_base(config)) ** exponents
     angles = positions.astype(jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

@@ -199,12 +199,14 @@ class Qwen2(nnx.Module):
         pad = -length % chunk
         hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
         targets = jnp.pad(targets, ((0, 0), (0, pad)))
-        head = self.head_weights()
+        # In float32 outside the scan, cast back inside: its gradient, a sum over the chunks, is
+        # then added up in float32.
+        head = self.head_weights().astype(jnp.float32)
 
         @jax.checkpoint
         def piece(_, xs):
             hidden, targets = xs
-            logits = self._logits(hidden, head) / temperature
+            logits = self._logits(hidden, head.astype(hidden.dtype)) / temperature
             # Compares with an iota instead of gathering: the vocabulary may be sharded, and a
             # gather would fetch all of it.
             hit = jnp.arange(logits.shape[-1]) == targets[..., None]
