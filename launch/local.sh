@@ -3,5 +3,5 @@
 # handwritten digits, through all stages. Arguments go to the launcher: bash launch/local.sh --workdir=runs/mine
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source launch/local/venv.sh
+source launch/local/venv.sh ""  # no extra: without an argument it would see those of this script
 exec python -m r1v3_jax.launch --config=digits "$@"

@@ -103,28 +103,33 @@ def packed_batches(
 ) -> Iterator[tuple[Batch, int]]:
     """Batches of `config.rows` packed rows, and the index of the first example not in them.
 
-    Examples go, in order, into the first row with room; the first that fits nowhere begins the next
-    batch. The whole batch has one loss: the mean over its supervised tokens.
+    Examples go, in order, into the first row with room whose micro-batch has tiles left; the first
+    that fits nowhere begins the next batch. The whole batch has one loss: the mean over its
+    supervised tokens.
     """
-    index = start
+    index, slots = start, config.tiles // config.accumulate
+    per_micro = config.rows // config.accumulate
     pending = encoder.supervised(source(index))
     while True:
         rows: list[list[Encoded]] = [[] for _ in range(config.rows)]
-        room, tiles = [config.row_tokens] * config.rows, 0
+        room, left = [config.row_tokens] * config.rows, [slots] * config.accumulate
         while True:
             size, images_in = len(pending.tokens), len(pending.tiles)
-            if size > config.row_tokens or images_in > config.tiles // config.accumulate:
+            if size > config.row_tokens or images_in > slots:
                 raise ValueError(
                     f"example {index} has {size} tokens and {images_in} tiles; a row holds "
-                    f"{config.row_tokens} and a micro-batch {config.tiles // config.accumulate}: "
-                    "raise row_tokens or tiles"
+                    f"{config.row_tokens} and a micro-batch {slots}: raise row_tokens or tiles"
                 )
-            row = next((r for r in range(config.rows) if room[r] >= size), None)
-            if row is None or tiles + images_in > config.tiles:
+            fits = (
+                r
+                for r in range(config.rows)
+                if room[r] >= size and left[r // per_micro] >= images_in
+            )
+            if (row := next(fits, None)) is None:
                 break
             rows[row].append(pending)
             room[row] -= size
-            tiles += images_in
+            left[row // per_micro] -= images_in
             index += 1
             pending = encoder.supervised(source(index))
         yield _arrays(rows, encoder, config), index

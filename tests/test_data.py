@@ -103,6 +103,15 @@ def test_image_index_points_at_the_examples_own_tiles(encoder, accumulate):
             )
 
 
+def test_no_micro_batch_has_more_tiles_than_slots(encoder):
+    # Rows with room for all: by tokens alone the first micro-batch would get every tile.
+    config = dataclasses.replace(CONFIG, rows=2, row_tokens=400, tiles=4, accumulate=2)
+    per_tile = encoder.config.image_tokens_per_tile
+    for batch, _ in batches(encoder, config):
+        used = [(index >= 0).sum() // per_tile for index in batch.image_index]
+        assert 1 <= min(used) and max(used) <= 2
+
+
 def test_labels_behind_image_tokens(encoder):
     per_tile = encoder.config.image_tokens_per_tile
     example = dataclasses.replace(source(0), image_labels=("a", "b", "c", "d")[:per_tile])

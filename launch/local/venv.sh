@@ -14,8 +14,9 @@ if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ]; then
     echo "making .venv (a few minutes, once)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --upgrade pip setuptools wheel
-    # The reference of the tests goes first and exactly so: another release, or "torch" as a dependency of something
-    # else, may bring several GB of CUDA.
+    # The reference of the tests goes first and in one release, before anything else asks for "torch". Where pip finds
+    # no CPU build of it, it takes several GB of CUDA along; to avoid that on Linux:
+    #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu bash tests/run.sh
     [ "$extra" != test ] || .venv/bin/python -m pip install --quiet torch==2.13.0
     .venv/bin/python -m pip install --quiet --editable ".${extra:+[$extra]}"
     touch "$stamp"
