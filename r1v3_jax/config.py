@@ -245,9 +245,10 @@ class SFT:
             "at least 1",
         )
         _require(self, "tiles validate_every patience", lambda n: n >= 0, "at least 0")
-        if self.rows % self.accumulate:
+        if self.rows % self.accumulate or self.tiles % self.accumulate:
             raise ValueError(
-                f"SFT.rows {self.rows} cannot be cut into accumulate = {self.accumulate} parts"
+                f"SFT.rows {self.rows} and tiles {self.tiles} must divide into accumulate = "
+                f"{self.accumulate} parts"
             )
         if self.validate_every and self.validation is None:
             raise ValueError("SFT.validate_every needs SFT.validation examples")
