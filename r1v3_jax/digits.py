@@ -3,11 +3,12 @@
 Answers are integers, chains of thought are written by a program, and everything is a pure function
 of an index: no state, no download, no order in which examples must be made.
 
-    4 7     Add the two rows.        47 38 stepwise:7+8=15;4+3+1=8;85 / </think> / \\boxed{85}
+    4 7     Add the two rows.        47 38 stepwise:7+8=15;4+3=7;7+1=8;85 / </think> / \\boxed{85}
     3 8     (a slash is a newline)   read  style    work
 
-Levels: `read` only copies the digits, `easy` and `normal` are for the cold start, `hard` asks what
-`normal` asks, but the sums have three digits, which no chain of the cold start shows.
+Levels: `read` only copies the digits and `sums` is arithmetic without an image, what a pretrained
+model brings along; `easy` and `normal` are for the cold start; `hard` asks what `normal` asks, but
+both columns carry, which no chain of the cold start shows.
 Knows nothing of models or rewards. `write_tokenizer` makes a vocabulary for this task alone.
 
 Letters: N examples, M images, 4 the cells of a grid in reading order.
@@ -40,6 +41,7 @@ LEVELS = {  # kinds of question, equally often
     "normal": ("rows", "total"),
     "hard": ("rows",),
 }
+SUMS = 5  # in an example of the level `sums`
 QUESTIONS = {
     "read": ("Read the digits.", "Copy all four digits."),
     "spread": ("Largest minus smallest?", "Subtract the smallest digit from the largest."),
@@ -78,6 +80,8 @@ class Digits:
 
     def example(self, index: int, level: str = "normal") -> Example:
         """Example number `index` of a level; a pure function of the arguments and the fields."""
+        if level == "sums":
+            return self._sums(index)
         u = self._uniforms(index, level)
         kind, digits = _problem(level, u)
         style = "direct" if kind == "read" else _weighted(STYLES, self.styles, u[16])
@@ -94,10 +98,27 @@ class Digits:
             image_labels=tuple(map(str, digits)) if kind == "read" else (),
         )
 
+    def _sums(self, index: int) -> Example:
+        """Sums in text: the arithmetic that a language model brings along."""
+        u = self._rng(index, 1 + len(LEVELS)).random((SUMS, 3))
+        # As in the chains: a digit and a digit, or a sum so far and a digit.
+        pairs = [(int(10 + 18 * y if x < 0.4 else 10 * y), int(10 * z)) for x, y, z in u.tolist()]
+        largest = max(x + y for x, y in pairs)
+        steps = ";".join(f"{x}+{y}={x + y}" for x, y in pairs)
+        return Example(
+            id=f"digits/sums/{self.seed}/{index}",
+            images=(),
+            question=f"Largest of {' '.join(f'{x}+{y}' for x, y in pairs)}?",
+            answer=f"{largest}",
+            chain=f"{steps};{largest}\n</think>\n\\boxed{{{largest}}}",
+            level="sums",
+            kind="sums",
+        )
+
     def mix(self, **weights: float) -> Callable[[int], Example]:
         """index -> example, its level drawn by weight: `Digits().mix(easy=1, normal=2)`."""
         for level, weight in weights.items():
-            _check("level", level, LEVELS)
+            _check("level", level, (*LEVELS, "sums"))
             if not weight > 0:
                 raise ValueError(f"the weight of {level} must be positive, got {weight}")
         return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
@@ -200,7 +221,8 @@ def _problems(level: str, kind: str) -> list[list[tuple[int, int, int, int]]]:
     grids = list(itertools.product(range(10), repeat=4))
     if kind == "rows":
         grids = [(a, b, c, d) for a, b, c, d in grids if a and c]  # two digits, and no 07
-        return [[g for g in grids if (_answer(kind, g) >= 100) == (level == "hard")]]
+        both_carry = lambda g: g[1] + g[3] >= 10 and _answer(kind, g) >= 100  # noqa: E731
+        return [[g for g in grids if both_carry(g) == (level == "hard")]]
     if kind == "even":  # else 2 would be right three times out of eight
         return [[g for g in grids if _answer(kind, g) == count] for count in range(5)]
     return [grids]
@@ -230,7 +252,7 @@ def _chain(kind: str, digits: Sequence[int], style: str, u: list[float]) -> str:
     """Reading, reasoning in a style, answer. Every statement is true but corrected slips.
 
     direct    47 38
-    worked    47 38 stepwise:7+8=15;4+3+1=8;85
+    worked    47 38 stepwise:7+8=15;4+3=7;7+1=8;85
     checked   47 38 carefully:7+8=14 Wait,7+8=15;4+3+1=8;85               a slip
               47 38 carefully:7+8=15;4+3+1=8;85 Alternatively,70+15=85    a look back
     """
@@ -255,8 +277,8 @@ def _steps(kind: str, digits: Sequence[int]) -> list[str]:
         case "even":
             return [_listed(digits, 0), f"{answer}"]
         case "rows":
-            carry = "+1" if b + d > 9 else ""
-            return [f"{b}+{d}={b + d}", f"{a}+{c}{carry}={answer // 10}", f"{answer}"]
+            carry = [f"{a + c}+1={a + c + 1}"] if b + d > 9 else []
+            return [f"{b}+{d}={b + d}", f"{a}+{c}={a + c}", *carry, f"{answer}"]
         case "total":
             return [f"{a}+{b}={a + b}", f"{a + b}+{c}={a + b + c}", f"{a + b + c}+{d}={answer}"]
     raise AssertionError(kind)
@@ -282,7 +304,7 @@ def _slips(kind: str, digits: Sequence[int], steps: list[str], u: float):
                 slips.append((0, _listed(even[:-1], 0), "Hmm"))
         case "rows":
             if b + d > 9:  # forgets to carry
-                slips.append((1, f"{a}+{c}={a + c}", "Hmm"))
+                slips.append((2, f"{_answer(kind, digits) - 10}", "Hmm"))
     return slips
 
 

@@ -19,9 +19,9 @@ LEVELS = ("read", "easy", "normal", "hard")
 CHAIN = re.compile(r"(\d\d \d\d)(?: (stepwise|carefully):(.+))?\n</think>\n\\boxed\{(\d+)\}")
 GOLDEN_TEXT = (
     "Add the two rows.",
-    "65 45 carefully:5+5=10;6+4=10 Hmm,6+4+1=11;110\n</think>\n\\boxed{110}",
+    "65 98 carefully:5+8=13;6+9=15;15+1=15 Wait,15+1=16;163\n</think>\n\\boxed{163}",
 )
-GOLDEN_PIXELS = "e282a2bddb7ab8d6"
+GOLDEN_PIXELS = "c309513d8ac37e4c"
 DOUBT = r" Wait,| Hmm,| Alternatively,"
 
 
@@ -200,17 +200,35 @@ def test_what_does_not_exist_is_refused(make):
 
 
 @pytest.mark.parametrize("source", SOURCES[:2], ids=str)
-def test_only_hard_sums_have_three_digits(source):
-    normal = [source.example(i, "normal") for i in range(2000)]
+def test_in_hard_questions_alone_both_columns_carry(source):
+    def carries(example, index):
+        a, b, c, d = source.labels(index, example.level)
+        assert int(example.answer) == 10 * a + b + 10 * c + d
+        return b + d >= 10, int(example.answer) >= 100
+
     hard = [source.example(i, "hard") for i in range(2000)]
-    rows = [int(example.answer) for example in normal if example.kind == "rows"]
-    sums = [int(example.answer) for example in hard]
-    assert 20 <= min(rows) < 30 and max(rows) == 99
-    assert 100 <= min(sums) < 105 and 190 < max(sums) <= 198
-    # No chain of the cold start holds a number above 99, and none says what hard chains must.
-    for example in (*normal, *(source.example(i, "easy") for i in range(2000))):
-        assert not re.search(r"\d{3}", example.chain)
-    assert {example.question for example in hard} < {example.question for example in normal}
+    normal = [(i, source.example(i, "normal")) for i in range(4000)]
+    assert {carries(example, i) for i, example in enumerate(hard)} == {(True, True)}
+    rows = {carries(example, i) for i, example in normal if example.kind == "rows"}
+    assert rows == {(False, False), (False, True), (True, False)}
+    assert {e.question for e in hard} < {e.question for _, e in normal}
+
+
+def test_sums_are_text_and_true():
+    source = Digits()
+    assert source.example(0, "sums").question == source.example(0, "sums").question
+    seen = set()
+    for index in range(1000):
+        example = source.example(index, "sums")
+        assert example.images == () and example.level == "sums"
+        asked = re.findall(r"(\d+)\+(\d+)", example.question)
+        seen |= set(asked)
+        steps = ";".join(f"{x}+{y}={int(x) + int(y)}" for x, y in asked)
+        largest = max(int(x) + int(y) for x, y in asked)
+        assert example.question == f"Largest of {' '.join('+'.join(p) for p in asked)}?"
+        assert example.chain == f"{steps};{largest}\n</think>\n\\boxed{{{largest}}}"
+        assert example.answer == str(largest)
+    assert {(str(x), str(y)) for x in range(28) for y in range(10)} == seen
 
 
 def test_blind_answers():
@@ -230,8 +248,8 @@ def test_blind_answers():
             slack = 5 * (priors[kind] / total) ** 0.5
             assert abs(max(counts.values()) / total - priors[kind]) < slack
     assert digits.answer_prior("easy") == pytest.approx({"spread": 0.177, "even": 0.2})
-    assert digits.answer_prior("normal") == pytest.approx({"rows": 80 / 3240, "total": 0.067})
-    assert digits.answer_prior("hard") == pytest.approx({"rows": 90 / 4860})
+    assert digits.answer_prior("normal") == pytest.approx({"rows": 90 / 5715, "total": 0.067})
+    assert digits.answer_prior("hard") == pytest.approx({"rows": 81 / 2385})
     assert digits.answer_prior("read") == pytest.approx({"read": 1e-4})
 
 
@@ -271,15 +289,17 @@ def test_chains_are_true(level):
     [
         (
             "rows",
-            "7+8=15;4+3+1=8;85",
+            "7+8=15;4+3=7;7+1=8;85",
             """
-            7+8=14 Wait,7+8=15;4+3+1=8;85
-            7+8=16 Wait,7+8=15;4+3+1=8;85
-            7+8=15;4+3+1=7 Wait,4+3+1=8;85
-            7+8=15;4+3+1=9 Wait,4+3+1=8;85
-            7+8=15;4+3=7 Hmm,4+3+1=8;85
-            7+8=15;4+3+1=8;85 Wait,85-38=47 ok
-            7+8=15;4+3+1=8;85 Alternatively,40+30=70;70+15=85
+            7+8=14 Wait,7+8=15;4+3=7;7+1=8;85
+            7+8=16 Wait,7+8=15;4+3=7;7+1=8;85
+            7+8=15;4+3=6 Wait,4+3=7;7+1=8;85
+            7+8=15;4+3=8 Wait,4+3=7;7+1=8;85
+            7+8=15;4+3=7;7+1=7 Wait,7+1=8;85
+            7+8=15;4+3=7;7+1=9 Wait,7+1=8;85
+            7+8=15;4+3=7;75 Hmm,7+1=8;85
+            7+8=15;4+3=7;7+1=8;85 Wait,85-38=47 ok
+            7+8=15;4+3=7;7+1=8;85 Alternatively,40+30=70;70+15=85
             """,
         ),
         (
