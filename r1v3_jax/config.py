@@ -58,6 +58,7 @@ class VisionConfig:
         _require(
             self, "image_size patch_size embed layers heads mlp", lambda n: n >= 1, "at least 1"
         )
+        _require(self, "norm_eps qk_norm_eps", lambda x: x > 0, "positive")
         if self.embed % self.heads:
             raise ValueError(f"vision embed {self.embed} does not divide into {self.heads} heads")
         if self.image_size % self.patch_size or (self.image_size // self.patch_size) % 2:
@@ -111,6 +112,7 @@ class TextConfig:
             "at least 1",
         )
         _require(self, "rope_factor", lambda x: x >= 1, "at least 1")
+        _require(self, "norm_eps rope_theta", lambda x: x > 0, "positive")
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"{self.heads} query heads do not divide over {self.kv_heads} kv heads"
@@ -139,6 +141,7 @@ class ModelConfig:
 
     def __post_init__(self):
         _one_of(self, "architecture", ("SkyworkR1VChatModel", "InternVLChatModel"))
+        _require(self, "max_tiles", lambda n: n >= 1, "at least 1")
         if (self.vision is None) != (self.image_token_id is None):
             raise ValueError(
                 f"image_token_id {self.image_token_id!r} goes with a vision tower: "
@@ -222,6 +225,7 @@ class SFT:
 
     train: Callable
     validation: Callable | None = None
+    chains: str = ""  # a file of tools/distill.py, whose chains take the place of the examples' own
     steps: int = 100
     rows: int = 32  # packed rows a step
     row_tokens: int = 256
@@ -342,11 +346,17 @@ class Evaluate:
     sets: tuple[tuple[str, Callable], ...] = ()  # (name, source) of held-out questions
     pooled: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, sets): several taken as one
     after: tuple[str, ...] = ("cold_start", "grpo", "connector")  # the stages
+    # (set, accuracy of the best constant answer), where that is known: what a blind model can get.
+    answer_prior: tuple[tuple[str, float], ...] = ()
     questions: int = 1000  # a set
     batch: int = 250  # prompts at a time
     tiles: int = 250  # tile slots of a batch
     max_prompt_tokens: int = 4096
     max_tokens: int = 8192
+    # How the model thinks over held-out questions. slow: as it was trained; none: its thinking is
+    # given, and empty; no_wait: critical words are never sampled.
+    thinking: Literal["slow", "none", "no_wait"] = "slow"
+    thinking_tokens: int = 0  # after so many the thinking is closed; 0: no limit
     # A smaller fixed set for the checkpoints of GRPO: its accuracy, and the entropy at critical
     # words.
     probe: Callable | None = None
@@ -365,6 +375,8 @@ class Evaluate:
             if missing := set(parts) - known:
                 raise ValueError(f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}")
         _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
+        _one_of(self, "thinking", ("slow", "none", "no_wait"))
+        _require(self, "thinking_tokens", lambda n: n >= 0, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)

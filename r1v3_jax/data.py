@@ -7,8 +7,10 @@ run sees what an uninterrupted one would have seen. Numpy only; the caller puts 
 import collections
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -32,10 +34,13 @@ class Encoded:
 
 
 class Encoder:
-    """Turns examples into ids and tiles, as one model wants them."""
+    """Turns examples into ids and tiles, as one model wants them.
 
-    def __init__(self, config: ModelConfig, tokenizer: tokens.Tokenizer):
-        self.config, self.tokenizer = config, tokenizer
+    prefill: text that every sampled answer is made to begin with; part of the prompt's ids.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: tokens.Tokenizer, prefill: str = ""):
+        self.config, self.tokenizer, self.prefill = config, tokenizer, prefill
         # The same few questions come again and again; tokenising is the slow part.
         self._prompt_ids = functools.lru_cache(4096)(self._encode_prompt)
 
@@ -81,6 +86,7 @@ class Encoder:
     def _encode_prompt(self, question: str, counts: tuple[int, ...]) -> list[int]:
         turns = [{"role": "user", "content": question}]
         ids = self.tokenizer.encode_prompt(turns, self._image_tokens(counts))
+        ids += self.tokenizer.encode_text(self.prefill)
         self._check(ids, question)
         return ids
 
@@ -96,6 +102,29 @@ class Encoder:
         return images.tile_images(
             list(example.images), tile_size=size, max_tiles=self.config.max_tiles
         )
+
+
+def with_chains(source: Callable[[int], Example], path) -> Callable[[int], Example]:
+    """The examples that a file of `distill` has chains for, with those chains, over and over.
+
+    ValueError if the file is empty, or was made from another source.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    if not rows:
+        raise ValueError(f"{path}: no chains; distil from a checkpoint that answers some questions")
+
+    def example(index: int) -> Example:
+        row = rows[index % len(rows)]
+        found = source(row["index"])
+        if found.id != row["id"]:
+            raise ValueError(
+                f"{path}: example {row['index']} is {found.id!r} here and was {row['id']!r}; use "
+                "the source that the chains were made from"
+            )
+        return dataclasses.replace(found, chain=row["chain"], image_labels=())
+
+    return example
 
 
 def packed_batches(

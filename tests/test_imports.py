@@ -18,7 +18,7 @@ LAYERS = [
     "hf",
     "digits data train",
     "rollout",
-    "evaluate",
+    "evaluate distill",
     "stages.context",
     "stages.sft stages.grpo",
     "pipeline",

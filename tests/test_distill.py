@@ -1,0 +1,110 @@
+"""Chains from a teacher: what is kept, why the others are not, the way into a cold start."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from r1v3_jax import data, distill
+from r1v3_jax.distill import Filter
+from r1v3_jax.metrics import write_jsonl
+from r1v3_jax.rewards import Score, Verdict
+from r1v3_jax.rollout import Group
+from r1v3_jax.types import Example
+
+RIGHT = Score(1.0, 1.0, 1.0, Verdict.RIGHT, "1", "")
+WRONG = Score(0.2, 0.0, 1.0, Verdict.WRONG, "2", "")
+FAILED = Score(None, None, 1.0, Verdict.ERROR, "3", "")
+SHAPELESS = Score(0.8, 1.0, 0.0, Verdict.RIGHT, "1", "")
+
+
+def source(index: int) -> Example:
+    return Example(f"q{index}", (), f"question {index}", str(index), image_labels=("x",))
+
+
+def group(index, samples):
+    """A group of (ids, ended, score)."""
+    width = max(len(ids) for ids, _, _ in samples)
+    tokens = np.zeros((len(samples), width), np.int32)
+    for row, (ids, _, _) in zip(tokens, samples, strict=True):
+        row[: len(ids)] = ids
+    completions = SimpleNamespace(
+        tokens=tokens,
+        lengths=np.array([len(ids) for ids, _, _ in samples]),
+        ended=np.array([ended for _, ended, _ in samples]),
+    )
+    texts = [" ".join(map(str, ids)) for ids, _, _ in samples]
+    return Group(source(index), None, completions, texts, [score for *_, score in samples])
+
+
+def test_why_a_chain_is_not_kept():
+    samples = {
+        "kept": ([1, 2, 3], True, RIGHT),
+        "wrong": ([1, 2, 3], True, WRONG),
+        "verifier failed": ([1], True, FAILED),
+        "format": ([1], True, SHAPELESS),
+        "rambles": ([1, 2, 9, 1, 2, 8, 1, 2], True, RIGHT),
+        "too long": ([1] * 10, True, RIGHT),
+    }
+    keep = Filter(max_tokens=9, ngram=2, repeats=2)
+    made = group(0, list(samples.values()))
+    assert [keep.verdict(made, i) for i in range(len(samples))] == list(samples)
+    cut_short = group(0, [([1, 2], False, RIGHT)])
+    assert keep.verdict(cut_short, 0) == "too long"
+
+
+@pytest.mark.parametrize(
+    "ids, expected",
+    [([1, 2, 3] * 3, True), ([1, 2, 3] * 2 + [1, 2], False), ([5, 5, 5, 5, 5], True), ([], False)],
+    ids=str,
+)
+def test_rambling(ids, expected):
+    assert distill.rambles(np.array(ids, np.int32), ngram=3, repeats=2) is expected
+
+
+class Sampler:
+    """Answers example i with the groups given; counts what it is asked."""
+
+    sampling = SimpleNamespace(max_tokens=9)
+
+    def __init__(self, samples):
+        self.samples, self.asked = samples, []
+
+    def groups(self, model, examples, key, limit):
+        indices = [int(example.id[1:]) for example in examples]
+        self.asked.append(indices)
+        return [group(i, self.samples[i % len(self.samples)]) for i in indices]
+
+
+def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "for_decoding", lambda model: model)
+    sampler = Sampler(
+        [
+            [([7, 8, 9], True, RIGHT), ([4, 5], True, RIGHT), ([6], True, WRONG)],
+            [([1], True, WRONG), ([2], True, WRONG), ([3], True, FAILED)],
+        ]
+    )
+    rows, verdicts = distill.distill(sampler, None, source, 3, 2, jax.random.key(0), Filter(9))
+    assert rows == [
+        {"index": 0, "id": "q0", "chain": "4 5"},
+        {"index": 2, "id": "q2", "chain": "4 5"},
+    ]
+    assert verdicts == {"kept": 4, "wrong": 4, "verifier failed": 1}
+    assert sampler.asked == [[0, 1], [2, 3]]  # the last batch is as large as the others
+
+    write_jsonl(tmp_path / "chains.jsonl", rows)
+    read = data.with_chains(source, tmp_path / "chains.jsonl")
+    assert [read(i).id for i in range(3)] == ["q0", "q2", "q0"]
+    assert read(1) == dataclasses.replace(source(2), chain="4 5", image_labels=())
+
+
+def test_chains_of_another_source_are_refused(tmp_path):
+    path = tmp_path / "chains.jsonl"
+    write_jsonl(path, [{"index": 5, "id": "q4", "chain": "x"}])
+    with pytest.raises(ValueError, match="example 5 is 'q5' here and was 'q4'"):
+        data.with_chains(source, path)(0)
+    path.write_text("")
+    with pytest.raises(ValueError, match="no chains; distil from a checkpoint"):
+        data.with_chains(source, path)

@@ -1,0 +1,65 @@
+"""Chains of thought for a cold start, sampled from a teacher checkpoint of ours.
+
+python tools/distill.py --config=digits --checkpoint=runs/digits/grpo/done --out=chains.jsonl
+
+The questions are those of the config's cold start. A chain is kept if its answer is right, its
+format is, and it neither rambles nor runs over; the shortest one kept of a question is written.
+Train on them with --config.cold_start.chains=chains.jsonl.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from r1v3_jax import checkpoint, cli, distill, launch, tokens
+from r1v3_jax.data import Encoder
+from r1v3_jax.metrics import write_jsonl
+from r1v3_jax.rollout import Sampler
+from r1v3_jax.sampler import Sampling
+
+CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the questions.", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The teacher, a directory.", required=True)
+OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
+EXAMPLES = flags.DEFINE_integer("examples", 1000, "Questions to ask.", lower_bound=1)
+SAMPLES = flags.DEFINE_integer("samples", 4, "Samples of each.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 64, "Questions at a time.", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples.", lower_bound=0.0)
+MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default: of the config.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+
+
+def main():
+    if not Path(OUT.value).absolute().parent.is_dir():
+        raise ValueError(f"--out={OUT.value}: its directory does not exist")
+    config = launch.load_config(CONFIG.value)
+    tokenizer = tokens.load(f"{CHECKPOINT.value}/tokenizer")
+    described, _ = checkpoint.read_config(CHECKPOINT.value)
+    sampler = Sampler(
+        encoder=Encoder(described, tokenizer),
+        sampling=Sampling(
+            max_tokens=config.grpo.max_completion_tokens,
+            temperature=TEMPERATURE.value,
+            banned=tokenizer.banned_token_ids,
+        ),
+        max_prompt_tokens=config.grpo.max_prompt_tokens,
+        tiles=BATCH.value * max(1, config.grpo.tiles // config.grpo.prompts),
+        group_size=SAMPLES.value,
+    )
+    keep = distill.Filter(MAX_TOKENS.value or config.grpo.max_completion_tokens)
+    rows, verdicts = distill.distill(
+        sampler,
+        checkpoint.load_weights(CHECKPOINT.value),
+        config.cold_start.train,
+        EXAMPLES.value,
+        BATCH.value,
+        jax.random.key(SEED.value),
+        keep,
+    )
+    write_jsonl(OUT.value, rows)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    print(f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {told}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
