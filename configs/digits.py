@@ -8,6 +8,8 @@ grpo        reinforcement learning on normal and hard questions; hard ones were 
 connector   only the connector learns, on digits by other writers
 """
 
+from statistics import mean
+
 from r1v3_jax import digits
 from r1v3_jax.config import (
     GRPO,
@@ -56,6 +58,10 @@ SEEN = digits.Digits(augment=True, styles=(0.6, 0.2, 0.2))
 HELD_OUT = digits.Digits(split="held_out", seed=1)
 OTHERS = digits.Digits(domain="second", augment=True, styles=(0, 0.5, 0.5))
 OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1)
+
+# Kinds of a level come equally often, and so do the levels of a set.
+PRIOR = {level: mean(digits.answer_prior(level).values()) for level in ("easy", "normal", "hard")}
+POOLED_PRIOR = mean(PRIOR.values())
 
 config = Run(
     name="digits",
@@ -116,6 +122,7 @@ config = Run(
             ("hard", HELD_OUT.mix(hard=1)),
             ("second", OTHERS_HELD_OUT.mix(easy=1, normal=1, hard=1)),
         ),
+        answer_prior=(*PRIOR.items(), *((name, POOLED_PRIOR) for name in ("home", "second"))),
         pooled=(("home", ("easy", "normal", "hard")),),
         questions=500,
         batch=250,

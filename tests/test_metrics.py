@@ -387,3 +387,27 @@ def test_versions_name_all_that_matters():
 def test_a_picture_library_is_not_loaded_by_training():
     code = "import sys, r1v3_jax.metrics, r1v3_jax.report; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- compilations
+
+
+def test_a_recompilation_is_told_from_a_first_compilation():
+    @jax.jit
+    def double(x):
+        return 2 * x
+
+    short, long = np.ones(3, np.float32), np.ones(4, np.float32)
+    compiles = metrics.Compiles()
+    double(short)
+    compiles.after("step")
+    double(short)
+    compiles.after("step")
+    double(long)
+    compiles.after("step", "probe")  # the probe is new: that one is its own
+    assert compiles.after_warmup == 0
+    double(np.ones(5, np.float32))
+    compiles.after("step")
+    assert compiles.after_warmup == 1
+    assert compiles.programs(("double", "other")) == {"double": 3, "other": 0}
+    assert metrics.Compiles().programs(("double",)) == {"double": 0}

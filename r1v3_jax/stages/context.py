@@ -7,6 +7,7 @@ import jax
 
 from r1v3_jax.config import Run
 from r1v3_jax.data import Encoder
+from r1v3_jax.metrics import Compiles
 
 # One number a purpose, folded into the seed: streams of random numbers that never meet.
 PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}
@@ -20,6 +21,7 @@ class Context:
     workdir: Path
     encoder: Encoder
     quiet: bool = False
+    compiles: Compiles = dataclasses.field(default_factory=Compiles)
 
     def key(self, purpose: str, step: int = 0) -> jax.Array:
         """The random key of a purpose at a step: a function of the seed, so there is no state to

@@ -91,6 +91,9 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 metrics["eval/accuracy"] = measured["accuracy"]["mean"]
                 metrics["eval/critical_entropy"] = measured["critical_entropy"]
             logger.log(step, metrics | timer.values)
+            context.compiles.after(
+                f"{name}/step", *[f"{name}/probe"] * ("eval/accuracy" in metrics)
+            )
             if config.rollouts_every and step % config.rollouts_every == 0:
                 write_jsonl(
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)

@@ -42,9 +42,8 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
         cursor, best = extra["cursor"], extra["best"]
     first = int(state.step)
     held_out = validation_batches(context, config)
-    batches = data.prefetch(
-        data.packed_batches(config.train, context.encoder, config, start=cursor)
-    )
+    source = data.with_chains(config.train, config.chains) if config.chains else config.train
+    batches = data.prefetch(data.packed_batches(source, context.encoder, config, start=cursor))
     best_states = States(directory / "best", keep=1)
 
     with Logger(
@@ -74,6 +73,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
                 else:
                     best = {**best, "since": best["since"] + 1}
             logger.log(step, metrics | timer.values)
+            context.compiles.after(f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics))
             if (step + 1) % config.checkpoint_every == 0 or last:
                 states.save(step + 1, state, {"cursor": cursor, "best": best})
     batches.close()
