@@ -52,6 +52,13 @@ def critical_sequences(tokenizer: Tokenizer, words: tuple[str, ...]) -> list[lis
     return sorted({tuple(tokenizer.encode_text(form)) for form in forms})
 
 
+def critical_tokens(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[int, ...]:
+    """The single tokens that are a critical word. A word of several tokens begins as others do, and
+    is not among them.
+    """
+    return tuple(s[0] for s in critical_sequences(tokenizer, words) if len(s) == 1)
+
+
 def critical_mask(ids: np.ndarray, sequences: list[list[int]]) -> np.ndarray:
     """bool[T]: true where one of the id sequences begins in int32[T] ids.
 

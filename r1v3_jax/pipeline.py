@@ -22,6 +22,14 @@ from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
 
+# The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `generate`
+# for rollouts, for the probe and for the held-out questions, ...
+PROGRAMS = ("update", "generate", "encode_images", "score", "validation_loss")
+
+# An answer that begins so has thought of nothing. (The report leaves `<think>` out of the template
+# instead, section 6.2.)
+NO_THINKING = "\n</think>\n\n"
+
 
 def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
     """Runs the pipeline of `config` (or its one stage) in `workdir`; returns the summary, also in
@@ -40,10 +48,13 @@ def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
             summary |= account
         if config.evaluate.sets:
             summary["blind"] = blind(context, model)
+            summary["answer_prior"] = dict(config.evaluate.answer_prior)
         export = workdir / "export"
         shutil.rmtree(export, ignore_errors=True)
         hf.save(model, export, "hf", tokenizer=workdir / "tokenizer")
     summary |= {"wall_s": round(time.time() - started, 1), "peak_rss_gib": round(peak_rss_gib(), 3)}
+    summary["compiles_after_warmup"] = context.compiles.after_warmup
+    summary["programs"] = context.compiles.programs(PROGRAMS)
     summary["versions"] = versions()
     write_json(workdir / "summary.json", summary)
     report.plot_run(workdir)
@@ -113,24 +124,33 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
     return model, account
 
 
-def accuracies(context: Context, model: r1v3.R1V3, encoder: Encoder | None = None) -> dict:
+def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder) -> dict:
     """Greedy held-out accuracy on every set of the run, and on the sets pooled."""
     config, tokenizer = context.run.evaluate, context.encoder.tokenizer
+    banned = tokenizer.banned_token_ids
+    if config.thinking == "no_wait":
+        banned += evaluate.critical_tokens(tokenizer, config.critical_words)
     sampler = Sampler(
-        encoder=encoder or context.encoder,
+        encoder=kind(
+            context.encoder.config, tokenizer, NO_THINKING if config.thinking == "none" else ""
+        ),
         sampling=Sampling(
-            max_tokens=config.max_tokens, temperature=0.0, banned=tokenizer.banned_token_ids
+            max_tokens=config.max_tokens,
+            temperature=0.0,
+            banned=banned,
+            thinking_tokens=config.thinking_tokens,
+            think_end=tokenizer.closing("</think>") if config.thinking_tokens else (),
         ),
         max_prompt_tokens=config.max_prompt_tokens,
         tiles=config.tiles,
         group_size=1,
     )
-    groups = {
-        name: evaluate.sample_groups(
+    groups = {}
+    for name, source in config.sets:
+        groups[name] = evaluate.sample_groups(
             sampler, model, source, config.questions, config.batch, context.key("evaluate")
         )
-        for name, source in config.sets
-    }
+        context.compiles.after("evaluate")
     for name, parts in config.pooled:
         groups[name] = [group for part in parts for group in groups[part]]
     return {name: evaluate.accuracy(mine) for name, mine in groups.items()}
@@ -147,5 +167,4 @@ class NoiseEncoder(Encoder):
 
 def blind(context: Context, model: r1v3.R1V3) -> dict:
     """Accuracy with the images replaced by noise: what the questions alone give away."""
-    noise = NoiseEncoder(context.encoder.config, context.encoder.tokenizer)
-    return accuracies(context, model, noise)
+    return accuracies(context, model, NoiseEncoder)

@@ -74,7 +74,8 @@ class Sampler:
         count = len(completions.lengths)
         tokenizer = self.encoder.tokenizer
         texts = [
-            tokenizer.decode(completions.tokens[i, : completions.lengths[i]], skip_special=True)
+            self.encoder.prefill
+            + tokenizer.decode(completions.tokens[i, : completions.lengths[i]], skip_special=True)
             for i in range(count)
         ]
         answers = [example.answer for example in examples for _ in range(self.group_size)]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
+import exported_answers
 import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import checkpoint, hf, launch, metrics, pipeline
+from r1v3_jax import checkpoint, evaluate, hf, launch, metrics, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,16 @@ def test_it_leaves_what_a_run_leaves(finished):
     for sets in (*summary["accuracy"].values(), summary["blind"]):
         assert set(sets) == {"easy", "normal", "hard", "second", "home"}
         assert sets["home"]["n"] == 24 and sets["easy"]["n"] == 8
+    assert summary["compiles_after_warmup"] == 0
+    assert summary["programs"] == {
+        "update": 4,  # one a stage
+        "generate": 3,  # rollouts, probe, held-out questions
+        "encode_images": 2,  # of a rollout; of the others, which have more tiles
+        "score": 0,
+        "validation_loss": 1,
+    }
+    prior = summary["answer_prior"]
+    assert set(prior) == set(summary["blind"]) and 0 < prior["hard"] < prior["easy"] < 0.2
     assert summary["chosen_step"] in (1, 2) and len(summary["checkpoints"]) == 2
     assert json.loads((workdir / "summary.json").read_text())["versions"]["jax"] == jax.__version__
     steps = [(line["stage"], line["step"]) for line in metrics.read(workdir)]
@@ -60,6 +72,12 @@ def test_the_export_is_the_model(config, finished):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_export_answers_in_transformers_what_ours_answers(config, finished):
+    workdir, _ = finished
+    differing, count = exported_answers.compare(config, workdir, 8)
+    assert count == 8 and not differing
+
+
 def test_connector_tuning_moves_the_connector_alone(finished):
     workdir, _ = finished
     before = checkpoint.load_weights(workdir / "grpo/done")
@@ -82,6 +100,30 @@ def test_the_same_command_again_finds_everything_done(config, finished):
         again["accuracy"] == summary["accuracy"] and again["chosen_step"] == summary["chosen_step"]
     )
     assert logged(workdir) == lines
+
+
+@pytest.mark.parametrize("thinking", ["none", "no_wait"])
+def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking):
+    """Four tokens of thinking at most, or none at all; what the model says is looked at."""
+    workdir, _ = finished
+    shutil.copytree(workdir / "tokenizer", tmp_path / "tokenizer")
+    settings = dataclasses.replace(
+        config.evaluate, thinking=thinking, thinking_tokens=4, max_prompt_tokens=32,
+        sets=config.evaluate.sets[:1], pooled=(),
+    )  # fmt: skip
+    context = pipeline.prepare(dataclasses.replace(config, evaluate=settings), tmp_path, True)
+    said = []
+    monkeypatch.setattr(evaluate, "accuracy", said.extend)
+    pipeline.accuracies(context, checkpoint.load_weights(workdir / "connector/done"))
+    assert len(said) == 8
+    words = [context.encoder.tokenizer.encode_text(word)[0] for word in ("Wait", " Hmm")]
+    for group in said:
+        (text,), ids = group.texts, group.completions.tokens[0]
+        if thinking == "none":
+            assert text.startswith("\n</think>\n\n")
+        else:
+            assert "</think>" in context.encoder.tokenizer.decode(ids[:5], skip_special=False)
+            assert not np.isin(ids, words).any()
 
 
 def test_a_stage_resumes_bitwise(config, finished, tmp_path):

@@ -124,6 +124,19 @@ def test_the_tower_runs_once_a_prompt(setup, groups):
     np.testing.assert_array_equal(batch.image_index[0, 0], batch.image_index[0, 2])
 
 
+def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(setup):
+    sampler, model = setup
+    encoder = data.Encoder(sampler.encoder.config, sampler.encoder.tokenizer, "\n</think>\n\n")
+    plain, filled = (
+        dataclasses.replace(sampler, encoder=e).groups(model, [source(1)], jax.random.key(0), 3)[0]
+        for e in (sampler.encoder, encoder)
+    )
+    added = encoder.tokenizer.encode_text("\n</think>\n\n")
+    assert filled.prompt.tokens.tolist() == [*plain.prompt.tokens, *added]
+    assert all(text.startswith("\n</think>\n\n") for text in filled.texts)
+    assert filled.completions.tokens.shape == plain.completions.tokens.shape
+
+
 def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
     """Rewards by prompt: even prompts are always right, odd ones mixed."""
     sampler, model = setup
