@@ -54,7 +54,7 @@ MODEL = ModelConfig(
     architecture="SkyworkR1VChatModel",
 )
 
-SEEN = digits.Digits(augment=True, styles=(0.6, 0.2, 0.2))
+SEEN = digits.Digits(augment=True, styles=(0.4, 0.35, 0.25))
 HELD_OUT = digits.Digits(split="held_out", seed=1)
 OTHERS = digits.Digits(domain="second", augment=True, styles=(0, 0.5, 0.5))
 OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1)
@@ -69,28 +69,28 @@ config = Run(
     write_tokenizer=digits.write_tokenizer,
     pipeline=("base", "cold_start", "grpo", "connector"),
     base=SFT(
-        train=SEEN.mix(read=1),
-        steps=250,
-        rows=16,
+        train=SEEN.mix(read=2, sums=1),
+        steps=500,
+        rows=12,
         row_tokens=144,
-        tiles=64,
-        optimizer=Optimizer(lr=2e-3, warmup_steps=20, schedule="cosine", weight_decay=0.05),
-        checkpoint_every=125,
+        tiles=48,
+        optimizer=Optimizer(lr=3e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05),
+        checkpoint_every=250,
     ),
     cold_start=SFT(
         train=SEEN.mix(easy=1, normal=2),
         validation=HELD_OUT.mix(easy=1, normal=2),
-        steps=250,
-        rows=16,
-        row_tokens=192,
-        tiles=80,
-        optimizer=Optimizer(lr=1.5e-3, warmup_steps=20, schedule="cosine", weight_decay=0.05),
-        validate_every=125,
-        checkpoint_every=125,
+        steps=1000,
+        rows=8,
+        row_tokens=160,
+        tiles=40,
+        optimizer=Optimizer(lr=2e-3, warmup_steps=30, schedule="cosine", weight_decay=0.05),
+        validate_every=250,
+        checkpoint_every=250,
     ),
     grpo=GRPO(
         train=SEEN.mix(normal=1, hard=1),
-        steps=60,
+        steps=80,
         prompts=24,
         group_size=8,
         max_prompt_tokens=26,
@@ -100,20 +100,20 @@ config = Run(
         clip_high=0.28,
         optimizer=Optimizer(lr=2e-4, warmup_steps=5),
         evaluate_every=20,
-        checkpoint_every=30,
+        checkpoint_every=20,
     ),
     connector=SFT(
         train=OTHERS.mix(easy=1, normal=2),
         validation=OTHERS_HELD_OUT.mix(easy=1, normal=2),
-        steps=60,
-        rows=16,
-        row_tokens=192,
-        tiles=80,
+        steps=120,
+        rows=8,
+        row_tokens=160,
+        tiles=40,
         trainable="connector",
         optimizer=Optimizer(lr=1e-3, warmup_steps=5, schedule="cosine"),
         validate_every=20,
         patience=2,
-        checkpoint_every=30,
+        checkpoint_every=60,
     ),
     evaluate=Evaluate(
         sets=(

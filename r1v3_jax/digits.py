@@ -95,7 +95,7 @@ class Digits:
             level=level,
             kind=kind,
             # One image token a digit, where a patch is half a digit (14 pixels).
-            image_labels=tuple(map(str, digits)) if kind == "read" else (),
+            image_labels=tuple(map(str, digits)),
         )
 
     def _sums(self, index: int) -> Example:
