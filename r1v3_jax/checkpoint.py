@@ -41,17 +41,23 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
 
 
 def read_config(directory) -> tuple[ModelConfig, str]:
-    """The ModelConfig of a checkpoint and the dtype of its weights. ValueError if it is none of
-    ours.
+    """The ModelConfig of a checkpoint and the dtype of its weights, "float32" or "bfloat16".
+
+    FileNotFoundError if there is no checkpoint of ours, ValueError if it is not of this version.
     """
     path = Path(directory) / "model.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; give a checkpoint of this program, as tools/import_hf.py makes"
+        )
     described = hf_config.read_json(path)
     try:
         config = dict(described["config"])
         text = TextConfig(**config.pop("text"))
         vision = config.pop("vision")
         vision = None if vision is None else VisionConfig(**vision)
-        return ModelConfig(text=text, vision=vision, **config), described["dtype"]
+        dtype = Compute(param_dtype=described["dtype"]).param_dtype  # refuses any other
+        return ModelConfig(text=text, vision=vision, **config), dtype
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a model description of this version ({error}); import the model again"
@@ -59,17 +65,19 @@ def read_config(directory) -> tuple[ModelConfig, str]:
 
 
 def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v3.R1V3:
-    """The model in a checkpoint of ours, on the devices of `mesh` (default: one device).
+    """The model in a checkpoint of ours, on the devices of `mesh` (default: the current mesh,
+    `jax.set_mesh`, or one device).
 
     Without `compute`, in the dtype it was saved in; with it, in `compute.param_dtype`. ValueError
-    if a file is missing or has changed.
+    or FileNotFoundError if a file is missing or has changed.
     """
     directory = Path(directory)
     config, dtype = read_config(directory)
     hf_files.check_sums(directory / "weights")
     compute = Compute(dtype=dtype, param_dtype=dtype) if compute is None else compute
     graph, state = nnx.split(r1v3.abstract(config, compute))
-    if mesh is None:
+    mesh = jax.sharding.get_mesh() if mesh is None else mesh
+    if mesh.empty:
         placed = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)
     else:
         placed = shardings(nnx.merge(graph, state), compute.rules, mesh)

@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import math
+import os
 from pathlib import Path
 
 import jax
@@ -38,31 +39,24 @@ INDEX = "model.safetensors.index.json"
 
 
 def load(
-    directory, dtype: str | None = None, mesh=None, compute: Compute | None = None
+    directory,
+    dtype: str | None = None,
+    mesh=None,
+    compute: Compute | None = None,
+    rope_impl: str = "hf",
 ) -> r1v3.R1V3:
     """The model in a Hugging Face checkpoint directory, its weights on the devices of `mesh`
-    (default: one device).
+    (default: the current mesh, `jax.set_mesh`, or one device).
 
     `dtype` ("float32" or "bfloat16", default: as stored) is that of the weights and of the
-    computation; pass a whole `compute` instead to choose more. Tensors are read one at a time, so
-    that the host needs memory for the largest of them twice, whatever the model's size.
+    computation; pass a whole `compute` instead to choose more. `rope_impl`, which no config.json
+    says, is that of TextConfig. Tensors are read one at a time, so that the host needs memory for
+    the largest of them twice, whatever the model's size.
 
     Raises FileNotFoundError or ValueError with every problem of the directory, before any device is
     touched.
     """
-    if dtype is not None and compute is not None:
-        raise ValueError(
-            "pass dtype or compute, not both: compute.dtype and compute.param_dtype say it already"
-        )
-    checkpoint = Checkpoint.open(directory)
-    if compute is None:
-        dtype = str(jnp.dtype(checkpoint.dtype() if dtype is None else dtype))
-        compute = Compute(dtype=dtype, param_dtype=dtype)
-    graph, state = nnx.split(r1v3.abstract(checkpoint.config, compute))
-    placed = None if mesh is None else shardings(nnx.merge(graph, state), compute.rules, mesh)
-    arrays = _assemble(checkpoint, _flat(state), {} if placed is None else _flat(placed))
-    state = nnx.map_state(lambda path, variable: variable.replace(arrays[".".join(path)]), state)
-    return nnx.merge(graph, state)
+    return Checkpoint.open(directory).load(dtype, mesh, compute, rope_impl)
 
 
 def _flat(state) -> dict:
@@ -146,26 +140,55 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory) -> "Checkpoint":
+        """Reads config.json and the headers. FileNotFoundError if there is no such directory,
+        ValueError with every problem in it.
+        """
         directory = Path(directory)
         if not directory.is_dir():
             raise FileNotFoundError(
                 f"{directory}: no such directory; give a Hugging Face checkpoint directory"
             )
-        config = hf_config.read(directory)
         problems: list[str] = []
-        tensors: dict[str, Tensor] = {}
-        for path in _files(directory, problems):
-            for name, tensor in _header(path, problems).items():
-                if name in tensors:
-                    problems.append(f"{name} is in both {tensors[name].path.name} and {path.name}")
-                tensors[name] = tensor
-        _refuse(directory, problems)
-        layout = _layout(tensors, config)
-        config = _resolve_tie(config, tensors, layout)
+        config = hf_config.collect(directory, problems)
+        tensors, lost = _headers(directory, problems)
+        if config is None:
+            hf_config.refuse(directory, problems)
+        layout = _layout({*tensors, *(lost or ())}, config)
+        if not problems:
+            config = _resolve_tie(config, tensors, layout)
         wanted = list(pieces(config, layout))
-        _compare(wanted, tensors, config, problems)
-        _refuse(directory, problems)
+        _compare(wanted, tensors, lost, config, layout, problems)
+        hf_config.refuse(directory, problems)
         return cls(directory, config, wanted, tensors)
+
+    def load(
+        self,
+        dtype: str | None = None,
+        mesh=None,
+        compute: Compute | None = None,
+        rope_impl: str = "hf",
+    ) -> r1v3.R1V3:
+        """The model; see `hf.load`."""
+        if dtype is not None and compute is not None:
+            raise ValueError(
+                "pass dtype or compute, not both: compute.dtype and compute.param_dtype say it "
+                "already"
+            )
+        if compute is None:
+            dtype = str(jnp.dtype(self.dtype() if dtype is None else dtype))
+            compute = Compute(dtype=dtype, param_dtype=dtype)
+        text = dataclasses.replace(self.config.text, rope_impl=rope_impl)
+        config = dataclasses.replace(self.config, text=text)
+        graph, state = nnx.split(r1v3.abstract(config, compute))
+        mesh = jax.sharding.get_mesh() if mesh is None else mesh
+        placed = {}
+        if not mesh.empty:
+            placed = _flat(shardings(nnx.merge(graph, state), compute.rules, mesh))
+        arrays = _assemble(self, _flat(state), placed)
+        state = nnx.map_state(
+            lambda path, variable: variable.replace(arrays[".".join(path)]), state
+        )
+        return nnx.merge(graph, state)
 
     def read(self, name: str) -> np.ndarray:
         return self.tensors[name].read(name)
@@ -181,48 +204,83 @@ class Checkpoint:
         )
 
 
-def _files(directory: Path, problems: list[str]) -> list[Path]:
-    """The safetensors files that make up the checkpoint."""
-    index = directory / INDEX
-    if not index.exists():
+def _headers(directory: Path, problems: list[str]) -> tuple[dict[str, Tensor], set[str] | None]:
+    """Name -> tensor of all files; and the names that the files which cannot be read should hold.
+
+    Those names are known from the index only: None where a file cannot be read and nothing says
+    what was in it.
+    """
+    found: list[str] = []
+    paths, index = _files(directory, found)
+    tensors, read = {}, set()
+    for path in paths:
+        header = _header(path, found)
+        if header is None:
+            continue
+        read.add(path.name)
+        for name, tensor in header.items():
+            if name in tensors:
+                problems.append(f"{name} is in both {tensors[name].path.name} and {path.name}")
+            tensors[name] = tensor
+    problems += found
+    if found and not index:
+        return tensors, None
+    return tensors, {name for name, file in index.items() if file not in read}
+
+
+def _files(directory: Path, problems: list[str]) -> tuple[list[Path], dict[str, str]]:
+    """The safetensors files that make up the checkpoint; and the index, tensor -> file, if any."""
+    path = directory / INDEX
+    if not os.path.lexists(path):
         paths = sorted(directory.glob("*.safetensors"))
         if not paths:
             pickles = sorted(p.name for p in (*directory.glob("*.bin"), *directory.glob("*.pt*")))
             hint = f"; {pickles[0]} is a pickle, which is never read: convert it" if pickles else ""
             problems.append(f"no *.safetensors file{hint}")
-        return paths
-    weight_map = hf_config.read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+        return paths, {}
+    try:
+        index = hf_config.read_json(path).get("weight_map")
+    except (ValueError, OSError) as error:
+        problems.append(str(error).removeprefix(f"{directory}/"))
+        return [], {}
+    if not isinstance(index, dict) or not index:
         problems.append(f"{INDEX}: no weight_map")
-        return []
+        return [], {}
+    index = {name: str(file) for name, file in index.items()}
     paths = []
-    for name, tensors in sorted(collections.Counter(map(str, weight_map.values())).items()):
+    for name, tensors in sorted(collections.Counter(index.values()).items()):
         if Path(name).name != name:
             problems.append(f"{INDEX}: {name!r} lies outside the directory")
-        elif not (directory / name).is_file():
+        elif not name.endswith(".safetensors"):
+            problems.append(f"{INDEX}: {name!r} is not a *.safetensors file; convert it")
+        elif not os.path.lexists(directory / name):
             problems.append(f"{name} is missing; the index places {tensors} tensors in it")
         else:
             paths.append(directory / name)
-    return paths
+    return paths, index
 
 
-def _header(path: Path, problems: list[str]) -> dict[str, Tensor]:
+def _header(path: Path, problems: list[str]) -> dict[str, Tensor] | None:
+    if why := hf_config.not_a_file(path):
+        problems.append(f"{path.name}: {why}; download it again")
+        return None
     if path.stat().st_size == 0:
         problems.append(f"{path.name} is empty (0 bytes); download it again")
-        return {}
+        return None
     try:
         with safe_open(path, framework="np") as file:
             slices = {n: file.get_slice(n) for n in file.keys() if not NOT_WEIGHTS.search(n)}
             return {n: Tensor(path, tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         problems.append(f"{path.name} is cut short or damaged ({error}); download it again")
-        return {}
+        return None
 
 
-def _layout(names, config: ModelConfig) -> str:
+def _layout(names: set[str], config: ModelConfig) -> str:
     if config.vision is None:
         return "text"
-    for layout, prefix in (("original", "vision_model."), ("memory", "model.vision_tower.")):
+    prefixes = (("original", ("vision_model.", "mlp1.")), ("memory", ("model.",)))
+    for layout, prefix in prefixes:
         if any(name.startswith(prefix) for name in names):
             return layout
     return "hf"
@@ -260,12 +318,21 @@ def _equal(tensors: dict[str, Tensor], a: str, b: str, step: int = 4096) -> bool
 
 
 def _compare(
-    wanted: list[Piece], tensors: dict[str, Tensor], config: ModelConfig, problems: list[str]
+    wanted: list[Piece],
+    tensors: dict[str, Tensor],
+    lost: set[str] | None,
+    config: ModelConfig,
+    layout: str,
+    problems: list[str],
 ) -> None:
+    """Adds what is missing, wrong and unknown. What files that cannot be read may hold (`lost`, see
+    `_headers`) is not missing: the files are, and that is said already.
+    """
     expected = {piece.name: piece.shape for piece in wanted}
     for name, shape in expected.items():
         if name not in tensors:
-            problems.append(f"{name} {list(shape)} is missing")
+            if lost is not None and name not in lost:
+                problems.append(f"{name} {list(shape)} is missing")
             continue
         tensor = tensors[name]
         if tensor.shape != shape:
@@ -277,19 +344,10 @@ def _compare(
             problems.append(
                 f"{tensor.path.name}: {name} is {tensor.dtype}; wanted {', '.join(DTYPES)}"
             )
+    head = renamed("language_model.lm_head.weight", layout)
     for name in sorted(set(tensors) - set(expected)):
-        if not (config.text.tie_embeddings and name.endswith("lm_head.weight")):
+        if not (config.text.tie_embeddings and name == head):
             problems.append(f"{tensors[name].path.name}: {name} is not a weight of this model")
-
-
-SHOWN = 20  # problems listed one by one; a wrong config makes thousands
-
-
-def _refuse(directory: Path, problems: list[str]) -> None:
-    if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        listed = "\n  ".join(problems[:SHOWN] + more)
-        raise ValueError(f"{directory} cannot be loaded, {len(problems)} problem(s):\n  {listed}")
 
 
 # -------------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
+        "image_mean": hf_config.IMAGE_MEAN,
+        "image_std": hf_config.IMAGE_STD,
     }
     files = {"generation_config.json": generation, "preprocessor_config.json": preprocessor}
     if layout == "hf":  # the original layout has no processor that transformers knows
@@ -125,19 +125,25 @@ def _name_image_tokens(directory: Path) -> None:
 
     It asks for a video token too, though the template has no videos. A named token that the
     vocabulary lacks is added to it, beyond the last row of the embedding; so the video token is one
-    that is there: Qwen's own, or the padding, which no prompt contains.
+    that is there: Qwen's own, or the padding, which no prompt contains, or the end of a turn.
     """
     path = directory / "tokenizer_config.json"
     settings = hf_config.read_json(path) if path.exists() else {}
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     known = hf_config.added_tokens(directory)
-    video = [token for token in ("<video>", "<|video_pad|>", pad) if token in known]
+    candidates = ("<video>", "<|video_pad|>", pad, hf_config.END_TOKEN)
+    video = next((token for token in candidates if token in known), None)
+    if video is None:
+        raise ValueError(
+            f"none of the tokenizer's added tokens is <video>, <|video_pad|>, its pad_token or "
+            f"{hf_config.END_TOKEN}; transformers' processor wants a video token: add one of them"
+        )
     named = {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
         "context_image_token": hf_config.IMAGE_TOKEN,
-        "video_token": video[0] if video else "<video>",
+        "video_token": video,
     }
     listed = settings.pop("extra_special_tokens", None)  # a list in transformers 5, or named ones
     if isinstance(listed, dict):

@@ -4,6 +4,7 @@ A finished stage leaves its weights and its account in WORKDIR/STAGE/done; runni
 after it.
 """
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from r1v3_jax import checkpoint, evaluate, hf, hf_config, report, tokens
-from r1v3_jax.config import Run
+from r1v3_jax.config import ModelConfig, Run, VisionConfig
 from r1v3_jax.data import Encoder
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.models import r1v3
@@ -65,6 +66,8 @@ def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
     """The directory, the tokenizer and the encoder of a run; everything that can be wrong without a
     device.
     """
+    if config.init_from:
+        check_init(config)
     workdir.mkdir(parents=True, exist_ok=True)
     directory = workdir / "tokenizer"
     if not directory.exists():
@@ -78,14 +81,40 @@ def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
             )
         partial.rename(directory)
     tokenizer = tokens.load(directory, text_only=config.model.vision is None)
-    if tokenizer.vocab_size > config.model.text.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
-            f"{config.model.text.vocab_size}; they are not of one checkpoint"
-        )
+    tokenizer.check_model(config.model)
     return Context(
         run=config, workdir=workdir, encoder=Encoder(config.model, tokenizer), quiet=quiet
     )
+
+
+# Fields in which a run may differ from the checkpoint it starts from: choices, not shapes.
+CHOICES = ("max_tiles", "architecture", "vocab_multiple", "rope_impl", "tie_embeddings")
+
+
+def check_init(config: Run) -> None:
+    """ValueError naming every field in which `config.model` is not the model in `init_from`."""
+    directory = Path(config.init_from)
+    ours = (directory / "model.json").exists()
+    found = checkpoint.read_config(directory)[0] if ours else hf_config.read(directory)
+    differing = [
+        f"{path} is {there!r} there and {wanted!r} here"
+        for (path, there), (_, wanted) in zip(_fields(found), _fields(config.model), strict=True)
+        if there != wanted and path.rpartition(".")[2] not in CHOICES
+    ]
+    if differing:
+        raise ValueError(
+            f"{directory} is not the model of this config: {'; '.join(differing)}; change "
+            "config.model, or start from another checkpoint"
+        )
+
+
+def _fields(config: ModelConfig):
+    """("text.layers", 24), ... of all three parts."""
+    for name, part in (("text", config.text), ("vision", config.vision), ("", config)):
+        kind = VisionConfig if name == "vision" else type(part)
+        for field in dataclasses.fields(kind):
+            if not (name == "" and field.name in ("text", "vision")):
+                yield f"{name}.{field.name}".lstrip("."), getattr(part, field.name, None)
 
 
 def start(context: Context, before: str) -> r1v3.R1V3:
@@ -102,7 +131,12 @@ def start(context: Context, before: str) -> r1v3.R1V3:
         return r1v3.init(config.model, config.compute, seed=config.seed)
     if (Path(config.init_from) / "model.json").exists():
         return checkpoint.load_weights(config.init_from, compute=config.compute, mesh=mesh)
-    return hf.load(config.init_from, compute=config.compute, mesh=mesh)
+    return hf.load(
+        config.init_from,
+        compute=config.compute,
+        mesh=mesh,
+        rope_impl=config.model.text.rope_impl,
+    )
 
 
 def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dict]:

@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from r1v3_jax.config import ModelConfig
+
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 IMAGE_MARKER = "<image>"  # in message text: the next image goes here; not a token
@@ -171,6 +173,32 @@ class Tokenizer:
     def banned_token_ids(self) -> tuple[int, ...]:
         """Tokens that sampling must never emit: there is no image behind a sampled one."""
         return tuple(self.control_ids[token] for token in IMAGE_TOKENS if token in self.control_ids)
+
+    def check_model(self, config: ModelConfig) -> None:
+        """ValueError if this tokenizer is not that of a model with `config`: image token, end of a
+        turn and number of tokens must agree.
+        """
+        problems = []
+        if config.vision is not None and self.image_token_id != config.image_token_id:
+            problems.append(
+                f"{IMAGE_CONTEXT} is token {self.image_token_id} of the tokenizer, but "
+                f"image_token_id of the model is {config.image_token_id}"
+            )
+        if self.end_token_id != config.end_token_id:
+            problems.append(
+                f"{TURN_END} is token {self.end_token_id} of the tokenizer, but the end token "
+                f"(eos_token_id) of the model is {config.end_token_id}"
+            )
+        if self.vocab_size > config.text.vocab_size:
+            problems.append(
+                f"the tokenizer has {self.vocab_size} tokens, but vocab_size of the model is "
+                f"{config.text.vocab_size}"
+            )
+        if problems:
+            raise ValueError(
+                f"{'; '.join(problems)}; change config.json, or take the tokenizer that the model "
+                "was trained with"
+            )
 
     def encode_prompt(self, messages: list[dict], image_tokens=()) -> list[int]:
         """Ids up to where the assistant's text begins, i.e. through the opening.

@@ -73,6 +73,43 @@ def test_it_comes_back_onto_any_mesh(tmp_path, saved, shape):
     assert_same_bits(params(checkpoint.load_weights(tmp_path / "out")), params(model))
 
 
+def test_the_current_mesh_is_the_default(saved):
+    directory, model = saved
+    mesh = make_mesh((1, 2, 2))
+    with jax.set_mesh(mesh):
+        spread = checkpoint.load_weights(directory)
+    assert spread.language.blocks.up.get_value().sharding.mesh == mesh
+    assert_same_bits(params(spread), params(model))
+
+
+def test_rope_impl_travels_with_the_weights(tmp_path):
+    text = dataclasses.replace(TINY.text, rope_factor=2.0, rope_impl="vllm_static")
+    config = dataclasses.replace(TINY, text=text)
+    checkpoint.save_weights(tmp_path / "out", random_model(config))
+    assert checkpoint.load_weights(tmp_path / "out").config == config
+
+
+def test_a_dtype_that_is_none_is_refused_by_name(tmp_path):
+    path = tmp_path / "model.json"
+    hf_config.write_json(path, {"dtype": "int4", "config": dataclasses.asdict(TINY)})
+    with pytest.raises(ValueError) as raised:
+        checkpoint.read_config(tmp_path)
+    assert str(raised.value) == (
+        f"{path}: not a model description of this version (Compute.param_dtype is 'int4'; choose "
+        "from float32, bfloat16); import the model again"
+    )
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused_by_name(tmp_path):
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError) as raised:
+            checkpoint.load_weights(directory)
+        assert str(raised.value) == (
+            f"{directory}/model.json: no such file; give a checkpoint of this program, as "
+            "tools/import_hf.py makes"
+        )
+
+
 def test_the_dtype_asked_for_is_the_dtype_given(tmp_path, saved):
     directory, model = saved
     rounded = checkpoint.load_weights(directory, compute=BF16)

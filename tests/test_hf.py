@@ -28,7 +28,7 @@ from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
 from r1v3_jax import checkpoint, hf, hf_config, hf_files, hf_weights
-from r1v3_jax.config import Compute, num_params
+from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig, num_params
 from r1v3_jax.presets import PRESETS, TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
 
@@ -334,6 +334,31 @@ def test_a_mesh_holds_the_same_bits(tmp_path, shape):
     assert rows == {384 // shape[2]}  # 331 rows and padding, in shards
 
 
+def test_the_current_mesh_is_the_default(tmp_path):
+    write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
+    wanted = params(hf.load(tmp_path / "in"))
+    mesh = make_mesh((2, 2, 2))
+    with jax.set_mesh(mesh):
+        model = hf.load(tmp_path / "in")
+    assert_same_bits(params(model), wanted)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        assert variable.get_value().sharding.mesh == mesh, path
+
+
+def test_rope_impl_is_the_caller_s(tmp_path):
+    config = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, rope_factor=2.0))
+    hf.save(random_model(config), tmp_path / "out", "original")
+    assert hf.load(tmp_path / "out").config == config
+    static = hf.load(tmp_path / "out", rope_impl="vllm_static")
+    text = dataclasses.replace(config.text, rope_impl="vllm_static")
+    assert static.config == dataclasses.replace(config, text=text)
+    with pytest.raises(ValueError) as raised:
+        hf.load(tmp_path / "out", rope_impl="yarn")
+    assert str(raised.value) == (
+        "TextConfig.rope_impl is 'yarn'; choose from hf, vllm_static"
+    )  # fmt: skip
+
+
 def test_pad_rows_of_the_vocabulary_are_zero_and_stay_here(tmp_path):
     write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
     model = hf.load(tmp_path / "in")
@@ -567,7 +592,7 @@ def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch):
         hf.save(model, tmp_path / "out", max_shard_bytes=50_000)
     assert len(saved) == 2 and not (tmp_path / "out").exists()
     for directory in {path.parent for path in saved}:
-        with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+        with pytest.raises(ValueError, match="config.json: no such file"):
             hf.load(directory)
     monkeypatch.undo()
     hf.save(model, tmp_path / "out")
@@ -584,6 +609,22 @@ def test_config_json_says_everything(tmp_path, name, layout):
     if layout == "hf":  # transformers knows no Skywork
         config = dataclasses.replace(config, architecture="InternVLChatModel")
     assert hf_config.read(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    "config, change, message",
+    [
+        (TINY.text, {"rope_theta": 0.0}, "TextConfig.rope_theta is 0.0; it must be positive"),
+        (TINY.text, {"norm_eps": -1e-6}, "TextConfig.norm_eps is -1e-06; it must be positive"),
+        (TINY.vision, {"norm_eps": 0}, "VisionConfig.norm_eps is 0; it must be positive"),
+        (TINY.vision, {"qk_norm_eps": 0}, "VisionConfig.qk_norm_eps is 0; it must be positive"),
+        (TINY, {"max_tiles": 0}, "ModelConfig.max_tiles is 0; it must be at least 1"),
+    ],
+)
+def test_a_model_refuses_numbers_that_compute_nothing(config, change, message):
+    with pytest.raises(ValueError) as raised:
+        dataclasses.replace(config, **change)
+    assert str(raised.value) == message
 
 
 def test_config_json_refuses_what_a_layout_cannot_say():
@@ -724,8 +765,31 @@ def point_outside(directory: Path, where: str) -> None:
     )
 
 
+def in_place_of(path: Path, make) -> None:
+    path.unlink()
+    make(path)
+
+
+def directory_alone(directory: Path) -> None:
+    remove_shards(directory)
+    (directory / "model.safetensors").mkdir()
+
+
 NORM = "language_model.model.layers.0.input_layernorm.weight"  # lies in the first shard
 K = "language_model.model.layers.0.self_attn.k_proj.weight"
+
+
+def refusal(action) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        action()
+    return str(raised.value)
+
+
+def cannot_be_loaded(directory: Path, *problems: str) -> str:
+    lines = [f"{directory} cannot be loaded, {len(problems)} problem(s):", *problems]
+    return "\n  ".join(lines)
+
+
 BROKEN = {
     "no-directory": (shutil.rmtree, "no-directory: no such directory; give a Hugging Face"),
     "lost-shard": (
@@ -774,7 +838,7 @@ BROKEN = {
     "pickle": (only_a_pickle, "pytorch_model.bin is a pickle, which is never read"),
     "no-config": (
         lambda d: (d / "config.json").unlink(),
-        "config.json: no such file; is",
+        "config.json: no such file",
     ),
     "bad-config": (lambda d: (d / "config.json").write_text("{'a': 1}"), "config.json: not JSON"),
     "empty-config": (lambda d: (d / "config.json").write_text(""), "config.json: not JSON"),
@@ -785,6 +849,27 @@ BROKEN = {
     "list-config": (
         lambda d: (d / "config.json").write_text("[]"),
         "config.json: a JSON object was wanted, got list",
+    ),
+    "directory-for-a-config": (
+        lambda d: in_place_of(d / "config.json", Path.mkdir),
+        "config.json: not a file",
+    ),
+    "directory-for-a-shard": (
+        lambda d: in_place_of(d / SHARD, Path.mkdir),
+        f"{SHARD}: not a file; download it again",
+    ),
+    "dangling-link": (
+        lambda d: in_place_of(d / SHARD, lambda path: path.symlink_to("blobs/1")),
+        f"{SHARD}: a link to blobs/1, which does not exist; download it again",
+    ),
+    "directory-alone": (directory_alone, "model.safetensors: not a file; download it again"),
+    "dangling-index": (
+        lambda d: in_place_of(d / hf.INDEX, lambda path: path.symlink_to("blobs/2")),
+        f"{hf.INDEX}: a link to blobs/2, which does not exist",
+    ),
+    "index-of-a-pickle": (
+        lambda d: point_outside(d, "pytorch_model.bin"),
+        f"{hf.INDEX}: 'pytorch_model.bin' is not a *.safetensors file; convert it",
     ),
 }
 
@@ -831,17 +916,75 @@ def test_all_problems_come_in_one_error(tmp_path, good):
         del tensors[K]
 
     change_tensors(directory, spoil)
-    with pytest.raises(ValueError) as raised:
-        hf.load(directory)
-    assert str(raised.value) == (
-        f"{directory} cannot be loaded, 3 problem(s):\n"
-        f"  {K} [32, 32] is missing\n"
-        f"  {SHARD}: {NORM} has shape [31]; config.json makes it [32]\n"
-        f"  {SHARD}: extra is not a weight of this model"
+    assert refusal(lambda: hf.load(directory)) == cannot_be_loaded(
+        directory,
+        f"{K} [32, 32] is missing",
+        f"{SHARD}: {NORM} has shape [31]; config.json makes it [32]",
+        f"{SHARD}: extra is not a weight of this model",
     )
     change_json(directory / "config.json", lambda raw: raw["text_config"].update(hidden_size=48))
     with pytest.raises(ValueError, match=r"problem\(s\):\n(  .+\n){20}  \.\.\. and \d+ more$"):
         hf.load(directory)
+
+
+def test_a_bad_config_does_not_hide_bad_files(tmp_path, good):
+    directory = tmp_path / "bad"
+    shutil.copytree(good, directory)
+    change_json(directory / "config.json", set_in("downsample_ratio", value=0.25))
+    change_json(directory / hf.INDEX, lambda index: index["weight_map"].update({"a": "b.bin"}))
+    (directory / SHARD).write_bytes(b"")
+    (directory / LOST).unlink()
+    assert refusal(lambda: hf.load(directory)) == cannot_be_loaded(
+        directory,
+        "config.json: downsample_ratio is 0.25; only 0.5 is supported",
+        f"{hf.INDEX}: 'b.bin' is not a *.safetensors file; convert it",
+        f"{LOST} is missing; the index places 33 tensors in it",
+        f"{SHARD} is empty (0 bytes); download it again",
+    )
+    (directory / "config.json").unlink()
+    assert refusal(lambda: hf.load(directory)).splitlines()[1] == "  config.json: no such file"
+
+
+@pytest.mark.parametrize("layout", ["hf", "original", "memory"])
+def test_a_missing_shard_does_not_hide_what_is_wrong_in_the_others(tmp_path, layout):
+    """Nor are its tensors missing one by one; those that no file should hold are."""
+    directory = tmp_path / "in"
+    write_checkpoint(directory, vision_language("rms-qwen2"), layout, "float32", shards=2)
+    index = hf_config.read_json(directory / hf.INDEX)["weight_map"]
+    norm = hf_weights.renamed(NORM, layout)
+    shard = index[norm]
+    (lost,) = set(index.values()) - {shard}
+    gone = next(n for n in sorted(index) if index[n] == shard and n.endswith("_proj.weight"))
+    tensors = load_file(directory / shard)
+    tensors[norm] = torch.ones(31)
+    shape = list(tensors.pop(gone).shape)
+    save_file(tensors, directory / shard)
+    (directory / lost).unlink()
+    placed = sum(file == lost for file in index.values())
+    said = refusal(lambda: hf.load(directory)).splitlines()
+    assert said[0].endswith("3 problem(s):") and sorted(said[1:]) == sorted([
+        f"  {lost} is missing; the index places {placed} tensors in it",
+        f"  {shard}: {norm} has shape [31]; config.json makes it [32]",
+        f"  {gone} {shape} is missing",
+    ])  # fmt: skip
+    # Without an index nobody knows what the other file held.
+    (directory / hf.INDEX).unlink()
+    (directory / "other.safetensors").write_bytes(b"")
+    assert refusal(lambda: hf.load(directory)) == cannot_be_loaded(
+        directory,
+        "other.safetensors is empty (0 bytes); download it again",
+        f"{shard}: {norm} has shape [31]; config.json makes it [32]",
+    )
+
+
+def test_above_a_tied_embedding_only_the_head_may_be_left_over(tmp_path):
+    directory = tmp_path / "in"
+    write_checkpoint(directory, vision_language("rms-qwen2", tie=True), "hf", "float32")
+    tensors = load_file(directory / "model.safetensors")
+    save_file({**tensors, "draft.lm_head.weight": torch.ones(1)}, directory / "model.safetensors")
+    assert refusal(lambda: hf.load(directory)) == cannot_be_loaded(
+        directory, "model.safetensors: draft.lm_head.weight is not a weight of this model"
+    )
 
 
 def set_in(*path, value):
@@ -857,11 +1000,23 @@ def set_in(*path, value):
 
 
 LM = "the language model's "
-ODD_TYPE = "a value of a type that no config has"
+LOADED = (
+    "this program loads internvl, internvl_chat and skywork_chat, and the language models qwen2, "
+    "qwen3 and llama"
+)
 ROPE = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+NO_FACTOR = {"rope_type": "dynamic", "rope_theta": 1e6}
 CONFIGS = {  # layout, change, message
-    "architecture": ("hf", set_in("model_type", value="qwen2_vl"), "model_type 'qwen2_vl' is not"),
-    "no-type": ("hf", lambda raw: raw.pop("model_type"), "model_type None is not supported"),
+    "architecture": (
+        "hf",
+        set_in("model_type", value="qwen2_vl"),
+        f"model_type 'qwen2_vl' is not supported; {LOADED}",
+    ),
+    "no-type": (
+        "hf",
+        lambda raw: raw.pop("model_type"),
+        f"model_type None is not supported; {LOADED}",
+    ),
     "language": (
         "original",
         set_in("llm_config", "model_type", value="internlm2"),
@@ -890,9 +1045,13 @@ CONFIGS = {  # layout, change, message
     "old-rope": (
         "original",
         set_in("llm_config", "rope_scaling", value={"type": "linear", "factor": 2.0}),
-        "RoPE scaling 'linear'; supported",
+        "RoPE scaling 'linear'; supported are none ('default') and 'dynamic'",
     ),
-    "no-rope": ("original", lambda raw: raw["llm_config"].pop("rope_theta"), "lacks rope_theta"),
+    "no-rope": (
+        "original",
+        lambda raw: raw["llm_config"].pop("rope_theta"),
+        f"{LM}config lacks rope_theta",
+    ),
     "pixel-shuffle": (
         "original",
         set_in("ps_version", value="v1"),
@@ -911,13 +1070,17 @@ CONFIGS = {  # layout, change, message
     "layer-types": (
         "hf",
         set_in("text_config", "layer_types", value=["full_attention", "sliding_attention"]),
-        "layer_types ['full_attention', 'sliding_attention']; only full_attention",
+        "layer_types ['full_attention', 'sliding_attention']; only full_attention is supported",
     ),
-    "select-layer": ("original", set_in("select_layer", value=-2), "select_layer is -2; only -1"),
+    "select-layer": (
+        "original",
+        set_in("select_layer", value=-2),
+        "select_layer is -2; only -1 is supported",
+    ),
     "feature-layer": (
         "hf",
         set_in("vision_feature_layer", value=-2),
-        "vision_feature_layer is -2; only -1",
+        "vision_feature_layer is -2; only -1 is supported",
     ),
     "ratio": (
         "original",
@@ -947,7 +1110,8 @@ CONFIGS = {  # layout, change, message
     "odd-patches": (
         "hf",
         set_in("vision_config", "image_size", value=[35, 35]),
-        "image_size 35 must be an even number of patches of 7 pixels",
+        "image_size 35 must be an even number of patches of 7 pixels: the pixel shuffle merges "
+        "2 x 2 patches",
     ),
     "image-size": (
         "original",
@@ -967,7 +1131,8 @@ CONFIGS = {  # layout, change, message
     "no-tower": (
         "hf",
         lambda raw: raw.pop("vision_config"),
-        "vision_config lacks hidden_size, num_hidden_layers, num_attention_heads",
+        "vision_config lacks hidden_size, num_hidden_layers, num_attention_heads, "
+        "intermediate_size, image_size, patch_size",
     ),
     "heads": (
         "hf",
@@ -979,24 +1144,132 @@ CONFIGS = {  # layout, change, message
         set_in("image_token_id", value=331),
         "image_token_id 331 is outside the vocabulary of 331 tokens",
     ),
-    "text-for-a-number": ("hf", set_in("vision_config", "hidden_size", value="wide"), ODD_TYPE),
-    "text-for-an-object": ("hf", set_in("vision_config", value="none"), "vision_config lacks"),
-    "list-for-an-object": ("hf", set_in("text_config", value=[1]), ODD_TYPE),
-    "text-for-rope": ("hf", set_in("text_config", "rope_parameters", value="yarn"), ODD_TYPE),
+    "text-for-a-number": (
+        "hf",
+        set_in("vision_config", "hidden_size", value="wide"),
+        "vision hidden_size is 'wide'; it must be a positive whole number",
+    ),
+    "text-for-an-object": (
+        "hf",
+        set_in("vision_config", value="none"),
+        "vision_config is 'none'; a JSON object was wanted",
+        "vision_config lacks hidden_size, num_hidden_layers, num_attention_heads, "
+        "intermediate_size, image_size, patch_size",
+    ),
+    "list-for-an-object": (
+        "hf",
+        set_in("text_config", value=[1]),
+        "text_config is [1]; a JSON object was wanted",
+        f"{LM}config lacks hidden_size, num_hidden_layers, num_attention_heads, "
+        "intermediate_size, vocab_size",
+        f"{LM}config lacks rope_theta",
+    ),
+    "text-for-rope": (
+        "hf",
+        set_in("text_config", "rope_parameters", value="yarn"),
+        "rope_parameters is 'yarn'; a JSON object was wanted",
+        f"{LM}config lacks rope_theta",
+    ),
+    "text-for-layer-types": (
+        "hf",
+        set_in("text_config", "layer_types", value=1),
+        "a value of a type that no config has ('int' object is not iterable)",
+    ),
+    "class": (
+        "hf",
+        set_in("architectures", value=["InternVLForVideo"]),
+        "architectures is ['InternVLForVideo']; wanted InternVLForConditionalGeneration",
+    ),
+    "original-class": (
+        "original",
+        set_in("architectures", value=["MiniCPMV"]),
+        "architectures is ['MiniCPMV']; wanted SkyworkR1VChatModel or InternVLChatModel",
+    ),
+    "language-class": (
+        "original",
+        set_in("llm_config", "architectures", value=["Qwen2MoeForCausalLM"]),
+        f"{LM}architectures is ['Qwen2MoeForCausalLM']; wanted Qwen2ForCausalLM",
+    ),
+    "language-class-without-type": (
+        "original",
+        lambda raw: raw["llm_config"].update(model_type=None, architectures=["InternLM2"]),
+        f"{LM}architectures is ['InternLM2']; "
+        "wanted Qwen2ForCausalLM or Qwen3ForCausalLM or LlamaForCausalLM",
+    ),
+    "no-theta": (
+        "original",
+        set_in("llm_config", "rope_theta", value=0),
+        f"{LM}rope_theta is 0; it must be a positive number",
+    ),
+    "negative-theta": (
+        "hf",
+        set_in("text_config", "rope_parameters", "rope_theta", value=-1e6),
+        f"{LM}rope_theta is -1000000.0; it must be a positive number",
+    ),
+    "text-for-eps": (
+        "hf",
+        set_in("text_config", "rms_norm_eps", value="1e-6"),
+        f"{LM}rms_norm_eps is '1e-6'; it must be a positive number",
+    ),
+    "vision-eps": (
+        "original",
+        set_in("vision_config", "layer_norm_eps", value=float("nan")),
+        "vision layer_norm_eps is nan; it must be a positive number",
+    ),
+    "text-for-tiles": (
+        "original",
+        set_in("max_dynamic_patch", value="x"),
+        "max_dynamic_patch is 'x'; it must be a positive whole number",
+    ),
+    "negative-tiles": (
+        "hf",
+        set_in("max_dynamic_patch", value=-3),
+        "max_dynamic_patch is -3; it must be a positive whole number",
+    ),
+    "min-tiles": (
+        "original",
+        set_in("min_dynamic_patch", value=2),
+        "min_dynamic_patch is 2; only 1 is supported",
+    ),
+    "one-tile": (
+        "original",
+        set_in("dynamic_image_size", value=False),
+        "dynamic_image_size is False; only True is supported",
+    ),
+    "true-for-a-token": (
+        "hf",
+        set_in("image_token_id", value=True),
+        "image_token_id is True; it must be a token id",
+    ),
+    "text-for-the-end": (
+        "hf",
+        set_in("text_config", "eos_token_id", value="<|im_end|>"),
+        "eos_token_id is '<|im_end|>'; it must be a token id",
+    ),
+    "no-factor": (
+        "hf",
+        set_in("text_config", "rope_parameters", value=NO_FACTOR),
+        "RoPE scaling 'dynamic' lacks its factor",
+    ),
+    "negative-factor": (
+        "hf",
+        set_in("text_config", "rope_parameters", value={**NO_FACTOR, "factor": -2}),
+        "RoPE scaling: factor is -2; it must be a positive number",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_config_that_the_model_cannot_follow_is_refused(tmp_path, name):
-    layout, change, message = CONFIGS[name]
+    layout, change, *messages = CONFIGS[name]
     raw = vision_language("rms-qwen2").config.to_dict()
     raw = original_config(raw) if layout == "original" else raw
     (tmp_path / "config.json").write_text(json.dumps(raw))
     hf_config.read(tmp_path)
     change_json(tmp_path / "config.json", change)
-    with pytest.raises(ValueError, match=re.escape(message)) as raised:
-        hf_config.read(tmp_path)
-    assert str(raised.value).startswith(f"{tmp_path}/config.json: ")
+    assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
+        tmp_path, *(f"config.json: {message}" for message in messages)
+    )
 
 
 def test_all_problems_of_a_config_come_in_one_error(tmp_path):
@@ -1004,14 +1277,143 @@ def test_all_problems_of_a_config_come_in_one_error(tmp_path):
     raw["ps_version"], raw["llm_config"]["hidden_act"] = "v1", "relu"
     raw["vision_config"]["norm_type"] = "none"
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(ValueError) as raised:
-        hf_config.read(tmp_path)
-    assert str(raised.value) == (
-        f"{tmp_path}/config.json:\n"
-        "  the language model's hidden_act is 'relu'; only 'silu' is supported\n"
-        "  vision norm_type 'none'; supported are layer_norm and rms_norm\n"
-        "  ps_version is 'v1'; only 'v2' is supported"
+    assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
+        tmp_path,
+        "config.json: the language model's hidden_act is 'relu'; only 'silu' is supported",
+        "config.json: vision norm_type 'none'; supported are layer_norm and rms_norm",
+        "config.json: ps_version is 'v1'; only 'v2' is supported",
     )
+
+
+def test_the_defaults_of_a_tower_are_those_of_its_class(tmp_path):
+    """InternVisionConfig's are the 6B tower's, InternVLVisionConfig's a LayerNorm tower's."""
+    source = vision_language("rms-qwen2").config
+    for layout in hf_config.LAYOUTS:
+        raw = source.to_dict() if layout == "hf" else original_config(source.to_dict())
+        for key in "norm_type use_qk_norm attention_bias qk_normalization qkv_bias".split():
+            raw["vision_config"].pop(key, None)
+        hf_config.write_json(tmp_path / "config.json", raw)
+        vision = hf_config.read(tmp_path).vision
+        wanted = ("rms_norm", True) if layout == "original" else ("layer_norm", False)
+        assert (vision.norm, vision.qk_norm, vision.qkv_bias) == (*wanted, False)
+
+
+def test_the_class_that_a_config_names_is_the_model(tmp_path):
+    """A quantised copy of Skywork-R1V3 calls itself skywork_chat and InternVLChatModel."""
+    raw = original_config(vision_language("rms-qwen2").config.to_dict())
+
+    def read(**changes):
+        hf_config.write_json(tmp_path / "config.json", {**raw, **changes})
+        return hf_config.read(tmp_path)
+
+    assert read().architecture == "SkyworkR1VChatModel"
+    assert read(architectures=None).architecture == "SkyworkR1VChatModel"
+    assert read(architectures=["InternVLChatModel"]).architecture == "InternVLChatModel"
+    internvl = {"model_type": "internvl_chat"}
+    assert read(**internvl).architecture == "SkyworkR1VChatModel"
+    assert read(**internvl, architectures=None).architecture == "InternVLChatModel"
+
+
+@pytest.mark.parametrize(
+    "named, qkv_bias, qk_norm",
+    [(None, True, False), ("Qwen2", True, False), ("Qwen3", False, True), ("Llama", False, False)],
+)
+def test_a_language_model_without_a_type_is_known_by_its_class(tmp_path, named, qkv_bias, qk_norm):
+    raw = original_config(vision_language("rms-qwen2").config.to_dict())
+    del raw["llm_config"]["model_type"]
+    if named is not None:
+        raw["llm_config"]["architectures"] = [f"{named}ForCausalLM"]
+    hf_config.write_json(tmp_path / "config.json", raw)
+    text = hf_config.read(tmp_path).text
+    assert (text.qkv_bias, text.qk_norm) == (qkv_bias, qk_norm)
+
+
+@pytest.mark.parametrize(
+    "ids, known, end",
+    [(7, {"<|im_end|>": 5}, 5), ([7, 5], {"<|im_end|>": 5}, 5), ([7, 5], {}, 7), (7, {}, 7)],
+)
+def test_an_answer_ends_with_the_turn_whatever_the_config_says(tmp_path, ids, known, end):
+    raw = vision_language("rms-qwen2").config.to_dict()
+    raw["text_config"]["eos_token_id"] = ids
+    hf_config.write_json(tmp_path / "config.json", raw)
+    hf_config.write_json(tmp_path / "added_tokens.json", known)
+    assert hf_config.read(tmp_path).end_token_id == end
+
+
+def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
+    raw = hf_config.write(dataclasses.replace(TINY, max_tiles=5), "hf", "float32")
+    hf_config.write_json(tmp_path / "config.json", raw)
+    settings = {
+        "crop_to_patches": False,  # as in the published files, and without effect
+        "max_patches": 7,
+        "min_patches": 1,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "size": {"height": 28, "width": 28},
+    }
+    hf_config.write_json(tmp_path / "preprocessor_config.json", settings)
+    assert hf_config.read(tmp_path).max_tiles == 5
+    del raw["max_dynamic_patch"]
+    hf_config.write_json(tmp_path / "config.json", raw)
+    assert hf_config.read(tmp_path).max_tiles == 7
+    changes = {
+        "max_patches": "x",
+        "min_patches": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [1, 1, 1],
+        "size": {"height": 56, "width": 56},
+    }
+    hf_config.write_json(tmp_path / "preprocessor_config.json", changes)
+    only = "preprocessor_config.json: "
+    assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
+        tmp_path,
+        f"{only}image_mean is [0.5, 0.5, 0.5]; only [0.485, 0.456, 0.406] is supported",
+        f"{only}image_std is [1, 1, 1]; only [0.229, 0.224, 0.225] is supported",
+        f"{only}size is {{'height': 56, 'width': 56}}; "
+        "only {'height': 28, 'width': 28} is supported",
+        f"{only}min_patches is 2; only 1 is supported",
+        f"{only}max_patches is 'x'; it must be a positive whole number",
+    )
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert hf_config.read(tmp_path).max_tiles == 12
+
+
+# Every field that config.json holds, away from its default.
+FAR_TEXT = TextConfig(
+    vocab_size=401, embed=24, layers=5, heads=6, kv_heads=3, head_dim=10, mlp=36, norm_eps=1e-5,
+    qkv_bias=False, qk_norm=True, tie_embeddings=True, rope_theta=5e5, rope_factor=3.0,
+    max_positions=777,
+)  # fmt: skip
+FAR_VISION = VisionConfig(
+    image_size=60, patch_size=15, embed=33, layers=3, heads=11, mlp=44, norm="rms_norm",
+    norm_eps=1e-4, qkv_bias=False, qk_norm=True, qk_norm_eps=1e-4,
+)  # fmt: skip
+FAR = ModelConfig(
+    text=FAR_TEXT, vision=FAR_VISION, image_token_id=17, end_token_id=18, pad_token_id=19,
+    max_tiles=7, architecture="SkyworkR1VChatModel",
+)  # fmt: skip
+NOT_IN_CONFIG_JSON = {"rope_impl", "vocab_multiple"}
+
+
+@pytest.mark.parametrize("layout", hf_config.LAYOUTS)
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_every_field_of_a_model_survives_config_json(tmp_path, layout, norm, qkv_bias, qk_norm):
+    for far in (FAR, FAR_TEXT, FAR_VISION):
+        same = {
+            field.name
+            for field in dataclasses.fields(far)
+            if getattr(far, field.name) == field.default
+        }
+        assert same <= NOT_IN_CONFIG_JSON
+    vision = dataclasses.replace(FAR_VISION, norm=norm, qkv_bias=qkv_bias, qk_norm=qk_norm)
+    config = dataclasses.replace(FAR, vision=vision)
+    if layout == "hf":  # transformers has no Skywork, and one eps for every qk-norm
+        vision = dataclasses.replace(vision, qk_norm_eps=1e-6)
+        config = dataclasses.replace(config, vision=vision, architecture="InternVLChatModel")
+    hf_config.write_json(tmp_path / "config.json", hf_config.write(config, layout, "float32"))
+    assert hf_config.read(tmp_path) == config
 
 
 def test_the_image_token_is_found_where_each_generation_of_files_keeps_it(tmp_path):

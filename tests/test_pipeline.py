@@ -78,6 +78,23 @@ def test_the_export_answers_in_transformers_what_ours_answers(config, finished):
     assert count == 8 and not differing
 
 
+def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
+    workdir, _ = finished
+    for source in ("export", "connector/done"):
+        run = dataclasses.replace(config, init_from=str(workdir / source), write_tokenizer=None)
+        pipeline.prepare(run, tmp_path / source, True)  # the same model
+        text = dataclasses.replace(config.model.text, layers=4)
+        vision = dataclasses.replace(config.model.vision, norm="layer_norm")
+        other = dataclasses.replace(config.model, text=text, vision=vision)
+        with pytest.raises(ValueError) as error:
+            pipeline.prepare(dataclasses.replace(run, model=other), tmp_path / "other", True)
+        assert str(error.value) == (
+            f"{workdir / source} is not the model of this config: text.layers is 3 there and 4 "
+            "here; vision.norm is 'rms_norm' there and 'layer_norm' here; change config.model, or "
+            "start from another checkpoint"
+        )
+
+
 def test_connector_tuning_moves_the_connector_alone(finished):
     workdir, _ = finished
     before = checkpoint.load_weights(workdir / "grpo/done")

@@ -21,6 +21,7 @@ from tokenizers_for_tests import (
 from transformers import AutoTokenizer
 
 from r1v3_jax import tokens
+from r1v3_jax.presets import TINY
 from r1v3_jax.tokens import R1V3_CHAT, ChatFormat, chat_template
 
 NO_THINK = dataclasses.replace(R1V3_CHAT, opening="")
@@ -684,3 +685,28 @@ def test_check_prompt_length():
     tokens.check_prompt_length(8192, 8192)
     with pytest.raises(ValueError, match="has 8193 tokens, the limit is 8192"):
         tokens.check_prompt_length(8193, 8192)
+
+
+def test_check_model(tiny_directory, tmp_path):
+    tokenizer = tokens.load(tiny_directory)
+    text = dataclasses.replace(TINY.text, vocab_size=277)
+    config = dataclasses.replace(
+        TINY, text=text, image_token_id=270, end_token_id=267, pad_token_id=265
+    )
+    tokenizer.check_model(config)
+    tokenizer.check_model(dataclasses.replace(config, text=TINY.text))  # 331 rows: padding
+    language = dataclasses.replace(config, vision=None, image_token_id=None)
+    tokenizer.check_model(language)
+    write_tiny_tokenizer(tmp_path, images=False)
+    tokens.load(tmp_path, text_only=True).check_model(language)
+    small = dataclasses.replace(text, vocab_size=275)
+    with pytest.raises(ValueError) as raised:
+        tokenizer.check_model(
+            dataclasses.replace(config, text=small, image_token_id=200, end_token_id=265)
+        )
+    assert str(raised.value) == (
+        "<IMG_CONTEXT> is token 270 of the tokenizer, but image_token_id of the model is 200; "
+        "<|im_end|> is token 267 of the tokenizer, but the end token (eos_token_id) of the model "
+        "is 265; the tokenizer has 277 tokens, but vocab_size of the model is 275; change "
+        "config.json, or take the tokenizer that the model was trained with"
+    )

@@ -296,6 +296,24 @@ def test_the_named_tokens_of_the_processor_are_tokens_that_exist(tmp_path):
         assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token == "<|endoftext|>"
 
 
+def test_a_video_token_is_never_invented(tmp_path):
+    """A tokenizer without padding lends the end of a turn; one without that is refused."""
+    settings = {"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}}
+    (tmp_path / "in").mkdir()
+    hf_config.write_json(tmp_path / "in" / "tokenizer_config.json", settings)
+    hf.save(random_model(CONFIG), tmp_path / "out", "hf", tokenizer=tmp_path / "in")
+    written = hf_config.read_json(tmp_path / "out" / "tokenizer_config.json")
+    assert written["extra_special_tokens"]["video_token"] == "<|im_end|>"
+    hf_config.write_json(tmp_path / "in" / "tokenizer_config.json", {"pad_token": "<pad>"})
+    with pytest.raises(ValueError) as raised:
+        hf.save(random_model(CONFIG), tmp_path / "none", "hf", tokenizer=tmp_path / "in")
+    assert str(raised.value) == (
+        "none of the tokenizer's added tokens is <video>, <|video_pad|>, its pad_token or "
+        "<|im_end|>; transformers' processor wants a video token: add one of them"
+    )
+    assert not (tmp_path / "none").exists()
+
+
 def test_named_tokens_of_an_export_survive_the_next(tmp_path, work):
     hf.save(random_model(CONFIG), tmp_path / "again", "hf", tokenizer=work / "hf")
     first = hf_config.read_json(work / "hf" / "tokenizer_config.json")
@@ -383,7 +401,6 @@ def mistakes(work, tmp_path_factory):
     hf_config.write_json(directory / "config.json", {**config, "ps_version": "v1"})
     (copy("no-tokenizer") / "tokenizer.json").unlink()
     (bad / "no-tokenizer" / "tokenizer_config.json").unlink()
-    (bad / "no-tokenizer" / "chat_template.jinja").unlink()
     directory = copy("other-image-token")
     config = hf_config.read_json(directory / "config.json")
     hf_config.write_json(directory / "config.json", {**config, "image_token_id": 200})
@@ -410,100 +427,147 @@ def mistakes(work, tmp_path_factory):
     good = [*logits, f"--hf={work}/hf"]
     question = "--prompt=What?"
     out = f"--out={bad}/out"
+    cut = (
+        "model.safetensors is cut short or damaged (Error while deserializing header: incomplete "
+        "metadata, file not fully covered); download it again"
+    )
+    markers = "write one marker per image, or none to have all images in front"
+    not_its_tokenizer = "change config.json, or take the tokenizer that the model was trained with"
+    not_empty = "exists and is not an empty directory; choose another or remove it"
+    not_ours = "no such file; give a checkpoint of this program, as tools/import_hf.py makes"
+
+    def load(name: str, problem: str) -> tuple[list[str], str]:
+        message = f"{bad}/{name} cannot be loaded, 1 problem(s):\n  {problem}"
+        return ["import_hf", f"--hf={bad}/{name}", out], message
+
     wanted = {
-        "no-such-image": ([*good, question, f"--image={bad}/no.png"], "no.png': got no such file"),
+        "no-such-image": (
+            [*good, question, f"--image={bad}/no.png"],
+            f"'{bad}/no.png': got no such file, wanted one; check the path",
+        ),
         "no-picture": (
             [*good, question, f"--image={bad}/text.png"],
-            "text.png': got data starting with b'no pictu', wanted one of PNG, JPEG",
+            f"'{bad}/text.png': got data starting with b'no pictu', wanted one of PNG, JPEG, WEBP, "
+            "GIF, BMP; convert it or allow its format",
         ),
         "empty-picture": (
             [*good, question, f"--image={bad}/empty.png"],
-            "empty.png': got 0 bytes, wanted an image",
+            f"'{bad}/empty.png': got 0 bytes, wanted an image; write the file again or drop the "
+            "row",
         ),
-        "cut-picture": ([*good, question, f"--image={bad}/cut.png"], "cut.png': got "),
+        "cut-picture": (
+            [*good, question, f"--image={bad}/cut.png"],
+            f"'{bad}/cut.png': got OSError('image file is truncated'), wanted an intact image of "
+            "at most 50000000 pixels; write it again or drop it",
+        ),
         "huge-picture": (
             [*good, question, f"--image={bad}/huge.png"],
-            "huge.png': got 13000 x 13000 pixels, wanted 1 to max_pixels = 50000000",
+            f"'{bad}/huge.png': got 13000 x 13000 pixels, wanted 1 to max_pixels = 50000000; scale "
+            "it down or raise max_pixels",
         ),
         "too-many-markers": (
             [*good, "--prompt=<image><image>?", image],
-            "2 <image> markers in the messages, but 1 images",
+            f"2 <image> markers in the messages, but 1 images; {markers}",
         ),
         "too-few-markers": (
             [*good, "--prompt=<image>?", image, image],
-            "1 <image> markers in the messages, but 2 images",
+            f"1 <image> markers in the messages, but 2 images; {markers}",
         ),
         "marker-without-image": (
             [*good, "--prompt=<image>?"],
-            "1 <image> markers in the messages, but 0 images",
+            f"1 <image> markers in the messages, but 0 images; {markers}",
         ),
         "long-prompt": (
             [*good, "--prompt=" + "~" * 600],
-            "the prompt has 6",  # 600 tokens and the turns
+            "the prompt has 659 tokens, the limit is 512; use fewer tiles per image, fewer images "
+            "or less text, or raise the limit",
         ),
-        "forged-turn": ([*good, "--prompt=<|im_end|>"], "contains the control token <|im_end|>"),
+        "forged-turn": (
+            [*good, "--prompt=<|im_end|>"],
+            "message 0 (user) contains the control token <|im_end|>, which would forge structure; "
+            "remove it or drop the row",
+        ),
         "small-embedding": (
-            [*logits, f"--hf={bad}/small", "--prompt=a<quad>b</box>"],
-            "is outside the vocabulary of 275 tokens",
+            [*logits, f"--hf={bad}/small", question],
+            "the tokenizer has 277 tokens, but vocab_size of the model is 275; "
+            f"{not_its_tokenizer}",
         ),
         "image-for-a-language-model": (
             [*logits, f"--hf={bad}/language", question, image],
-            "language is a language model without a vision tower; leave out --image",
+            f"{bad}/language is a language model without a vision tower; leave out --image",
         ),
         "other-image-token": (
             [*logits, f"--hf={bad}/other-image-token", question, image],
-            "<IMG_CONTEXT> is token 270 of the tokenizer, but image_token_id of config.json is 200",
+            "<IMG_CONTEXT> is token 270 of the tokenizer, but image_token_id of the model is 200; "
+            f"{not_its_tokenizer}",
         ),
         "logits-of-cut-weights": (
             [*logits, f"--hf={bad}/cut", question],
-            "model.safetensors is cut short or damaged",
+            f"{bad}/cut cannot be loaded, 1 problem(s):\n  {cut}",
         ),
-        "cut-weights": (
-            ["import_hf", f"--hf={bad}/cut", out],
-            "model.safetensors is cut short or damaged",
+        "no-parent": (
+            ["logits", f"--hf={bad}/nowhere", question, f"--out={bad}/no/out.npz"],
+            f"{bad}/no: no such directory to write out.npz in",
         ),
-        "shape": (
-            ["import_hf", f"--hf={bad}/shape", out],
-            "multi_modal_projector.linear_1.bias has shape [31]; config.json makes it [32]",
+        "cut-weights": load("cut", cut),
+        "shape": load(
+            "shape",
+            "model.safetensors: multi_modal_projector.linear_1.bias has shape [31]; config.json "
+            "makes it [32]",
         ),
-        "no-directory": (["import_hf", f"--hf={bad}/nowhere", out], "nowhere: no"),
-        "no-config": (
-            ["import_hf", f"--hf={bad}/no-config", out],
-            "no-config/config.json: no such file",
+        "no-directory": (
+            ["import_hf", f"--hf={bad}/nowhere", out],
+            f"{bad}/nowhere: no such directory; give a Hugging Face checkpoint directory",
         ),
-        "bad-config": (
-            ["import_hf", f"--hf={bad}/bad-config", out],
-            "bad-config/config.json: not JSON",
+        "no-config": load("no-config", "config.json: no such file"),
+        "bad-config": load(
+            "bad-config", "config.json: not JSON (Expecting value: line 1 column 1 (char 0))"
         ),
-        "pixel-shuffle": (
-            ["import_hf", f"--hf={bad}/v1", out],
-            "v1/config.json: ps_version is 'v1'; only 'v2' is supported",
-        ),
-        "no-tokenizer": (
+        "pixel-shuffle": load("v1", "config.json: ps_version is 'v1'; only 'v2' is supported"),
+        "no-tokenizer": (  # a chat template alone
             ["import_hf", f"--hf={bad}/no-tokenizer", out],
-            "no-tokenizer: no tokenizer files; wanted some of tokenizer.json",
+            f"no tokenizer in '{bad}/no-tokenizer': it has none of ('tokenizer.json', "
+            "'vocab.json', 'tokenizer.model'); point at a Hugging Face checkpoint",
+        ),
+        "mesh": (
+            ["import_hf", f"--hf={work}/hf", out, "--mesh=1,x,1"],
+            "--mesh=1,x,1: wanted three whole numbers, data,fsdp,tensor, such as --mesh=1,8,1",
+        ),
+        "large-mesh": (
+            ["export_hf", f"--checkpoint={work}/checkpoint", out, "--mesh=1,8,1"],
+            "a mesh of data x fsdp x tensor = (1, 8, 1) needs 8 devices, but there are 1; choose "
+            "sizes whose product is at most 1",
         ),
         "import-over": (
             ["import_hf", f"--hf={work}/hf", f"--out={work}/hf"],
-            "hf exists and is not an empty directory; choose another or remove it",
+            f"{work}/hf {not_empty}",
         ),
         "export-over": (
             ["export_hf", f"--checkpoint={work}/checkpoint", f"--out={work}/checkpoint"],
-            "checkpoint exists and is not an empty directory; choose another or remove it",
+            f"{work}/checkpoint {not_empty}",
         ),
         "no-checkpoint": (
             ["export_hf", f"--checkpoint={work}/hf", out],
-            "hf/model.json: no such file",
+            f"{work}/hf/model.json: {not_ours}",
+        ),
+        "no-checkpoint-directory": (
+            ["export_hf", f"--checkpoint={bad}/nowhere", out],
+            f"{bad}/nowhere/model.json: {not_ours}",
         ),
         "half-checkpoint": (
             ["export_hf", f"--checkpoint={bad}/half-checkpoint", out],
-            "half-checkpoint/weights/SHA256SUMS: no such file",
+            f"{bad}/half-checkpoint/weights/SHA256SUMS: no such file; "
+            f"{bad}/half-checkpoint/weights is incomplete, copy it again",
         ),
         "old-checkpoint": (
             ["export_hf", f"--checkpoint={bad}/old-checkpoint", out],
-            "old-checkpoint/model.json: not a model description of this version",
+            f"{bad}/old-checkpoint/model.json: not a model description of this version ('text'); "
+            "import the model again",
         ),
-        "argument": (["import_hf", f"--hf={work}/hf", out, "extra"], "unexpected argument 'extra'"),
+        "argument": (
+            ["import_hf", f"--hf={work}/hf", out, "extra"],
+            "unexpected argument 'extra'; see --help",
+        ),
         "no-flag": (["import_hf", out], "--hf=None: Flag --hf must have a value other than None"),
     }
     said = run_all(bad / "log", [arguments for arguments, _ in wanted.values()])
@@ -516,11 +580,11 @@ def mistakes(work, tmp_path_factory):
 
 MISTAKES = """
     argument bad-config cut-picture cut-weights empty-picture export-over forged-turn
-    half-checkpoint huge-picture image-for-a-language-model import-over logits-of-cut-weights
-    long-prompt marker-without-image no-checkpoint no-config no-directory no-flag no-picture
-    no-such-image no-tokenizer
-    old-checkpoint other-image-token pixel-shuffle shape small-embedding too-few-markers
-    too-many-markers
+    half-checkpoint huge-picture image-for-a-language-model import-over large-mesh
+    logits-of-cut-weights long-prompt marker-without-image mesh no-checkpoint
+    no-checkpoint-directory no-config no-directory no-flag no-parent no-picture no-such-image
+    no-tokenizer old-checkpoint other-image-token pixel-shuffle shape small-embedding
+    too-few-markers too-many-markers
 """.split()
 
 
@@ -528,10 +592,53 @@ MISTAKES = """
 def test_a_mistake_ends_in_one_message_and_exit_code_1(mistakes, name):
     assert set(mistakes) == set(MISTAKES)
     message, code, stdout, stderr = mistakes[name]
-    assert code == 1 and message in stdout + stderr
-    assert "Traceback" not in stderr
-    if name != "no-flag":  # absl's own, with the usage
-        assert stdout == "" and stderr.startswith("error: ") and stderr.count("error: ") == 1
+    assert code == 1
+    if name == "no-flag":  # absl's own, with the usage
+        assert message in stdout + stderr and "Traceback" not in stderr
+    else:
+        assert (stdout, stderr) == ("", f"error: {message}")
+
+
+def test_the_tools_split_the_weights_over_a_mesh(tmp_path, work, monkeypatch):
+    """The same checkpoint, files and logits; one row goes through a mesh that could split four."""
+    count = "--xla_force_host_platform_device_count=8"
+    monkeypatch.setitem(ENVIRONMENT, "XLA_FLAGS", count)
+    mesh, image = "--mesh=1,4,2", f"--image={work}/0.png"
+    logits = ["logits", f"--hf={work}/hf", "--prompt=What?", image]
+    commands = [
+        ["import_hf", f"--hf={work}/hf", f"--out={tmp_path}/in", mesh],
+        ["export_hf", f"--checkpoint={tmp_path}/in", f"--out={tmp_path}/out", mesh],
+        [*logits, f"--out={tmp_path}/many.npz", mesh],
+        [*logits, f"--out={tmp_path}/one.npz"],
+    ]
+    for code, _, stderr in run_all(tmp_path / "log", commands):
+        assert code == 0, stderr
+    given, got = (load_file(d / "model.safetensors") for d in (work / "hf", tmp_path / "out"))
+    assert set(got) == set(given) and all(torch.equal(got[name], given[name]) for name in given)
+    one, many = (np.load(tmp_path / f"{name}.npz")["logits"] for name in ("one", "many"))
+    np.testing.assert_allclose(many, one, atol=1e-4)  # float32, sums in other orders
+
+
+def test_rope_impl_comes_from_the_command_line(tmp_path, work):
+    """vLLM's reading of a dynamic scaling changes the logits, and stays with the checkpoint."""
+    source = tmp_path / "in"
+    shutil.copytree(work / "hf", source)
+    config = hf_config.read_json(source / "config.json")
+    config["text_config"]["rope_scaling"] = {"rope_type": "dynamic", "factor": 2.0}
+    hf_config.write_json(source / "config.json", config)
+    logits = ["logits", f"--hf={source}", "--prompt=What?"]
+    static = "--rope_impl=vllm_static"
+    commands = [
+        ["import_hf", f"--hf={source}", f"--out={tmp_path}/ckpt", static],
+        [*logits, f"--out={tmp_path}/hf.npz"],
+        [*logits, f"--out={tmp_path}/static.npz", static],
+    ]
+    for code, _, stderr in run_all(tmp_path / "log", commands):
+        assert code == 0, stderr
+    text = checkpoint.read_config(tmp_path / "ckpt")[0].text
+    assert (text.rope_factor, text.rope_impl) == (2.0, "vllm_static")
+    hf_like, like_vllm = (np.load(tmp_path / f"{name}.npz")["logits"] for name in ("hf", "static"))
+    assert np.abs(hf_like - like_vllm).max() > 1e-3
 
 
 def test_an_import_may_be_restored_onto_a_mesh(work):

@@ -17,6 +17,7 @@ from r1v3_jax import checkpoint, cli, hf, hf_config, tokens
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
 LAYOUT = flags.DEFINE_enum("layout", "hf", list(hf_config.LAYOUTS), "Names of the weights.")
+MESH = cli.define_mesh()
 
 
 def main():
@@ -26,8 +27,9 @@ def main():
     hf_config.tokenizer_files(source)
     # A language model alone has no images to mark.
     template = chat_template(source, LAYOUT.value) if config.vision is not None else None
-    model = checkpoint.load_weights(CHECKPOINT.value)
-    hf.save(model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template)
+    with cli.set_mesh(MESH):
+        model = checkpoint.load_weights(CHECKPOINT.value)
+        hf.save(model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template)
     print(f"{OUT.value}: {hf.describe(model)}, layout {LAYOUT.value}")
 
 

@@ -5,20 +5,24 @@ python tools/import_hf.py --hf=InternVL3-1B --out=checkpoints/internvl3_1b
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, hf, hf_config
+from r1v3_jax import checkpoint, cli, hf, hf_config, tokens
 
 HF = flags.DEFINE_string("hf", None, "Directory with config.json and *.safetensors.", required=True)
 OUT = flags.DEFINE_string("out", None, "Checkpoint directory to write.", required=True)
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the weights; default: as stored."
 )
+ROPE_IMPL = cli.define_rope_impl()
+MESH = cli.define_mesh()
 
 
 def main():
     hf_config.empty_directory(OUT.value)
-    hf_config.tokenizer_files(HF.value)
-    model = hf.load(HF.value, dtype=DTYPE.value)
-    checkpoint.save_weights(OUT.value, model, tokenizer=HF.value)
+    source = hf.Checkpoint.open(HF.value)
+    tokens.load(HF.value, text_only=source.config.vision is None).check_model(source.config)
+    with cli.set_mesh(MESH):
+        model = source.load(DTYPE.value, rope_impl=ROPE_IMPL.value)
+        checkpoint.save_weights(OUT.value, model, tokenizer=HF.value)
     print(f"{OUT.value}: {hf.describe(model)}")
 
 

@@ -8,33 +8,40 @@ inference script, in transformers and in vLLM; in training the images of a promp
 file holds tokens int32[T], tiles float32[I, S, S, 3] and logits float32[T, V].
 """
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, hf, hf_config, images, tokens
+from r1v3_jax import cli, hf, images, tokens
+from r1v3_jax.config import Compute
+from r1v3_jax.sharding import TRAIN
 
 HF = flags.DEFINE_string("hf", None, "Hugging Face checkpoint directory.", required=True)
 PROMPT = flags.DEFINE_string("prompt", None, "The user's turn.", required=True)
 IMAGE = flags.DEFINE_multi_string("image", [], "Image file; may be given several times.")
 OUT = flags.DEFINE_string("out", None, "The .npz file to write.", required=True)
 DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Default: as stored.")
+ROPE_IMPL = cli.define_rope_impl()
+MESH = cli.define_mesh()
 
 
 def main():
-    config = hf_config.read(HF.value)
+    out = Path(OUT.value)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such directory to write {out.name} in")
+    source = hf.Checkpoint.open(HF.value)
+    config = source.config
     if config.vision is None and IMAGE.value:
         raise ValueError(
             f"{HF.value} is a language model without a vision tower; leave out --image"
         )
     pictures = [images.open_image(path) for path in IMAGE.value]
     tokenizer = tokens.load(HF.value, text_only=config.vision is None)
-    if config.vision is not None and tokenizer.image_token_id != config.image_token_id:
-        raise ValueError(
-            f"{HF.value}: {tokens.IMAGE_CONTEXT} is token {tokenizer.image_token_id} of the "
-            f"tokenizer, but image_token_id of config.json is {config.image_token_id}"
-        )
+    tokenizer.check_model(config)
     size = config.vision.image_size if config.vision else 1
     tiles, counts = images.tile_images(
         pictures, tile_size=size, max_tiles=config.max_tiles, share=False
@@ -44,13 +51,18 @@ def main():
         [count * config.image_tokens_per_tile for count in counts],
     )
     tokens.check_prompt_length(len(prompt), config.text.max_positions)
-    tokens.check_token_ids(prompt, config.text.vocab_size)
 
-    model = hf.load(HF.value, dtype=DTYPE.value)
     row = np.asarray([prompt], np.int32)
     index = tokens.image_index(row, config.image_token_id) if counts else None
-    logits = np.asarray(forward(model, row, index, tiles))[0, :, : config.text.vocab_size]
-    with open(OUT.value, "wb") as file:  # np.savez would add .npz to another suffix
+    dtype = DTYPE.value or source.dtype()
+    # One row and its few tiles go to every device; only the weights are split.
+    rules = dataclasses.replace(TRAIN, batch=None, tiles=None)
+    compute = Compute(dtype=dtype, param_dtype=dtype, rules=rules)
+    with cli.set_mesh(MESH):
+        model = source.load(compute=compute, rope_impl=ROPE_IMPL.value)
+        logits = np.asarray(forward(model, row, index, tiles))
+    logits = logits[0, :, : config.text.vocab_size]
+    with out.open("wb") as file:  # np.savez would add .npz to another suffix
         np.savez(file, tokens=row[0], tiles=tiles, logits=logits)
     print(f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, logits {list(logits.shape)}")
 
