@@ -2,7 +2,7 @@
 
     python -m r1v3_jax.launch --config=digits
 
-base        a tower that starts from nothing learns to see digits (stands in for InternVL3)
+base        nothing learns to see digits and to add (stands in for InternVL3)
 cold_start  chains of thought; most of them jump to the answer, as imperfect teachers do
 grpo        reinforcement learning on normal and hard questions; hard ones were never in SFT
 connector   only the connector learns, on digits by other writers
@@ -55,12 +55,13 @@ MODEL = ModelConfig(
 )
 
 SEEN = digits.Digits(augment=True, styles=(0.4, 0.35, 0.25))
-HELD_OUT = digits.Digits(split="held_out", seed=1)
+HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0.4, 0.35, 0.25))
 # What the connector learns from, in the style that reinforcement has settled on; half of it is the
 # home domain, so that nothing is lost there.
 OTHERS = digits.Digits(domain="second", augment=True, styles=(0, 1, 0))
+OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1, styles=(0, 1, 0))
 HOME = digits.Digits(augment=True, styles=(0, 1, 0))
-OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1)
+HOME_HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0, 1, 0))
 
 
 def alternate(*sources):
@@ -113,7 +114,9 @@ config = Run(
     ),
     connector=SFT(
         train=alternate(OTHERS.mix(easy=1, normal=2), HOME.mix(easy=1, normal=2)),
-        validation=alternate(OTHERS_HELD_OUT.mix(easy=1, normal=2), HELD_OUT.mix(easy=1, normal=2)),
+        validation=alternate(
+            OTHERS_HELD_OUT.mix(easy=1, normal=2), HOME_HELD_OUT.mix(easy=1, normal=2)
+        ),
         steps=120,
         rows=8,
         row_tokens=160,
