@@ -16,7 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from torch_reference import ImageProcessorOnly
+from transformers import AutoModelForImageTextToText
 
 from r1v3_jax import checkpoint, launch, tokens
 from r1v3_jax.data import Encoder
@@ -58,7 +59,7 @@ def compare(config, workdir, count: int) -> tuple[list[tuple[str, str, str]], in
     model = for_decoding(checkpoint.load_weights(workdir / config.pipeline[-1] / "done"))
     groups = sampler.groups(model, examples, jax.random.key(0), config.evaluate.max_tokens)
 
-    processor = AutoProcessor.from_pretrained(workdir / "export")
+    processor = ImageProcessorOnly.from_pretrained(workdir / "export")
     theirs = AutoModelForImageTextToText.from_pretrained(workdir / "export", dtype=torch.float32)
     differing = []
     for example, group in zip(examples, groups, strict=True):

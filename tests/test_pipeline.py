@@ -153,7 +153,7 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path):
     class Stop(Exception):
         pass
 
-    def stopping(index, source=short.base.train, limit=30):
+    def stopping(index, source=short.base.train, limit=20):
         if index > limit:
             raise Stop
         return source(index)

@@ -18,6 +18,7 @@ import transformers
 from PIL import Image
 from random_models import random_model
 from safetensors.torch import load_file, save_file
+from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from r1v3_jax import checkpoint, hf, hf_config, tokens
@@ -42,14 +43,6 @@ TEXT_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
-
-
-class ImageProcessorOnly(transformers.InternVLProcessor):
-    """InternVL's processor without its video half, which is the part that needs torchvision."""
-
-    @classmethod
-    def get_attributes(cls):
-        return ["image_processor", "tokenizer"]
 
 
 def succeed(tool: str, *arguments: str) -> str:

@@ -122,3 +122,11 @@ def gradients(model, loss) -> torch.nn.Module:
             copy_of_weight.copy_(weight.grad)
     model.zero_grad()
     return copied
+
+
+class ImageProcessorOnly(transformers.InternVLProcessor):
+    """InternVL's processor without its video half, which is the part that needs torchvision."""
+
+    @classmethod
+    def get_attributes(cls):
+        return ["image_processor", "tokenizer"]
