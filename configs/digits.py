@@ -99,7 +99,7 @@ config = Run(
         checkpoint_every=250,
     ),
     grpo=GRPO(
-        train=SEEN.mix(easy=1, normal=2, hard=3),
+        train=SEEN.mix(easy=1, normal=1, hard=2),
         steps=90,
         prompts=24,
         group_size=8,
@@ -108,7 +108,7 @@ config = Run(
         tiles=24,
         aggregation="token",
         clip_high=0.28,
-        optimizer=Optimizer(lr=3e-4, warmup_steps=5),
+        optimizer=Optimizer(lr=2e-4, warmup_steps=5),
         evaluate_every=30,
         checkpoint_every=30,
     ),
@@ -143,5 +143,6 @@ config = Run(
         max_tokens=62,
         probe=HELD_OUT.mix(normal=1, hard=1),
         probe_questions=250,
+        select_by="accuracy",
     ),
 )

@@ -7,8 +7,8 @@ of an index: no state, no download, no order in which examples must be made.
     3 8     (a slash is a newline)   read  style    work
 
 Levels: `read` only copies the digits and `sums` is arithmetic without an image, what a pretrained
-model brings along; `easy` and `normal` are for the cold start; `hard` asks what `normal` asks, but
-both columns carry, which no chain of the cold start shows.
+model brings along; `easy` and `normal` are for the cold start; `hard` asks what `normal` asks, for
+sums of 130 and more with a carry, which no chain of the cold start shows.
 Knows nothing of models or rewards. `write_tokenizer` makes a vocabulary for this task alone.
 
 Letters: N examples, M images, 4 the cells of a grid in reading order.
@@ -41,6 +41,7 @@ LEVELS = {  # kinds of question, equally often
     "normal": ("rows", "total"),
     "hard": ("rows",),
 }
+LARGE = 130  # a sum of rows that is so large, and carries from its ones, is hard
 SUMS = 5  # in an example of the level `sums`
 QUESTIONS = {
     "read": ("Read the digits.", "Copy all four digits."),
@@ -221,8 +222,8 @@ def _problems(level: str, kind: str) -> list[list[tuple[int, int, int, int]]]:
     grids = list(itertools.product(range(10), repeat=4))
     if kind == "rows":
         grids = [(a, b, c, d) for a, b, c, d in grids if a and c]  # two digits, and no 07
-        both_carry = lambda g: g[1] + g[3] >= 10 and _answer(kind, g) >= 100  # noqa: E731
-        return [[g for g in grids if both_carry(g) == (level == "hard")]]
+        large = lambda g: g[1] + g[3] >= 10 and _answer(kind, g) >= LARGE  # noqa: E731
+        return [[g for g in grids if large(g) == (level == "hard")]]
     if kind == "even":  # else 2 would be right three times out of eight
         return [[g for g in grids if _answer(kind, g) == count] for count in range(5)]
     return [grids]

@@ -77,7 +77,10 @@ def compare(config, workdir, count: int) -> tuple[list[tuple[str, str, str]], in
         np.testing.assert_allclose(pixels, group.prompt.tiles, atol=1e-5)  # one rounding apart
         with torch.no_grad():
             out = theirs.generate(
-                **inputs, do_sample=False, max_new_tokens=config.evaluate.max_tokens
+                **inputs,
+                do_sample=False,
+                max_new_tokens=config.evaluate.max_tokens,
+                suppress_tokens=list(tokenizer.banned_token_ids),
             )
         answer = out[0, inputs["input_ids"].shape[1] :].tolist()
         mine = group.completions.tokens[0, : group.completions.lengths[0]].tolist()

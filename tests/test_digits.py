@@ -19,9 +19,9 @@ LEVELS = ("read", "easy", "normal", "hard")
 CHAIN = re.compile(r"(\d\d \d\d)(?: (stepwise|carefully):(.+))?\n</think>\n\\boxed\{(\d+)\}")
 GOLDEN_TEXT = (
     "Add the two rows.",
-    "65 98 carefully:5+8=13;6+9=15;15+1=15 Wait,15+1=16;163\n</think>\n\\boxed{163}",
+    "76 59 carefully:6+9=15;7+5=12;12+1=12 Wait,12+1=13;135\n</think>\n\\boxed{135}",
 )
-GOLDEN_PIXELS = "c309513d8ac37e4c"
+GOLDEN_PIXELS = "23165a3c724749ee"
 DOUBT = r" Wait,| Hmm,| Alternatively,"
 
 
@@ -200,11 +200,11 @@ def test_what_does_not_exist_is_refused(make):
 
 
 @pytest.mark.parametrize("source", SOURCES[:2], ids=str)
-def test_in_hard_questions_alone_both_columns_carry(source):
+def test_large_sums_that_carry_are_hard(source):
     def carries(example, index):
         a, b, c, d = source.labels(index, example.level)
         assert int(example.answer) == 10 * a + b + 10 * c + d
-        return b + d >= 10, int(example.answer) >= 100
+        return b + d >= 10, int(example.answer) >= 130
 
     hard = [source.example(i, "hard") for i in range(2000)]
     normal = [(i, source.example(i, "normal")) for i in range(4000)]
@@ -248,8 +248,8 @@ def test_blind_answers():
             slack = 5 * (priors[kind] / total) ** 0.5
             assert abs(max(counts.values()) / total - priors[kind]) < slack
     assert digits.answer_prior("easy") == pytest.approx({"spread": 0.177, "even": 0.2})
-    assert digits.answer_prior("normal") == pytest.approx({"rows": 90 / 5715, "total": 0.067})
-    assert digits.answer_prior("hard") == pytest.approx({"rows": 81 / 2385})
+    assert digits.answer_prior("normal") == pytest.approx({"rows": 90 / 6840, "total": 0.067})
+    assert digits.answer_prior("hard") == pytest.approx({"rows": 63 / 1260})
     assert digits.answer_prior("read") == pytest.approx({"read": 1e-4})
 
 
