@@ -377,6 +377,11 @@ class Evaluate:
         _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
         _one_of(self, "thinking", ("slow", "none", "no_wait"))
         _require(self, "thinking_tokens", lambda n: n >= 0, "at least 0")
+        if self.thinking == "none" and self.thinking_tokens:
+            raise ValueError(
+                f"Evaluate.thinking_tokens {self.thinking_tokens} limits a thinking that thinking "
+                "'none' leaves out; set one of them"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

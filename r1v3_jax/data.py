@@ -107,22 +107,28 @@ class Encoder:
 def with_chains(source: Callable[[int], Example], path) -> Callable[[int], Example]:
     """The examples that a file of `distill` has chains for, with those chains, over and over.
 
-    ValueError if the file is empty, or was made from another source.
+    FileNotFoundError without the file; ValueError if it is empty, of another kind, or was made from
+    another source.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    try:
+        rows = [(row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a file of tools/distill.py ({error!r})") from error
     if not rows:
         raise ValueError(f"{path}: no chains; distil from a checkpoint that answers some questions")
 
     def example(index: int) -> Example:
-        row = rows[index % len(rows)]
-        found = source(row["index"])
-        if found.id != row["id"]:
+        at, name, chain = rows[index % len(rows)]
+        found = source(at)
+        if found.id != name:
             raise ValueError(
-                f"{path}: example {row['index']} is {found.id!r} here and was {row['id']!r}; use "
-                "the source that the chains were made from"
+                f"{path}: example {at} is {found.id!r} here and was {name!r}; use the source that "
+                "the chains were made from"
             )
-        return dataclasses.replace(found, chain=row["chain"], image_labels=())
+        return dataclasses.replace(found, chain=chain)
 
     return example
 

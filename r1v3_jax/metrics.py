@@ -222,36 +222,36 @@ class Timer:
             self.values[key] = self.values.get(key, 0.0) + time.perf_counter() - start
 
 
+_compiled: list[str] = []  # "jit(update)", ...: all this process compiled, in order
+
+
+def _note_compilation(event: str, seconds: float, **details) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiled.append(str(details.get("fun_name")))
+
+
+jax.monitoring.register_event_duration_secs_listener(_note_compilation)
+
+
 class Compiles:
     """Counts compilations; one in work that was done before is a recompilation, and a fault."""
 
-    EVENT = "/jax/core/compile/backend_compile_duration"
-    names: list[str] = []  # of all programs this process compiled, in order
-
     def __init__(self):
-        if not Compiles.names:  # a listener stays for the life of the process
-            jax.monitoring.register_event_duration_secs_listener(self._listen)
-            Compiles.names.append("(listening)")
-        self.start = self.last = len(Compiles.names)
+        self.start = self.last = len(_compiled)
         self.done: set[str] = set()
         self.after_warmup = 0
 
     def after(self, *work: str) -> None:
         """Says that `work` was done; what was compiled since the last call belongs to it."""
         if self.done.issuperset(work):
-            self.after_warmup += len(Compiles.names) - self.last
+            self.after_warmup += len(_compiled) - self.last
         self.done.update(work)
-        self.last = len(Compiles.names)
+        self.last = len(_compiled)
 
     def programs(self, names: tuple[str, ...]) -> dict[str, int]:
         """How often each of our jitted functions was compiled, once a shape if all is well."""
-        compiled = Compiles.names[self.start :]
+        compiled = _compiled[self.start :]
         return {name: compiled.count(f"jit({name})") for name in names}
-
-    @staticmethod
-    def _listen(event: str, duration: float, **details) -> None:
-        if event == Compiles.EVENT:
-            Compiles.names.append(str(details.get("fun_name")))
 
 
 def first_process() -> bool:

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from r1v3_jax import checkpoint, evaluate, hf, hf_config, report, tokens
-from r1v3_jax.config import ModelConfig, Run, VisionConfig
-from r1v3_jax.data import Encoder
+from r1v3_jax.config import ModelConfig, Run
+from r1v3_jax.data import Encoder, with_chains
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import Sampler
@@ -68,6 +68,9 @@ def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
     """
     if config.init_from:
         check_init(config)
+    for name in (config.stage,) if config.stage else config.pipeline:
+        if chains := getattr(getattr(config, name), "chains", ""):
+            with_chains(getattr(config, name).train, chains)(0)
     workdir.mkdir(parents=True, exist_ok=True)
     directory = workdir / "tokenizer"
     if not directory.exists():
@@ -88,7 +91,7 @@ def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
 
 
 # Fields in which a run may differ from the checkpoint it starts from: choices, not shapes.
-CHOICES = ("max_tiles", "architecture", "vocab_multiple", "rope_impl", "tie_embeddings")
+CHOICES = "max_tiles architecture pad_token_id vocab_multiple rope_impl tie_embeddings".split()
 
 
 def check_init(config: Run) -> None:
@@ -96,10 +99,11 @@ def check_init(config: Run) -> None:
     directory = Path(config.init_from)
     ours = (directory / "model.json").exists()
     found = checkpoint.read_config(directory)[0] if ours else hf_config.read(directory)
+    there, here = _fields(found), _fields(config.model)
     differing = [
-        f"{path} is {there!r} there and {wanted!r} here"
-        for (path, there), (_, wanted) in zip(_fields(found), _fields(config.model), strict=True)
-        if there != wanted and path.rpartition(".")[2] not in CHOICES
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name) and name.rpartition(".")[2] not in CHOICES
     ]
     if differing:
         raise ValueError(
@@ -108,13 +112,12 @@ def check_init(config: Run) -> None:
         )
 
 
-def _fields(config: ModelConfig):
-    """("text.layers", 24), ... of all three parts."""
-    for name, part in (("text", config.text), ("vision", config.vision), ("", config)):
-        kind = VisionConfig if name == "vision" else type(part)
-        for field in dataclasses.fields(kind):
-            if not (name == "" and field.name in ("text", "vision")):
-                yield f"{name}.{field.name}".lstrip("."), getattr(part, field.name, None)
+def _fields(config: ModelConfig) -> dict:
+    """{"text.layers": 24, ...}, of all three parts."""
+    whole = dataclasses.asdict(config)
+    text, vision = whole.pop("text"), whole.pop("vision") or {}
+    parts = (("text.", text), ("vision.", vision), ("", whole))
+    return {f"{prefix}{key}": value for prefix, part in parts for key, value in part.items()}
 
 
 def start(context: Context, before: str) -> r1v3.R1V3:
@@ -164,10 +167,9 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
     banned = tokenizer.banned_token_ids
     if config.thinking == "no_wait":
         banned += evaluate.critical_tokens(tokenizer, config.critical_words)
+    prefill = NO_THINKING if config.thinking == "none" else ""
     sampler = Sampler(
-        encoder=kind(
-            context.encoder.config, tokenizer, NO_THINKING if config.thinking == "none" else ""
-        ),
+        encoder=kind(context.encoder.config, tokenizer, prefill),
         sampling=Sampling(
             max_tokens=config.max_tokens,
             temperature=0.0,
@@ -175,7 +177,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
             thinking_tokens=config.thinking_tokens,
             think_end=tokenizer.closing("</think>") if config.thinking_tokens else (),
         ),
-        max_prompt_tokens=config.max_prompt_tokens,
+        max_prompt_tokens=config.max_prompt_tokens + len(tokenizer.encode_text(prefill)),
         tiles=config.tiles,
         group_size=1,
     )

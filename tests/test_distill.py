@@ -97,7 +97,7 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
     write_jsonl(tmp_path / "chains.jsonl", rows)
     read = data.with_chains(source, tmp_path / "chains.jsonl")
     assert [read(i).id for i in range(3)] == ["q0", "q2", "q0"]
-    assert read(1) == dataclasses.replace(source(2), chain="4 5", image_labels=())
+    assert read(1) == dataclasses.replace(source(2), chain="4 5")
 
 
 def test_chains_of_another_source_are_refused(tmp_path):
@@ -108,3 +108,9 @@ def test_chains_of_another_source_are_refused(tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="no chains; distil from a checkpoint"):
         data.with_chains(source, path)
+    for text in ('{"index": 5}', "[1]", "<html>"):
+        path.write_text(text + "\n")
+        with pytest.raises(ValueError, match=r"chains.jsonl: not a file of tools/distill.py \("):
+            data.with_chains(source, path)
+    with pytest.raises(FileNotFoundError, match="no such file; tools/distill.py makes one"):
+        data.with_chains(source, tmp_path / "none.jsonl")

@@ -38,6 +38,12 @@ def test_configs_load_from_anywhere(tmp_path):
         (["--config=digits", "--config.grpo.group_size=1"], "at least 2"),
         (["--config=digits", "--config.stage=rl"], "choose from base, cold_start, grpo, connector"),
         (["--config=digits", "--config.grpo.aggregation=mean"], "token, sequence, constant"),
+        (
+            ["--config=digits", "--config.evaluate.thinking=none"]
+            + ["--config.evaluate.thinking_tokens=9"],
+            "thinking_tokens 9 limits a thinking that thinking 'none' leaves out",
+        ),
+        (["--config=digits", "--config.cold_start.chains=no.jsonl"], "no.jsonl: no such file"),
         (["--config=digits", "--workdirr=x"], "workdir"),
         (["--config=digits", "stray"], "stray"),
     ],

@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import exported_answers
 import jax
@@ -10,6 +15,8 @@ import numpy as np
 import pytest
 
 from r1v3_jax import checkpoint, evaluate, hf, launch, metrics, pipeline
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,22 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
         )
 
 
+def test_the_distillation_tool_asks_the_teacher(finished, tmp_path):
+    """The teacher of a few steps answers nothing right, and the tool says so."""
+    workdir, _ = finished
+    out = tmp_path / "chains.jsonl"
+    flags = ["--config=digits_smoke", f"--checkpoint={workdir}/grpo/done", f"--out={out}"]
+    done = subprocess.run(
+        [sys.executable, "tools/distill.py", *flags, "--examples=3", "--samples=2", "--batch=2"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = re.fullmatch(rf"{out}: 0 chains for 3 questions; samples: (.*)\n", done.stdout)
+    counts = {verdict: int(count) for count, verdict in re.findall(r"(\d+) ([a-z ]+)", said[1])}
+    assert sum(counts.values()) == 6 and set(counts) <= {"wrong", "too long"}
+    assert out.read_text() == ""
+
+
 def test_connector_tuning_moves_the_connector_alone(finished):
     workdir, _ = finished
     before = checkpoint.load_weights(workdir / "grpo/done")
@@ -119,13 +142,13 @@ def test_the_same_command_again_finds_everything_done(config, finished):
     assert logged(workdir) == lines
 
 
-@pytest.mark.parametrize("thinking", ["none", "no_wait"])
-def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking):
+@pytest.mark.parametrize("thinking, budget", [("none", 0), ("no_wait", 4)])
+def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budget):
     """Four tokens of thinking at most, or none at all; what the model says is looked at."""
     workdir, _ = finished
     shutil.copytree(workdir / "tokenizer", tmp_path / "tokenizer")
     settings = dataclasses.replace(
-        config.evaluate, thinking=thinking, thinking_tokens=4, max_prompt_tokens=32,
+        config.evaluate, thinking=thinking, thinking_tokens=budget,
         sets=config.evaluate.sets[:1], pooled=(),
     )  # fmt: skip
     context = pipeline.prepare(dataclasses.replace(config, evaluate=settings), tmp_path, True)

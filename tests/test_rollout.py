@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, losses, rewards, rollout, tokens, train
+from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens, train
 from r1v3_jax.config import GRPO, Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
+from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.types import Example
 
 
@@ -135,6 +136,25 @@ def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(se
     assert filled.prompt.tokens.tolist() == [*plain.prompt.tokens, *added]
     assert all(text.startswith("\n</think>\n\n") for text in filled.texts)
     assert filled.completions.tokens.shape == plain.completions.tokens.shape
+
+
+def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch):
+    """All who sample: the policy as it is trained comes in, and its DECODE form samples."""
+    sampler, model = setup
+    assert model.compute.rules == TRAIN
+    used = []
+
+    class Spy:
+        sampling = sampler.sampling
+
+        def groups(self, model, examples, key, limit, **_):
+            used.append(model.language.blocks.compute.rules)
+            return sampler.groups(model, examples, key, limit)
+
+    rollout.collect(Spy(), model, source, 0, jax.random.key(0), CONFIG, 8)
+    evaluate.sample_groups(Spy(), model, source, 4, 4, jax.random.key(0))
+    distill.distill(Spy(), model, source, 4, 4, jax.random.key(0), distill.Filter(8))
+    assert used == [DECODE] * 3
 
 
 def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):

@@ -530,6 +530,26 @@ def test_tiny_tokenizer(tiny_directory, tmp_path):
     assert written[0] == written[1]
 
 
+def closes(tokenizer, text):
+    """Whether the ids of `text` hold the end of thinking, as the sampler looks for it."""
+    ends, ids = tokenizer.closing("</think>"), tokenizer.encode_text(text)
+    starts = range(len(ids) - len(ends) + 1)
+    return any(all(ids[at + i] in end for i, end in enumerate(ends)) for at in starts)
+
+
+def test_the_end_of_thinking_is_known_however_it_is_merged(qwen, tiny_directory, tmp_path):
+    plain = qwen.encode_text("</think>")
+    assert [end[0] for end in qwen.closing()] == plain
+    assert qwen.encode_text("so.</think>\n\n")[-3:] != plain  # `.</` and `>\n\n` are tokens
+    write_sentencepiece_tokenizer(tmp_path, legacy=False)
+    for tokenizer in (qwen, tokens.load(tiny_directory), tokens.load(tmp_path)):
+        for before in ("", "x", ". ", "so.", "7)", "?\n", "\n\n", "$$"):
+            for after in ("", "\n", "\n\n", "x", " 7", ".", ">"):
+                assert closes(tokenizer, f"{before}</think>{after}"), (before, after)
+        for text in ("<think>", "</ think>", "< /think>", "</thin>", "think>", "</think", ""):
+            assert not closes(tokenizer, text), text
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_sentencepiece(tmp_path, legacy):
     size = write_sentencepiece_tokenizer(tmp_path, legacy=legacy)

@@ -25,7 +25,7 @@ EXAMPLES = flags.DEFINE_integer("examples", 1000, "Questions to ask.", lower_bou
 SAMPLES = flags.DEFINE_integer("samples", 4, "Samples of each.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "Questions at a time.", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples.", lower_bound=0.0)
-MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default: of the config.")
+MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default: all.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 
 
@@ -33,8 +33,9 @@ def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = launch.load_config(CONFIG.value)
-    tokenizer = tokens.load(f"{CHECKPOINT.value}/tokenizer")
     described, _ = checkpoint.read_config(CHECKPOINT.value)
+    tokenizer = tokens.load(f"{CHECKPOINT.value}/tokenizer", text_only=described.vision is None)
+    tokenizer.check_model(described)
     sampler = Sampler(
         encoder=Encoder(described, tokenizer),
         sampling=Sampling(
@@ -46,7 +47,8 @@ def main():
         tiles=BATCH.value * max(1, config.grpo.tiles // config.grpo.prompts),
         group_size=SAMPLES.value,
     )
-    keep = distill.Filter(MAX_TOKENS.value or config.grpo.max_completion_tokens)
+    most = config.grpo.max_completion_tokens
+    keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
     rows, verdicts = distill.distill(
         sampler,
         checkpoint.load_weights(CHECKPOINT.value),
