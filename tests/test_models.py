@@ -456,6 +456,25 @@ def test_logprobs_and_gradients_equal_the_definition(text_model, chunk):
         assert max(worst(of_model, of_model_).values()) <= 1e-4
 
 
+def test_the_gradient_of_a_bfloat16_head_is_added_up_in_float32(text_model):
+    """512 chunks against one. Added up in bfloat16, a sum stops growing at 256 times its parts."""
+    hidden = jnp.asarray(np.tile(HIDDEN[:1, :4], (1, 512, 1)), jnp.bfloat16)
+    targets = np.tile(TARGETS[:1, :4], (1, 512))
+
+    @quick_jit
+    @jax.grad
+    def gradient(model):
+        return jnp.sum(model.logprobs(hidden, targets)[0])
+
+    many, one = (
+        gradient(with_compute(text_model, dtype="bfloat16", logprob_chunk=chunk)).language.head[...]
+        for chunk in (4, 4096)
+    )
+    assert many.dtype == jnp.float32
+    # Each chunk's part is rounded to bfloat16, 2^-9 of it.
+    assert difference(many, one) <= 2**-8 * float(jnp.abs(one).max())
+
+
 def test_pad_rows_of_the_vocabulary_do_nothing(text_model):
     def loss(model, tokens, positions, segments, _):
         logprobs, entropy = model.logprobs(model(tokens, positions, segments), tokens)
