@@ -4,7 +4,7 @@
 
 base        nothing learns to see digits and to add (stands in for InternVL3)
 cold_start  chains of thought; four of ten jump to the answer, as imperfect teachers do
-grpo        reinforcement learning; its hard questions were never in SFT
+grpo        reinforcement learning; its hard questions were never in the stages before it
 connector   only the connector learns, on digits by other writers
 """
 
@@ -57,11 +57,13 @@ MODEL = ModelConfig(
 SEEN = digits.Digits(augment=True, styles=(0.4, 0.35, 0.25))
 HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0.4, 0.35, 0.25))
 # What the connector learns from, in the style that reinforcement has settled on; two thirds of it
-# are the home domain, so that little is lost there.
+# are the questions of the reinforcement, so that little is lost at home.
 OTHERS = digits.Digits(domain="second", augment=True, styles=(0, 1, 0))
 OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1, styles=(0, 1, 0))
-HOME = digits.Digits(augment=True, styles=(0, 1, 0))
-HOME_HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0, 1, 0))
+HOME = digits.Digits(augment=True, styles=(0, 1, 0)).mix(easy=1, normal=1, hard=2)
+HOME_HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0, 1, 0)).mix(
+    easy=1, normal=1, hard=2
+)
 
 
 def alternate(*sources):
@@ -113,10 +115,8 @@ config = Run(
         checkpoint_every=30,
     ),
     connector=SFT(
-        train=alternate(OTHERS.mix(easy=1, normal=2), *[HOME.mix(easy=1, normal=2)] * 2),
-        validation=alternate(
-            OTHERS_HELD_OUT.mix(easy=1, normal=2), *[HOME_HELD_OUT.mix(easy=1, normal=2)] * 2
-        ),
+        train=alternate(OTHERS.mix(easy=1, normal=2), HOME, HOME),
+        validation=alternate(OTHERS_HELD_OUT.mix(easy=1, normal=2), HOME_HELD_OUT, HOME_HELD_OUT),
         steps=300,
         rows=8,
         row_tokens=160,
