@@ -1,0 +1,681 @@
+"""How long a compiled TPU program takes, estimated from its HLO text: no TPU is needed.
+
+    estimate(compiled.as_text(), chip=CHIPS["v5p"], coords=[d.coords for d in mesh.devices.flat])
+
+Reads the optimised, scheduled HLO of one device and walks it in the order of its schedule, with one
+clock for the cores and one for each thing that runs beside them (links, copies): what is not ready
+when it is needed is exposed. Knows HLO and chips; nothing of models, meshes or jax.
+
+The method was calibrated on v5p against three published training speeds (MaxText's 32B and
+Llama2-70B recipes; errors +4%, -1%, +2%). No decoding step and no other chip was ever compared with
+a measurement: take those to be right within a factor of two. Left out: the host and its input, the
+network between slices, stragglers.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip: peaks as published, all rates per second."""
+
+    name: str
+    flops: float  # of bfloat16, at peak
+    clock: float  # Hz, of the compiler's `estimated_cycles`
+    cores: int  # that share its memory and, mostly, its work
+    hbm: float  # bytes
+    hbm_gib: float  # that a program may use, as the compiler reports it
+    link: float  # bytes, one way, of one link to a neighbour
+    axes: int  # of the torus that the links form
+
+    def rings(self, dims: Sequence[int]) -> list[bool]:
+        """Which axes of a slice close to a ring: in three dimensions those of whole 4x4x4 cubes,
+        in two those of 16 (scaling-book, tpus.md).
+        """
+        cubes = all(size % 4 == 0 for size in dims)
+        return [cubes if self.axes == 3 else size == 16 for size in dims]
+
+
+# FLOP/s and bytes/s: cloud.google.com/tpu/docs. Links: 90% of the nominal 100, 50, 100 GB/s of the
+# scaling-book. Clock: what makes the peak out of the matrix units (v5p: 2 x 4 of 128 x 128). Usable
+# memory: what the compiler refuses to exceed. Only the figures of v5p were calibrated, see above.
+CHIPS = {
+    "v5p": Chip("v5p", 459e12, 1.75e9, 2, 2765e9, 95.74, 90e9, axes=3),
+    "v5e": Chip("v5e", 197e12, 1.50e9, 1, 819e9, 15.75, 45e9, axes=2),
+    "v6e": Chip("v6e", 918e12, 1.75e9, 1, 1640e9, 31.25, 90e9, axes=2),
+}
+
+REACHED = 0.85  # of peak FLOP/s and of peak bytes/s; the former was read off the 32B recipe (84.7%)
+OP = 1e-6  # s to start and finish an op
+HOP = 1e-6  # s from a chip to the next
+HOST = 16e9  # bytes/s between a chip and its host, nominal (scaling-book)
+
+# Splash attention, from the bundles of jax's kernels in the compiler's low-level program (LLO) for
+# v5p: cycles a 512 x 512 tile (with 5% for waiting), a step of the grid, a row of 512 queries;
+# then the FLOPs, of which the forward pass has 1. The whole is taken to run at 90% of that.
+SPLASH = {"fwd": (1216, 450, 700, 1.0), "dq": (1613, 163, 215, 1.5), "dkv": (2150, 332, 380, 2.0)}
+SPLASH_REACHED = 0.9
+
+COLLECTIVES = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"}
+FREE = set(  # names of what is there already
+    "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id "
+    "opt-barrier add-dependency async-update".split()
+)
+RENAMED = {"bitcast", "copy", "convert", "copy-start", "copy-done"}  # the same number
+PARTS = ("matmul", "attention", "kernels", "elementwise", "collectives")
+
+
+# --- what comes out ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Collective:
+    """All collectives of one kind, as one chip sees them."""
+
+    count: float
+    bytes: float  # that a chip sends
+    seconds: float
+    exposed: float  # seconds in which the cores wait for them; all of a blocking one
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy from the chip's memory to itself: a change of layout, or of place only."""
+
+    name: str
+    shape: str
+    bytes: float
+    count: float  # how often the program makes it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: float
+    # Of these seconds, and adding up to them: matmul, attention (splash kernels), kernels (other
+    # Pallas kernels), elementwise (and copies), collectives (what is exposed of them).
+    parts: dict[str, float]
+    flops: float  # of a chip: matmuls and kernels, loop bodies times their trips
+    hbm_bytes: float  # read and written by a chip
+    collectives: dict[str, Collective]  # by kind
+    bound: str  # what most of the time goes to: "matrix units", "memory", "interconnect"
+    copies: tuple[Copy, ...]  # the ten largest
+    # One trip of the longest loop that ends on data (one decoded token); 0 if there is none.
+    dynamic_loop_seconds: float
+
+
+def estimate(
+    hlo: str, *, chip: Chip, coords: Sequence[tuple[int, ...]], dynamic_trips: int = 1
+) -> Estimate:
+    """The time of one run of an optimised, scheduled program on `chip`.
+
+    `coords` are the torus coordinates of each partition, in order. A loop that ends on data, not on
+    a count, is taken to make `dynamic_trips` trips.
+    """
+    program = _Program(hlo, chip, coords, dynamic_trips)
+    cost = program.cost(program.entry)
+    fields = ("count", "bytes", "seconds", "exposed")
+    kinds = sorted({kind for kind, _ in cost.traffic})
+    copies = sorted(cost.copies, key=lambda copy: -copy[2])[:10]
+    return Estimate(
+        seconds=cost.seconds,
+        parts={part: cost.parts[part] for part in PARTS},
+        flops=cost.work["flops"],
+        hbm_bytes=cost.work["bytes"],
+        collectives={k: Collective(*(cost.traffic[k, name] for name in fields)) for k in kinds},
+        bound=max(cost.bounds, key=cost.bounds.get, default="memory"),
+        copies=tuple(Copy(*copy, cost.copies[copy]) for copy in copies),
+        dynamic_loop_seconds=program.dynamic_loop_seconds,
+    )
+
+
+@dataclass
+class _Cost:
+    """Time and work of a computation, additive."""
+
+    parts: Counter = field(default_factory=Counter)  # part -> seconds
+    bounds: Counter = field(default_factory=Counter)  # what limits them -> seconds
+    work: Counter = field(default_factory=Counter)  # "flops", "bytes", "busy": memory's seconds
+    traffic: Counter = field(default_factory=Counter)  # (kind, field of Collective) -> amount
+    copies: Counter = field(default_factory=Counter)  # (name, shape, bytes) -> count
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.parts.values())
+
+    def spend(self, part: str, seconds: float, bound: str) -> None:
+        self.parts[part] += seconds
+        self.bounds[bound] += seconds
+
+    def transfer(self, kind: str, moved: float, seconds: float) -> None:
+        self.traffic.update(
+            {(kind, "count"): 1, (kind, "bytes"): moved, (kind, "seconds"): seconds}
+        )
+
+    def expose(self, kind: str, seconds: float) -> None:
+        """Waits for a transfer: of this kind of collective, or a "copy"."""
+        if kind == "copy":
+            self.spend("elementwise", seconds, "memory")
+        else:
+            self.traffic[kind, "exposed"] += seconds
+            self.spend("collectives", seconds, "interconnect")
+
+    def add(self, other: "_Cost", times: float = 1) -> None:
+        for name in ("parts", "bounds", "work", "traffic", "copies"):
+            for key, amount in getattr(other, name).items():
+                getattr(self, name)[key] += amount * times
+
+
+# --- the text ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Op:
+    name: str
+    shape: str  # as written, a tuple in parentheses
+    opcode: str
+    operands: tuple[str, ...]
+    text: str  # operands, attributes and backend_config
+    root: bool
+
+    def called(self, attribute: str = "calls") -> str | None:
+        """The name of the computation after `attribute=`."""
+        found = re.search(rf"\b{attribute}=%([^\s,)}}]+)", self.text)
+        return found and found[1]
+
+    @property
+    def kind(self) -> str:
+        return self.opcode.removesuffix("-start")
+
+    @property
+    def cycles(self) -> int | None:
+        """The compiler's own estimate; there after code generation only."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
+        return found and int(found[1])
+
+
+_Ops = dict[str, _Op]  # of a computation, by name, in the order of the schedule
+
+
+def _parse(hlo: str) -> tuple[dict[str, _Ops], str]:
+    """The computations by name, and the name of the entry."""
+    texts, entry, name = {}, None, None
+    for line in hlo.splitlines():
+        if header := re.match(r"(ENTRY )?%?([^\s(]+) \(.*\{$", line):
+            name = header[2]
+            texts[name] = []
+            entry = name if header[1] else entry
+        elif line == "}":
+            name = None
+        elif name and re.match(r"\s+(ROOT )?%\S+ = ", line):
+            texts[name].append(line)
+        elif name:  # the attributes of a Pallas kernel take several lines
+            texts[name][-1] += line
+    if entry is None:
+        raise ValueError("no ENTRY computation: this is not the text of an HLO module")
+    return {n: {op.name: op for op in map(_parse_op, lines)} for n, lines in texts.items()}, entry
+
+
+def _parse_op(line: str) -> _Op:
+    """%NAME = SHAPE OPCODE(%OPERAND, ...), ATTRIBUTES, backend_config={...}"""
+    head = re.match(r"\s+(ROOT )?%(\S+) = ", line)
+    rest = line[head.end() :]
+    end = _closing(rest) if rest.startswith("(") else rest.index(" ")
+    shape, (opcode, text) = rest[:end], rest[end:].lstrip().split("(", 1)
+    text = f"({text}"
+    operands = re.findall(r"%([^\s,)]+)", text[: _closing(text)])
+    return _Op(head[2], shape, opcode, tuple(operands), text, bool(head[1]))
+
+
+def _closing(text: str) -> int:
+    """The length of the parenthesis that `text` starts with."""
+    depth = 0
+    for bracket in re.finditer(r"[()]", text):
+        depth += 1 if bracket[0] == "(" else -1
+        if depth == 0:
+            return bracket.end()
+    raise ValueError(f"unbalanced parentheses in {text[:200]!r}")
+
+
+def _arrays(shape: str) -> list[str]:
+    """The arrays of a shape: "(f32[2]{0}, s32[])" -> ["f32[2]{0}", "s32[]"]."""
+    return re.findall(r"[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?", shape)
+
+
+def _dims(array: str) -> list[int]:
+    return [int(n) for n in re.search(r"\[([\d,]*)\]", array)[1].split(",") if n]
+
+
+def _bytes(shape: str) -> float:
+    total = 0.0
+    for array in _arrays(shape):
+        dtype = array[: array.index("[")]
+        bits = {"pred": 8, "token": 0, "opaque": 0}.get(dtype)
+        bits = int(re.search(r"\d+", dtype)[0]) if bits is None else bits  # bf16, f8e4m3fn, s4
+        total += math.prod(_dims(array)) * bits / 8
+    return total
+
+
+def _in_hbm(shape: str) -> bool:
+    return not re.search(r"S\([1-9]\)", shape)  # S(1) is VMEM, S(5) the host
+
+
+def _root(ops: _Ops) -> _Op:
+    return next(op for op in ops.values() if op.root)
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+class _Program:
+    def __init__(self, hlo: str, chip: Chip, coords, dynamic_trips: int):
+        self.computations, self.entry = _parse(hlo)
+        self.chip, self.dynamic_trips = chip, dynamic_trips
+        self.coords = [tuple(c) + (0,) * (3 - len(c)) for c in coords]
+        self.dims = [max(axis) + 1 for axis in zip(*self.coords, strict=True)]
+        self.rings = chip.rings(self.dims)
+        self.memory, self.matrix = REACHED * chip.hbm, REACHED * chip.flops
+        self.dynamic_loop_seconds = 0.0
+        self.costs = {}
+
+    def cost(self, name: str) -> _Cost:
+        """Of one run of a computation."""
+        if name not in self.costs:
+            self.costs[name] = self.walk(self.computations[name])
+        return self.costs[name]
+
+    def walk(self, ops: _Ops) -> _Cost:
+        cost = _Cost()
+        flying = {}  # op that started it -> (kind, time of arrival)
+        free = defaultdict(float)  # channel -> time from which it is free
+        for op in ops.values():
+            if op.opcode in FREE:
+                continue
+            elif launch := self.launch(op, cost):
+                kind, channel, seconds = launch
+                free[channel] = max(cost.seconds, free[channel]) + seconds
+                flying[op.name] = kind, free[channel]
+            elif op.opcode.endswith("-done") or self.holds(op, "AsyncCollectiveDone"):
+                kind, arrival = flying.pop(_starter(op, ops, flying), ("copy", 0.0))
+                cost.expose(kind, max(0.0, arrival - cost.seconds))
+            elif op.opcode == "while":
+                self.loop(op, ops, cost)
+            elif op.opcode == "conditional":
+                cost.add(max(map(self.cost, _branches(op)), key=lambda branch: branch.seconds))
+            elif op.opcode == "call":
+                cost.add(self.cost(op.called("to_apply")))
+            elif op.opcode == "custom-call":
+                self.custom_call(op, ops, cost)
+            elif op.kind in COLLECTIVES:
+                self.blocking(op, cost)
+            else:
+                self.compute(op, ops, cost)
+        # What is copied meanwhile shares the memory with the ops.
+        cost.expose("copy", max(0.0, cost.work["busy"] - cost.seconds))
+        return cost
+
+    def launch(self, op: _Op, cost: _Cost) -> tuple[str, object, float] | None:
+        """(kind, channel, seconds) of what `op` starts, if it starts anything."""
+        begins = op.opcode.endswith("-start")
+        source = op if begins and op.kind in COLLECTIVES else None
+        if op.opcode == "async-start" or self.holds(op, "AsyncCollectiveStart"):
+            source = next(iter(self.inner(op)), None)
+        if source:
+            kind, channel, moved, seconds = self.collective(source)
+            cost.transfer(kind, moved, seconds)
+            return kind, channel, seconds
+        if not begins:
+            return None
+        # A copy. Its shape holds source and result, of which the smaller is what moves, and a flag.
+        arrays = [array for array in _arrays(op.shape) if _bytes(array) > 4]
+        moved = min(map(_bytes, arrays), default=0.0)
+        ends = sum(map(_in_hbm, arrays[:2]))
+        if op.opcode == "copy-start" and ends == 2:
+            cost.copies[op.name, arrays[0], moved] += 1
+        touched = moved * ends
+        cost.work.update(bytes=touched, busy=touched / self.memory)
+        host = "S(5)" in op.shape
+        return "copy", "host" if host else "memory", moved / (HOST if host else self.memory)
+
+    def loop(self, op: _Op, ops: _Ops, cost: _Cost) -> None:
+        trip = _Cost()
+        trip.add(self.cost(op.called("body")))
+        trip.add(self.cost(op.called("condition")))  # an all-reduce, if all rows must have ended
+        trips = self.trips(op, ops)
+        if trips is None:
+            self.dynamic_loop_seconds = max(self.dynamic_loop_seconds, trip.seconds)
+        cost.add(trip, self.dynamic_trips if trips is None else trips)
+
+    def blocking(self, op: _Op, cost: _Cost, *, half: bool = False, behind: float = 0.0) -> None:
+        """A collective during which the cores wait, but for the seconds they have work `behind`.
+
+        An all-reduce of which every chip keeps a shard (`half`) is a reduce-scatter.
+        """
+        kind, _, moved, seconds = self.collective(op)
+        if half and kind == "all-reduce":
+            kind, moved, seconds = "reduce-scatter", moved / 2, seconds / 2
+        cost.transfer(kind, moved, seconds)
+        cost.expose(kind, max(0.0, seconds - behind))
+
+    def compute(self, op: _Op, ops: _Ops, cost: _Cost) -> None:
+        name = op.called() or ""
+        # Steps of a collective that goes on behind matmuls hold it too: its start was charged.
+        collectives = [] if name.startswith("async_collective") else self.inner(op)
+        flops = self.flops(op, ops)
+        if collectives and not flops:
+            for each in collectives:
+                self.blocking(each, cost, half="reduce-scatter" in name)
+            return
+        moved = self.traffic(op, ops)
+        memory, matrix = moved / self.memory, flops / self.matrix
+        compiled = op.cycles and op.cycles / self.chip.clock
+        if flops:
+            seconds = compiled or max(memory, matrix)
+            cost.work.update(flops=flops, bytes=moved, busy=min(memory, seconds))
+            cost.spend("matmul", seconds, "memory" if memory > matrix else "matrix units")
+            for each in collectives:
+                self.blocking(each, cost, behind=seconds)
+            return
+        # `estimated_cycles` are pessimistic here: where they say 460,000 for the sum of squares of
+        # a norm, its low-level program has 37,000 and its bytes take 106,000.
+        seconds = memory if compiled is None else min(compiled, max(memory, 0.12 * compiled))
+        cost.work.update(bytes=moved, busy=min(memory, seconds))
+        scalar = compiled is None and moved < 1024
+        cost.spend("elementwise", seconds + (0 if scalar else OP), "memory")
+        if op.opcode == "copy":
+            cost.copies[op.name, op.shape, _bytes(op.shape)] += 1
+
+    def callee(self, op: _Op) -> _Ops:
+        return self.computations.get(op.called(), {})
+
+    def holds(self, op: _Op, target: str) -> bool:
+        return any(f'custom_call_target="{target}"' in x.text for x in self.callee(op).values())
+
+    def inner(self, op: _Op) -> list[_Op]:
+        """The collectives in a fusion or an async op."""
+        ops = self.callee(op).values()
+        return [x for y in ops for x in ([y] if y.kind in COLLECTIVES else self.inner(y))]
+
+    # --- loops
+
+    def trips(self, loop: _Op, ops: _Ops) -> int | None:
+        """How often a while loop runs; None if that is not a count known to the compiler."""
+        if known := re.search(r"known_trip_count\D+(\d+)", loop.text):
+            return int(known[1])
+        condition = self.computations[loop.called("condition")]
+        body = self.computations[loop.called("body")]
+        start, end = ops[loop.operands[0]].operands, _root(body).operands
+        test = _source(_root(condition).name, condition)
+        if test.opcode != "compare":
+            return None
+        first = bound = step = None
+        for name in test.operands:
+            source = _source(name, condition)
+            if source.opcode != "get-tuple-element":
+                bound = _constant(name, condition)
+                continue
+            index = int(re.search(r"\bindex=(\d+)", source.text)[1])
+            initial, added = _constant(start[index], ops), _added(end[index], body)
+            if added == 0:  # carried along unchanged
+                bound = initial
+            else:  # unrolled loops, such as collective matmuls, count by 2 or more
+                first, step = initial or 0, added or 1
+        return None if bound is None or not step else max(1, math.ceil((bound - first) / step))
+
+    # --- matmuls
+
+    def flops(self, op: _Op, ops: _Ops) -> float:
+        """Of the matmuls in `op`."""
+        if op.opcode == "dot":
+            left = _dims(ops[op.operands[0]].shape)
+            over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.text)[1]
+            summed = math.prod(left[int(axis)] for axis in over.split(",") if axis)
+            return 2 * math.prod(_dims(op.shape)) * summed
+        if op.opcode == "convolution":
+            return _convolution_flops(op, *(_dims(ops[x].shape) for x in op.operands[:2]))
+        callee = self.callee(op)
+        return sum(self.flops(x, callee) for x in callee.values())
+
+    # --- memory
+
+    def traffic(self, op: _Op, ops: _Ops) -> float:
+        """Bytes that an op reads from the chip's memory and writes to it."""
+        there = [i for i, x in enumerate(op.operands) if x in ops and _in_hbm(ops[x].shape)]
+        return sum(self.read(op, i, ops) for i in there) + self.written(op, ops)
+
+    def read(self, op: _Op, i: int, ops: _Ops) -> float:
+        """Bytes of operand `i` that `op` reads: of a slice, only the slice."""
+        whole = _bytes(ops[op.operands[i]].shape)
+        if op.opcode in ("dynamic-slice", "slice", "gather") and i == 0:
+            return min(whole, _bytes(op.shape))
+        if op.opcode in ("dynamic-update-slice", "scatter") and i == 0:
+            return 0.0  # written in place
+        callee = self.callee(op)
+        for inside in callee.values():
+            if inside.opcode == "parameter" and inside.text.startswith(f"({i})"):
+                return min(whole, self.used(inside, callee))
+        return whole
+
+    def used(self, value: _Op, ops: _Ops) -> float:
+        """Bytes of a value in a fusion that the rest of it reads."""
+        total = _bytes(value.shape) if value.root else 0.0
+        for user in ops.values():
+            for i, name in enumerate(user.operands):
+                if name == value.name:
+                    renamed = user.opcode == "bitcast"
+                    total += self.used(user, ops) if renamed else self.read(user, i, ops)
+        return total
+
+    def written(self, op: _Op, ops: _Ops) -> float:
+        """Bytes that an op writes: of an update in place, only the update."""
+        if op.opcode == "fusion":
+            callee = self.callee(op)
+            root = _root(callee)
+            results = [callee[x] for x in root.operands] if root.opcode == "tuple" else [root]
+            places = zip(_arrays(op.shape), results, strict=False)
+            return sum(self.written(x, callee) for array, x in places if _in_hbm(array))
+        if op.opcode == "bitcast" and op.operands[0] in ops:
+            return self.written(ops[op.operands[0]], ops)
+        if op.opcode == "dynamic-update-slice":
+            return _bytes(ops[op.operands[1]].shape)
+        if op.opcode == "scatter":  # its rows are read, changed and written
+            return 2 * _bytes(ops[op.operands[-1]].shape)
+        if op.opcode == "parameter":
+            return 0.0  # passed through
+        return sum(_bytes(array) for array in _arrays(op.shape) if _in_hbm(array))
+
+    # --- kernels
+
+    def custom_call(self, op: _Op, ops: _Ops, cost: _Cost) -> None:
+        if '"tpu_custom_call"' not in op.text:  # the compiler's own: an allocation, a top-k
+            return cost.spend("elementwise", (op.cycles or 0) / self.chip.clock, "memory")
+        if splash := re.match(r"splash_m[qh]a_(fwd|dq|dkv)", op.name):
+            arrays = [_arrays(ops[x].shape)[0] for x in op.operands]
+            seconds, flops = self.splash(op, splash[1], arrays)
+            cost.work.update(flops=flops, bytes=self.traffic(op, ops))
+            return cost.spend("attention", seconds, "matrix units")
+        # A kernel reads what it likes of its operands (one layer of a cache, as many slots as are
+        # taken): only it can say, by pl.CostEstimate. Without, it is taken to read all of them.
+        said = dict(re.findall(r'"(flops|bytes_accessed)":"?(\d+)', op.text))
+        flops = float(said.get("flops", 0))
+        moved = float(said["bytes_accessed"]) if said else self.traffic(op, ops)
+        memory, matrix = moved / self.memory, flops / self.matrix
+        cost.work.update(flops=flops, bytes=moved, busy=memory)
+        bound = "memory" if memory > matrix else "matrix units"
+        return cost.spend("kernels", max(memory, matrix) + OP, bound)
+
+    def splash(self, op: _Op, kernel: str, arrays: list[str]) -> tuple[float, float]:
+        """Seconds and FLOPs of a kernel of splash attention, from its operands."""
+        # The queries are the first array of numbers of highest rank: [mapped axes, heads, T, H].
+        *mapped, heads, length, width = max((_dims(a) for a in arrays if a[0] in "bf"), key=len)
+        name = {"fwd": "block_q", "dq": "block_q_dq", "dkv": "block_q_dkv"}[kernel]
+        block = re.search(rf"{name}\W+(\d+)", op.text)
+        block = min(int(block[1]) if block else 1024, length)
+        # A causal mask is made in the kernel from the positions of the queries, the only integers
+        # along T beside the segments of queries and keys. Other masks are taken to be full.
+        along = [a for a in arrays if a.startswith("s32") and length in _dims(a)[-2:]]
+        causal = len(along) > (2 if "segmented" in op.name else 0)
+
+        per_tile, per_step, per_row, work = SPLASH[kernel]
+        blocks = length / block
+        tiles = (blocks * (blocks + 1) / 2 if causal else blocks**2) * (block / 512) ** 2
+        # The grid has a step for each block, whether or not the mask leaves it out.
+        cycles = tiles * per_tile + blocks**2 * per_step + length / 512 * per_row
+        # The cores share what the kernel declares parallel: the axes over which it is mapped, going
+        # forward its heads too.
+        together = math.prod(mapped) * (heads if kernel == "fwd" else 1)
+        turns = math.ceil(together / self.chip.cores) * math.prod(mapped) * heads / together
+        # The cycles are v5p's, for heads of 128. Other chips are taken to come as near their peak.
+        v5p = CHIPS["v5p"]
+        core = (v5p.flops / v5p.cores) / (self.chip.flops / self.chip.cores) / v5p.clock
+        seconds = turns * cycles * core * math.ceil(width / 128) / SPLASH_REACHED
+        return seconds, work * (2 if causal else 4) * length**2 * width * math.prod(mapped) * heads
+
+    # --- collectives
+
+    def collective(self, op: _Op) -> tuple[str, object, float, float]:
+        """(kind, channel, bytes that a chip sends, seconds)."""
+        kind, sizes = op.kind, [_bytes(array) for array in _arrays(op.shape)]
+        if kind == "collective-permute":
+            return self.permute(op, max(sizes))
+        group = self.group(op.text)
+        size = len(group)
+        result = sum(n for n in sizes if n > 4 or op.opcode == kind)
+        if op.opcode != kind:  # started: the shape holds operands and results (but see all-reduce)
+            share = {"all-gather": size / (size + 1), "reduce-scatter": 1 / (size + 1)}
+            result *= share.get(kind, 0.5 if kind == "all-to-all" else 1)
+        spans = [len({self.coords[i][axis] for i in group}) for axis in range(3)]
+        # A ring has two links a chip. Between the halves of a line there is one; part of a ring is
+        # a line, or shares the ring with the other parts.
+        links = [
+            0 if span == 1 else 2 if span == dim and ring else 1
+            for span, dim, ring in zip(spans, self.dims, self.rings, strict=True)
+        ]
+        # Which way the compiler goes is known after code generation. Before, all-gathers are taken
+        # to go round one ring, and the others along all axes at once.
+        algorithm = "".join(re.findall(r'"(?:emitter|strategy)":"(\w+)"', op.text))
+        one_ring = "1D" in algorithm or (not algorithm and kind == "all-gather")
+        used = min(sum(links), 2) if one_ring else sum(links)
+        part = (size - 1) / size
+        sent = {"all-gather": part, "all-to-all": part, "all-reduce": 2 * part}
+        moved = result * sent.get(kind, size - 1)
+        seconds = moved / max(1, used) / self.chip.link
+        if kind == "all-to-all":  # a quarter of it all crosses the middle of the longest axis
+            longest = spans.index(max(spans))
+            seconds = result * spans[longest] / 4 / max(1, links[longest]) / self.chip.link
+        hops = sum(span // 2 for span in spans) if used > 2 else size / 2
+        return kind, "group", moved, seconds + HOP * hops
+
+    def group(self, text: str) -> list[int]:
+        """The partitions of the first replica group; the others are taken to be like it."""
+        if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
+            return [int(i) for i in listed[1].split(",")]
+        if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
+            axes, along = re.findall(r"'(\w+)'=(\d+)", mesh[1]), re.findall(r"\w+", mesh[2])
+            order = [i for i, (name, _) in enumerate(axes) if name in along]
+            return _strided([int(n) for _, n in axes], order)
+        iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+        if not iota:
+            return list(range(len(self.coords)))
+        # All partitions in an array of these sizes, transposed, cut into groups of so many.
+        sizes = [int(n) for n in iota[2].split(",")]
+        order = [int(i) for i in iota[3].split(",")] if iota[3] else list(range(len(sizes)))
+        return _strided(sizes, order)[: int(iota[1])]
+
+    def permute(self, op: _Op, size: float) -> tuple[str, object, float, float]:
+        """As `collective`. Messages take the shortest way, axis by axis, and share links."""
+        load, longest = Counter(), 0
+        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
+        for source, target in re.findall(r"(\d+),(\d+)", pairs):
+            here, there, hops = list(self.coords[int(source)]), self.coords[int(target)], 0
+            for axis, (dim, ring) in enumerate(zip(self.dims, self.rings, strict=True)):
+                way = there[axis] - here[axis]
+                if ring and abs(way) > dim / 2:
+                    way += dim if way < 0 else -dim
+                for _ in range(abs(way)):
+                    load[axis, way > 0, tuple(here)] += 1
+                    here[axis] = (here[axis] + (1 if way > 0 else -1)) % dim
+                hops += abs(way)
+            longest = max(longest, hops)
+        busiest = max(load, key=load.get, default=None)
+        seconds = size * load[busiest] / self.chip.link + HOP * max(longest, 1)
+        return "collective-permute", busiest and busiest[:2], size, seconds
+
+
+# --- reading ops ---------------------------------------------------------------------------------
+
+
+def _branches(op: _Op) -> list[str]:
+    if listed := re.search(r"branch_computations=\{([^}]*)\}", op.text):
+        return re.findall(r"%([^\s,]+)", listed[1])
+    return [op.called("true_computation"), op.called("false_computation")]
+
+
+def _starter(op: _Op, ops: _Ops, flying: dict) -> str | None:
+    """The op in flight that `op` ends: its first operand, or that one's first operand, ..."""
+    while op is not None and op.name not in flying:
+        op = ops.get(op.operands[0]) if op.operands else None
+    return op and op.name
+
+
+def _source(name: str, ops: _Ops) -> _Op:
+    """The op that made a number."""
+    while ops[name].opcode in RENAMED:
+        name = ops[name].operands[0]
+    return ops[name]
+
+
+def _constant(name: str, ops: _Ops) -> int | None:
+    source = _source(name, ops)
+    found = re.match(r"\((-?\d+)\)", source.text) if source.opcode == "constant" else None
+    return found and int(found[1])
+
+
+def _added(name: str, ops: _Ops) -> int | None:
+    """By how much a trip raises a number of the loop's state; None if that is not a constant."""
+    total = 0
+    while (op := _source(name, ops)).opcode == "add":
+        constants = [_constant(x, ops) for x in op.operands]
+        if constants.count(None) != 1:
+            return None
+        unknown = constants.index(None)
+        total, name = total + constants[1 - unknown], op.operands[unknown]
+    return total if op.opcode == "get-tuple-element" else None
+
+
+def _convolution_flops(op: _Op, left: list[int], right: list[int]) -> float:
+    """2 x outputs x what each sums over. Matmuls are convolutions on a TPU, at times with a window.
+
+    Positions of a window in the padding or between dilated inputs are no work: a batch axis may be
+    written as a window of the whole batch that meets one real row at a time.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.text).groups()
+    out = _dims(op.shape)
+    pairs = zip(labels, (left, right, out), strict=True)
+    lefts, rights, outs = (dict(zip(*x, strict=True)) for x in pairs)
+    window = re.search(r"window=\{([^}]*)\}", op.text)
+    window = dict(re.findall(r"(\w+)=(\S+)", window[1])) if window else {}
+    summed = rights["i"]
+    for i in range(len(window["size"].split("x")) if window else 0):
+        size, stride, dilated, spread = (
+            int(window[x].split("x")[i]) if x in window else 1
+            for x in ("size", "stride", "lhs_dilate", "rhs_dilate")
+        )
+        pad = int(window["pad"].split("x")[i].split("_")[0]) if "pad" in window else 0
+        inputs, outputs = lefts[str(i)] * dilated, outs[str(i)]
+        starts = range(-pad, outputs * stride - pad, stride)
+        at = (start + k * spread for start in starts for k in range(size))
+        summed *= sum(0 <= x < inputs and x % dilated == 0 for x in at) / outputs
+    return 2 * math.prod(out) * summed
+
+
+def _strided(sizes: list[int], order: list[int]) -> list[int]:
+    """Numbers 0, 1, ... in an array of these sizes, read along the axes in `order` only."""
+    ids = [0]
+    for axis in order:
+        stride = math.prod(sizes[axis + 1 :])
+        ids = [i + stride * k for i in ids for k in range(sizes[axis])]
+    return ids
