@@ -1,4 +1,5 @@
-"""Sampling: prompts in, groups of completions out, one loop on the device.
+"""Sampling: prompts in, groups of completions out, two programs: `prefill`, and `decode`, one loop
+on the device.
 
 Knows token ids only: no text, no images (their embeddings come in), no rewards. A prompt is
 prefilled once and its keys are shared by its `group_size` samples. The random key of a token is
@@ -106,7 +107,6 @@ class State:
     completions: Completions
 
 
-@functools.partial(jax.jit, static_argnames=("group_size", "sampling"))
 def generate(
     model: R1V3,
     tokens: jax.Array,
@@ -126,7 +126,26 @@ def generate(
     `max_tokens`). ValueError for settings that are not for this model.
     """
     sampling.check(model.config, tokens.shape[1])
-    limit = jnp.minimum(sampling.max_tokens, sampling.max_tokens if limit is None else limit)
+    state = prefill(
+        model, tokens, lengths, image_embeddings, image_index,
+        group_size=group_size, sampling=sampling,
+    )  # fmt: skip
+    limit = jnp.int32(sampling.max_tokens if limit is None else limit)
+    return decode(model, state, key, limit, sampling=sampling).completions
+
+
+@functools.partial(jax.jit, static_argnames=("group_size", "sampling"))
+def prefill(
+    model: R1V3,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    image_embeddings: jax.Array | None = None,
+    image_index: jax.Array | None = None,
+    *,
+    group_size: int,
+    sampling: Sampling,
+) -> State:
+    """The state in which the samples of these prompts have no token yet; see `generate`."""
     logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
     cache = model.new_cache(prompt, group_size=group_size, max_tokens=sampling.max_tokens)
     rules, count = model.compute.rules, cache.lengths.shape[0]
@@ -145,7 +164,23 @@ def generate(
     )
     # The group's samples start from the one row of logits their prompt has.
     logits = jnp.broadcast_to(logits[:, None], (len(logits), group_size, logits.shape[-1]))
-    logits = logits.reshape(count, -1)
+    return State(
+        step=jnp.int32(0),
+        logits=logits.reshape(count, -1),
+        closed=jnp.zeros(count, bool, out_sharding=rows),
+        cache=cache,
+        completions=empty,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="sampling", donate_argnames="state")
+def decode(
+    model: R1V3, state: State, key: jax.Array, limit: jax.Array, *, sampling: Sampling
+) -> State:
+    """Samples until every sample has ended or holds `limit` tokens; the state is donated."""
+    rules, count = model.compute.rules, state.closed.shape[0]
+    rows = rules.spec("batch")
+    limit = jnp.minimum(sampling.max_tokens, limit)
     samples = jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=rows)
     sample_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(samples)
 
@@ -154,7 +189,9 @@ def generate(
 
     def advance(state: State):
         keys = jax.vmap(functools.partial(jax.random.fold_in, data=state.step))(sample_keys)
-        logits = whole(state.logits)
+        logits = state.logits
+        if rows is not None and (sampling.top_k or sampling.top_p < 1):
+            logits = jax.reshard(logits, rules.spec("batch", None))  # to be sorted
         token = choose(penalised(logits, state.completions, sampling), keys, sampling)
         token, chosen, closed = close_thinking(
             token, state.step, state.completions.tokens, state.closed, sampling
@@ -178,17 +215,7 @@ def generate(
             completions=completions,
         )
 
-    def whole(logits):  # the vocabulary axis, for sorting and drawing
-        return logits if rows is None else jax.reshard(logits, table)
-
-    state = State(
-        step=jnp.int32(0),
-        logits=logits,
-        closed=jnp.zeros(count, bool, out_sharding=rows),
-        cache=cache,
-        completions=empty,
-    )
-    return jax.lax.while_loop(running, advance, state).completions
+    return jax.lax.while_loop(running, advance, state)
 
 
 def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:

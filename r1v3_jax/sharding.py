@@ -3,6 +3,15 @@
 Model files name *logical* axes ("embed", "mlp", ...); only this file knows mesh axes. A mesh always
 has the three axes `data, fsdp, tensor`, of size 1 where unused, all in Explicit mode: every array's
 sharding is part of its type, and a mistake is an error at trace time, even on one CPU device.
+
+What a mesh axis does:
+            in training (TRAIN)                        in decoding (DECODE)
+    data    deals out rows; weights stored in shards   deals out rows
+    fsdp    deals out rows; weights stored in shards   tensor parallel
+    tensor  tensor parallel                            tensor parallel
+
+Training wants little tensor parallelism: its sums over devices wait. Decoding wants much: a chip
+reads its share of the weights for every token. So fsdp changes sides, and one mesh serves both.
 """
 
 import dataclasses
@@ -11,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -62,13 +72,20 @@ class Rules:
 # fmt: off
 TRAIN = Rules(
     batch=("data", "fsdp"), tiles=("data", "fsdp", "tensor"),
-    vocab="tensor", embed="fsdp", kv_heads="tensor", mlp="tensor",
-    vision_embed="fsdp", vision_heads=None, vision_mlp="tensor",
-    text_gather=("fsdp",), vision_gather=("fsdp", "tensor"),
+    vocab="tensor", embed=("data", "fsdp"), kv_heads="tensor", mlp="tensor",
+    vision_embed=("data", "fsdp"), vision_heads=None, vision_mlp="tensor",
+    text_gather=("data", "fsdp"), vision_gather=("data", "fsdp", "tensor"),
 )
 # Decoding reads every weight for every token: text weights stay whole along `embed`, nothing is
-# gathered.
-DECODE = dataclasses.replace(TRAIN, embed=None, text_gather=())
+# gathered. The tower, which runs once an image, stays as it is.
+DECODE = dataclasses.replace(
+    TRAIN,
+    batch="data", vocab=("tensor", "fsdp"), embed=None, kv_heads=("tensor", "fsdp"),
+    mlp=("tensor", "fsdp"), text_gather=(),
+)
+# On the way from TRAIN to DECODE: fsdp has changed sides (one all-to-all), data has still to be
+# gathered. In one step the compiler gathers everything, and then throws most of it away.
+BETWEEN = dataclasses.replace(DECODE, embed="data")
 # fmt: on
 
 
@@ -85,7 +102,9 @@ def make_mesh(shape: tuple[int, int, int], devices=None) -> Mesh:
             f"a mesh of data x fsdp x tensor = {shape} needs {need} devices, but there are "
             f"{len(devices)}; choose sizes whose product is at most {len(devices)}"
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:need])
+    # Neighbours on an axis are neighbours in the machine, also where one of its axes is split.
+    grid = mesh_utils.create_device_mesh(shape, devices[:need], allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def abstract_mesh(shape: tuple[int, int, int]) -> AbstractMesh:
@@ -186,6 +205,18 @@ def reshape_rows(x: jax.Array, *shape: int) -> jax.Array:
     if not jax.sharding.get_abstract_mesh().empty:
         sharding = PartitionSpec(jax.typeof(x).sharding.spec[0])
     return jnp.reshape(x, (x.shape[0], *shape), out_sharding=sharding)
+
+
+def split_rows(x: jax.Array, count: int) -> jax.Array:
+    """[B, ...] -> [count, B / count, ...], the first axis dealt out as before.
+
+    Said in words, because JAX would give mesh axes of size 1 to the second.
+    """
+    sharding = None
+    if not jax.sharding.get_abstract_mesh().empty:
+        spec = jax.typeof(x).sharding.spec
+        sharding = PartitionSpec(spec[0], None, *spec[1:])
+    return jnp.reshape(x, (count, -1, *x.shape[1:]), out_sharding=sharding)
 
 
 def bytes_per_device(model: nnx.Module) -> dict[str, int]:

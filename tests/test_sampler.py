@@ -480,12 +480,12 @@ def test_a_thinking_budget_closes_the_thinking(sample):
 
 
 LAYOUTS = {  # mesh, rules, whether the inputs lie on their devices already, further settings
-    "decode": ((1, 2, 4), DECODE, True, {}),
+    "decode": ((2, 2, 2), DECODE, True, {}),
     "train": ((2, 2, 2), TRAIN, True, {}),
-    "host inputs": ((1, 2, 4), DECODE, False, {}),
-    "penalty": ((1, 2, 4), DECODE, True, {"repetition_penalty": 1.1}),
+    "host inputs": ((2, 2, 2), DECODE, False, {}),
+    "penalty": ((2, 2, 2), DECODE, True, {"repetition_penalty": 1.1}),
     "thinking": (
-        (1, 2, 4),
+        (2, 2, 2),
         DECODE,
         True,
         BUDGET,

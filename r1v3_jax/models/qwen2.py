@@ -6,13 +6,16 @@ The G samples of a prompt share its one copy of keys and values.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from r1v3_jax.config import Compute, TextConfig
+from r1v3_jax.models import decode_kernels
 from r1v3_jax.models.layers import (
+    LANES,
     NEVER,
     attention,
     causal_mask,
@@ -24,7 +27,7 @@ from r1v3_jax.models.layers import (
     rotate,
     splash_attention,
 )
-from r1v3_jax.sharding import gather
+from r1v3_jax.sharding import gather, split_rows
 
 
 @jax.tree_util.register_dataclass
@@ -60,8 +63,8 @@ class Cache:
     @property
     def positions(self) -> jax.Array:
         """int32[B]: the position of each sample's next token."""
-        group = self.lengths.shape[0] // self.prompt.lengths.shape[0]
-        return (self.prompt.lengths[:, None] + self.lengths.reshape(-1, group)).reshape(-1)
+        own = split_rows(self.lengths, self.prompt.lengths.shape[0])
+        return (self.prompt.lengths[:, None] + own).reshape(-1)
 
 
 class Block(nnx.Module):
@@ -253,6 +256,8 @@ class Qwen2(nnx.Module):
         """An empty cache for `group_size` samples of each prompt, `max_tokens` tokens each."""
         L, P, K, _, H = prompt.k.shape
         rules = self.compute.rules
+        if self.compute.attention == "splash":  # see decode_kernels on other sizes
+            max_tokens += -max_tokens % LANES
         shape, spec = (
             (L, P * group_size, K, max_tokens, H),
             rules.spec(None, "batch", "kv_heads", None, None),
@@ -268,88 +273,115 @@ class Qwen2(nnx.Module):
         A sample whose slots are all taken writes nothing; its caller stops it before that.
         """
         angles = rope_angles(cache.positions[:, None], self.config)
-        index = jnp.arange(self.config.layers)
+        attend_cache = self.cache_attention(cache)
 
-        def layer(carry, xs):
-            x, k_cache, v_cache = carry
+        def layer(x, xs):
             block, i, prompt_k, prompt_v = xs
-            caches = []
+            new = []
 
             def attend(q, k, v):
-                # The cache is carried, not scanned over, so that it is updated in place and never
-                # copied.
-                caches.append(self.append(k_cache, k[:, 0], i, cache.lengths))
-                caches.append(self.append(v_cache, v[:, 0], i, cache.lengths))
-                own = (jax.lax.dynamic_index_in_dim(c, i, 0, keepdims=False) for c in caches)
-                return decode_attention(q[:, 0], prompt_k, prompt_v, *own, cache)[:, None]
+                q, k, v = q[:, 0], k[:, 0], v[:, 0]
+                new.extend((k, v))
+                pieces = (
+                    attend_slots(q, prompt_k, prompt_v, cache.prompt.lengths),
+                    attend_cache(q, i),
+                    attend_slots(q, k[:, :, None], v[:, :, None], jnp.ones_like(cache.lengths)),
+                )
+                return one_softmax(pieces).astype(q.dtype)[:, None]
 
-            x = self.gather(block)(x, angles, attend)
-            return (x, *caches), None
+            return self.gather(block)(x, angles, attend), tuple(new)
 
-        (x, k, v), _ = jax.lax.scan(
-            layer,
-            (x[:, None], cache.k, cache.v),
-            (self.blocks, index, cache.prompt.k, cache.prompt.v),
-        )
+        # The cache is read in every layer and written once, behind the last: it never is an output
+        # of the scan, which would copy it.
+        index = jnp.arange(self.config.layers)
+        layers = (self.blocks, index, cache.prompt.k, cache.prompt.v)
+        x, (k, v) = jax.lax.scan(layer, x[:, None], layers)
+        k, v = self.append(cache, k, v)
         return self.last_norm(x)[:, 0], dataclasses.replace(
             cache, k=k, v=v, lengths=cache.lengths + 1
         )
 
-    def append(
-        self, buffer: jax.Array, new: jax.Array, layer: jax.Array, slots: jax.Array
-    ) -> jax.Array:
-        """`buffer` [L, B, K, S, H] with `new` [B, K, H] at slot `slots` int32[B] of `layer`."""
-        rules = self.compute.rules
+    def cache_attention(self, cache: Cache):
+        """`attend(q, layer)`: q [B, K, Q, H] against the samples' own slots in use; a piece, see
+        `one_softmax`.
+        """
+        if self.compute.attention != "splash":
 
-        def local(buffer, new, layer, slots):
-            rows, heads = jnp.arange(new.shape[0])[:, None], jnp.arange(new.shape[1])[None]
-            return buffer.at[layer, rows, heads, slots[:, None]].set(
-                new, mode="drop", unique_indices=True, indices_are_sorted=True
+            def attend(q, layer):
+                k, v = (
+                    jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False)
+                    for x in (cache.k, cache.v)
+                )
+                return attend_slots(q, k, v, cache.lengths)
+
+            return attend
+
+        rules, local = self.compute.rules, decode_kernels.attend
+        spec = rules.spec(None, "batch", "kv_heads", None, None)
+        if spec is not None:  # every device reads its own rows and heads
+            rows = rules.spec("batch", "kv_heads", None, None)
+            local = jax.shard_map(
+                local,
+                in_specs=(rows, spec, spec, rules.spec(), rules.spec("batch")),
+                out_specs=(rows, *[rules.spec("batch", "kv_heads", None)] * 2),
+                check_vma=False,
             )
+        return lambda q, layer: local(q, cache.k, cache.v, layer, cache.lengths)
 
+    def append(self, cache: Cache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The buffers [L, B, K, S, H] with k, v [L, B, K, H] in each sample's next slot."""
+        rules = self.compute.rules
+        local = decode_kernels.append if self.compute.attention == "splash" else _append
         spec = rules.spec(None, "batch", "kv_heads", None, None)
         if spec is not None:  # every device writes its own rows and heads
-            in_specs = (
-                spec,
-                rules.spec("batch", "kv_heads", None),
-                rules.spec(),
-                rules.spec("batch"),
+            new = rules.spec(None, "batch", "kv_heads", None)
+            local = jax.shard_map(
+                local,
+                in_specs=(spec, spec, new, new, rules.spec("batch")),
+                out_specs=(spec, spec),
+                check_vma=False,
             )
-            local = jax.shard_map(local, in_specs=in_specs, out_specs=spec, check_vma=False)
-        return local(buffer, new, layer, slots)
+        return local(cache.k, cache.v, k, v, cache.lengths)
 
 
-def decode_attention(q, prompt_k, prompt_v, k, v, cache: Cache) -> jax.Array:
-    """One query a sample against its prompt's keys and its own, under one softmax.
+def _append(k_cache, v_cache, k, v, slots):
+    """`decode_kernels.append`, by XLA."""
+    rows = jnp.arange(len(slots))
+    return tuple(
+        buffer.at[:, rows, :, slots].set(
+            jnp.swapaxes(new, 0, 1), mode="drop", unique_indices=True, indices_are_sorted=True
+        )
+        for buffer, new in ((k_cache, k), (v_cache, v))
+    )
 
-    q [B, K, Q, H]; prompt_k, prompt_v [P, K, S, H]; k, v [B, K, S', H], own tokens with the query's
-    written at slot `cache.lengths` -> [B, K, Q, H].
+
+def attend_slots(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array):
+    """One query a sample against the first `lengths` slots, which the G samples of a prompt share.
+
+    q [B, K, Q, H]; k, v [P, K, S, H], B = P * G; lengths int32[P]. A piece, see `one_softmax`.
     """
-    prompts = prompt_k.shape[0]
-    grouped = q.reshape(prompts, -1, *q.shape[1:])  # [P, G, K, Q, H]
-    scale = q.shape[-1] ** -0.5
-
-    def weights(scores, used):
-        return jnp.where(used, scores * scale, NEVER)
-
-    shared = jnp.einsum("pgkqh,pksh->pgkqs", grouped, prompt_k, preferred_element_type=jnp.float32)
-    used = jnp.arange(prompt_k.shape[2]) < cache.prompt.lengths[:, None]
-    shared = weights(shared, used[:, None, None, None])
-    own = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-    used = jnp.arange(k.shape[2]) <= cache.lengths[:, None]
-    own = weights(own, used[:, None, None])
-
-    top_shared = jnp.max(shared, axis=-1, keepdims=True)
-    top = jnp.maximum(top_shared.reshape(*own.shape[:-1], 1), jnp.max(own, axis=-1, keepdims=True))
-    shared = jnp.exp(shared - top.reshape(top_shared.shape))
-    own = jnp.exp(own - top)
-    total = jnp.sum(shared, axis=-1, keepdims=True).reshape(top.shape) + jnp.sum(
-        own, axis=-1, keepdims=True
-    )
+    grouped = split_rows(q, k.shape[0])  # [P, G, K, Q, H]
+    scores = jnp.einsum("pgkqh,pksh->pgkqs", grouped, k, preferred_element_type=jnp.float32)
+    used = (jnp.arange(k.shape[2]) < lengths[:, None])[:, None, None, None]
+    scores = jnp.where(used, scores * q.shape[-1] ** -0.5, NEVER)
+    top = jnp.max(scores, axis=-1)
+    weights = jnp.where(used, jnp.exp(scores - top[..., None]), 0)
     out = jnp.einsum(
-        "pgkqs,pksh->pgkqh", shared.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32
+        "pgkqs,pksh->pgkqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
-    out = out.reshape(q.shape) + jnp.einsum(
-        "bkqs,bksh->bkqh", own.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
-    return (out / total).astype(q.dtype)
+    rows = q.shape[:-1]
+    return out.reshape(q.shape), top.reshape(rows), jnp.sum(weights, axis=-1).reshape(rows)
+
+
+def one_softmax(pieces) -> jax.Array:
+    """Attention over several sets of keys, float32[B, K, Q, H], from what each alone gives.
+
+    A piece, with s = q k / sqrt(H) over its keys, all float32:
+        out [B, K, Q, H] = sum exp(s - top) v,  top [B, K, Q] = max s,  total [B, K, Q] = sum
+        exp(s - top); NEVER, 0 and 0 where it has no keys.
+    """
+    top = functools.reduce(jnp.maximum, [piece[1] for piece in pieces])
+    shrink = [jnp.exp(piece[1] - top) for piece in pieces]
+    total = sum(piece[2] * x for piece, x in zip(pieces, shrink, strict=True))
+    out = sum(piece[0] * x[..., None] for piece, x in zip(pieces, shrink, strict=True))
+    return out / total[..., None]

@@ -28,6 +28,7 @@ from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.qwen2 import Cache, PromptCache, Qwen2
 from r1v3_jax.sharding import (
+    BETWEEN,
     DECODE,
     gather,
     replicate,
@@ -166,14 +167,32 @@ def for_decoding(model: R1V3) -> R1V3:
     """The same weights in the computation's dtype, laid out by the DECODE table.
 
     In TRAIN's layout every decoded token would gather the language model's weights. Arrays move
-    between devices, never through the host; where nothing moves they are shared with `model`.
+    between devices, never through the host; where nothing changes they are shared with `model`.
     """
-    compute = dataclasses.replace(model.compute, rules=DECODE, param_dtype=model.compute.dtype)
-    target, mesh = _described(model.config, compute), jax.sharding.get_mesh()
-    weights = jax.tree.map(lambda leaf: leaf.astype(compute.dtype), nnx.state(model))
-    if not mesh.empty:
-        weights = jax.device_put(weights, shardings(target, DECODE, mesh))
-    return nnx.merge(nnx.graphdef(target), weights)
+    compute = decode_compute(model.compute)
+    weights = nnx.state(model)
+    if compute.param_dtype != model.compute.param_dtype or not jax.sharding.get_mesh().empty:
+        weights = reshard(weights, compute)
+    return nnx.merge(nnx.graphdef(_described(model.config, compute)), weights)
+
+
+def decode_compute(compute: Compute) -> Compute:
+    """How the model decodes that is trained by `compute`."""
+    return dataclasses.replace(compute, rules=DECODE, param_dtype=compute.dtype)
+
+
+@functools.partial(jax.jit, static_argnames="compute")
+def reshard(weights: nnx.State, compute: Compute) -> nnx.State:
+    """The weights in the layout and the dtype that `compute` says."""
+
+    def move(_, variable):
+        weight = variable.get_value().astype(compute.param_dtype)
+        for rules in (BETWEEN, compute.rules):
+            spec = rules.spec(*variable.axes)
+            weight = weight if spec is None else jax.reshard(weight, spec)
+        return variable.replace(weight)
+
+    return nnx.map_state(move, weights)
 
 
 @functools.cache
