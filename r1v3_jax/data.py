@@ -1,7 +1,9 @@
 """Examples -> ids and tiles -> arrays of fixed shape.
 
 A source is a pure function of an index, so that a position in the data is one number and a resumed
-run sees what an uninterrupted one would have seen. Numpy only; the caller puts arrays on devices.
+run sees what an uninterrupted one would have seen. Every process of a run plans the same batch from
+token counts and image sizes; the pixels of an image are cut only where one of its tiles is wanted,
+by the process whose device it goes to (`place`).
 """
 
 import collections
@@ -12,11 +14,67 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import images, tokens
 from r1v3_jax.config import SFT, ModelConfig
+from r1v3_jax.sharding import Rules
 from r1v3_jax.types import Batch, Example
+
+
+class Tiles:
+    """The I tiles of one prompt's images, float32[I, S, S, 3], cut when they are first read.
+
+    counts: of each image. `cut() -> float32[I, S, S, 3]`.
+    """
+
+    def __init__(self, counts: list[int], cut: Callable[[], np.ndarray]):
+        self.counts, self.cut = counts, cut
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @functools.cached_property
+    def array(self) -> np.ndarray:
+        return self.cut()
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self.array if dtype is None else self.array.astype(dtype)
+
+
+class TileSlots:
+    """float32[N, I, S, S, 3]: the tile slots of N micro-batches, filled from the front, then zeros.
+
+    Indexed as an array; only the images whose tiles lie in the index are cut. ValueError if there
+    are more tiles than slots.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, parts: list[list[Tiles]], slots: int, size: int):
+        for part in parts:
+            if (count := sum(map(len, part))) > slots:
+                raise ValueError(f"{count} tiles for {slots} slots; raise tiles or lower max_tiles")
+        self.parts, self.shape = parts, (len(parts), slots, size, size, 3)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        parts, (low, high, _) = self.parts[index[0]], index[1].indices(self.shape[1])
+        out = np.zeros((len(parts), high - low, *self.shape[2:]), np.float32)
+        for part, filled in zip(parts, out, strict=True):
+            at = 0
+            for tiles in part:
+                first, last = max(at, low), min(at + len(tiles), high)
+                if first < last:
+                    filled[first - low : last - low] = tiles.array[first - at : last - at]
+                at += len(tiles)
+        return out
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        whole = self[slice(None), slice(None)]
+        return whole if dtype is None else whole.astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +88,7 @@ class Encoded:
     tokens: np.ndarray
     labels: np.ndarray
     loss_mask: np.ndarray
-    tiles: np.ndarray
+    tiles: Tiles
 
 
 class Encoder:
@@ -46,20 +104,20 @@ class Encoder:
 
     def prompt(self, example: Example) -> Encoded:
         """What sampling starts from. ValueError if it is not a prompt of this model."""
-        tiles, counts = self._tiles(example)
-        ids = np.asarray(self._prompt_ids(example.question, tuple(counts)), np.int32)
+        tiles = self.tiles(example)
+        ids = np.asarray(self._prompt_ids(example.question, tuple(tiles.counts)), np.int32)
         return Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
 
     def supervised(self, example: Example) -> Encoded:
         """Prompt, chain of thought and answer; the loss is on what follows the prompt."""
         if example.chain is None:
             raise ValueError(f"{example.id}: no chain of thought to learn from")
-        tiles, counts = self._tiles(example)
+        tiles = self.tiles(example)
         turns = [
             {"role": "user", "content": example.question},
             {"role": "assistant", "content": example.chain},
         ]
-        ids, mask = self.tokenizer.encode_example(turns, self._image_tokens(counts))
+        ids, mask = self.tokenizer.encode_example(turns, self._image_tokens(tiles.counts))
         self._check(ids, example)
         ids, mask = np.asarray(ids, np.int32), np.asarray(mask)
         labels = self._label_images(example, ids, mask) if example.image_labels else ids
@@ -97,10 +155,14 @@ class Encoder:
     def _image_tokens(self, counts) -> list[int]:
         return [count * self.config.image_tokens_per_tile for count in counts]
 
-    def _tiles(self, example: Example) -> tuple[np.ndarray, list[int]]:
-        size = self.config.vision.image_size if self.config.vision else 1
-        return images.tile_images(
-            list(example.images), tile_size=size, max_tiles=self.config.max_tiles
+    def tiles(self, example: Example) -> Tiles:
+        how = {
+            "tile_size": self.config.vision.image_size if self.config.vision else 1,
+            "max_tiles": self.config.max_tiles,
+        }
+        pictures = list(example.images)
+        return Tiles(
+            images.count_tiles(pictures, **how), lambda: images.tile_images(pictures, **how)[0]
         )
 
 
@@ -177,7 +239,7 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
     labels = out["tokens"].copy()
     mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int32)
     per_micro = config.rows // config.accumulate
-    tiles: list[list[np.ndarray]] = [[] for _ in range(config.accumulate)]
+    tiles: list[list[Tiles]] = [[] for _ in range(config.accumulate)]
     for r, row in enumerate(rows):
         at = 0
         for segment, one in enumerate(row, start=1):
@@ -200,9 +262,12 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
         **out,
     )
     batch = split(batch, config.accumulate)
-    slots = config.tiles // config.accumulate
-    stacked = np.stack([fill_tiles(t, slots, encoder) for t in tiles]) if with_images else None
-    return dataclasses.replace(batch, tiles=stacked)
+    if not with_images:
+        return batch
+    size = encoder.config.vision.image_size
+    return dataclasses.replace(
+        batch, tiles=TileSlots(tiles, config.tiles // config.accumulate, size)
+    )
 
 
 def place_images(index: np.ndarray, one: Encoded, first_tile: int, encoder: Encoder) -> None:
@@ -215,17 +280,6 @@ def place_images(index: np.ndarray, one: Encoded, first_tile: int, encoder: Enco
         index[:] = np.where(row >= 0, row + first, -1)
 
 
-def fill_tiles(tiles: list[np.ndarray], slots: int, encoder: Encoder) -> np.ndarray:
-    """float32[slots, S, S, 3]: the tiles, then zeros. ValueError if they are too many."""
-    size, count = encoder.config.vision.image_size, sum(map(len, tiles))
-    if count > slots:
-        raise ValueError(f"{count} tiles for {slots} slots; raise tiles or lower max_tiles")
-    out = np.zeros((slots, size, size, 3), np.float32)
-    if count:
-        out[:count] = np.concatenate(tiles)
-    return out
-
-
 def split(batch, parts: int):
     """Arrays [B, ...] -> [N, B / N, ...], the micro-batches of a step."""
     cut = lambda x: None if x is None else x.reshape(parts, -1, *x.shape[1:])  # noqa: E731
@@ -234,47 +288,76 @@ def split(batch, parts: int):
     )
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
     """P prompts for the sampler. tokens: int32[P, T], padded on the right; lengths: int32[P];
-    tiles: float32[I, S, S, 3]; image_index: int32[P, T]; first_tile: where each prompt's tiles
-    begin.
+    tiles: float32[1, I, S, S, 3]; image_index: int32[P, T]. The last two are None without images.
     """
 
-    encoded: list[Encoded]
     tokens: np.ndarray
     lengths: np.ndarray
-    tiles: np.ndarray | None
+    tiles: TileSlots | None
     image_index: np.ndarray | None
-    first_tile: list[int]
 
 
 def prompt_batch(
     examples: list[Example], encoder: Encoder, *, max_prompt_tokens: int, tiles: int
-) -> PromptBatch:
-    """The examples as prompts of one padded length. ValueError for one that is too long: nothing is
-    cut.
+) -> tuple[PromptBatch, list[Encoded]]:
+    """The examples as prompts of one padded length, and each by itself. ValueError for one that is
+    too long: nothing is cut.
     """
     encoded = [encoder.prompt(example) for example in examples]
     for one in encoded:
         tokens.check_prompt_length(len(one.tokens), max_prompt_tokens)
     shape = (len(encoded), max_prompt_tokens)
     ids = np.full(shape, encoder.tokenizer.pad_token_id, np.int32)
-    index, first_tile, at = np.full(shape, -1, np.int32), [], 0
+    index, at = np.full(shape, -1, np.int32), 0
     for row, one in enumerate(encoded):
         ids[row, : len(one.tokens)] = one.tokens
         place_images(index[row, : len(one.tokens)], one, at, encoder)
-        first_tile.append(at)
         at += len(one.tiles)
-    with_images = encoder.config.vision is not None
-    return PromptBatch(
-        encoded=encoded,
+    vision = encoder.config.vision
+    batch = PromptBatch(
         tokens=ids,
         lengths=np.asarray([len(one.tokens) for one in encoded], np.int32),
-        tiles=fill_tiles([one.tiles for one in encoded], tiles, encoder) if with_images else None,
-        image_index=index if with_images else None,
-        first_tile=first_tile,
+        tiles=TileSlots([[one.tiles for one in encoded]], tiles, vision.image_size)
+        if vision
+        else None,
+        image_index=index if vision else None,
     )
+    return batch, encoded
+
+
+def specs(batch, rules: Rules):
+    """The PartitionSpec of each array of a Batch, PolicyBatch or PromptBatch: rows over the batch
+    axes, tile slots over theirs.
+
+        [N, B, T]  [P, T]  [P]   tiles [N, I, S, S, 3]
+            ^       ^       ^             ^
+    """
+
+    def spec(path, x):
+        rows, axes = max(x.ndim - 2, 0), rules.batch
+        if path[-1].name == "tiles":
+            rows, axes = 1, rules.tiles
+        return PartitionSpec(*[None] * rows, axes, *[None] * (x.ndim - rows - 1))
+
+    return jax.tree_util.tree_map_with_path(spec, batch)
+
+
+def place(batch, rules: Rules, mesh):
+    """A batch that every process has planned, as arrays on the devices of `mesh`.
+
+    Each process makes what lies on its own devices. Without a mesh: whole, on the host.
+    """
+    if mesh.empty:
+        return jax.tree.map(np.asarray, batch)
+
+    def put(x, spec):
+        return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda at: x[at])
+
+    return jax.tree.map(put, batch, specs(batch, rules))
 
 
 def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:

@@ -9,6 +9,7 @@ Letters: I tiles, S tile side in pixels. Tiles are channels-last, float32[I, S, 
 """
 
 import contextlib
+import functools
 import io
 import os
 import warnings
@@ -95,6 +96,18 @@ def tiles_per_image(num_images: int, max_tiles: int = 12) -> int:
     return max(1, max_tiles // num_images)
 
 
+def count_tiles(
+    images: Sequence[Image.Image], *, tile_size: int = 448, max_tiles: int = 12
+) -> list[int]:
+    """How many tiles `tile_images` cuts of each image, from the sizes alone."""
+    if not images:
+        return []
+    limit = tiles_per_image(len(images), max_tiles)
+    grids = [tile_grid(*image.size, limit, tile_size=tile_size) for image in images]
+    counts = [columns * rows for columns, rows in grids]
+    return [count + (count > 1) for count in counts]  # the thumbnail
+
+
 def tile_images(
     images: Sequence[Image.Image],
     *,
@@ -112,6 +125,7 @@ def tile_images(
     if not images:
         return np.zeros((0, tile_size, tile_size, 3), np.float32), []
     limit = tiles_per_image(len(images), max_tiles) if share else max_tiles
+    images = [x.decode() if isinstance(x, StoredImage) else x for x in images]
     tiles = [tile(x, tile_size=tile_size, max_tiles=limit, thumbnail=thumbnail) for x in images]
     return np.concatenate(tiles), [len(x) for x in tiles]
 
@@ -157,6 +171,27 @@ def open_image(
             raise _refusal(name, repr(error), wanted, "write it again or drop it") from error
     got, wanted = f"{width} x {height} pixels", f"1 to max_pixels = {max_pixels}"
     raise _refusal(name, got, wanted, "scale it down or raise max_pixels")
+
+
+class StoredImage:
+    """An image file that is decoded where its pixels are wanted. size: (width, height), as its
+    header says. Errors as in `open_image`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = path
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        with _open_file(self.path) as file, _quiet_pillow():
+            try:
+                return Image.open(file, formats=IMAGE_FORMATS).size
+            except Exception as error:
+                wanted = f"an image, one of {', '.join(IMAGE_FORMATS)}"
+                raise _refusal(repr(str(self.path)), repr(error), wanted, "drop the row") from error
+
+    def decode(self) -> Image.Image:
+        return open_image(self.path)
 
 
 def frame_indices(total: int, num_frames: int) -> list[int]:

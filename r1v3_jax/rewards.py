@@ -591,9 +591,21 @@ def score(
         except Exception as error:  # behind it is another program: anything can happen
             verdict, reason = Verdict.ERROR, f"{type(error).__name__}: {error}"[:200]
     form = format_score(completion, ended=ended, thinking=thinking)
+    return scored(verdict, form, accuracy_weight, extracted=check.extracted, reason=reason)
+
+
+def scored(
+    verdict: Verdict,
+    form: float,
+    accuracy_weight: float,
+    *,
+    extracted: str | None = None,
+    reason: str = "",
+) -> Score:
+    """The Score that a verdict and a format score make."""
     accuracy = {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.ERROR: None}[verdict]
     total = None if accuracy is None else accuracy_weight * accuracy + (1 - accuracy_weight) * form
-    return Score(total, accuracy, form, verdict, check.extracted, reason)
+    return Score(total, accuracy, form, verdict, extracted, reason)
 
 
 def score_all(

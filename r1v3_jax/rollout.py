@@ -9,10 +9,21 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from r1v3_jax import rewards
 from r1v3_jax.config import GRPO
-from r1v3_jax.data import Encoder, PromptBatch, fill_tiles, place_images, prompt_batch, split
+from r1v3_jax.data import (
+    Encoded,
+    Encoder,
+    PromptBatch,
+    Tiles,
+    TileSlots,
+    place,
+    place_images,
+    prompt_batch,
+    split,
+)
 from r1v3_jax.losses import group_advantages, token_weights
 from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.sampler import Completions, Sampling, generate
@@ -27,7 +38,7 @@ class Group:
     """
 
     example: Example
-    prompt: object
+    prompt: Encoded
     completions: Completions
     texts: list[str]
     scores: list[rewards.Score]
@@ -67,10 +78,10 @@ class Sampler:
 
         `model`: laid out for decoding (`r1v3.for_decoding`).
         """
-        prompts = prompt_batch(
+        prompts, encoded = prompt_batch(
             examples, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
         )
-        completions = jax.device_get(self.generate(model, prompts, key, limit))
+        completions = fetch(self.generate(model, prompts, key, limit))
         count = len(completions.lengths)
         tokenizer = self.encoder.tokenizer
         texts = [
@@ -79,21 +90,27 @@ class Sampler:
             for i in range(count)
         ]
         answers = [example.answer for example in examples for _ in range(self.group_size)]
-        scores = rewards.score_all(
-            texts,
-            answers,
-            list(completions.ended),
-            accuracy_weight=accuracy_weight,
-            verifier=verifier,
+        share = my_share(count)
+        scores = gather_scores(
+            rewards.score_all(
+                texts[share],
+                answers[share],
+                list(completions.ended[share]),
+                accuracy_weight=accuracy_weight,
+                verifier=verifier,
+            ),
+            count,
+            accuracy_weight,
         )
         out = []
         for p, example in enumerate(examples):
             rows = slice(p * self.group_size, (p + 1) * self.group_size)
             mine = jax.tree.map(lambda x, rows=rows: x[rows], completions)
-            out.append(Group(example, prompts.encoded[p], mine, texts[rows], scores[rows]))
+            out.append(Group(example, encoded[p], mine, texts[rows], scores[rows]))
         return out
 
     def generate(self, model, prompts: PromptBatch, key, limit: int) -> Completions:
+        prompts = place(prompts, model.compute.rules, jax.sharding.get_mesh())
         images = None if prompts.tiles is None else encode_images(model, prompts.tiles)
         return generate(
             model, prompts.tokens, prompts.lengths, key, images, prompts.image_index,
@@ -103,7 +120,40 @@ class Sampler:
 
 @jax.jit
 def encode_images(model, tiles):
-    return model.encode_images(tiles)
+    """float32[1, I, S, S, 3] -> float[I, M, D]."""
+    return model.encode_images(tiles[0])
+
+
+def fetch(tree):
+    """Arrays of a computation, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def my_share(count: int) -> slice:
+    """Which of `count` samples this process scores: equal blocks, the last one shorter."""
+    size = -(-count // jax.process_count())
+    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
+def gather_scores(
+    mine: list[rewards.Score], count: int, accuracy_weight: float
+) -> list[rewards.Score]:
+    """The scores of all `count` samples in order, from each process's share. Of the others' a
+    process learns verdict and format, not what was extracted and why.
+    """
+    if jax.process_count() == 1:
+        return mine
+    verdicts = list(rewards.Verdict)
+    table = np.zeros((-(-count // jax.process_count()), 2), np.float32)  # equal on all processes
+    for row, score in zip(table, mine, strict=False):
+        row[:] = verdicts.index(score.verdict), score.format
+    table = multihost_utils.process_allgather(table, tiled=True)[:count]
+    return [
+        rewards.scored(verdicts[int(verdict)], float(form), accuracy_weight)
+        for verdict, form in table
+    ]
 
 
 def collect(
@@ -159,7 +209,7 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
     reward = np.stack([group.rewards for group in groups])
     advantage = group_advantages(reward, ~np.isnan(reward), divide_by_std=config.divide_by_std)
     per_micro = len(groups) // config.accumulate
-    tiles: list[list[np.ndarray]] = [[] for _ in range(config.accumulate)]
+    tiles: list[list[Tiles]] = [[] for _ in range(config.accumulate)]
     for p, group in enumerate(groups):
         mine, prompt, start = tiles[p // per_micro], group.prompt, len(group.prompt.tokens)
         for g in range(G):
@@ -176,16 +226,16 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
             advantages[row, start:end] = advantage[p, g]
         mine.append(prompt.tiles)
     with_images = encoder.config.vision is not None
-    slots = config.tiles // config.accumulate
+    slots = (config.update_tiles or config.tiles) // config.accumulate
     batch = Batch(
         loss_weights=token_weights(mask, config.aggregation, config.max_completion_tokens),
         image_index=image_index if with_images else None,
         **ints,
     )
-    batch = dataclasses.replace(
-        split(batch, config.accumulate),
-        tiles=np.stack([fill_tiles(t, slots, encoder) for t in tiles]) if with_images else None,
-    )
+    batch = split(batch, config.accumulate)
+    if with_images:
+        size = encoder.config.vision.image_size
+        batch = dataclasses.replace(batch, tiles=TileSlots(tiles, slots, size))
     per_part = lambda x: x.reshape(config.accumulate, -1, length)  # noqa: E731
     return PolicyBatch(
         batch=batch, advantages=per_part(advantages), sampler_logprobs=per_part(sampled)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, tokens
+from r1v3_jax import data, images, tokens
 from r1v3_jax.config import SFT
 from r1v3_jax.presets import TINY
 from r1v3_jax.types import Example
@@ -98,9 +98,8 @@ def test_image_index_points_at_the_examples_own_tiles(encoder, accumulate):
             expected = encoder.supervised(source(int(text.rpartition("</think>")[2]))).tiles
             rows = index[index >= 0]
             assert len(rows) == len(expected) * per_tile
-            np.testing.assert_array_equal(
-                batch.tiles[micro, rows[::per_tile] // per_tile], expected
-            )
+            found = np.asarray(batch.tiles)[micro, rows[::per_tile] // per_tile]
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_no_micro_batch_has_more_tiles_than_slots(encoder):
@@ -110,6 +109,35 @@ def test_no_micro_batch_has_more_tiles_than_slots(encoder):
     for batch, _ in batches(encoder, config):
         used = [(index >= 0).sum() // per_tile for index in batch.image_index]
         assert 1 <= min(used) and max(used) <= 2
+
+
+def test_only_images_whose_tiles_are_wanted_are_cut():
+    cut = []
+
+    def image(name, count):
+        pixels = np.full((count, 2, 2, 3), name, np.float32)
+        return data.Tiles([count], lambda: (cut.append(name), pixels)[1])
+
+    # slots  [1 2 2 - -]   a process whose device holds the second and third asks for those
+    #        [3 3 3 4 -]
+    slots = data.TileSlots([[image(1, 1), image(2, 2)], [image(3, 3), image(4, 1)]], 5, 2)
+    mine = slots[:, 1:3]
+    assert mine.shape == (2, 2, 2, 2, 3) and cut == [2, 3]
+    assert mine[:, :, 0, 0, 0].tolist() == [[2, 2], [3, 3]]
+    whole = np.asarray(slots)
+    assert whole[:, :, 0, 0, 0].tolist() == [[1, 2, 2, 0, 0], [3, 3, 3, 4, 0]]
+    assert sorted(cut) == [1, 2, 3, 4]  # each once
+    with pytest.raises(ValueError, match="4 tiles for 3 slots"):
+        data.TileSlots([[image(3, 3), image(4, 1)]], 3, 2)
+
+
+def test_tiles_are_counted_without_pixels():
+    for size in ((56, 56), (300, 90), (90, 300), (500, 500)):
+        picture = Image.new("RGB", size)
+        for several in ([picture], [picture, picture]):
+            tiles, counts = images.tile_images(several, tile_size=28, max_tiles=6)
+            assert images.count_tiles(several, tile_size=28, max_tiles=6) == counts
+            assert sum(counts) == len(tiles)
 
 
 def test_labels_behind_image_tokens(encoder):
@@ -127,8 +155,9 @@ def test_labels_behind_image_tokens(encoder):
 
 def test_prompts_are_padded_on_the_right(encoder):
     examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
-    batch = data.prompt_batch(examples, encoder, max_prompt_tokens=120, tiles=5)
-    assert batch.first_tile == [0, 1, 3]
+    batch, encoded = data.prompt_batch(examples, encoder, max_prompt_tokens=120, tiles=5)
+    assert batch.tiles.shape == (1, 5, 28, 28, 3)
+    np.testing.assert_array_equal(batch.tiles[:, 1:3][0], encoded[1].tiles)
     for row, example in enumerate(examples):
         prompt = encoder.prompt(example).tokens
         assert batch.lengths[row] == len(prompt)

@@ -73,7 +73,7 @@ def test_the_trainer_agrees_with_the_sampler(setup, groups):
     """Every sampled log-probability, recomputed by the training forward pass on its row."""
     sampler, model = setup
     batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
-    part = jax.tree.map(lambda x: x[0], batch)
+    part = jax.tree.map(lambda x: np.asarray(x)[0], batch)
     got, _ = jax.jit(train.token_logprobs)(model, part.batch)
     at = part.sampler_logprobs != 0
     assert at.sum() == sum(group.completions.lengths.sum() for group in groups)
@@ -116,7 +116,8 @@ def test_micro_batches_hold_their_own_tiles(setup, groups):
     for n in range(2):
         index = parts.batch.image_index[n]
         assert index.max() == 2 * 4 - 1
-        np.testing.assert_array_equal(parts.batch.tiles[n], whole.batch.tiles[0, 2 * n : 2 * n + 2])
+        mine = np.asarray(parts.batch.tiles)[n]
+        np.testing.assert_array_equal(mine, np.asarray(whole.batch.tiles)[0, 2 * n : 2 * n + 2])
 
 
 def test_the_tower_runs_once_a_prompt(setup, groups):
@@ -179,10 +180,10 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
 
 def test_the_limit_of_a_step_holds_without_another_program(setup):
     sampler, model = setup
-    from r1v3_jax.sampler import generate
+    from r1v3_jax.sampler import decode
 
     sampler.groups(model, [source(i) for i in range(4)], jax.random.key(0), limit=8)
-    programs = generate._cache_size()
+    programs = decode._cache_size()
     short = sampler.groups(model, [source(i) for i in range(4)], jax.random.key(0), limit=3)
     assert max(group.completions.lengths.max() for group in short) <= 3
-    assert generate._cache_size() == programs
+    assert decode._cache_size() == programs

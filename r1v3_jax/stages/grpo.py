@@ -15,7 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from r1v3_jax import evaluate, rollout, train
+from r1v3_jax import data, evaluate, rollout, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
@@ -31,13 +31,12 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     chosen from.
     """
     learns = train.trainable(config.trainable)
-    optimizer = train.make_optimizer(config.optimizer, config.steps * config.updates_per_rollout)
-    lr = train.schedule(config.optimizer, config.steps * config.updates_per_rollout)
-    update = train.make_update(functools.partial(policy_loss, config=config), optimizer, learns, lr)
+    optimizer, update = make_update(config)
     reference = jax.tree.map(jnp.copy, model) if config.kl_coef else None
     state = train.create(model, optimizer, learns)
     del model  # its arrays are the state's now, and the first update donates them
 
+    rules, mesh = context.run.compute.rules, jax.sharding.get_mesh()
     directory = context.directory(name)
     states, candidates = States(directory / "states"), States(directory / "candidates", keep=10**6)
     cursor, checkpoints = 0, []
@@ -68,7 +67,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     limit,
                 )
                 batch = rollout.policy_batch(groups, config, context.encoder)
-            if config.updates_per_rollout > 1 or config.kl_coef or config.importance_cap:
+                batch = data.place(batch, rules, mesh)
+            if needs_old_logprobs(config):
                 with timer("score"):
                     batch = with_logprobs(batch, state.model, reference, config)
             with timer("update"):
@@ -101,6 +101,22 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if (step + 1) % config.checkpoint_every == 0 or last:
                 states.save(step + 1, state, {"cursor": cursor, "checkpoints": checkpoints})
     return choose(context, config, state, candidates, checkpoints)
+
+
+def make_update(config: GRPO):
+    """The optimizer of the stage and its jitted step; see `train.make_update`."""
+    updates = config.steps * config.updates_per_rollout
+    optimizer = train.make_optimizer(config.optimizer, updates)
+    loss, learns = functools.partial(policy_loss, config=config), train.trainable(config.trainable)
+    lr = train.schedule(config.optimizer, updates)
+    return optimizer, train.make_update(loss, optimizer, learns, lr)
+
+
+def needs_old_logprobs(config: GRPO) -> bool:
+    """Whether a pass before the update is needed: with one update per rollout the update's own
+    forward pass is the policy that sampled.
+    """
+    return config.updates_per_rollout > 1 or bool(config.kl_coef or config.importance_cap)
 
 
 def policy_loss(

@@ -19,15 +19,13 @@ from r1v3_jax.losses import cross_entropy
 from r1v3_jax.metrics import Logger, Timer
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.stages.context import Context, stop_unless_finite
+from r1v3_jax.types import Batch
 
 
 def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     """The stage `name` from its newest state, or from `model`; returns the model it hands on."""
     learns = train.trainable(config.trainable)
-    optimizer = train.make_optimizer(config.optimizer, config.steps)
-    update = train.make_update(
-        loss, optimizer, learns, train.schedule(config.optimizer, config.steps)
-    )
+    optimizer, update = make_update(config)
     state = train.create(model, optimizer, learns)
     del model  # its arrays are the state's now, and the first update donates them
 
@@ -41,9 +39,11 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
         state, extra = states.restore(steps[-1], state)
         cursor, best = extra["cursor"], extra["best"]
     first = int(state.step)
-    held_out = validation_batches(context, config)
+    mesh = jax.sharding.get_mesh()
+    held_out = validation_batches(context, config, mesh)
     source = data.with_chains(config.train, config.chains) if config.chains else config.train
-    batches = data.prefetch(data.packed_batches(source, context.encoder, config, start=cursor))
+    batches = data.packed_batches(source, context.encoder, config, start=cursor)
+    batches = data.prefetch((place(context, batch, mesh), end) for batch, end in batches)
     best_states = States(directory / "best", keep=1)
 
     with Logger(
@@ -58,11 +58,11 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
                 break
             timer = Timer()
             with timer("step"):
-                batch, cursor = next(batches)
+                (batch, tokens), cursor = next(batches)
                 state, metrics = update(state, batch)
                 metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             stop_unless_finite(name, step, metrics, f"the examples before {cursor}")
-            metrics["tokens"] = int((batch.loss_weights > 0).sum())
+            metrics["tokens"] = tokens
             last = step + 1 == config.steps
             if config.validate_every and ((step + 1) % config.validate_every == 0 or last):
                 value = validate(state.model, held_out)
@@ -82,17 +82,31 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     return state.model
 
 
+def make_update(config: SFT):
+    """The optimizer of the stage and its jitted step; see `train.make_update`."""
+    optimizer = train.make_optimizer(config.optimizer, config.steps)
+    lr = train.schedule(config.optimizer, config.steps)
+    return optimizer, train.make_update(loss, optimizer, train.trainable(config.trainable), lr)
+
+
 def loss(model: R1V3, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     logprobs, _ = train.token_logprobs(model, batch)
     return cross_entropy(logprobs, batch.loss_weights), {}
 
 
-def validation_batches(context: Context, config: SFT) -> list:
+def place(context: Context, batch: Batch, mesh) -> tuple[Batch, int]:
+    """The batch on the devices, and how many tokens of it are learnt from."""
+    tokens = int((batch.loss_weights > 0).sum())
+    return data.place(batch, context.run.compute.rules, mesh), tokens
+
+
+def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
     """The same few batches every time, so that losses can be compared."""
     if not config.validate_every:
         return []
     batches = data.packed_batches(config.validation, context.encoder, config)
-    return [batch for batch, _ in itertools.islice(batches, config.validation_steps)]
+    batches = itertools.islice(batches, config.validation_steps)
+    return [place(context, batch, mesh)[0] for batch, _ in batches]
 
 
 def validate(model: R1V3, batches: list) -> float:

@@ -1,0 +1,72 @@
+"""Questions on disk as sources: `source(index) -> Example`, pure functions of an index.
+
+A source is a dataclass, so that a path can be changed on the command line:
+--config.grpo.train.path=DIR/train.jsonl
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from r1v3_jax.images import StoredImage
+from r1v3_jax.types import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Jsonl:
+    """Rows {"question", "answer", "images": [path, ...], and optionally "id", "chain", "level"}.
+
+    Paths of images are taken from the file's directory. Row order is drawn anew for each pass
+    through the file from `seed`; index // rows is the pass.
+    """
+
+    path: str
+    seed: int = 0
+
+    def check(self) -> None:
+        """FileNotFoundError or ValueError if there is nothing to read."""
+        _lines(self.path)
+
+    def __call__(self, index: int) -> Example:
+        lines = _lines(self.path)
+        place, at = divmod(index, len(lines))
+        number = int(_order(len(lines), self.seed, place)[at])
+        where = f"{self.path}, line {number + 1}"
+        try:
+            row = json.loads(lines[number])
+            question, answer = str(row["question"]), str(row["answer"])
+            names = row.get("images", [])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f'{where}: wanted an object with "question" and "answer", got {error!r}'
+            ) from error
+        folder = Path(self.path).parent
+        return Example(
+            id=str(row.get("id", f"{Path(self.path).stem}/{number}")),
+            images=tuple(StoredImage(folder / name) for name in names),
+            question=question,
+            answer=answer,
+            chain=row.get("chain"),
+            level=str(row.get("level", "normal")),
+        )
+
+
+@functools.lru_cache(8)
+def _lines(path: str) -> list[bytes]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file of questions; give one JSON object a line with question, answer "
+            "and images"
+        )
+    lines = [line for line in Path(path).read_bytes().splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path}: no questions; write one JSON object a line")
+    return lines
+
+
+@functools.lru_cache(8)
+def _order(count: int, seed: int, place: int) -> np.ndarray:
+    return np.random.default_rng([seed, place]).permutation(count)
