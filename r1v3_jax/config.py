@@ -6,10 +6,12 @@ layout.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
-from r1v3_jax.sharding import TRAIN, Rules
+from r1v3_jax import tpu
+from r1v3_jax.sharding import TRAIN, Rules, check_mesh_shape
 
 
 def _require(config, names: str, holds, wanted: str) -> None:
@@ -271,7 +273,10 @@ class GRPO:
     # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
     # maximum.
     length_limits: tuple[tuple[int, int], ...] = ()
-    tiles: int = 32  # tile slots a step
+    tiles: int = 32  # tile slots of a rollout
+    # ... of an update, over its micro-batches; 0: as many. More where micro-batches have few tiles,
+    # but each must have a multiple of the devices.
+    update_tiles: int = 0
     temperature: float = 1.0
     accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
     divide_by_std: bool = True  # False: Dr. GRPO
@@ -308,7 +313,7 @@ class GRPO:
         )
         _require(
             self,
-            "tiles refills kl_coef importance_cap evaluate_every rollouts_every",
+            "tiles update_tiles refills kl_coef importance_cap evaluate_every rollouts_every",
             lambda n: n >= 0,
             ">= 0",
         )
@@ -317,10 +322,11 @@ class GRPO:
         _require(self, "clip_high", lambda x: x >= 0, "at least 0")
         _one_of(self, "aggregation", ("token", "sequence", "constant"))
         _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
-        if self.prompts % self.accumulate or self.tiles % self.accumulate:
+        slots = self.update_tiles or self.tiles
+        if self.prompts % self.accumulate or slots % self.accumulate:
             raise ValueError(
-                f"GRPO.prompts {self.prompts} and tiles {self.tiles} must divide into accumulate "
-                f"= {self.accumulate} parts"
+                f"GRPO.prompts {self.prompts} and tiles {slots} of an update must divide into "
+                f"accumulate = {self.accumulate} parts"
             )
         for start, tokens in self.length_limits:
             if not 0 < tokens <= self.max_completion_tokens:
@@ -391,7 +397,8 @@ class Run:
     name: str
     model: ModelConfig
     compute: Compute = Compute()
-    mesh: tuple[int, int, int] = (1, 1, 1)  # data, fsdp, tensor
+    mesh: tuple[int, int, int] = (1, 1, 1)  # data, fsdp, tensor; what they do: `sharding`
+    topology: str = ""  # of a TPU slice, as "v5p:4x4x8"; empty: a CPU, or GPUs
     seed: int = 0
     init_from: str = ""  # a Hugging Face directory or a checkpoint of ours; empty: random weights
     write_tokenizer: Callable | None = None  # of a model that starts from nothing
@@ -413,3 +420,53 @@ class Run:
                 raise ValueError(f"stage {name} is to run, but Run.{name} is not configured")
         if not self.init_from and self.write_tokenizer is None:
             raise ValueError("set init_from, a checkpoint to start from")
+        check_mesh_shape(self.mesh)
+        if self.topology and (chips := tpu.parse(self.topology).chips) != math.prod(self.mesh):
+            raise ValueError(
+                f"Run.mesh {self.mesh} has {math.prod(self.mesh)} devices and topology "
+                f"{self.topology} {chips} chips; a mesh that would do: "
+                f"{tuple(self.mesh_of(chips))}"
+            )
+        for name in (self.stage,) if self.stage else self.pipeline:
+            self._check_stage(name, getattr(self, name))
+        if self.evaluate.sets or self.evaluate.probe is not None:
+            self._splits("evaluate.batch", self.evaluate.batch, "data")
+            self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
+
+    def mesh_of(self, chips: int) -> tuple[int, int, int]:
+        """This mesh for another number of chips: `data` takes what `fsdp` and `tensor` leave."""
+        _, fsdp, tensor = self.mesh
+        while chips % (fsdp * tensor):
+            fsdp, tensor = (fsdp // 2, tensor) if fsdp > 1 else (1, tensor // 2)
+        return chips // (fsdp * tensor), fsdp, tensor
+
+    def _check_stage(self, name: str, stage: SFT | GRPO) -> None:
+        room, parts = self.model.text.max_positions, stage.accumulate
+        if isinstance(stage, GRPO):
+            length = stage.max_prompt_tokens + stage.max_completion_tokens
+            limit = f"{name}.max_prompt_tokens + {name}.max_completion_tokens = {length} exceed"
+            change = f"at most {room - stage.max_prompt_tokens} completion tokens would do"
+            rows = stage.prompts * stage.group_size
+            named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
+            slots = stage.update_tiles or stage.tiles
+            self._splits(f"{name}.prompts", stage.prompts, "data")
+        else:
+            length, rows, slots = stage.row_tokens, stage.rows, stage.tiles
+            named = f"{name}.rows / {name}.accumulate"
+            limit, change = f"{name}.row_tokens = {length} exceeds", f"{room} would do"
+        if length > room:
+            raise ValueError(f"{limit} the model's {room} positions; {change}")
+        self._splits(named, rows // parts, "data fsdp")
+        if self.model.vision is not None:
+            self._splits(f"{name}.tiles", stage.tiles, "data fsdp tensor")
+            named = f"tiles of {name}'s update / {name}.accumulate"
+            self._splits(named, slots // parts, "data fsdp tensor")
+
+    def _splits(self, name: str, count: int, axes: str) -> None:
+        sizes = dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True))
+        parts = math.prod(sizes[axis] for axis in axes.split())
+        if count % parts:
+            raise ValueError(
+                f"{name} = {count} does not split over {' x '.join(axes.split())} = {parts} of "
+                f"mesh {self.mesh}; {-(-count // parts) * parts} would do"
+            )

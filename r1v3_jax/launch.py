@@ -6,18 +6,34 @@ to one. Each `--config.a.b=value` changes one field. The same command again resu
 
 import dataclasses
 import importlib.util
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from r1v3_jax import cli
+from r1v3_jax import cli, tpu
 from r1v3_jax.config import Run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the resolved config and stop.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Show samples, compile every program for config.topology, estimate, and stop."
+)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "A TPU slice in place of the config's, as v5p:2x2x4; mesh.data follows it."
+)
+DRY_RUN_OUT = flags.DEFINE_string("dry_run_out", None, "A JSON file for what the dry run found.")
+DRY_RUN_FULL = flags.DEFINE_bool(
+    "dry_run_full", False, "Also make the machine code: slower by far, estimates a little better."
+)
+DRY_RUN_DATA = flags.DEFINE_bool(
+    "dry_run_data", True, "Open checkpoint and data too; --nodry_run_data where they are not."
+)
+PROCESSES = cli.define_processes()
 LIST_CONFIGS = flags.DEFINE_bool("list_configs", False, "Print the names of the configs and stop.")
 
 FOLDERS = (Path("configs"), Path(__file__).parent.parent / "configs")
@@ -40,23 +56,68 @@ def main() -> None:
 
     def start():
         config = freeze(base, flag.value)
+        if TOPOLOGY.value:
+            chips = tpu.parse(TOPOLOGY.value).chips
+            config = dataclasses.replace(
+                config, topology=TOPOLOGY.value, mesh=config.mesh_of(chips)
+            )
         if PRINT_CONFIG.value:
             print(describe(config))
             return
         if LIST_CONFIGS.value:
             print("\n".join(list_configs()))
             return
-        from r1v3_jax import (
-            pipeline,
-            report,
-        )  # after the flags: a typing error costs no import of jax
+        if DRY_RUN.value:
+            dry_run_of(config)
+            return
+        workdir = WORKDIR.value or f"runs/{config.name}"
+        if "://" in workdir:
+            raise ValueError(
+                f"--workdir={workdir}: wanted a directory that every host sees; mount the bucket "
+                "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
+            )
+        # After the flags: a typing error costs no import of the models.
+        from r1v3_jax import pipeline, report
+        from r1v3_jax.metrics import first_process
 
-        workdir = Path(WORKDIR.value or f"runs/{config.name}")
-        summary = pipeline.run(config, workdir)
-        print(report.table(summary))
-        print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
+        pipeline.check(config)
+        cli.start_processes(PROCESSES, config.topology)
+        summary = pipeline.run(config, Path(workdir))
+        if first_process():
+            print(report.table(summary))
+            print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
 
     cli.run(start)
+
+
+def dry_run_of(config: Run) -> None:
+    """See `dry_run`. Exit code 1 if a program does not fit."""
+    if not config.topology:
+        raise ValueError(
+            "--dry_run compiles for a TPU slice, and this config names none; give one, as "
+            "--topology=v5p:2x2x1"
+        )
+    from r1v3_jax import dry_run, pipeline
+    from r1v3_jax.metrics import write_json
+
+    if os.environ.get(dry_run.CHILD):
+        dry_run.compile_here(config)
+        return
+    banned = (config.model.image_token_id,) if config.model.vision else ()
+    if DRY_RUN_DATA.value:
+        pipeline.check(config)
+        with tempfile.TemporaryDirectory() as directory:
+            pipeline.write_tokenizer(config, Path(directory))
+            encoder = pipeline.make_encoder(config, Path(directory))
+        dry_run.show_samples(config, encoder)
+        banned = encoder.tokenizer.banned_token_ids
+    else:
+        print("checkpoint and data were not opened (--nodry_run_data)")
+    summary = dry_run.run(config, tuple(banned), full=DRY_RUN_FULL.value)
+    if DRY_RUN_OUT.value:
+        write_json(DRY_RUN_OUT.value, summary)
+    if not summary["fits"]:
+        sys.exit("error: not every program fits into a chip's memory; see above")
 
 
 def without_config() -> None:

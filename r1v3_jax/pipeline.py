@@ -11,21 +11,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from r1v3_jax import checkpoint, evaluate, hf, hf_config, report, tokens
 from r1v3_jax.config import ModelConfig, Run
-from r1v3_jax.data import Encoder, with_chains
-from r1v3_jax.metrics import peak_rss_gib, versions, write_json
+from r1v3_jax.data import Encoder, Tiles, with_chains
+from r1v3_jax.metrics import first_process, peak_rss_gib, versions, write_json
 from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
-from r1v3_jax.sharding import make_mesh
+from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
 
-# The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `generate`
-# for rollouts, for the probe and for the held-out questions, ...
-PROGRAMS = ("update", "generate", "encode_images", "score", "validation_loss")
+# The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `prefill` and
+# `decode` for rollouts, for the probe and for the held-out questions, ...
+PROGRAMS = tuple("update reshard encode_images prefill decode score validation_loss".split())
 
 # An answer that begins so has thought of nothing. (The report leaves `<think>` out of the template
 # instead, section 6.2.)
@@ -37,6 +38,7 @@ def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
     summary.json.
     """
     started = time.time()
+    check(config)
     context = prepare(config, workdir, quiet)
     with jax.set_mesh(make_mesh(config.mesh)):
         stages = (config.stage,) if config.stage else config.pipeline
@@ -51,43 +53,68 @@ def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
             summary["blind"] = blind(context, model)
             summary["answer_prior"] = dict(config.evaluate.answer_prior)
         export = workdir / "export"
-        shutil.rmtree(export, ignore_errors=True)
+        if first_process():
+            shutil.rmtree(export, ignore_errors=True)
+        multihost_utils.sync_global_devices("no export is there")
         hf.save(model, export, "hf", tokenizer=workdir / "tokenizer")
     summary |= {"wall_s": round(time.time() - started, 1), "peak_rss_gib": round(peak_rss_gib(), 3)}
     summary["compiles_after_warmup"] = context.compiles.after_warmup
     summary["programs"] = context.compiles.programs(PROGRAMS)
     summary["versions"] = versions()
     write_json(workdir / "summary.json", summary)
-    report.plot_run(workdir)
+    if first_process():
+        report.plot_run(workdir)
     return summary
 
 
 def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
-    """The directory, the tokenizer and the encoder of a run; everything that can be wrong without a
-    device.
+    """The directory, the tokenizer and the encoder of a run."""
+    directory = workdir / "tokenizer"
+    if first_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not directory.exists():
+            partial = hf_config.partial_directory(directory)
+            write_tokenizer(config, partial)
+            partial.rename(directory)
+    multihost_utils.sync_global_devices("the tokenizer is there")
+    return Context(
+        run=config, workdir=workdir, encoder=make_encoder(config, directory), quiet=quiet
+    )
+
+
+def check(config: Run) -> None:
+    """ValueError or FileNotFoundError for what is wrong with a run and can be seen on the host: the
+    checkpoint it starts from, its data, a mesh that does not divide the model.
     """
     if config.init_from:
         check_init(config)
     for name in (config.stage,) if config.stage else config.pipeline:
-        if chains := getattr(getattr(config, name), "chains", ""):
-            with_chains(getattr(config, name).train, chains)(0)
-    workdir.mkdir(parents=True, exist_ok=True)
-    directory = workdir / "tokenizer"
-    if not directory.exists():
-        partial = hf_config.partial_directory(directory)
-        if config.write_tokenizer is not None:
-            config.write_tokenizer(partial)
-        else:
-            source = Path(config.init_from)
-            hf_config.copy_tokenizer(
-                source / "tokenizer" if (source / "tokenizer").is_dir() else source, partial
-            )
-        partial.rename(directory)
+        stage_config = getattr(config, name)
+        for source in (stage_config.train, getattr(stage_config, "validation", None)):
+            if hasattr(source, "check"):
+                source.check()
+        if chains := getattr(stage_config, "chains", ""):
+            with_chains(stage_config.train, chains)(0)
+    mesh = abstract_mesh(config.mesh)
+    for compute in (config.compute, r1v3.decode_compute(config.compute)):
+        r1v3.abstract(config.model, compute, mesh)
+
+
+def write_tokenizer(config: Run, directory: Path) -> None:
+    """Fills a directory with the files of the run's tokenizer."""
+    if config.write_tokenizer is not None:
+        config.write_tokenizer(directory)
+        return
+    source = Path(config.init_from)
+    source = source / "tokenizer" if (source / "tokenizer").is_dir() else source
+    hf_config.copy_tokenizer(source, directory)
+
+
+def make_encoder(config: Run, directory: Path) -> Encoder:
+    """The encoder of a run, with the tokenizer in `directory`."""
     tokenizer = tokens.load(directory, text_only=config.model.vision is None)
     tokenizer.check_model(config.model)
-    return Context(
-        run=config, workdir=workdir, encoder=Encoder(config.model, tokenizer), quiet=quiet
-    )
+    return Encoder(config.model, tokenizer)
 
 
 # Fields in which a run may differ from the checkpoint it starts from: choices, not shapes.
@@ -195,10 +222,11 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
 class NoiseEncoder(Encoder):
     """Encodes noise in the place of every image, always the same for an example."""
 
-    def _tiles(self, example):
-        tiles, counts = super()._tiles(example)
-        seed = np.frombuffer(example.id.encode(), np.uint8)
-        return np.random.default_rng(seed).normal(size=tiles.shape).astype(np.float32), counts
+    def tiles(self, example):
+        counts, size = super().tiles(example).counts, self.config.vision.image_size
+        seed = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
+        shape = (sum(counts), size, size, 3)
+        return Tiles(counts, lambda: seed.normal(size=shape).astype(np.float32))
 
 
 def blind(context: Context, model: r1v3.R1V3) -> dict:

@@ -7,21 +7,24 @@ PACKAGE = Path(__file__).parent.parent / "r1v3_jax"
 
 # A module may import modules of the layers above it in this list, and none of its own layer.
 LAYERS = [
+    "estimate tpu",
     "sharding losses metrics report",
     "config",
     "types presets hf_config",
     "hf_files",
     "models.layers",
+    "models.decode_kernels",
     "models.internvit models.qwen2",
     "models.r1v3",
     "hf_weights tokens images rewards checkpoint sampler",
     "hf",
-    "digits data train",
+    "digits data train sources",
     "rollout",
     "evaluate distill",
     "stages.context",
     "stages.sft stages.grpo",
-    "pipeline",
+    "programs pipeline",
+    "dry_run",
     "cli",
     "launch",
 ]

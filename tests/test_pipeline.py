@@ -48,7 +48,9 @@ def test_it_leaves_what_a_run_leaves(finished):
     assert summary["compiles_after_warmup"] == 0
     assert summary["programs"] == {
         "update": 4,  # one a stage
-        "generate": 3,  # rollouts, probe, held-out questions
+        "reshard": 1,  # to the layout for decoding
+        "prefill": 3,  # rollouts, probe, held-out questions
+        "decode": 3,
         "encode_images": 2,  # of a rollout; of the others, which have more tiles
         "score": 0,
         "validation_loss": 1,
@@ -89,12 +91,13 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
     workdir, _ = finished
     for source in ("export", "connector/done"):
         run = dataclasses.replace(config, init_from=str(workdir / source), write_tokenizer=None)
-        pipeline.prepare(run, tmp_path / source, True)  # the same model
+        pipeline.check(run)  # the same model
+        assert pipeline.prepare(run, tmp_path / source, True).encoder.tokenizer is not None
         text = dataclasses.replace(config.model.text, layers=4)
         vision = dataclasses.replace(config.model.vision, norm="layer_norm")
         other = dataclasses.replace(config.model, text=text, vision=vision)
         with pytest.raises(ValueError) as error:
-            pipeline.prepare(dataclasses.replace(run, model=other), tmp_path / "other", True)
+            pipeline.check(dataclasses.replace(run, model=other))
         assert str(error.value) == (
             f"{workdir / source} is not the model of this config: text.layers is 3 there and 4 "
             "here; vision.norm is 'rms_norm' there and 'layer_norm' here; change config.model, or "

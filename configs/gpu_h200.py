@@ -1,0 +1,41 @@
+"""GRPO of InternVL3-1B on one GPU with 80 GB or more.
+
+    python -m r1v3_jax.launch --config=gpu_h200 --workdir=DIR
+
+Wants checkpoints/InternVL3-1B and data/grpo.jsonl. The attention kernel of the TPU does not run
+here: attention computes whole rows, so that rows are short and few at a time.
+"""
+
+from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
+from r1v3_jax.presets import INTERNVL3_1B
+from r1v3_jax.sources import Jsonl
+
+config = Run(
+    name="gpu_h200",
+    model=INTERNVL3_1B,
+    compute=Compute(dtype="bfloat16", remat="full"),
+    init_from="checkpoints/InternVL3-1B",
+    pipeline=("grpo",),
+    grpo=GRPO(
+        train=Jsonl("data/grpo.jsonl"),
+        steps=200,
+        prompts=16,
+        group_size=8,
+        max_prompt_tokens=3584,
+        max_completion_tokens=1536,
+        tiles=16 * 13,
+        accumulate=16,  # 8 rows at a time
+        clip_high=0.28,
+        optimizer=Optimizer(lr=1e-6),
+        evaluate_every=20,
+        checkpoint_every=20,
+    ),
+    evaluate=Evaluate(
+        probe=Jsonl("data/probe.jsonl"),
+        probe_questions=64,
+        batch=32,
+        tiles=32 * 13,
+        max_prompt_tokens=3584,
+        max_tokens=1536,
+    ),
+)

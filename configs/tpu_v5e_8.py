@@ -1,0 +1,44 @@
+"""GRPO of InternVL3-1B on eight v5e chips, one host: what to try before a pod.
+
+    python -m r1v3_jax.launch --config=tpu_v5e_8 --workdir=DIR
+    python -m r1v3_jax.launch --config=tpu_v5e_8 --dry_run
+
+Wants checkpoints/InternVL3-1B and data/grpo.jsonl. Memory and time: see the README's table.
+"""
+
+from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
+from r1v3_jax.presets import INTERNVL3_1B
+from r1v3_jax.sources import Jsonl
+
+config = Run(
+    name="tpu_v5e_8",
+    model=INTERNVL3_1B,
+    compute=Compute(dtype="bfloat16", remat="attention", attention="splash"),
+    mesh=(8, 1, 1),
+    topology="v5e:2x4",
+    init_from="checkpoints/InternVL3-1B",
+    pipeline=("grpo",),
+    grpo=GRPO(
+        train=Jsonl("data/grpo.jsonl"),
+        steps=200,
+        prompts=16,
+        group_size=8,
+        max_prompt_tokens=4096,
+        max_completion_tokens=2048,
+        tiles=16 * 13,
+        accumulate=16,  # 8 rows at a time, one a chip
+        update_tiles=16 * 16,
+        clip_high=0.28,
+        optimizer=Optimizer(lr=1e-6),
+        evaluate_every=20,
+        checkpoint_every=20,
+    ),
+    evaluate=Evaluate(
+        probe=Jsonl("data/probe.jsonl"),
+        probe_questions=64,
+        batch=64,
+        tiles=64 * 13,
+        max_prompt_tokens=4096,
+        max_tokens=2048,
+    ),
+)

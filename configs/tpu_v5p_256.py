@@ -1,0 +1,51 @@
+"""GRPO as Skywork-R1V3 ran it (arXiv 2507.06167, section 3.3), the 38B on 128 chips.
+
+    python -m r1v3_jax.launch --config=tpu_v5p_256 --workdir=DIR          on every host
+    python -m r1v3_jax.launch --config=tpu_v5p_256 --dry_run              anywhere
+
+Wants checkpoints/InternVL3-38B (after the cold start: the weights that tpu_v5p_256_sft leaves) and
+data/grpo.jsonl, on a file system that all hosts share. Memory and time: see the README's table.
+"""
+
+from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
+from r1v3_jax.presets import R1V3_38B
+from r1v3_jax.sources import Jsonl
+
+COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")
+
+config = Run(
+    name="tpu_v5p_256",
+    model=R1V3_38B,
+    compute=COMPUTE,
+    # Training: weights in 64 shards, pairs of chips share each layer's work. Decoding: 16 groups of
+    # 8 chips, which hold the weights once.
+    mesh=(16, 4, 2),
+    topology="v5p:4x4x8",
+    init_from="checkpoints/InternVL3-38B",
+    pipeline=("grpo",),
+    grpo=GRPO(
+        train=Jsonl("data/grpo.jsonl"),
+        steps=469,  # one pass through 15,000 questions
+        prompts=32,
+        group_size=32,
+        max_prompt_tokens=4096,  # 13 tiles of 256 tokens, and the question
+        max_completion_tokens=8192,
+        # The report gives the two limits, not when it went from one to the other.
+        length_limits=((0, 4096), (235, 8192)),
+        tiles=512,
+        accumulate=16,  # 64 rows at a time, one for each shard
+        update_tiles=16 * 128,
+        clip_high=0.28,
+        optimizer=Optimizer(lr=1e-5),
+        evaluate_every=20,
+        checkpoint_every=20,
+    ),
+    evaluate=Evaluate(
+        probe=Jsonl("data/probe.jsonl"),
+        probe_questions=256,
+        batch=256,
+        tiles=26 * 128,
+        max_prompt_tokens=4096,
+        max_tokens=8192,
+    ),
+)

@@ -1,0 +1,26 @@
+"""All of Skywork-R1V3's recipe in a row on 128 chips: cold start, GRPO, connector-only tuning.
+
+    python -m r1v3_jax.launch --config=tpu_v5p_256_pipeline --workdir=DIR     on every host
+
+The stages of tpu_v5p_256_sft, tpu_v5p_256 and tpu_v5p_256_connector; wants what they want, but for
+the checkpoints between them.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from r1v3_jax.launch import load_config
+
+sft, grpo, connector = (
+    load_config(str(Path(__file__).with_name(f"tpu_v5p_256{part}.py")))
+    for part in ("_sft", "", "_connector")
+)
+
+config = dataclasses.replace(
+    sft,
+    name="tpu_v5p_256_pipeline",
+    pipeline=("cold_start", "grpo", "connector"),
+    grpo=grpo.grpo,
+    connector=connector.connector,
+    evaluate=grpo.evaluate,
+)

@@ -1,0 +1,355 @@
+"""A run proven before its machine is rented: --dry_run.
+
+Shows what the data looks like to the model, then compiles every program of the run with the real
+TPU compiler, for a slice that is not there, and prints what it says: memory, collectives, and an
+estimate of the time. Every figure is the compiler's estimate; nothing is run.
+
+Each program is compiled in a process of its own, which is stopped when the compiler has scheduled
+the program and placed its arrays (`full`: not before it has made the machine code; then its own
+cycle counts are used). What came out is kept, by the hash of what went in: a second dry run of
+unchanged programs takes seconds.
+"""
+
+import concurrent.futures
+import dataclasses
+import gzip
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from r1v3_jax import programs, tpu
+from r1v3_jax.config import GRPO, Run
+from r1v3_jax.data import Encoder
+from r1v3_jax.estimate import CHIPS, Estimate, estimate
+from r1v3_jax.sharding import make_mesh
+
+GIB = 2**30
+# In a child's environment: what it compiles, as JSON {"name", "out", "banned"}.
+CHILD = "R1V3_DRY_RUN_CHILD"
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler said of one program, for one chip. Sizes in bytes."""
+
+    program: programs.Program
+    arguments: int
+    peak: int
+    limit: int
+    estimate: Estimate | None  # None: it does not fit
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.limit
+
+    @property
+    def seconds(self) -> float:
+        """One call. The decoding kernel reads the slots in use, on average over the loop half of
+        the cache; the compiler's figure is that of a full one.
+        """
+        full = self.estimate.seconds
+        return full - self.estimate.parts["kernels"] / 2 if self.program.trips > 1 else full
+
+
+def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
+    """Prints what the model sees of the first examples of each stage."""
+    image = encoder.tokenizer.decode([config.model.image_token_id or 0], skip_special=False)
+    for stage in (config.stage,) if config.stage else config.pipeline:
+        source = getattr(config, stage).train
+        for index in range(count):
+            example = source(index)
+            encode = encoder.prompt if stage == "grpo" else encoder.supervised
+            one = encode(example)
+            text = encoder.tokenizer.decode(one.tokens, skip_special=False)
+            text = re.sub(
+                f"({re.escape(image)})+", lambda m: f"{image} x {len(m[0]) // len(image)}", text
+            )
+            learnt = f", {int(one.loss_mask.sum())} learnt from" if stage != "grpo" else ""
+            print(f"{stage} {example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles")
+            print("    " + text[:1000].replace("\n", "\n    "))
+            if stage == "grpo":
+                print(f"    answer: {example.answer}")
+
+
+def run(config: Run, banned: tuple[int, ...], *, full: bool) -> dict:
+    """Compiles and prints; returns what goes into the JSON file. `banned`:
+    `Tokenizer.banned_token_ids`.
+    """
+    topology = tpu.parse(config.topology)
+    chip = CHIPS[topology.kind]
+    mesh = make_mesh(config.mesh, tpu.devices(topology))
+    coords = [tuple(device.coords) for device in mesh.devices.flat]
+    stages = (config.stage,) if config.stage else config.pipeline
+    table = [(stage, p) for stage in stages for p in programs.of_stage(config, stage, mesh, banned)]
+    if config.evaluate.sets:
+        table += [("evaluate", p) for p in programs.of_evaluation(config, mesh, banned)]
+    print(
+        f"{topology.name}: {topology.chips} chips on {topology.hosts} hosts, mesh data x fsdp x "
+        f"tensor = {config.mesh}. All figures are estimates of the TPU compiler; nothing is run."
+    )
+    compiled, begun = {}, time.time()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        # Traced here, one after the other; compiled two at a time.
+        found = {
+            f"{stage}/{p.name}": pool.submit(_outcome, f"{stage}/{p.name}", p.lower(), banned, full)
+            for stage, p in table
+        }
+        for stage, program in table:
+            name = f"{stage}/{program.name}"
+            compiled[name] = one = _compiled(found[name].result(), program, chip, coords)
+            print(_line(name, one), flush=True)
+    print(f"compiled in {time.time() - begun:.0f} s" + ("" if full else " (no machine code made)"))
+    summary = {
+        "topology": topology.name,
+        "chips": topology.chips,
+        "mesh": list(config.mesh),
+        "full": full,
+        "fits": all(one.fits for one in compiled.values()),
+        "programs": {name: _json(one) for name, one in compiled.items()},
+        "stages": {},
+    }
+    for stage in stages:
+        mine = {n.partition("/")[2]: c for n, c in compiled.items() if n.startswith(f"{stage}/")}
+        if all(one.fits for one in mine.values()):
+            summary["stages"][stage] = step = _step(config, stage, mine, chip.flops)
+            print(_step_line(stage, step))
+    shown = "grpo" if "grpo" in summary["stages"] else next(iter(summary["stages"]), None)
+    for key in ("step_seconds", "mfu"):
+        summary[key] = summary["stages"][shown][key] if shown else None
+    return summary
+
+
+def compile_here(config: Run) -> None:
+    """In a child: compiles the program that the environment names, and writes what came out."""
+    asked = json.loads(os.environ[CHILD])
+    out, banned = Path(asked["out"]), tuple(asked["banned"])
+    mesh = make_mesh(config.mesh, tpu.devices(tpu.parse(config.topology)))
+    stage, _, program = asked["name"].partition("/")
+    table = (
+        programs.of_evaluation(config, mesh, banned)
+        if stage == "evaluate"
+        else programs.of_stage(config, stage, mesh, banned)
+    )
+    lowered = next(p for p in table if p.name == program).lower()
+    compiled = lowered.compile(compiler_options=tpu.flags())
+    memory = compiled.memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    )  # fmt: skip
+    (out / "full.txt").write_text(compiled.as_text())
+    (out / "full.json").write_text(json.dumps({"peak": peak}))
+
+
+# -------------------------------------------------------------------------------------------------
+# compiling, or remembering
+
+
+def _outcome(name: str, lowered: jax.stages.Lowered, banned: tuple[int, ...], full: bool) -> dict:
+    """{"hlo", "peak", "arguments"}, and "limit" if it is over that: of one program, from the cache
+    or from the compiler.
+
+    The cache holds text and numbers only, in a directory of the user's.
+    """
+    import libtpu
+
+    identity = json.dumps(
+        [lowered.as_text(), tpu.flags(), libtpu.__version__, jax.__version__, full], sort_keys=True
+    )
+    arguments = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(lowered.in_avals)
+        if getattr(x, "sharding", None) is not None
+    )
+    path = cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.json.gz"
+    if path.is_file():
+        return json.loads(gzip.decompress(path.read_bytes())) | {"arguments": arguments}
+    outcome = _compile_elsewhere(name, banned, full)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
+    partial.replace(path)
+    return outcome | {"arguments": arguments}
+
+
+def cache() -> Path:
+    """Where outcomes are kept: $XDG_CACHE_HOME/r1v3_jax/dry_run, readable by the user alone."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = root / "r1v3_jax" / "dry_run"
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
+    """Runs this command once more, for one program; its outcome, see `_outcome`."""
+    out = Path(tempfile.mkdtemp(prefix="r1v3_dry_run_"))
+    dump = f"--xla_dump_to={out} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_"
+    asked = json.dumps({"name": name, "out": str(out), "banned": banned})
+    environment = {**os.environ, CHILD: asked}
+    if not full:
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}".strip()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    try:
+        with (out / "log").open("w+") as log:
+            child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            try:
+                while child.poll() is None:
+                    time.sleep(0.5)
+                    if not full and (outcome := _scheduled(out, name)):
+                        return outcome
+            finally:
+                child.kill()
+                child.wait()
+            if child.returncode == 0:
+                if not full:  # it was faster than a look at its files
+                    return _scheduled(out, name, settled=True)
+                peak = json.loads((out / "full.json").read_text())["peak"]
+                return {"hlo": (out / "full.txt").read_text(), "peak": peak}
+            log.seek(0)
+            return _refusal(name, log.read())
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _refusal(name: str, log: str) -> dict:
+    """The numbers of a program that is too large; RuntimeError if it failed for another reason."""
+    found = re.search(r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)([GM])\)", log)
+    found = found or re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm", log)
+    if found is None:
+        raise RuntimeError(f"{name} does not compile:\n{log[-4000:]}")
+    unit = {"G": GIB, "M": 2**20}
+    used, limit = (float(found[i]) * unit[found[i + 1]] for i in (1, 3))
+    return {"hlo": "", "peak": int(used), "limit": int(limit)}
+
+
+_sizes: dict[Path, tuple[int, ...]] = {}  # of files that may still be growing
+
+
+def _scheduled(out: Path, name: str, settled: bool = False) -> dict | None:
+    """What the compiler has written of the scheduled program, once it is all there."""
+    stem = f"*.jit_{name.rpartition('/')[2]}.*after_optimizations"
+    hlo = sorted(out.glob(f"{stem}.txt"))
+    report = sorted(out.glob(f"{stem}-memory-usage-report.txt"))
+    if not (hlo and report):
+        return None
+    sizes = hlo[-1].stat().st_size, report[-1].stat().st_size
+    if not settled and _sizes.get(out) != sizes:
+        _sizes[out] = sizes
+        return None
+    total = re.search(r"Memory Space: default.*?\nTotal bytes: (\d+)", report[-1].read_text())
+    if total is None:
+        return None
+    return {"hlo": hlo[-1].read_text(), "peak": int(total[1])}
+
+
+def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compiled:
+    found = None
+    if outcome["hlo"]:
+        trips = program.trips
+        found = estimate(outcome["hlo"], chip=chip, coords=coords, dynamic_trips=trips)
+    limit = outcome.get("limit", int(chip.hbm_gib * GIB))
+    return Compiled(program, outcome["arguments"], outcome["peak"], limit, found)
+
+
+# -------------------------------------------------------------------------------------------------
+# what it adds up to
+
+
+def model_flops(config: Run, tokens: int, length: int) -> float:
+    """FLOPs of learning from `tokens` of text in rows of `length`: 6 N D and causal attention, as
+    in PaLM (arXiv 2204.02311), appendix B; N is the language model without its embedding. The tower
+    is left out, and so is what is computed twice.
+    """
+    t = config.model.text
+    q, kv = t.heads * t.head_dim, t.kv_heads * t.head_dim
+    weights = t.layers * t.embed * (2 * q + 2 * kv + 3 * t.mlp) + t.vocab_size * t.embed
+    return (6 * weights + 6 * t.layers * q * length) * tokens
+
+
+def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -> dict:
+    """One step of a stage, program by program."""
+    chips, config_of_stage = math.prod(config.mesh), getattr(config, stage)
+    seconds = {name: one.seconds * one.program.calls for name, one in compiled.items()}
+    total = sum(seconds.values())
+    if isinstance(config_of_stage, GRPO):
+        samples = config_of_stage.prompts * config_of_stage.group_size
+        length = config_of_stage.max_prompt_tokens + config_of_stage.max_completion_tokens
+        rows, new = samples, samples * config_of_stage.max_completion_tokens
+        rows *= config_of_stage.updates_per_rollout
+    else:
+        length, rows = config_of_stage.row_tokens, config_of_stage.rows
+        new = rows * length
+    flops = model_flops(config, rows * length, length)
+    return {
+        "seconds": seconds,
+        "step_seconds": total,
+        "tokens_per_second": new / total,
+        "mfu": flops / (seconds["update"] * chips * peak),
+        "chip_hours_per_step": total * chips / 3600,
+        "chip_hours": total * chips / 3600 * config_of_stage.steps,
+        "steps": config_of_stage.steps,
+    }
+
+
+def _step_line(stage: str, step: dict) -> str:
+    parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in step["seconds"].items())
+    return (
+        f"{stage}: a step takes {step['step_seconds']:.1f} s by estimate, every row full "
+        f"({parts}); "
+        f"{step['tokens_per_second']:,.0f} tokens/s; update at {step['mfu']:.1%} MFU "
+        "(6 N D + causal attention, over time x chips x peak); "
+        f"{step['chip_hours_per_step']:.2f} chip-hours a step, {step['chip_hours']:,.0f} for "
+        f"{step['steps']:,} steps"
+    )
+
+
+def _line(name: str, one: Compiled) -> str:
+    gib = (
+        f"{one.peak / GIB:6.2f} GiB of {one.limit / GIB:.2f} (arguments {one.arguments / GIB:.2f})"
+    )
+    if not one.fits or one.estimate is None:
+        return f"{name:24} {gib}  DOES NOT FIT"
+    found = one.estimate
+    moved = ", ".join(
+        f"{kind} {c.count:,.0f} x, {c.bytes / 1e9:.2f} GB, {c.exposed:.3f} s waited for"
+        for kind, c in found.collectives.items()
+    )
+    time_ = f"{one.seconds:8.3f} s"
+    if one.program.trips > 1:
+        time_ += f" ({found.dynamic_loop_seconds * 1e3:.2f} ms a token with a full cache)"
+    return (
+        f"{name:24} {gib}  {found.flops / 1e12:9.1f} TFLOP  {time_}  bound by {found.bound}"
+        f"\n{'':26}{moved or 'no collectives'}"
+    )
+
+
+def _json(one: Compiled) -> dict:
+    found = one.estimate
+    out = {
+        "peak_gib": one.peak / GIB,
+        "limit_gib": one.limit / GIB,
+        "argument_gib": one.arguments / GIB,
+        "calls": one.program.calls,
+        "trips": one.program.trips,
+    }
+    if found is None:
+        return out
+    return out | {
+        "flops": found.flops,
+        "seconds": one.seconds,
+        "seconds_with_a_full_cache": found.seconds,
+        "seconds_a_trip": found.dynamic_loop_seconds,
+        "parts": found.parts,
+        "hbm_bytes": found.hbm_bytes,
+        "bound": found.bound,
+        "collectives": {k: dataclasses.asdict(c) for k, c in found.collectives.items()},
+    }

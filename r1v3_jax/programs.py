@@ -1,0 +1,201 @@
+"""Every program of a run in one table: a jitted function with the shapes and shardings it is given.
+
+A run calls these functions; `--dry_run` compiles them for a slice that is not there; a test holds a
+run to what stands here. Nothing is allocated: arguments are `jax.ShapeDtypeStruct`s on a mesh.
+
+    for program in programs.of_stage(config, "grpo", mesh, tokenizer):
+        program.lower().compile()
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from r1v3_jax import data, rollout, sampler, train
+from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
+from r1v3_jax.models import r1v3
+from r1v3_jax.sampler import Sampling
+from r1v3_jax.stages import grpo, sft
+from r1v3_jax.types import Batch, PolicyBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """name: of the jitted function; calls: a step of its stage makes of it; trips: of its loop
+    whose end depends on data, at most (the tokens of `decode`; 1 where there is none).
+    """
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    calls: int = 1
+    trips: int = 1
+
+
+def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Program]:
+    """The programs of one step of a stage, in the order in which they run.
+
+    banned: `Tokenizer.banned_token_ids`, which the sampler is compiled with.
+    """
+    with jax.set_mesh(mesh):
+        stage_config = getattr(config, stage)
+        if isinstance(stage_config, GRPO):
+            return _of_grpo(config, stage_config, mesh, banned)
+        return _of_sft(config, stage_config, mesh)
+
+
+def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
+    batch = batch_of(config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate)
+    batch = on_mesh(batch, config, mesh)
+    model, learns = r1v3.abstract(config.model, config.compute, mesh), train.trainable
+    optimizer, update = sft.make_update(stage)
+    state = _state(model, optimizer, learns(stage.trainable), mesh)
+    programs = [Program("update", _in(mesh, lambda: update.lower(state, batch)))]
+    if stage.validate_every:
+        lower = _in(mesh, lambda: sft.validation_loss.lower(model, batch))
+        programs.append(Program("validation_loss", lower, calls=0))
+    return programs
+
+
+def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Program]:
+    model = r1v3.abstract(config.model, config.compute, mesh)
+    optimizer, update = grpo.make_update(stage)
+    state = _state(model, optimizer, train.trainable(stage.trainable), mesh)
+    shape = (
+        stage.prompts * stage.group_size,
+        stage.max_prompt_tokens + stage.max_completion_tokens,
+    )
+    tiles = stage.update_tiles or stage.tiles
+    batch = batch_of(config.model, *shape, tiles, stage.accumulate)
+    batch = dataclasses.replace(batch, labels=None)  # completions are their own labels
+    like = jax.ShapeDtypeStruct(batch.tokens.shape, jnp.float32)
+    scored = grpo.needs_old_logprobs(stage)
+    policy = PolicyBatch(
+        batch=batch,
+        advantages=like,
+        sampler_logprobs=like,
+        old_logprobs=like if scored else None,
+        ref_logprobs=like if stage.kl_coef else None,
+    )
+    batch, policy = on_mesh(batch, config, mesh), on_mesh(policy, config, mesh)
+    out = _of_rollout(
+        config, mesh, Sampling(stage.max_completion_tokens, stage.temperature, banned=banned),
+        prompts=stage.prompts, group_size=stage.group_size,
+        max_prompt_tokens=stage.max_prompt_tokens, tiles=stage.tiles,
+    )  # fmt: skip
+    if scored:
+        lower = _in(mesh, lambda: grpo.score.lower(model, batch, stage.temperature))
+        out.append(Program("score", lower, calls=2 if stage.kl_coef else 1))
+    lower = _in(mesh, lambda: update.lower(state, policy))
+    return [*out, Program("update", lower, calls=stage.updates_per_rollout)]
+
+
+def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
+    """The programs of one batch of held-out questions."""
+    evaluate: Evaluate = config.evaluate
+    with jax.set_mesh(mesh):
+        return _of_rollout(
+            config, mesh, Sampling(evaluate.max_tokens, 0.0, banned=banned),
+            prompts=evaluate.batch, group_size=1,
+            max_prompt_tokens=evaluate.max_prompt_tokens, tiles=evaluate.tiles,
+        )  # fmt: skip
+
+
+def _of_rollout(
+    config: Run, mesh, sampling: Sampling, *, prompts, group_size, max_prompt_tokens, tiles
+) -> list[Program]:
+    """`rollout.Sampler.generate`, program by program."""
+    trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
+    compute = r1v3.decode_compute(config.compute)
+    model = r1v3.abstract(config.model, compute, mesh)
+    rows = jax.ShapeDtypeStruct((prompts, max_prompt_tokens), jnp.int32)
+    with_images = config.model.vision is not None
+    batch = data.PromptBatch(
+        tokens=rows,
+        lengths=jax.ShapeDtypeStruct((prompts,), jnp.int32),
+        tiles=_tiles(config.model, 1, tiles),
+        image_index=rows if with_images else None,
+    )
+    batch = _placed(batch, data.specs(batch, compute.rules), mesh)
+    images = None
+    if with_images:
+        images = concrete(jax.eval_shape(rollout.encode_images, model, batch.tiles), mesh)
+    static = {"group_size": group_size, "sampling": sampling}
+    asked = (batch.tokens, batch.lengths, images, batch.image_index)
+    state = concrete(
+        jax.eval_shape(lambda m, *a: sampler.prefill(m, *a, **static), model, *asked), mesh
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    limit = jax.ShapeDtypeStruct((), jnp.int32)
+    out = [Program("reshard", _in(mesh, lambda: r1v3.reshard.lower(trained, compute)))]
+    if with_images:
+        lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))
+        out.append(Program("encode_images", lower))
+    prefill = _in(mesh, lambda: sampler.prefill.lower(model, *asked, **static))
+    decode = _in(mesh, lambda: sampler.decode.lower(model, state, key, limit, sampling=sampling))
+    trips = sampling.max_tokens
+    return [*out, Program("prefill", prefill), Program("decode", decode, trips=trips)]
+
+
+def batch_of(config: ModelConfig, rows: int, length: int, tiles: int, parts: int) -> Batch:
+    """The shapes of a Batch of `parts` micro-batches."""
+    shape = (parts, rows // parts, length)
+    ints, floats = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.float32))
+    return Batch(
+        tokens=ints,
+        positions=ints,
+        segment_ids=ints,
+        loss_weights=floats,
+        tiles=_tiles(config, parts, tiles // parts),
+        image_index=None if config.vision is None else ints,
+        labels=ints,
+    )
+
+
+def _tiles(config: ModelConfig, parts: int, slots: int):
+    if config.vision is None:
+        return None
+    size = config.vision.image_size
+    return jax.ShapeDtypeStruct((parts, slots, size, size, 3), np.float32)
+
+
+def on_mesh(batch, config: Run, mesh):
+    """A batch of shapes as `data.place` lays it out."""
+    return _placed(batch, data.specs(batch, config.compute.rules), mesh)
+
+
+def _placed(shapes, specs, mesh):
+    return jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        shapes,
+        specs,
+    )
+
+
+def concrete(shapes, mesh):
+    """What `jax.eval_shape` gave, on the devices of `mesh`."""
+
+    def put(x):
+        spec = PartitionSpec() if x.sharding is None else x.sharding.spec
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, shapes)
+
+
+def _state(model, optimizer, learns, mesh) -> train.TrainState:
+    params = nnx.split(model, learns, ...)[1]
+    moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return train.TrainState(step=step, model=model, optimizer=moments)
+
+
+def _in(mesh, lower: Callable[[], jax.stages.Lowered]) -> Callable[[], jax.stages.Lowered]:
+    def lowered():
+        with jax.set_mesh(mesh):
+            return lower()
+
+    return lowered

@@ -1,0 +1,248 @@
+"""--dry_run: what it refuses, what it prints, and the real compiler on the full-size table.
+
+Needs the package libtpu for all but the refusals. Figures are the TPU compiler's estimates.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from r1v3_jax import dry_run, pipeline, tpu
+from r1v3_jax.launch import load_config
+
+ROOT = Path(__file__).parent.parent
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='needs the TPU compiler: pip install "jax[tpu]"',
+)
+
+
+def launch(tmp_path, *arguments, cache="cache"):
+    return subprocess.run(
+        [sys.executable, "-m", "r1v3_jax.launch", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / cache)},
+    )  # fmt: skip
+
+
+# --- slices and flags --------------------------------------------------------------------------
+
+
+def test_slices():
+    pod = tpu.parse("v5p:4x4x8")
+    assert (pod.chips, pod.hosts, pod.accelerator_type) == (128, 32, "v5p-256")
+    small = tpu.parse("v5e:2x4")
+    assert (small.chips, small.hosts, small.accelerator_type) == (8, 1, "v5litepod-8")
+    assert tpu.parse("v5p:8x8x12").chips == 768
+    for name in ("v5p", "v5p:4x4", "v5p:3x3x3", "v5p:8x4x4", "v4:2x2x1", "v5e:3x3", "v5p:4x4xx8"):
+        with pytest.raises(ValueError, match="topology"):
+            tpu.parse(name)
+
+
+def test_every_flag_has_a_reason():
+    lines = tpu.FLAGS.read_text().splitlines()
+    names = [line.partition(" =")[0] for line in lines if line and line[0] != "#"]
+    assert set(names) == set(tpu.flags()) and len(names) == len(set(names)) > 5
+    for above, line in zip(lines, lines[1:], strict=False):
+        if line.startswith("xla"):  # a comment, or another flag of the same reason, stands above
+            assert above.startswith(("#", "xla")), line
+
+
+def test_flags_reach_the_runtime_and_the_users_win(monkeypatch):
+    name, value = next(iter(tpu.flags().items()))
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{name}=mine")
+    tpu.set_init_args()
+    given = os.environ["LIBTPU_INIT_ARGS"].split()
+    assert f"--{name}=mine" in given and f"--{name}={value}" not in given
+    assert len(given) == len(tpu.flags())
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+POD = load_config("tpu_v5p_256")
+
+
+def changed(stage="grpo", **changes):
+    return dataclasses.replace(POD, grpo=dataclasses.replace(POD.grpo, **changes))
+
+
+REFUSED = {
+    "a mesh of another size": (
+        lambda: dataclasses.replace(POD, mesh=(8, 4, 2)),
+        r"Run.mesh \(8, 4, 2\) has 64 devices and topology v5p:4x4x8 128 chips; .*\(16, 4, 2\)",
+    ),
+    "a topology that does not exist": (
+        lambda: dataclasses.replace(POD, topology="v5p:4x4x9"),
+        "topology 'v5p:4x4x9': v5p has 2x2x1, ",
+    ),
+    "rows that do not split": (
+        lambda: changed(prompts=48, accumulate=48, update_tiles=48 * 128),
+        r"grpo.prompts x grpo.group_size / grpo.accumulate = 32 does not split over data x fsdp "
+        r"= 64 of mesh \(16, 4, 2\); 64 would do",
+    ),
+    "tiles that do not split": (
+        lambda: changed(tiles=500),
+        "grpo.tiles = 500 does not split over data x fsdp x tensor = 128 .*; 512 would do",
+    ),
+    "a context beyond the model's": (
+        lambda: changed(max_completion_tokens=32768),
+        "= 36864 exceed the model's 32768 positions; at most 28672 completion tokens would do",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_run_that_cannot_be_is_refused_with_one_that_can(name):
+    make, message = REFUSED[name]
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        make()
+    assert time.process_time() - start < 1
+
+
+def test_a_mesh_that_does_not_divide_the_model_is_refused_by_name(tmp_path):
+    config = dataclasses.replace(
+        POD, mesh=(8, 16, 1), init_from="", write_tokenizer=print,
+        grpo=dataclasses.replace(
+            POD.grpo, train=lambda index: None, accumulate=8, update_tiles=8 * 128
+        ),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="kv_heads of 8 cannot be split over .* = 16"):
+        pipeline.check(config)
+
+
+def test_what_is_missing_is_named_before_anything_starts(tmp_path):
+    # No checkpoint; then one of another model; then no data. Each in a process, as a user sees it.
+    start = time.time()
+    done = launch(tmp_path, "--config=tpu_v5e_8", f"--config.init_from={tmp_path}/none")
+    assert done.returncode == 1 and f"{tmp_path}/none" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(FileNotFoundError, match="no such file of questions; give one JSON object"):
+        pipeline.check(
+            dataclasses.replace(load_config("tpu_v5e_8"), init_from="", write_tokenizer=print)
+        )
+    print(f"{time.time() - start:.1f} s wall, most of it imports")
+
+
+def test_a_url_is_no_workdir(tmp_path):
+    done = launch(tmp_path, "--config=digits_smoke", "--workdir=gs://bucket/run")
+    assert done.returncode == 1 and "wanted a directory that every host sees" in done.stderr
+
+
+# --- the compiler ------------------------------------------------------------------------------
+
+SMALL = '''
+from r1v3_jax.config import GRPO, Compute, Evaluate, ModelConfig, Run, TextConfig, VisionConfig
+from r1v3_jax import digits
+
+words = digits.vocabulary()
+config = Run(
+    name="small",
+    model=ModelConfig(
+        text=TextConfig(
+            vocab_size=len(words), embed=512, layers=2, heads=8, kv_heads=4, head_dim=128, mlp=1024
+        ),
+        vision=VisionConfig(image_size=56, embed=256, layers=2, heads=2, mlp=512),
+        image_token_id=words.index("<IMG_CONTEXT>"),
+        end_token_id=words.index("<|im_end|>"),
+        pad_token_id=words.index("<|endoftext|>"),
+    ),
+    compute=Compute(dtype="bfloat16", remat="dots", attention="splash", logprob_chunk=128),
+    mesh=(1, 2, 2),
+    topology="v5p:2x2x1",
+    write_tokenizer=digits.write_tokenizer,
+    pipeline=("grpo",),
+    grpo=GRPO(
+        train=digits.Digits().mix(normal=1), steps=10, prompts=2, group_size=4,
+        max_prompt_tokens=128, max_completion_tokens=128, tiles=4, updates_per_rollout=2,
+    ),
+)
+'''  # fmt: skip
+
+
+@needs_libtpu
+def test_a_small_run_with_machine_code_and_again_from_the_cache(tmp_path):
+    path, out = tmp_path / "small.py", tmp_path / "out.json"
+    path.write_text(SMALL)
+    command = (f"--config={path}", "--dry_run", "--dry_run_full", f"--dry_run_out={out}")
+    done = launch(tmp_path, *command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Three samples as the model sees them, image tokens counted and not printed.
+    assert len(re.findall(r"^grpo digits/home/train/0/normal/\d: \d+ tokens, 1 tiles$", done.stdout,
+                          re.MULTILINE)) == 3  # fmt: skip
+    assert "<IMG_CONTEXT> x 4" in done.stdout and "answer: " in done.stdout
+    found = json.loads(out.read_text())
+    assert found["topology"] == "v5p:2x2x1" and found["chips"] == 4 and found["fits"]
+    names = ("reshard", "encode_images", "prefill", "decode", "score", "update")
+    assert list(found["programs"]) == [f"grpo/{name}" for name in names]
+    for name, program in found["programs"].items():
+        assert 0 < program["argument_gib"] < program["peak_gib"] < program["limit_gib"] < 96, name
+        assert program["seconds"] > 0 and program["bound"], name
+    update, decode = (found["programs"][f"grpo/{name}"] for name in ("update", "decode"))
+    assert decode["trips"] == 128 and 0 < decode["seconds_a_trip"] < decode["seconds"]
+    assert update["calls"] == 2 and update["flops"] > found["programs"]["grpo/score"]["flops"]
+    assert update["collectives"]["all-gather"]["count"] > 0
+    step = found["stages"]["grpo"]
+    assert found["step_seconds"] == step["step_seconds"]
+    assert abs(sum(step["seconds"].values()) - step["step_seconds"]) < 1e-9
+    assert 0 < found["mfu"] < 1
+
+    entries = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.gz")}
+    assert len(entries) == len(names)
+    again = launch(tmp_path, *command)
+    assert again.returncode == 0 and json.loads(out.read_text()) == found
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.gz")} == entries
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_refused_with_the_compilers_number(tmp_path):
+    out = tmp_path / "out.json"
+    done = launch(
+        tmp_path, "--config=tpu_v5p_256_text", "--topology=v5p:2x2x1", "--dry_run",
+        "--nodry_run_data", f"--dry_run_out={out}",
+    )  # fmt: skip
+    assert done.returncode == 1 and "DOES NOT FIT" in done.stdout, done.stderr[-2000:]
+    assert "not every program fits" in done.stderr
+    update = json.loads(out.read_text())["programs"]["cold_start/update"]
+    assert update["peak_gib"] > update["limit_gib"] > 90
+
+
+@needs_libtpu
+def test_the_whole_table_of_the_pod(tmp_path):
+    """Full size, fast mode: the 38B on 128 chips, 1,024 samples of 8,192 tokens."""
+    out = tmp_path / "out.json"
+    done = launch(
+        tmp_path, "--config=tpu_v5p_256", "--dry_run", "--nodry_run_data", f"--dry_run_out={out}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    found = json.loads(out.read_text())
+    names = ("reshard", "encode_images", "prefill", "decode", "update")
+    assert list(found["programs"]) == [f"grpo/{name}" for name in names]
+    for name, program in found["programs"].items():
+        assert program["peak_gib"] <= 80, name
+    # Guards against a layout that got worse; the figures themselves are in the README.
+    assert found["mfu"] > 0.58
+    assert found["programs"]["grpo/decode"]["seconds_a_trip"] < 0.016
+
+
+def test_model_flops_by_hand():
+    # One layer, no vocabulary to speak of: 6 x (q, k, v, out; three matrices of the MLP), and
+    # attention's 2 x 2 x T / 2 x width, three times.
+    text = dataclasses.replace(
+        POD.model.text, layers=1, embed=8, heads=2, kv_heads=1, head_dim=4, mlp=16, vocab_size=1
+    )
+    model = dataclasses.replace(
+        POD.model, text=text, vision=None, image_token_id=None, end_token_id=0, pad_token_id=0
+    )
+    weights = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16 + 8
+    config = dataclasses.replace(POD, model=model)
+    assert dry_run.model_flops(config, 10, 100) == (6 * weights + 3 * 2 * 100 * 8) * 10

@@ -1,0 +1,73 @@
+"""The table of programs is what a run compiles: the same text, program by program."""
+
+import dataclasses
+import functools
+
+import pytest
+
+from r1v3_jax import pipeline, programs, rollout, sampler
+from r1v3_jax.launch import load_config
+from r1v3_jax.models import r1v3
+from r1v3_jax.sharding import make_mesh
+from r1v3_jax.stages import grpo, sft
+
+
+@pytest.fixture(scope="module")
+def config():
+    smoke = load_config("digits_smoke")
+    # Two updates a rollout, so that `score` runs too; nothing is measured in between.
+    return dataclasses.replace(
+        smoke,
+        pipeline=("cold_start", "grpo"),
+        cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
+        grpo=dataclasses.replace(smoke.grpo, steps=1, updates_per_rollout=2, evaluate_every=0),
+        evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
+        mesh=(2, 2, 1),
+    )
+
+
+def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
+    ran = []
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        @functools.wraps(function)
+        def watched(*args, **kwargs):
+            ran.append((name, function.lower(*args, **kwargs).as_text()))
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in (
+        (r1v3, "reshard"), (rollout, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
+        (grpo, "score"), (sft, "validation_loss"),
+    ):  # fmt: skip
+        watch(module, name)
+    for stage in (grpo, sft):
+        make = stage.make_update
+
+        def watched_update(config, make=make):
+            optimizer, update = make(config)
+
+            def watched(*args):
+                ran.append(("update", update.lower(*args).as_text()))
+                return update(*args)
+
+            return optimizer, watched
+
+        monkeypatch.setattr(stage, "make_update", watched_update)
+    pipeline.run(config, tmp_path, quiet=True)
+    monkeypatch.undo()
+
+    tokenizer = pipeline.make_encoder(config, tmp_path / "tokenizer").tokenizer
+    mesh = make_mesh(config.mesh)
+    table = [
+        program
+        for stage in config.pipeline
+        for program in programs.of_stage(config, stage, mesh, tokenizer.banned_token_ids)
+    ]
+    wanted = [(program.name, program.lower().as_text()) for program in table]
+    assert {name for name, _ in ran} == {name for name, _ in wanted}
+    for name, text in ran:
+        assert text in [other for same, other in wanted if same == name], name
