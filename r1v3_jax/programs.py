@@ -129,8 +129,8 @@ def _of_rollout(
     state = concrete(
         jax.eval_shape(lambda m, *a: sampler.prefill(m, *a, **static), model, *asked), mesh
     )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    limit = jax.ShapeDtypeStruct((), jnp.int32)
+    key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+    limit = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     out = [Program("reshard", _in(mesh, lambda: r1v3.reshard.lower(trained, compute)))]
     if with_images:
         lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))
@@ -189,7 +189,7 @@ def concrete(shapes, mesh):
 def _state(model, optimizer, learns, mesh) -> train.TrainState:
     params = nnx.split(model, learns, ...)[1]
     moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
-    step = jax.ShapeDtypeStruct((), jnp.int32)
+    step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     return train.TrainState(step=step, model=model, optimizer=moments)
 
 
