@@ -1,0 +1,75 @@
+# What the scripts for Google Cloud share: their arguments, checked before any command of the cloud runs, and the table
+# of slices. To be sourced.
+
+LC_ALL=C  # [a-z] means ASCII
+launch="$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck disable=SC2034  # of the program; Google's firewall rules for TPUs are shut for JAX's own 8482
+port=--coordinator_port=8476
+
+# The comment at the top of the script.
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
+refuse() {
+    printf 'error: %s\n\n' "$*" >&2
+    usage >&2
+    exit 2
+}
+
+# read_arguments "name= spot" "$@": sets `name` to the value of --name=..., `spot` to yes if there is a --spot, and
+# `parsed` to the number of arguments up to the first --, which ends the script's own.
+read_arguments() {
+    local known=" $1 " argument option
+    shift
+    parsed=0
+    for argument in "$@"; do
+        parsed=$((parsed + 1))
+        case "$argument" in
+            --) return ;;
+            --help)
+                usage
+                exit 0
+                ;;
+            --*=*) option="${argument%%=*}=" ;;
+            --*) option="$argument" ;;
+            *) refuse "unexpected argument '$argument'" ;;
+        esac
+        option="${option#--}"
+        [[ "$known" == *" $option "* ]] || refuse "unknown option '$argument'"
+        case "$option" in
+            *=) printf -v "${option%=}" '%s' "${argument#*=}" ;;
+            *) printf -v "$option" yes ;;
+        esac
+    done
+}
+
+# need OPTION...: refuses to go on without one of them.
+need() {
+    local option
+    for option in "$@"; do
+        [ -n "${!option}" ] || refuse "--$option=... is missing"
+    done
+}
+
+# check_name NAME. At most 40 characters, as in xpk: Kubernetes appends to it, and the whole must be a DNS label of 63.
+check_name() {
+    [[ "$1" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ && ${#1} -le 40 ]] || refuse \
+        "--name=$1 is not a DNS label: small letters, digits and hyphens, a letter first, no hyphen last, at most 40"
+}
+
+# check_directory OPTION VALUE [OTHERWISE]. What all hosts read and write, and what a new slice must find.
+check_directory() {
+    [[ "$2" =~ ^gs://[a-z0-9][-._a-z0-9]+/[^[:space:],]+$ ]] || refuse \
+        "--$1=$2 is not in Cloud Storage; wanted gs://BUCKET/DIRECTORY${3:-}"
+}
+
+# read_slice CONFIG: sets a variable for each column of the tables in slices.txt.
+# shellcheck disable=SC2034  # read by the scripts
+read_slice() {
+    local table="$launch/slices.txt"
+    topology="$(awk -v config="$1" 'NF == 2 && $1 == config { print $2 }' "$table")"
+    [ -n "$topology" ] || refuse "--config=$1 has no slice in launch/slices.txt; there are:" \
+        "$(awk 'NF == 2 { print $1 }' "$table" | paste -s -d ' ' -)"
+    read -r _ accelerator runtime gke machine hosts chips < <(
+        awk -v topology="$topology" 'NF == 7 && $1 == topology' "$table"
+    )
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs the program on a slice of a GKE cluster, as launch/gke/jobset.yaml says, in the cluster and namespace of
+# kubectl's current context. The same command again leaves it alone while it runs, and resumes it when it has ended.
+#
+#   bash launch/gke/run.sh --name=my-run --config=tpu_v5p_256 \
+#       --image=us-docker.pkg.dev/PROJECT/REPO/r1v3_jax:1 --inputs=gs://BUCKET/inputs --workdir=gs://BUCKET/my-run
+#
+#   --inputs                 holds checkpoints/ and data/, which configs name; mounted at /inputs, for reading
+#   --workdir                in a bucket with hierarchical namespace; mounted at /workdir
+#   --service_account=NAME   of Kubernetes, with access to the bucket; without it `default`
+#   --max_restarts=10        after failures; a preempted host is none
+#   --print                  print the manifest and do nothing
+#   -- ...                   flags of the program, such as -- --config.grpo.steps=50
+set -euo pipefail
+source "$(dirname "$0")/../arguments.sh"
+
+name="" config="" image="" inputs="" workdir="" service_account=default max_restarts=10 print=""
+read_arguments "name= config= image= inputs= workdir= service_account= max_restarts= print" "$@"
+shift "$parsed"
+need name config image inputs workdir service_account max_restarts
+check_name "$name"
+check_directory inputs "$inputs"
+check_directory workdir "$workdir"
+read_slice "$config"
+[[ "$max_restarts" =~ ^[0-9]+$ ]] || refuse "--max_restarts=$max_restarts is not a whole number"
+
+# JSON is YAML, so whatever a text holds stays one string.
+manifest="$(
+    python3 - "$launch/gke/jobset.yaml" "$max_restarts" "$hosts" "$chips" \
+        "$name" "$image" "$inputs" "$workdir" "$service_account" "$gke" "${topology#*:}" \
+        --config="$config" --workdir=/workdir "$port" "$@" <<'PYTHON'
+import json, string, sys
+
+template, max_restarts, hosts, chips, *texts = sys.argv[1:]
+name, image, inputs, workdir, service_account, accelerator, topology, *flags = texts
+numbers = dict(MAX_RESTARTS=max_restarts, HOSTS=hosts, CHIPS=chips)
+texts = dict(NAME=name, IMAGE=image, SERVICE_ACCOUNT=service_account, FLAGS=flags)
+bucket, _, directory = inputs.removeprefix("gs://").partition("/")
+texts |= dict(INPUTS_BUCKET=bucket, INPUTS_OPTIONS=f"implicit-dirs,only-dir={directory}")
+# Owned by the user of jobset.yaml. No cache of what is there and what is not: hosts see each other's files at once.
+bucket, _, directory = workdir.removeprefix("gs://").partition("/")
+options = f"only-dir={directory},uid=1000,gid=1000"
+options += ",metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
+texts |= dict(WORKDIR_BUCKET=bucket, WORKDIR_OPTIONS=options)
+texts |= dict(GKE_ACCELERATOR=accelerator, TOPOLOGY=topology)
+texts = {place: json.dumps(text) for place, text in texts.items()}
+print(string.Template(open(template).read()).substitute(numbers | texts))
+PYTHON
+)"
+if [ -n "$print" ]; then
+    echo "$manifest"
+    exit
+fi
+
+ended="$(kubectl get jobset "$name" --ignore-not-found --output="jsonpath={.status.terminalState}")"
+if [ -n "$ended" ]; then
+    kubectl delete jobset "$name"
+fi
+kubectl apply --filename=- <<<"$manifest"
+echo "To see what it prints:"
+echo "  kubectl logs --follow --container=r1v3 \\"
+echo "    --selector=jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0"

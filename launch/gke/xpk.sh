@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs the program on a slice of a cluster that xpk made.
+#
+#   bash launch/gke/xpk.sh --name=my-run --config=tpu_v5p_256 --cluster=CLUSTER \
+#       --image=us-docker.pkg.dev/PROJECT/REPO/r1v3_jax:1 --storage=STORAGE --workdir_storage=STORAGE
+#
+#   --storage=STORAGE          of xpk: a bucket with checkpoints/ and data/, which configs name, mounted at /inputs
+#   --workdir_storage=STORAGE  of xpk, mounted at /workdir, where a run has the directory NAME: another bucket, with
+#                              hierarchical namespace, or Filestore
+#   --project=... --zone=...   if they are not gcloud's defaults
+#   --max_restarts=10          after failures and preemptions
+#   -- ...                     flags of the program, such as -- --config.grpo.steps=50
+#
+# xpk has hosts of four chips only: tpu_v5e_8 and tpu_v6e_8 run on two of them, on the same topology.
+set -euo pipefail
+source "$(dirname "$0")/../arguments.sh"
+
+name="" config="" cluster="" image="" storage="" workdir_storage="" project="" zone="" max_restarts=10
+read_arguments "name= config= cluster= image= storage= workdir_storage= project= zone= max_restarts=" "$@"
+shift "$parsed"
+need name config cluster image storage workdir_storage max_restarts
+check_name "$name"
+read_slice "$config"
+
+# xpk's wrapper hands SIGTERM to its child: with exec that is the program. Exit code 1 is what a host returns when
+# another one is gone, and xpk does not restart on it unless it is told to.
+program="python -m r1v3_jax.launch $(printf '%q ' --config="$config" --workdir="/workdir/$name" "$port" "$@")"
+xpk workload create --workload="$name" --cluster="$cluster" ${project:+--project="$project"} ${zone:+--zone="$zone"} \
+    --tpu-type="$accelerator" --num-slices=1 --docker-image="$image" \
+    --storage="$storage" --storage="$workdir_storage" \
+    --max-restarts="$max_restarts" --restart-on-exit-codes=1 --termination-grace-period-seconds=600 \
+    --command="cd /inputs && exec $program"
