@@ -4,25 +4,20 @@ python -m r1v3_jax.launch --config=digits_smoke
 """
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
-spec = importlib.util.spec_from_file_location(
-    "digits_config", Path(__file__).with_name("digits.py")
-)
-full = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(full)
+from r1v3_jax.config_files import load_config
 
+full = load_config("digits")
 replace = dataclasses.replace
 config = replace(
-    full.config,
+    full,
     name="digits_smoke",
-    base=replace(full.config.base, steps=3, rows=4, tiles=16),
+    base=replace(full.base, steps=3, rows=4, tiles=16),
     cold_start=replace(
-        full.config.cold_start, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
+        full.cold_start, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
     ),
     grpo=replace(
-        full.config.grpo,
+        full.grpo,
         steps=2,
         prompts=4,
         group_size=4,
@@ -31,7 +26,7 @@ config = replace(
         rollouts_every=1,
     ),
     connector=replace(
-        full.config.connector, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
+        full.connector, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
     ),
-    evaluate=replace(full.config.evaluate, questions=8, batch=8, tiles=8, probe_questions=8),
+    evaluate=replace(full.evaluate, questions=8, batch=8, tiles=8, probe_questions=8),
 )

@@ -7,14 +7,10 @@ the checkpoints between them.
 """
 
 import dataclasses
-from pathlib import Path
 
-from r1v3_jax.launch import load_config
+from r1v3_jax.config_files import load_config
 
-sft, grpo, connector = (
-    load_config(str(Path(__file__).with_name(f"tpu_v5p_256{part}.py")))
-    for part in ("_sft", "", "_connector")
-)
+sft, grpo, connector = (load_config(f"tpu_v5p_256{part}") for part in ("_sft", "", "_connector"))
 
 config = dataclasses.replace(
     sft,

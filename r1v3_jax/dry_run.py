@@ -81,9 +81,9 @@ def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
                 print(f"    answer: {example.answer}")
 
 
-def run(config: Run, banned: tuple[int, ...], *, full: bool) -> dict:
+def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()) -> dict:
     """Compiles and prints; returns what goes into the JSON file. `banned`:
-    `Tokenizer.banned_token_ids`.
+    `Tokenizer.banned_token_ids`; `only`: names of the programs wanted, as "grpo/decode".
     """
     topology = tpu.parse(config.topology)
     chip = CHIPS[topology.kind]
@@ -93,6 +93,11 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool) -> dict:
     table = [(stage, p) for stage in stages for p in programs.of_stage(config, stage, mesh, banned)]
     if config.evaluate.sets:
         table += [("evaluate", p) for p in programs.of_evaluation(config, mesh, banned)]
+    names = [f"{stage}/{p.name}" for stage, p in table]
+    if unknown := set(only) - set(names):
+        raise ValueError(f"no program {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
+    if only:
+        table = [(stage, p) for stage, p in table if f"{stage}/{p.name}" in only]
     print(
         f"{topology.name}: {topology.chips} chips on {topology.hosts} hosts, mesh data x fsdp x "
         f"tensor = {config.mesh}. All figures are estimates of the TPU compiler; nothing is run."
@@ -120,7 +125,7 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool) -> dict:
     }
     for stage in stages:
         mine = {n.partition("/")[2]: c for n, c in compiled.items() if n.startswith(f"{stage}/")}
-        if all(one.fits for one in mine.values()):
+        if "update" in mine and all(one.fits for one in mine.values()):
             summary["stages"][stage] = step = _step(config, stage, mine, chip.flops)
             print(_step_line(stage, step))
     shown = "grpo" if "grpo" in summary["stages"] else next(iter(summary["stages"]), None)

@@ -5,9 +5,7 @@ to one. Each `--config.a.b=value` changes one field. The same command again resu
 """
 
 import dataclasses
-import importlib.util
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +15,7 @@ from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli, tpu
 from r1v3_jax.config import Run
+from r1v3_jax.config_files import list_configs, load_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the resolved config and stop.")
@@ -33,10 +32,11 @@ DRY_RUN_FULL = flags.DEFINE_bool(
 DRY_RUN_DATA = flags.DEFINE_bool(
     "dry_run_data", True, "Open checkpoint and data too; --nodry_run_data where they are not."
 )
+DRY_RUN_ONLY = flags.DEFINE_list(
+    "dry_run_only", [], "Programs to compile, as grpo/decode,grpo/update; default: all."
+)
 PROCESSES = cli.define_processes()
 LIST_CONFIGS = flags.DEFINE_bool("list_configs", False, "Print the names of the configs and stop.")
-
-FOLDERS = (Path("configs"), Path(__file__).parent.parent / "configs")
 
 
 def main() -> None:
@@ -113,7 +113,9 @@ def dry_run_of(config: Run) -> None:
         banned = encoder.tokenizer.banned_token_ids
     else:
         print("checkpoint and data were not opened (--nodry_run_data)")
-    summary = dry_run.run(config, tuple(banned), full=DRY_RUN_FULL.value)
+    summary = dry_run.run(
+        config, tuple(banned), full=DRY_RUN_FULL.value, only=tuple(DRY_RUN_ONLY.value)
+    )
     if DRY_RUN_OUT.value:
         write_json(DRY_RUN_OUT.value, summary)
     if not summary["fits"]:
@@ -124,35 +126,6 @@ def without_config() -> None:
     if not LIST_CONFIGS.value:
         raise ValueError(f"--config=NAME is missing; there are: {', '.join(list_configs())}")
     print("\n".join(list_configs()))
-
-
-def list_configs() -> list[str]:
-    """Names that --config takes."""
-    return sorted(
-        {path.stem for folder in FOLDERS for path in folder.glob("*.py") if path.stem != "__init__"}
-    )
-
-
-def load_config(name: str) -> Run:
-    """The Run in a config file, by name or path. A config is a Python program: it is trusted."""
-    candidates = [folder / f"{name}.py" for folder in FOLDERS] + [Path(name)]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        close = [known for known in list_configs() if known.startswith(name[:3])]
-        hint = (
-            f"did you mean {', '.join(close)}?"
-            if close
-            else f"there are: {', '.join(list_configs())}"
-        )
-        raise ValueError(f"no config {name!r}; {hint}")
-    spec = importlib.util.spec_from_file_location(
-        f"config_{re.sub('[^a-z0-9]', '_', path.stem)}", path
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not isinstance(getattr(module, "config", None), Run):
-        raise ValueError(f"{path} does not define `config`, a r1v3_jax.config.Run")
-    return module.config
 
 
 def thaw(config):

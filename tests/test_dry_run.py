@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from r1v3_jax import dry_run, pipeline, tpu
-from r1v3_jax.launch import load_config
+from r1v3_jax.config_files import load_config
 
 ROOT = Path(__file__).parent.parent
 needs_libtpu = pytest.mark.skipif(

@@ -10,7 +10,7 @@ LAYERS = [
     "estimate tpu",
     "sharding losses metrics report",
     "config",
-    "types presets hf_config",
+    "types presets hf_config config_files",
     "hf_files",
     "models.layers",
     "models.decode_kernels",

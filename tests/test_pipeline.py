@@ -14,14 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import checkpoint, evaluate, hf, launch, metrics, pipeline
+from r1v3_jax import checkpoint, config_files, evaluate, hf, metrics, pipeline
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def config():
-    return launch.load_config("digits_smoke")
+    return config_files.load_config("digits_smoke")
 
 
 @pytest.fixture(scope="module")

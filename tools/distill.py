@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, distill, launch, tokens
+from r1v3_jax import checkpoint, cli, config_files, distill, tokens
 from r1v3_jax.data import Encoder
 from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.rollout import Sampler
@@ -32,7 +32,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
-    config = launch.load_config(CONFIG.value)
+    config = config_files.load_config(CONFIG.value)
     described, _ = checkpoint.read_config(CHECKPOINT.value)
     tokenizer = tokens.load(f"{CHECKPOINT.value}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
