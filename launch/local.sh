@@ -4,4 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/local/venv.sh ""  # no extra: without an argument it would see those of this script
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"  # a TPU or GPU has its own configs
 exec python -m r1v3_jax.launch --config=digits "$@"
