@@ -269,15 +269,17 @@ def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compile
 # what it adds up to
 
 
-def model_flops(config: Run, tokens: int, length: int) -> float:
+def model_flops(config: Run, tokens: int, length: int, trainable: str = "all") -> float:
     """FLOPs of learning from `tokens` of text in rows of `length`: 6 N D and causal attention, as
-    in PaLM (arXiv 2204.02311), appendix B; N is the language model without its embedding. The tower
-    is left out, and so is what is computed twice.
+    in PaLM (arXiv 2204.02311), appendix B; N is the language model without its embedding. 4 N D
+    where it is frozen: its weights have no gradient. The tower is left out, and so is what is
+    computed twice.
     """
+    passes = 6 if {"all", "llm"} & set(trainable.split("+")) else 4
     t = config.model.text
     q, kv = t.heads * t.head_dim, t.kv_heads * t.head_dim
     weights = t.layers * t.embed * (2 * q + 2 * kv + 3 * t.mlp) + t.vocab_size * t.embed
-    return (6 * weights + 6 * t.layers * q * length) * tokens
+    return (passes * weights + 6 * t.layers * q * length) * tokens
 
 
 def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -> dict:
@@ -293,7 +295,7 @@ def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -
     else:
         length, rows = config_of_stage.row_tokens, config_of_stage.rows
         new = rows * length
-    flops = model_flops(config, rows * length, length)
+    flops = model_flops(config, rows * length, length, config_of_stage.trainable)
     return {
         "seconds": seconds,
         "step_seconds": total,

@@ -55,12 +55,12 @@ def main() -> None:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
     def start():
-        config = freeze(base, flag.value)
+        values = flag.value
         if TOPOLOGY.value:
-            chips = tpu.parse(TOPOLOGY.value).chips
-            config = dataclasses.replace(
-                config, topology=TOPOLOGY.value, mesh=config.mesh_of(chips)
-            )
+            values.topology = TOPOLOGY.value
+            if tuple(values.mesh) == base.mesh:  # not said on the command line
+                values.mesh = base.mesh_of(tpu.parse(TOPOLOGY.value).chips)
+        config = freeze(base, values)
         if PRINT_CONFIG.value:
             print(describe(config))
             return

@@ -246,3 +246,5 @@ def test_model_flops_by_hand():
     weights = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16 + 8
     config = dataclasses.replace(POD, model=model)
     assert dry_run.model_flops(config, 10, 100) == (6 * weights + 3 * 2 * 100 * 8) * 10
+    frozen = dry_run.model_flops(config, 10, 100, "connector+vision")
+    assert frozen == (4 * weights + 3 * 2 * 100 * 8) * 10
