@@ -2,8 +2,8 @@
 
     python -m r1v3_jax.launch --config=gpu_h200 --workdir=DIR
 
-Wants checkpoints/InternVL3-1B and data/grpo.jsonl. The attention kernel of the TPU does not run
-here: attention computes whole rows, so that rows are short and few at a time.
+Wants checkpoints/InternVL3-1B, data/grpo.jsonl and data/probe.jsonl. The attention kernel of the
+TPU does not run here: attention computes whole rows, so that rows are short and few at a time.
 """
 
 from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
@@ -23,7 +23,7 @@ config = Run(
         group_size=8,
         max_prompt_tokens=3584,
         max_completion_tokens=1536,
-        tiles=16 * 13,
+        tiles=16 * 16,
         accumulate=16,  # 8 rows at a time
         clip_high=0.28,
         optimizer=Optimizer(lr=1e-6),
@@ -34,7 +34,7 @@ config = Run(
         probe=Jsonl("data/probe.jsonl"),
         probe_questions=64,
         batch=32,
-        tiles=32 * 13,
+        tiles=32 * 16,
         max_prompt_tokens=3584,
         max_tokens=1536,
     ),

@@ -3,8 +3,9 @@
     python -m r1v3_jax.launch --config=tpu_v5p_256 --workdir=DIR          on every host
     python -m r1v3_jax.launch --config=tpu_v5p_256 --dry_run              anywhere
 
-Wants checkpoints/InternVL3-38B (after the cold start: the weights that tpu_v5p_256_sft leaves) and
-data/grpo.jsonl, on a file system that all hosts share. Memory and time: see the README's table.
+Wants checkpoints/InternVL3-38B (after the cold start: the weights that tpu_v5p_256_sft leaves),
+data/grpo.jsonl and data/probe.jsonl, on a file system that all hosts share. Memory and time: see
+the README's table.
 """
 
 from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
@@ -28,7 +29,7 @@ config = Run(
         steps=469,  # one pass through 15,000 questions
         prompts=32,
         group_size=32,
-        max_prompt_tokens=4096,  # 13 tiles of 256 tokens, and the question
+        max_prompt_tokens=4096,  # up to 15 tiles of 256 tokens, and the question
         max_completion_tokens=8192,
         # The report gives the two limits, not when it went from one to the other.
         length_limits=((0, 4096), (235, 8192)),
@@ -44,7 +45,7 @@ config = Run(
         probe=Jsonl("data/probe.jsonl"),
         probe_questions=256,
         batch=256,
-        tiles=26 * 128,
+        tiles=32 * 128,
         max_prompt_tokens=4096,
         max_tokens=8192,
     ),

@@ -2,8 +2,8 @@
 
     python -m r1v3_jax.launch --config=tpu_v5p_256_text --dry_run --nodry_run_data
 
-A yardstick: an update of 524,288 tokens, no tower, no images. Wants checkpoints/Qwen2.5-32B and
-data/cold_start.jsonl to run.
+A yardstick for --dry_run alone: an update of 524,288 tokens, no tower, no images. No published
+checkpoint is this model.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ config = Run(
     compute=Compute(dtype="bfloat16", remat="dots", attention="splash"),
     mesh=(16, 4, 2),
     topology="v5p:4x4x8",
-    init_from="checkpoints/Qwen2.5-32B",
+    init_from="none",
     pipeline=("cold_start",),
     cold_start=SFT(
-        train=Jsonl("data/cold_start.jsonl"),
+        train=Jsonl("none.jsonl"),
         steps=375,
         rows=64,
         row_tokens=8192,

@@ -3,7 +3,8 @@
     python -m r1v3_jax.launch --config=tpu_v6e_8 --workdir=DIR
     python -m r1v3_jax.launch --config=tpu_v6e_8 --dry_run
 
-Wants checkpoints/InternVL3-2B and data/grpo.jsonl. Memory and time: see the README's table.
+Wants checkpoints/InternVL3-2B, data/grpo.jsonl and data/probe.jsonl. Memory and
+time: see the README's table.
 """
 
 from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
@@ -25,7 +26,7 @@ config = Run(
         group_size=8,
         max_prompt_tokens=4096,
         max_completion_tokens=2048,
-        tiles=16 * 13,
+        tiles=16 * 16,
         accumulate=16,  # 8 rows at a time, one a chip
         update_tiles=16 * 16,
         clip_high=0.28,
@@ -37,7 +38,7 @@ config = Run(
         probe=Jsonl("data/probe.jsonl"),
         probe_questions=64,
         batch=64,
-        tiles=64 * 13,
+        tiles=64 * 16,
         max_prompt_tokens=4096,
         max_tokens=2048,
     ),

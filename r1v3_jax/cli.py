@@ -66,6 +66,8 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
         address, count, number = explicit
         if number >= count:
             raise ValueError(f"--process_id={number} of --num_processes={count}; they count from 0")
+        if topology:
+            tpu.set_init_args()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(address, count, number)
     elif topology:
@@ -74,7 +76,7 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
             os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
         try:
             jax.distributed.initialize()
-        except (ValueError, RuntimeError) as error:
+        except ValueError as error:  # it knows no cluster here; what it says of one is its own
             raise ValueError(
                 f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "
                 "--dry_run compiles it anywhere"

@@ -431,7 +431,8 @@ class Run:
             self._check_stage(name, getattr(self, name))
         if self.evaluate.sets or self.evaluate.probe is not None:
             self._splits("evaluate.batch", self.evaluate.batch, "data")
-            self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
+            if self.model.vision is not None:
+                self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
 
     def mesh_of(self, chips: int) -> tuple[int, int, int]:
         """This mesh for another number of chips: `data` takes what `fsdp` and `tensor` leave."""
@@ -450,6 +451,11 @@ class Run:
             named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
             slots = stage.update_tiles or stage.tiles
             self._splits(f"{name}.prompts", stage.prompts, "data")
+            if stage.evaluate_every and self.evaluate.probe is None:
+                raise ValueError(
+                    f"{name}.evaluate_every = {stage.evaluate_every} measures evaluate.probe, and "
+                    f"there is none; set it, or {name}.evaluate_every = 0"
+                )
         else:
             length, rows, slots = stage.row_tokens, stage.rows, stage.tiles
             named = f"{name}.rows / {name}.accumulate"

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ import jax
 
 from r1v3_jax import programs, tpu
 from r1v3_jax.config import GRPO, Run
-from r1v3_jax.data import Encoder
+from r1v3_jax.data import Encoder, with_chains
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.sharding import make_mesh
 
@@ -40,7 +41,9 @@ CHILD = "R1V3_DRY_RUN_CHILD"
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler said of one program, for one chip. Sizes in bytes."""
+    """What the compiler said of one program, for one chip. Sizes in bytes; peak: with what lies on
+    the chip meanwhile.
+    """
 
     program: programs.Program
     arguments: int
@@ -63,17 +66,21 @@ class Compiled:
 
 def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
     """Prints what the model sees of the first examples of each stage."""
-    image = encoder.tokenizer.decode([config.model.image_token_id or 0], skip_special=False)
+    image = config.model.image_token_id
+    image = image and encoder.tokenizer.decode([image], skip_special=False)
     for stage in (config.stage,) if config.stage else config.pipeline:
         source = getattr(config, stage).train
+        if chains := getattr(getattr(config, stage), "chains", ""):
+            source = with_chains(source, chains)
         for index in range(count):
             example = source(index)
             encode = encoder.prompt if stage == "grpo" else encoder.supervised
             one = encode(example)
             text = encoder.tokenizer.decode(one.tokens, skip_special=False)
-            text = re.sub(
-                f"({re.escape(image)})+", lambda m: f"{image} x {len(m[0]) // len(image)}", text
-            )
+            if image:
+                text = re.sub(
+                    f"({re.escape(image)})+", lambda m: f"{image} x {len(m[0]) // len(image)}", text
+                )
             learnt = f", {int(one.loss_mask.sum())} learnt from" if stage != "grpo" else ""
             print(f"{stage} {example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles")
             print("    " + text[:1000].replace("\n", "\n    "))
@@ -93,26 +100,31 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
     table = [(stage, p) for stage in stages for p in programs.of_stage(config, stage, mesh, banned)]
     if config.evaluate.sets:
         table += [("evaluate", p) for p in programs.of_evaluation(config, mesh, banned)]
-    names = [f"{stage}/{p.name}" for stage, p in table]
+    names = [f"{stage}/{p.label}" for stage, p in table]
     if unknown := set(only) - set(names):
         raise ValueError(f"no program {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
     if only:
-        table = [(stage, p) for stage, p in table if f"{stage}/{p.name}" in only]
+        table = [(stage, p) for stage, p in table if f"{stage}/{p.label}" in only]
     print(
         f"{topology.name}: {topology.chips} chips on {topology.hosts} hosts, mesh data x fsdp x "
         f"tensor = {config.mesh}. All figures are estimates of the TPU compiler; nothing is run."
     )
     compiled, begun = {}, time.time()
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    try:
         # Traced here, one after the other; compiled two at a time.
-        found = {
-            f"{stage}/{p.name}": pool.submit(_outcome, f"{stage}/{p.name}", p.lower(), banned, full)
+        found = [
+            pool.submit(_outcome, f"{stage}/{p.label}", p.lower(), topology.name, banned, full)
             for stage, p in table
-        }
-        for stage, program in table:
-            name = f"{stage}/{program.name}"
-            compiled[name] = one = _compiled(found[name].result(), program, chip, coords)
+        ]
+        for (stage, program), outcome in zip(table, found, strict=True):
+            name = f"{stage}/{program.label}"
+            compiled[name] = one = _compiled(outcome.result(), program, chip, coords)
             print(_line(name, one), flush=True)
+    finally:  # of a failure or an interruption: nothing more is begun
+        _stopped.set()
+        pool.shutdown(cancel_futures=True)
+        _stopped.clear()
     print(f"compiled in {time.time() - begun:.0f} s" + ("" if full else " (no machine code made)"))
     summary = {
         "topology": topology.name,
@@ -125,7 +137,7 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
     }
     for stage in stages:
         mine = {n.partition("/")[2]: c for n, c in compiled.items() if n.startswith(f"{stage}/")}
-        if "update" in mine and all(one.fits for one in mine.values()):
+        if not only and all(one.fits for one in mine.values()):
             summary["stages"][stage] = step = _step(config, stage, mine, chip.flops)
             print(_step_line(stage, step))
     shown = "grpo" if "grpo" in summary["stages"] else next(iter(summary["stages"]), None)
@@ -145,7 +157,7 @@ def compile_here(config: Run) -> None:
         if stage == "evaluate"
         else programs.of_stage(config, stage, mesh, banned)
     )
-    lowered = next(p for p in table if p.name == program).lower()
+    lowered = next(p for p in table if p.label == program).lower()
     compiled = lowered.compile(compiler_options=tpu.flags())
     memory = compiled.memory_analysis()
     peak = (
@@ -160,7 +172,9 @@ def compile_here(config: Run) -> None:
 # compiling, or remembering
 
 
-def _outcome(name: str, lowered: jax.stages.Lowered, banned: tuple[int, ...], full: bool) -> dict:
+def _outcome(
+    name: str, lowered: jax.stages.Lowered, topology: str, banned: tuple[int, ...], full: bool
+) -> dict:
     """{"hlo", "peak", "arguments"}, and "limit" if it is over that: of one program, from the cache
     or from the compiler.
 
@@ -168,14 +182,13 @@ def _outcome(name: str, lowered: jax.stages.Lowered, banned: tuple[int, ...], fu
     """
     import libtpu
 
+    versions = libtpu.__version__, jax.__version__
+    environment = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    # The text does not say for which chip it is.
     identity = json.dumps(
-        [lowered.as_text(), tpu.flags(), libtpu.__version__, jax.__version__, full], sort_keys=True
+        [lowered.as_text(), topology, tpu.flags(), versions, environment, full], sort_keys=True
     )
-    arguments = sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(lowered.in_avals)
-        if getattr(x, "sharding", None) is not None
-    )
+    arguments = programs.shard_bytes(lowered.in_avals)
     path = cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.json.gz"
     if path.is_file():
         return json.loads(gzip.decompress(path.read_bytes())) | {"arguments": arguments}
@@ -209,16 +222,19 @@ def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
             try:
                 while child.poll() is None:
                     time.sleep(0.5)
+                    if _stopped.is_set():
+                        raise RuntimeError(f"{name}: stopped")
                     if not full and (outcome := _scheduled(out, name)):
                         return outcome
             finally:
                 child.kill()
                 child.wait()
-            if child.returncode == 0:
-                if not full:  # it was faster than a look at its files
-                    return _scheduled(out, name, settled=True)
+            if child.returncode == 0 and full:
                 peak = json.loads((out / "full.json").read_text())["peak"]
                 return {"hlo": (out / "full.txt").read_text(), "peak": peak}
+            # It may have been faster than a look at its files.
+            if child.returncode == 0 and (outcome := _scheduled(out, name)):
+                return outcome
             log.seek(0)
             return _refusal(name, log.read())
     finally:
@@ -226,34 +242,33 @@ def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
 
 
 def _refusal(name: str, log: str) -> dict:
-    """The numbers of a program that is too large; RuntimeError if it failed for another reason."""
+    """The numbers of a program that is too large; ValueError if it failed for another reason."""
     found = re.search(r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)([GM])\)", log)
     found = found or re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm", log)
     if found is None:
-        raise RuntimeError(f"{name} does not compile:\n{log[-4000:]}")
+        raise ValueError(f"{name} does not compile:\n{log[-4000:]}")
     unit = {"G": GIB, "M": 2**20}
     used, limit = (float(found[i]) * unit[found[i + 1]] for i in (1, 3))
     return {"hlo": "", "peak": int(used), "limit": int(limit)}
 
 
-_sizes: dict[Path, tuple[int, ...]] = {}  # of files that may still be growing
+_stopped = threading.Event()
 
 
-def _scheduled(out: Path, name: str, settled: bool = False) -> dict | None:
+def _scheduled(out: Path, name: str) -> dict | None:
     """What the compiler has written of the scheduled program, once it is all there."""
-    stem = f"*.jit_{name.rpartition('/')[2]}.*after_optimizations"
+    function = name.rpartition("/")[2].removeprefix("probe_")
+    stem = f"*.jit_{function}.*after_optimizations"
     hlo = sorted(out.glob(f"{stem}.txt"))
     report = sorted(out.glob(f"{stem}-memory-usage-report.txt"))
     if not (hlo and report):
         return None
-    sizes = hlo[-1].stat().st_size, report[-1].stat().st_size
-    if not settled and _sizes.get(out) != sizes:
-        _sizes[out] = sizes
+    text = hlo[-1].read_text()
+    total = re.search(r"Memory Space: default.*?\nTotal bytes: (\d+)\D", report[-1].read_text())
+    # The entry is written last, and closed at the end of the file.
+    if total is None or "\nENTRY " not in text or not text.rstrip().endswith("}"):
         return None
-    total = re.search(r"Memory Space: default.*?\nTotal bytes: (\d+)", report[-1].read_text())
-    if total is None:
-        return None
-    return {"hlo": hlo[-1].read_text(), "peak": int(total[1])}
+    return {"hlo": text, "peak": int(total[1])}
 
 
 def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compiled:
@@ -262,7 +277,8 @@ def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compile
         trips = program.trips
         found = estimate(outcome["hlo"], chip=chip, coords=coords, dynamic_trips=trips)
     limit = outcome.get("limit", int(chip.hbm_gib * GIB))
-    return Compiled(program, outcome["arguments"], outcome["peak"], limit, found)
+    peak = outcome["peak"] + program.resident
+    return Compiled(program, outcome["arguments"], peak, limit, found)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -345,6 +361,7 @@ def _json(one: Compiled) -> dict:
         "peak_gib": one.peak / GIB,
         "limit_gib": one.limit / GIB,
         "argument_gib": one.arguments / GIB,
+        "resident_gib": one.program.resident / GIB,
         "calls": one.program.calls,
         "trips": one.program.trips,
     }

@@ -90,7 +90,10 @@ def check(config: Run) -> None:
         check_init(config)
     for name in (config.stage,) if config.stage else config.pipeline:
         stage_config = getattr(config, name)
-        for source in (stage_config.train, getattr(stage_config, "validation", None)):
+        sources = [stage_config.train, getattr(stage_config, "validation", None)]
+        if name == "grpo" and stage_config.evaluate_every:
+            sources.append(config.evaluate.probe)
+        for source in sources + [source for _, source in config.evaluate.sets]:
             if hasattr(source, "check"):
                 source.check()
         if chains := getattr(stage_config, "chains", ""):

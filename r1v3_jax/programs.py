@@ -8,6 +8,7 @@ run to what stands here. Nothing is allocated: arguments are `jax.ShapeDtypeStru
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -26,14 +27,21 @@ from r1v3_jax.types import Batch, PolicyBatch
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """name: of the jitted function; calls: a step of its stage makes of it; trips: of its loop
-    whose end depends on data, at most (the tokens of `decode`; 1 where there is none).
+    """name: of the jitted function; use: what it is for, where it is compiled twice; calls: a step
+    of its stage makes of it; trips: of its loop whose end depends on data, at most (the tokens of
+    `decode`; 1 where there is none); resident: bytes on a chip meanwhile that it is not given.
     """
 
     name: str
     lower: Callable[[], jax.stages.Lowered]
+    use: str = ""
     calls: int = 1
     trips: int = 1
+    resident: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.use}_{self.name}" if self.use else self.name
 
 
 def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -82,16 +90,25 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         ref_logprobs=like if stage.kl_coef else None,
     )
     batch, policy = on_mesh(batch, config, mesh), on_mesh(policy, config, mesh)
+    weights = shard_bytes(model)
+    reference = weights if stage.kl_coef else 0
+    kept = shard_bytes(state) + reference
+    how = Sampling(stage.max_completion_tokens, stage.temperature, banned=banned)
+    prompts = {"max_prompt_tokens": stage.max_prompt_tokens, "resident": kept}
     out = _of_rollout(
-        config, mesh, Sampling(stage.max_completion_tokens, stage.temperature, banned=banned),
-        prompts=stage.prompts, group_size=stage.group_size,
-        max_prompt_tokens=stage.max_prompt_tokens, tiles=stage.tiles,
+        config, mesh, how,
+        prompts=stage.prompts, group_size=stage.group_size, tiles=stage.tiles, **prompts,
     )  # fmt: skip
+    if stage.evaluate_every:  # `grpo.Prober`
+        batch_of_probe = {"prompts": config.evaluate.batch, "tiles": config.evaluate.tiles}
+        probe = _of_rollout(config, mesh, how, group_size=1, **batch_of_probe, **prompts)
+        out += [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
     if scored:
         lower = _in(mesh, lambda: grpo.score.lower(model, batch, stage.temperature))
-        out.append(Program("score", lower, calls=2 if stage.kl_coef else 1))
+        resident = kept - weights
+        out.append(Program("score", lower, calls=2 if stage.kl_coef else 1, resident=resident))
     lower = _in(mesh, lambda: update.lower(state, policy))
-    return [*out, Program("update", lower, calls=stage.updates_per_rollout)]
+    return [*out, Program("update", lower, calls=stage.updates_per_rollout, resident=reference)]
 
 
 def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -102,13 +119,22 @@ def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
             config, mesh, Sampling(evaluate.max_tokens, 0.0, banned=banned),
             prompts=evaluate.batch, group_size=1,
             max_prompt_tokens=evaluate.max_prompt_tokens, tiles=evaluate.tiles,
+            resident=shard_bytes(r1v3.abstract(config.model, config.compute, mesh)),
         )  # fmt: skip
 
 
 def _of_rollout(
-    config: Run, mesh, sampling: Sampling, *, prompts, group_size, max_prompt_tokens, tiles
+    config: Run,
+    mesh,
+    sampling: Sampling,
+    *,
+    prompts,
+    group_size,
+    max_prompt_tokens,
+    tiles,
+    resident,
 ) -> list[Program]:
-    """`rollout.Sampler.generate`, program by program."""
+    """`rollout.Sampler.generate`, program by program, beside `resident` bytes."""
     trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
     compute = r1v3.decode_compute(config.compute)
     model = r1v3.abstract(config.model, compute, mesh)
@@ -131,14 +157,18 @@ def _of_rollout(
     )
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     limit = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
-    out = [Program("reshard", _in(mesh, lambda: r1v3.reshard.lower(trained, compute)))]
+    reshard = _in(mesh, lambda: r1v3.reshard.lower(trained, compute))
+    out = [Program("reshard", reshard, resident=resident - shard_bytes(trained))]
     if with_images:
         lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))
-        out.append(Program("encode_images", lower))
+        out.append(Program("encode_images", lower, resident=resident))
     prefill = _in(mesh, lambda: sampler.prefill.lower(model, *asked, **static))
     decode = _in(mesh, lambda: sampler.decode.lower(model, state, key, limit, sampling=sampling))
-    trips = sampling.max_tokens
-    return [*out, Program("prefill", prefill), Program("decode", decode, trips=trips)]
+    return [
+        *out,
+        Program("prefill", prefill, resident=resident),
+        Program("decode", decode, trips=sampling.max_tokens, resident=resident),
+    ]
 
 
 def batch_of(config: ModelConfig, rows: int, length: int, tiles: int, parts: int) -> Batch:
@@ -161,6 +191,15 @@ def _tiles(config: ModelConfig, parts: int, slots: int):
         return None
     size = config.vision.image_size
     return jax.ShapeDtypeStruct((parts, slots, size, size, 3), np.float32)
+
+
+def shard_bytes(tree) -> int:
+    """Bytes on one chip of arrays that carry their shardings; scalars without one do not count."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+        if getattr(x, "sharding", None) is not None
+    )
 
 
 def on_mesh(batch, config: Run, mesh):

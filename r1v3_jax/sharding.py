@@ -102,6 +102,11 @@ def make_mesh(shape: tuple[int, int, int], devices=None) -> Mesh:
             f"a mesh of data x fsdp x tensor = {shape} needs {need} devices, but there are "
             f"{len(devices)}; choose sizes whose product is at most {len(devices)}"
         )
+    if jax.process_count() > 1 and need != len(devices):
+        raise ValueError(
+            f"a run of {jax.process_count()} processes uses all of their {len(devices)} devices, "
+            f"and mesh {shape} has {need}; choose sizes whose product is {len(devices)}"
+        )
     # Neighbours on an axis are neighbours in the machine, also where one of its axes is split.
     grid = mesh_utils.create_device_mesh(shape, devices[:need], allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)

@@ -33,15 +33,18 @@ class Jsonl:
     def __call__(self, index: int) -> Example:
         lines = _lines(self.path)
         place, at = divmod(index, len(lines))
-        number = int(_order(len(lines), self.seed, place)[at])
-        where = f"{self.path}, line {number + 1}"
+        number, line = lines[_order(len(lines), self.seed, place)[at]]
+        where = f"{self.path}, line {number}"
         try:
-            row = json.loads(lines[number])
+            row = json.loads(line)
             question, answer = str(row["question"]), str(row["answer"])
-            names = row.get("images", [])
+            names = row.get("images") or []
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"images = {names!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f'{where}: wanted an object with "question" and "answer", got {error!r}'
+                f'{where}: wanted an object with "question", "answer" and "images", a list of '
+                f"paths; got {error!r}"
             ) from error
         folder = Path(self.path).parent
         return Example(
@@ -55,13 +58,15 @@ class Jsonl:
 
 
 @functools.lru_cache(8)
-def _lines(path: str) -> list[bytes]:
+def _lines(path: str) -> list[tuple[int, bytes]]:
+    """(number, line) of all that are not blank."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such file of questions; give one JSON object a line with question, answer "
             "and images"
         )
-    lines = [line for line in Path(path).read_bytes().splitlines() if line.strip()]
+    numbered = enumerate(Path(path).read_bytes().splitlines(), start=1)
+    lines = [(number, line) for number, line in numbered if line.strip()]
     if not lines:
         raise ValueError(f"{path}: no questions; write one JSON object a line")
     return lines

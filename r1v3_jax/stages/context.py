@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 from r1v3_jax.config import Run
 from r1v3_jax.data import Encoder
@@ -34,6 +35,19 @@ class Context:
         path = self.workdir / stage
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def preempted(step: int) -> bool:
+    """Whether the machine is to be taken away (SIGTERM): true in all processes of a run after the
+    same step, so that all save it. Call it once a step. A run of one process, not started as one of
+    several, just ends.
+    """
+    return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step)
+
+
+def leave(stage: str, step: int) -> None:
+    """Ends a preempted run whose state of `step` is saved, with an exit code that is not 0."""
+    raise SystemExit(f"{stage}: preempted; step {step} is saved, the same command goes on from it")
 
 
 def stop_unless_finite(stage: str, step: int, metrics: dict, look_at: str) -> None:

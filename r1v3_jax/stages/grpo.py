@@ -22,7 +22,7 @@ from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighte
 from r1v3_jax.metrics import Logger, Timer, write_jsonl
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampler import Sampling
-from r1v3_jax.stages.context import Context, stop_unless_finite
+from r1v3_jax.stages.context import Context, leave, preempted, stop_unless_finite
 from r1v3_jax.types import PolicyBatch
 
 
@@ -98,8 +98,11 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 write_jsonl(
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
                 )
-            if (step + 1) % config.checkpoint_every == 0 or last:
+            going = preempted(step)
+            if (step + 1) % config.checkpoint_every == 0 or last or going:
                 states.save(step + 1, state, {"cursor": cursor, "checkpoints": checkpoints})
+            if going and not last:
+                leave(name, step + 1)
     return choose(context, config, state, candidates, checkpoints)
 
 

@@ -18,7 +18,7 @@ from r1v3_jax.config import SFT
 from r1v3_jax.losses import cross_entropy
 from r1v3_jax.metrics import Logger, Timer
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.stages.context import Context, stop_unless_finite
+from r1v3_jax.stages.context import Context, leave, preempted, stop_unless_finite
 from r1v3_jax.types import Batch
 
 
@@ -74,8 +74,11 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
                     best = {**best, "since": best["since"] + 1}
             logger.log(step, metrics | timer.values)
             context.compiles.after(f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics))
-            if (step + 1) % config.checkpoint_every == 0 or last:
+            going = preempted(step)
+            if (step + 1) % config.checkpoint_every == 0 or last or going:
                 states.save(step + 1, state, {"cursor": cursor, "best": best})
+            if going and not last:
+                leave(name, step + 1)
     batches.close()
     if config.patience and best["step"] and best["step"] != int(state.step):
         state, _ = best_states.restore(best["step"], state)
