@@ -301,7 +301,11 @@ def model_flops(config: Run, tokens: int, length: int, trainable: str = "all") -
 def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -> dict:
     """One step of a stage, program by program."""
     chips, config_of_stage = math.prod(config.mesh), getattr(config, stage)
-    seconds = {name: one.seconds * one.program.calls for name, one in compiled.items()}
+    seconds = {
+        name: one.seconds * one.program.calls
+        for name, one in compiled.items()
+        if one.program.calls  # a validation or a probe is no part of a step
+    }
     total = sum(seconds.values())
     if isinstance(config_of_stage, GRPO):
         samples = config_of_stage.prompts * config_of_stage.group_size

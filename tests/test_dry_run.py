@@ -226,10 +226,15 @@ def test_the_whole_table_of_the_pod(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     print(done.stdout)
     found = json.loads(out.read_text())
-    names = ("reshard", "encode_images", "prefill", "decode", "update")
+    rollout = ("encode_images", "prefill", "decode")
+    names = ("reshard", *rollout, *(f"probe_{name}" for name in rollout), "update")
     assert list(found["programs"]) == [f"grpo/{name}" for name in names]
+    assert set(found["stages"]["grpo"]["seconds"]) == {"reshard", *rollout, "update"}
     for name, program in found["programs"].items():
         assert program["peak_gib"] <= 80, name
+        # Weights and both moments in float32, but for the programs that are given them.
+        resident = {"reshard": 2.39, "update": 0}.get(name.rpartition("/")[2], 3.57)
+        assert abs(program["resident_gib"] - resident) < 0.01, name
     # Guards against a layout that got worse; the figures themselves are in the README.
     assert found["mfu"] > 0.58
     assert found["programs"]["grpo/decode"]["seconds_a_trip"] < 0.016

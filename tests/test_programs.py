@@ -15,12 +15,12 @@ from r1v3_jax.stages import grpo, sft
 @pytest.fixture(scope="module")
 def config():
     smoke = load_config("digits_smoke")
-    # Two updates a rollout, so that `score` runs too; nothing is measured in between.
+    # Two updates a rollout, so that `score` runs too.
     return dataclasses.replace(
         smoke,
         pipeline=("cold_start", "grpo"),
         cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
-        grpo=dataclasses.replace(smoke.grpo, steps=1, updates_per_rollout=2, evaluate_every=0),
+        grpo=dataclasses.replace(smoke.grpo, steps=1, updates_per_rollout=2, evaluate_every=1),
         evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
         mesh=(2, 2, 1),
     )
@@ -71,3 +71,5 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     assert {name for name, _ in ran} == {name for name, _ in wanted}
     for name, text in ran:
         assert text in [other for same, other in wanted if same == name], name
+    for name, text in wanted:  # and the table holds nothing else
+        assert text in [other for same, other in ran if same == name], name
