@@ -180,7 +180,7 @@ def loss(rows: list[dict], summary: dict):
             axes.plot(*held_out, "o--", color=ORANGE, markersize=4, label="held out")
         axes.set(xlabel=f"{label(stage)} step", ylim=(0, None))
     panels[0].set_ylabel("loss (nats per token)")
-    return legend(figure, panels[0])
+    return legend(figure, *panels)
 
 
 def table(summary: dict) -> str:
@@ -312,10 +312,14 @@ def draw(axes, lines: dict) -> None:
 
 def legend(figure, *panels):
     """Puts one legend below all panels and returns the figure."""
-    entries = [axes.get_legend_handles_labels() for axes in panels]
-    handles, names = (sum(part, []) for part in zip(*entries, strict=True))
-    if names:
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    entries = {}  # each name once
+    for axes in panels:
+        handles, names = axes.get_legend_handles_labels()
+        entries |= dict(zip(names, handles, strict=True))
+    if entries:
+        figure.legend(
+            entries.values(), entries, loc="outside lower center", ncols=len(entries), frameon=False
+        )
     return figure
 
 

@@ -67,7 +67,7 @@ def test_it_comes_back_onto_any_mesh(tmp_path, saved, shape):
         checkpoint.save_weights(tmp_path / "out", spread)
         up = nnx.state(spread).language.blocks.up.get_value()
         assert up.sharding == jax.sharding.NamedSharding(
-            mesh, jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+            mesh, jax.sharding.PartitionSpec(None, ("data", "fsdp"), "tensor")
         )
     assert_same_bits(params(spread), params(model))
     assert_same_bits(params(checkpoint.load_weights(tmp_path / "out")), params(model))
