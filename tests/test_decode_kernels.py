@@ -1,22 +1,17 @@
 """The decoding kernels: against plain numpy in interpret mode, and through the TPU compiler.
 
-The second half needs libtpu and runs this file as a program, as `test_tpu_compile.py` does.
+The second half asks the TPU compiler, see `tpu_compiler.py`.
 """
 
-import importlib.util
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_tpu_compile import ENVIRONMENT, TOPOLOGY
+from tpu_compiler import answer_of, devices, needs_libtpu
 
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
 from r1v3_jax.models.layers import NEVER
@@ -149,19 +144,10 @@ COMPILED = [
 
 @pytest.fixture(scope="module")
 def reports():
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip('needs the TPU compiler: pip install "jax[tpu]"')
-    root = Path(__file__).parent.parent
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of(__file__)
 
 
+@needs_libtpu
 @pytest.mark.parametrize("case", COMPILED, ids=str)
 def test_a_scan_over_layers_never_copies_the_cache(reports, case):
     L, B, K, Q, S, H, dtype = case
@@ -180,11 +166,9 @@ def test_a_scan_over_layers_never_copies_the_cache(reports, case):
 
 def compile_all() -> dict:
     """A token's pass over the layers: the cache is read in a scan, written behind it, donated."""
-    from jax.experimental import topologies
     from jax.sharding import NamedSharding, PartitionSpec
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
-    mesh = jax.make_mesh((1,), ("x",), devices=devices[:1])
+    mesh = jax.make_mesh((1,), ("x",), devices=devices()[:1])
     spec = PartitionSpec()
 
     def token(q, k_new, v_new, k, v, slots):

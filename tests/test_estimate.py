@@ -1,14 +1,10 @@
 """Small programs, and the time each must take, worked out beside it."""
 
-import importlib.util
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from tpu_compiler import answer_of, devices, needs_libtpu
 
 from r1v3_jax.estimate import CHIPS, Copy, _Program, estimate
 
@@ -454,27 +450,9 @@ def test_splash_attention_by_tiles():
 # --- the real compiler, in a process of its own: libtpu reads its environment before jax ----------
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='needs the TPU compiler: pip install "jax[tpu]"',
-)
+@needs_libtpu
 def test_a_compiled_program():
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-        "TPU_ACCELERATOR_TYPE": "v5p-8",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-    }
-    root = Path(__file__).parent.parent
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, **environment, "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = answer_of(__file__)
     assert result["flops"] == 3 * 2 * 4096**3
     # The compiler's own figure for a matmul of this size.
     assert 0.8 < result["flops"] / 459e12 / result["parts"]["matmul"] < 1
@@ -487,10 +465,9 @@ def compile_and_estimate() -> dict:
 
     import jax
     import jax.numpy as jnp
-    from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
-    device = topologies.get_topology_desc(platform="tpu", topology_name="v5p:2x2x1").devices[0]
+    device = devices()[0]
 
     def array(*shape):
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=SingleDeviceSharding(device))

@@ -1,46 +1,21 @@
-"""The real TPU compiler on a small model of TPU shapes: no TPU is needed, nothing is run.
-
-Needs the package libtpu (`pip install "jax[tpu]"`); without it the tests are skipped. Run as a
-program, this file compiles and prints; the tests do so in a process of its own, because libtpu
-reads its environment before jax is imported. Every figure printed is the compiler's estimate.
+"""The real TPU compiler on a small model of TPU shapes; see `tpu_compiler.py`. Every figure printed
+is the compiler's estimate.
 """
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from tpu_compiler import answer_of, devices, needs_libtpu
 
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-TOPOLOGY, MESH = "v5p:2x2x1", (1, 2, 2)  # four chips
+MESH = (1, 2, 2)
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='needs the TPU compiler: pip install "jax[tpu]"',
-)
+pytestmark = needs_libtpu
 
 
 @pytest.fixture(scope="module")
 def reports():
-    root = Path(__file__).parent.parent
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer_of(__file__)
 
 
 def test_a_gradient_step_compiles_with_the_kernel(reports):
@@ -84,7 +59,6 @@ CACHE = "bf16[2,8,1,384,128]"  # on one device: layers, samples, kv heads, slots
 def compile_all() -> dict:
     import jax
     import jax.numpy as jnp
-    from jax.experimental import topologies
     from jax.sharding import NamedSharding
 
     from r1v3_jax import sampler
@@ -103,8 +77,7 @@ def compile_all() -> dict:
         ),
         image_token_id=9, end_token_id=2, pad_token_id=0,
     )  # fmt: skip
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
-    mesh = make_mesh(MESH, devices)
+    mesh = make_mesh(MESH, devices())
     rows, length, tiles, prompts, group = 4, LENGTH, 4, 2, 4
 
     def array(rules, shape, dtype, *axes):
