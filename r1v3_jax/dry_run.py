@@ -32,7 +32,7 @@ from r1v3_jax import programs, tpu
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.data import Encoder, with_chains
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
-from r1v3_jax.sharding import make_mesh
+from r1v3_jax.sharding import make_mesh, shard_bytes
 
 GIB = 2**30
 # In a child's environment: what it compiles, as JSON {"name", "out", "banned"}.
@@ -188,7 +188,7 @@ def _outcome(
     identity = json.dumps(
         [lowered.as_text(), topology, tpu.flags(), versions, environment, full], sort_keys=True
     )
-    arguments = programs.shard_bytes(lowered.in_avals)
+    arguments = shard_bytes(lowered.in_avals)
     path = cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.json.gz"
     if path.is_file():
         return json.loads(gzip.decompress(path.read_bytes())) | {"arguments": arguments}
@@ -340,9 +340,8 @@ def _step_line(stage: str, step: dict) -> str:
 
 
 def _line(name: str, one: Compiled) -> str:
-    gib = (
-        f"{one.peak / GIB:6.2f} GiB of {one.limit / GIB:.2f} (arguments {one.arguments / GIB:.2f})"
-    )
+    gib = f"{one.peak / GIB:6.2f} GiB of {one.limit / GIB:.2f} (arguments {one.arguments / GIB:.2f}"
+    gib += f", beside it {one.program.resident / GIB:.2f})"
     if not one.fits or one.estimate is None:
         return f"{name:24} {gib}  DOES NOT FIT"
     found = one.estimate

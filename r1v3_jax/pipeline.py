@@ -34,11 +34,10 @@ NO_THINKING = "\n</think>\n\n"
 
 
 def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
-    """Runs the pipeline of `config` (or its one stage) in `workdir`; returns the summary, also in
-    summary.json.
+    """Runs the pipeline of `config` (or its one stage), which `check` has seen, in `workdir`;
+    returns the summary, also in summary.json.
     """
     started = time.time()
-    check(config)
     context = prepare(config, workdir, quiet)
     with jax.set_mesh(make_mesh(config.mesh)):
         stages = (config.stage,) if config.stage else config.pipeline
@@ -227,9 +226,9 @@ class NoiseEncoder(Encoder):
 
     def tiles(self, example):
         counts, size = super().tiles(example).counts, self.config.vision.image_size
-        seed = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
+        rng = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
         shape = (sum(counts), size, size, 3)
-        return Tiles(counts, lambda: seed.normal(size=shape).astype(np.float32))
+        return Tiles(counts, lambda: rng.normal(size=shape).astype(np.float32))
 
 
 def blind(context: Context, model: r1v3.R1V3) -> dict:

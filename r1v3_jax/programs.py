@@ -3,12 +3,11 @@
 A run calls these functions; `--dry_run` compiles them for a slice that is not there; a test holds a
 run to what stands here. Nothing is allocated: arguments are `jax.ShapeDtypeStruct`s on a mesh.
 
-    for program in programs.of_stage(config, "grpo", mesh, tokenizer):
+    for program in programs.of_stage(config, "grpo", mesh, tokenizer.banned_token_ids):
         program.lower().compile()
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
@@ -21,6 +20,7 @@ from r1v3_jax import data, rollout, sampler, train
 from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
 from r1v3_jax.models import r1v3
 from r1v3_jax.sampler import Sampling
+from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.types import Batch, PolicyBatch
 
@@ -65,7 +65,8 @@ def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
     programs = [Program("update", _in(mesh, lambda: update.lower(state, batch)))]
     if stage.validate_every:
         lower = _in(mesh, lambda: sft.validation_loss.lower(model, batch))
-        programs.append(Program("validation_loss", lower, calls=0))
+        resident = shard_bytes(state) - shard_bytes(model)
+        programs.append(Program("validation_loss", lower, calls=0, resident=resident))
     return programs
 
 
@@ -128,11 +129,11 @@ def _of_rollout(
     mesh,
     sampling: Sampling,
     *,
-    prompts,
-    group_size,
-    max_prompt_tokens,
-    tiles,
-    resident,
+    prompts: int,
+    group_size: int,
+    max_prompt_tokens: int,
+    tiles: int,
+    resident: int,
 ) -> list[Program]:
     """`rollout.Sampler.generate`, program by program, beside `resident` bytes."""
     trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
@@ -191,15 +192,6 @@ def _tiles(config: ModelConfig, parts: int, slots: int):
         return None
     size = config.vision.image_size
     return jax.ShapeDtypeStruct((parts, slots, size, size, 3), np.float32)
-
-
-def shard_bytes(tree) -> int:
-    """Bytes on one chip of arrays that carry their shardings; scalars without one do not count."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
-        if getattr(x, "sharding", None) is not None
-    )
 
 
 def on_mesh(batch, config: Run, mesh):

@@ -15,6 +15,7 @@ reads its share of the weights for every token. So fsdp changes sides, and one m
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -224,12 +225,10 @@ def split_rows(x: jax.Array, count: int) -> jax.Array:
     return jnp.reshape(x, (count, -1, *x.shape[1:]), out_sharding=sharding)
 
 
-def bytes_per_device(model: nnx.Module) -> dict[str, int]:
-    """Bytes each device holds of a model whose leaves carry shardings, by top-level part."""
-    total: dict[str, int] = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        leaf = variable.get_value() if isinstance(variable, nnx.Variable) else variable
-        shape = leaf.sharding.shard_shape(leaf.shape)
-        size = int(np.prod(shape)) * jnp.dtype(leaf.dtype).itemsize
-        total[path[0]] = total.get(path[0], 0) + size
-    return total
+def shard_bytes(tree) -> int:
+    """Bytes on one device of the arrays in a tree that carry their shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+        if getattr(x, "sharding", None) is not None
+    )

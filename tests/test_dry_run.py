@@ -4,7 +4,6 @@ Needs the package libtpu for all but the refusals. Figures are the TPU compiler'
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -14,15 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tpu_compiler import needs_libtpu
 
 from r1v3_jax import dry_run, pipeline, tpu
 from r1v3_jax.config_files import load_config
 
 ROOT = Path(__file__).parent.parent
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='needs the TPU compiler: pip install "jax[tpu]"',
-)
 
 
 def launch(tmp_path, *arguments, cache="cache"):
@@ -189,6 +185,11 @@ def test_a_small_run_with_machine_code_and_again_from_the_cache(tmp_path):
         assert program["seconds"] > 0 and program["bound"], name
     update, decode = (found["programs"][f"grpo/{name}"] for name in ("update", "decode"))
     assert decode["trips"] == 128 and 0 < decode["seconds_a_trip"] < decode["seconds"]
+    # Over the loop the kernels read half a cache; every other program is as the estimate says.
+    half = decode["parts"]["kernels"] / 2
+    assert half > 0 and abs(decode["seconds_with_a_full_cache"] - decode["seconds"] - half) < 1e-12
+    assert update["seconds"] == update["seconds_with_a_full_cache"]
+    assert "beside it" in done.stdout
     assert update["calls"] == 2 and update["flops"] > found["programs"]["grpo/score"]["flops"]
     assert update["collectives"]["all-gather"]["count"] > 0
     step = found["stages"]["grpo"]
@@ -201,6 +202,27 @@ def test_a_small_run_with_machine_code_and_again_from_the_cache(tmp_path):
     again = launch(tmp_path, *command)
     assert again.returncode == 0 and json.loads(out.read_text()) == found
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.gz")} == entries
+
+
+def test_a_pod_config_where_there_is_no_tpu(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(SMALL)
+    done = launch(tmp_path, f"--config={path}", f"--workdir={tmp_path}/run")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "runs on the TPU slice v5p:2x2x1, and no TPU was found" in done.stderr
+    assert "--dry_run compiles it anywhere" in done.stderr
+
+
+@needs_libtpu
+def test_a_program_of_another_name_is_refused(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(SMALL)
+    done = launch(
+        tmp_path, f"--config={path}", "--dry_run", "--nodry_run_data", "--dry_run_only=grpo/decod"
+    )
+    assert (
+        done.returncode == 1 and "no program 'grpo/decod'; there are: grpo/reshard" in done.stderr
+    )
 
 
 @needs_libtpu
@@ -235,6 +257,8 @@ def test_the_whole_table_of_the_pod(tmp_path):
         # Weights and both moments in float32, but for the programs that are given them.
         resident = {"reshard": 2.39, "update": 0}.get(name.rpartition("/")[2], 3.57)
         assert abs(program["resident_gib"] - resident) < 0.01, name
+    # Not gathered whole on the way to the decoding layout: that takes 62 GiB.
+    assert found["programs"]["grpo/reshard"]["peak_gib"] < 20
     # Guards against a layout that got worse; the figures themselves are in the README.
     assert found["mfu"] > 0.58
     assert found["programs"]["grpo/decode"]["seconds_a_trip"] < 0.016

@@ -22,10 +22,10 @@ from r1v3_jax.sharding import (
     DECODE,
     TRAIN,
     abstract_mesh,
-    bytes_per_device,
     gather,
     make_mesh,
     mesh_size,
+    shard_bytes,
     shardings,
 )
 
@@ -276,7 +276,8 @@ def test_bytes_of_the_38b_on_each_chip():
 
     def measure(dtype, rules):
         model = r1v3.abstract(R1V3_38B, Compute(param_dtype=dtype, rules=rules), mesh)
-        return bytes_per_device(model)
+        parts = ("language", "vision", "connector")
+        return {part: shard_bytes(getattr(model, part)) for part in parts}
 
     # fmt: off
     def language(shards, tensor):
