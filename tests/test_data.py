@@ -116,16 +116,18 @@ def test_only_images_whose_tiles_are_wanted_are_cut():
 
     def image(name, count):
         pixels = np.full((count, 2, 2, 3), name, np.float32)
+        pixels += np.arange(count)[:, None, None, None] / 10  # its tiles differ
         return data.Tiles([count], lambda: (cut.append(name), pixels)[1])
 
-    # slots  [1 2 2 - -]   a process whose device holds the second and third asks for those
-    #        [3 3 3 4 -]
+    # slots  [1 2 2.1  - -]   a process whose device holds the second and third asks for those
+    #        [3 3.1 3.2 4 -]
     slots = data.TileSlots([[image(1, 1), image(2, 2)], [image(3, 3), image(4, 1)]], 5, 2)
     mine = slots[:, 1:3]
     assert mine.shape == (2, 2, 2, 2, 3) and cut == [2, 3]
-    assert mine[:, :, 0, 0, 0].tolist() == [[2, 2], [3, 3]]
+    np.testing.assert_allclose(mine[:, :, 0, 0, 0], [[2, 2.1], [3.1, 3.2]])
     whole = np.asarray(slots)
-    assert whole[:, :, 0, 0, 0].tolist() == [[1, 2, 2, 0, 0], [3, 3, 3, 4, 0]]
+    expected = [[1, 2, 2.1, 0, 0], [3, 3.1, 3.2, 4, 0]]
+    np.testing.assert_allclose(whole[:, :, 0, 0, 0], expected)
     assert sorted(cut) == [1, 2, 3, 4]  # each once
     with pytest.raises(ValueError, match="4 tiles for 3 slots"):
         data.TileSlots([[image(3, 3), image(4, 1)]], 3, 2)

@@ -120,6 +120,16 @@ def test_micro_batches_hold_their_own_tiles(setup, groups):
         np.testing.assert_array_equal(mine, np.asarray(whole.batch.tiles)[0, 2 * n : 2 * n + 2])
 
 
+def test_an_update_may_have_more_tile_slots_than_a_rollout(setup, groups):
+    config = dataclasses.replace(CONFIG, accumulate=2, update_tiles=12)
+    wide = rollout.policy_batch(groups, config, setup[0].encoder).batch.tiles
+    narrow = dataclasses.replace(config, update_tiles=0)
+    narrow = rollout.policy_batch(groups, narrow, setup[0].encoder).batch.tiles
+    assert wide.shape == (2, 6, 28, 28, 3) and narrow.shape == (2, 2, 28, 28, 3)
+    np.testing.assert_array_equal(np.asarray(wide)[:, :2], np.asarray(narrow))
+    assert not np.asarray(wide)[:, 2:].any()
+
+
 def test_the_tower_runs_once_a_prompt(setup, groups):
     batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder).batch
     assert batch.tiles.shape[1] == 4  # not 4 x 3

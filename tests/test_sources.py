@@ -1,0 +1,91 @@
+"""Questions in files: rows, their order, images that are read late, and what is refused."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from r1v3_jax import data, images
+from r1v3_jax.presets import TINY
+from r1v3_jax.sources import Jsonl
+
+
+def write(path, *rows):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return Jsonl(str(path))
+
+
+def test_rows_are_examples_and_images_lie_beside_the_file(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (56, 28), "red").save(tmp_path / "pictures/a.png")
+    full = {
+        "id": "x", "question": "How many? <image>", "answer": 3, "images": ["pictures/a.png"],
+        "chain": "Three.", "level": "easy",
+    }  # fmt: skip
+    example = write(tmp_path / "one.jsonl", full)(0)
+    assert (example.id, example.question, example.answer) == ("x", "How many? <image>", "3")
+    assert (example.chain, example.level) == ("Three.", "easy")
+    assert [image.size for image in example.images] == [(56, 28)]
+    assert example.images[0].decode().getpixel((0, 0)) == (255, 0, 0)
+    bare = write(tmp_path / "two.jsonl", {"question": "q", "answer": "a", "images": None})(0)
+    assert (bare.id, bare.images, bare.chain, bare.level) == (
+        "two/1",
+        (),
+        None,
+        "normal",
+    )  # its line
+
+
+def test_pixels_are_read_where_they_are_wanted(tmp_path):
+    Image.new("RGB", (84, 28)).save(tmp_path / "a.png")
+    stored = images.StoredImage(tmp_path / "a.png")
+    tiles = data.Encoder(TINY, None).tiles(
+        write(tmp_path / "one.jsonl", {"question": "q", "answer": "a", "images": ["a.png"]})(0)
+    )
+    assert stored.size == (84, 28) and len(tiles) == 4  # three and the thumbnail
+    # The pixels are gone: the header's size has been read, and nothing else was.
+    (tmp_path / "a.png").unlink()
+    assert len(tiles) == 4
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
+        _ = tiles.array
+
+
+def test_each_pass_has_every_row_once_in_an_order_of_its_own(tmp_path):
+    rows = [{"id": str(i), "question": "q", "answer": "a"} for i in range(20)]
+    source = write(tmp_path / "rows.jsonl", *rows)
+    passes = [[source(20 * p + i).id for i in range(20)] for p in range(3)]
+    for one in passes:
+        assert sorted(one, key=int) == [str(i) for i in range(20)]
+    assert passes[0] != passes[1] != passes[2]
+    again = Jsonl(source.path)
+    assert [again(i).id for i in range(20)] == passes[0]
+    other = Jsonl(source.path, seed=1)
+    assert [other(i).id for i in range(20)] != passes[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[1]", "TypeError"),
+        ({"question": "q"}, "KeyError\\('answer'\\)"),
+        ({"question": "q", "answer": "a", "images": "a.png"}, "images = 'a.png'"),
+        ({"question": "q", "answer": "a", "images": [1]}, r"images = \[1\]"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path, row, found):
+    source = write(tmp_path / "rows.jsonl", "", row)  # the blank line counts
+    with pytest.raises(ValueError, match=f"rows.jsonl, line 2: wanted an object .*{found}"):
+        source(0)
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file of questions; give one JSON object"):
+        Jsonl(str(tmp_path / "none.jsonl")).check()
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(ValueError, match="no questions; write one JSON object a line"):
+        Jsonl(str(tmp_path / "empty.jsonl")).check()
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match="wanted an image, one of"):
+        _ = images.StoredImage(tmp_path / "text.png").size
