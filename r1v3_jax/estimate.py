@@ -18,6 +18,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from r1v3_jax import hlo
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -65,7 +67,6 @@ FREE = set(  # names of what is there already
     "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id "
     "opt-barrier add-dependency async-update".split()
 )
-RENAMED = {"bitcast", "copy", "convert", "copy-start", "copy-done"}  # the same number
 PARTS = ("matmul", "attention", "kernels", "elementwise", "collectives")
 
 
@@ -108,14 +109,14 @@ class Estimate:
 
 
 def estimate(
-    hlo: str, *, chip: Chip, coords: Sequence[tuple[int, ...]], dynamic_trips: int = 1
+    text: str, *, chip: Chip, coords: Sequence[tuple[int, ...]], dynamic_trips: int = 1
 ) -> Estimate:
     """The time of one run of an optimised, scheduled program on `chip`.
 
     `coords` are the torus coordinates of each partition, in order. A loop that ends on data, not on
     a count, is taken to make `dynamic_trips` trips.
     """
-    program = _Program(hlo, chip, coords, dynamic_trips)
+    program = _Program(text, chip, coords, dynamic_trips)
     cost = program.cost(program.entry)
     fields = ("count", "bytes", "seconds", "exposed")
     kinds = sorted({kind for kind, _ in cost.traffic})
@@ -169,110 +170,12 @@ class _Cost:
                 getattr(self, name)[key] += amount * times
 
 
-# --- the text ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Op:
-    name: str
-    shape: str  # as written, a tuple in parentheses
-    opcode: str
-    operands: tuple[str, ...]
-    text: str  # operands, attributes and backend_config
-    root: bool
-
-    def called(self, attribute: str = "calls") -> str | None:
-        """The name of the computation after `attribute=`."""
-        found = re.search(rf"\b{attribute}=%([^\s,)}}]+)", self.text)
-        return found and found[1]
-
-    @property
-    def kind(self) -> str:
-        return self.opcode.removesuffix("-start")
-
-    @property
-    def cycles(self) -> int | None:
-        """The compiler's own estimate; there after code generation only."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
-        return found and int(found[1])
-
-
-_Ops = dict[str, _Op]  # of a computation, by name, in the order of the schedule
-
-
-def _parse(hlo: str) -> tuple[dict[str, _Ops], str]:
-    """The computations by name, and the name of the entry."""
-    texts, entry, name = {}, None, None
-    for line in hlo.splitlines():
-        if header := re.match(r"(ENTRY )?%?([^\s(]+) \(.*\{$", line):
-            name = header[2]
-            texts[name] = []
-            entry = name if header[1] else entry
-        elif line == "}":
-            name = None
-        elif name and re.match(r"\s+(ROOT )?%\S+ = ", line):
-            texts[name].append(line)
-        elif name:  # the attributes of a Pallas kernel take several lines
-            texts[name][-1] += line
-    if entry is None:
-        raise ValueError("no ENTRY computation: this is not the text of an HLO module")
-    return {n: {op.name: op for op in map(_parse_op, lines)} for n, lines in texts.items()}, entry
-
-
-def _parse_op(line: str) -> _Op:
-    """%NAME = SHAPE OPCODE(%OPERAND, ...), ATTRIBUTES, backend_config={...}"""
-    head = re.match(r"\s+(ROOT )?%(\S+) = ", line)
-    rest = line[head.end() :]
-    end = _closing(rest) if rest.startswith("(") else rest.index(" ")
-    shape, (opcode, text) = rest[:end], rest[end:].lstrip().split("(", 1)
-    text = f"({text}"
-    operands = re.findall(r"%([^\s,)]+)", text[: _closing(text)])
-    return _Op(head[2], shape, opcode, tuple(operands), text, bool(head[1]))
-
-
-def _closing(text: str) -> int:
-    """The length of the parenthesis that `text` starts with."""
-    depth = 0
-    for bracket in re.finditer(r"[()]", text):
-        depth += 1 if bracket[0] == "(" else -1
-        if depth == 0:
-            return bracket.end()
-    raise ValueError(f"unbalanced parentheses in {text[:200]!r}")
-
-
-def _arrays(shape: str) -> list[str]:
-    """The arrays of a shape: "(f32[2]{0}, s32[])" -> ["f32[2]{0}", "s32[]"]."""
-    return re.findall(r"[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?", shape)
-
-
-def _dims(array: str) -> list[int]:
-    return [int(n) for n in re.search(r"\[([\d,]*)\]", array)[1].split(",") if n]
-
-
-def _bytes(shape: str) -> float:
-    total = 0.0
-    for array in _arrays(shape):
-        dtype = array[: array.index("[")]
-        bits = {"pred": 8, "token": 0, "opaque": 0}.get(dtype)
-        bits = int(re.search(r"\d+", dtype)[0]) if bits is None else bits  # bf16, f8e4m3fn, s4
-        total += math.prod(_dims(array)) * bits / 8
-    return total
-
-
-def _in_hbm(shape: str) -> bool:
-    return not re.search(r"S\([1-9]\)", shape)  # S(1) is VMEM, S(5) the host
-
-
-def _root(ops: _Ops) -> _Op:
-    return next(op for op in ops.values() if op.root)
-
-
 # --- the program ---------------------------------------------------------------------------------
 
 
 class _Program:
-    def __init__(self, hlo: str, chip: Chip, coords, dynamic_trips: int):
-        self.computations, self.entry = _parse(hlo)
+    def __init__(self, text: str, chip: Chip, coords, dynamic_trips: int):
+        self.computations, self.entry = hlo.parse(text)
         self.chip, self.dynamic_trips = chip, dynamic_trips
         self.coords = [tuple(c) + (0,) * (3 - len(c)) for c in coords]
         self.dims = [max(axis) + 1 for axis in zip(*self.coords, strict=True)]
@@ -287,7 +190,7 @@ class _Program:
             self.costs[name] = self.walk(self.computations[name])
         return self.costs[name]
 
-    def walk(self, ops: _Ops) -> _Cost:
+    def walk(self, ops: hlo.Ops) -> _Cost:
         cost = _Cost()
         flying = {}  # op that started it -> (kind, time of arrival)
         free = defaultdict(float)  # channel -> time from which it is free
@@ -299,12 +202,12 @@ class _Program:
                 free[channel] = max(cost.seconds, free[channel]) + seconds
                 flying[op.name] = kind, free[channel]
             elif op.opcode.endswith("-done") or self.holds(op, "AsyncCollectiveDone"):
-                kind, arrival = flying.pop(_starter(op, ops, flying), ("copy", 0.0))
+                kind, arrival = flying.pop(hlo.starter(op, ops, flying), ("copy", 0.0))
                 cost.expose(kind, max(0.0, arrival - cost.seconds))
             elif op.opcode == "while":
                 self.loop(op, ops, cost)
             elif op.opcode == "conditional":
-                cost.add(max(map(self.cost, _branches(op)), key=lambda branch: branch.seconds))
+                cost.add(max(map(self.cost, hlo.branches(op)), key=lambda branch: branch.seconds))
             elif op.opcode == "call":
                 cost.add(self.cost(op.called("to_apply")))
             elif op.opcode == "custom-call":
@@ -317,7 +220,7 @@ class _Program:
         cost.expose("copy", max(0.0, cost.work["busy"] - cost.seconds))
         return cost
 
-    def launch(self, op: _Op, cost: _Cost) -> tuple[str, object, float] | None:
+    def launch(self, op: hlo.Op, cost: _Cost) -> tuple[str, object, float] | None:
         """(kind, channel, seconds) of what `op` starts, if it starts anything."""
         begins = op.opcode.endswith("-start")
         source = op if begins and op.kind in COLLECTIVES else None
@@ -330,9 +233,9 @@ class _Program:
         if not begins:
             return None
         # A copy. Its shape holds source and result, of which the smaller is what moves, and a flag.
-        arrays = [array for array in _arrays(op.shape) if _bytes(array) > 4]
-        moved = min(map(_bytes, arrays), default=0.0)
-        ends = sum(map(_in_hbm, arrays[:2]))
+        arrays = [array for array in hlo.arrays(op.shape) if hlo.bytes_of(array) > 4]
+        moved = min(map(hlo.bytes_of, arrays), default=0.0)
+        ends = sum(map(hlo.in_hbm, arrays[:2]))
         if op.opcode == "copy-start" and ends == 2:
             cost.copies[op.name, arrays[0], moved] += 1
         touched = moved * ends
@@ -340,7 +243,7 @@ class _Program:
         host = "S(5)" in op.shape
         return "copy", "host" if host else "memory", moved / (HOST if host else self.memory)
 
-    def loop(self, op: _Op, ops: _Ops, cost: _Cost) -> None:
+    def loop(self, op: hlo.Op, ops: hlo.Ops, cost: _Cost) -> None:
         trip = _Cost()
         trip.add(self.cost(op.called("body")))
         trip.add(self.cost(op.called("condition")))  # an all-reduce, if all rows must have ended
@@ -349,7 +252,7 @@ class _Program:
             self.dynamic_loop_seconds = max(self.dynamic_loop_seconds, trip.seconds)
         cost.add(trip, self.dynamic_trips if trips is None else trips)
 
-    def blocking(self, op: _Op, cost: _Cost, *, half: bool = False, behind: float = 0.0) -> None:
+    def blocking(self, op: hlo.Op, cost: _Cost, *, half: bool = False, behind: float = 0.0) -> None:
         """A collective during which the cores wait, but for the seconds they have work `behind`.
 
         An all-reduce of which every chip keeps a shard (`half`) is a reduce-scatter.
@@ -360,7 +263,7 @@ class _Program:
         cost.transfer(kind, moved, seconds)
         cost.expose(kind, max(0.0, seconds - behind))
 
-    def compute(self, op: _Op, ops: _Ops, cost: _Cost) -> None:
+    def compute(self, op: hlo.Op, ops: hlo.Ops, cost: _Cost) -> None:
         name = op.called() or ""
         # Steps of a collective that goes on behind matmuls hold it too: its start was charged.
         collectives = [] if name.startswith("async_collective") else self.inner(op)
@@ -386,39 +289,39 @@ class _Program:
         scalar = compiled is None and moved < 1024
         cost.spend("elementwise", seconds + (0 if scalar else OP), "memory")
         if op.opcode == "copy":
-            cost.copies[op.name, op.shape, _bytes(op.shape)] += 1
+            cost.copies[op.name, op.shape, hlo.bytes_of(op.shape)] += 1
 
-    def callee(self, op: _Op) -> _Ops:
+    def callee(self, op: hlo.Op) -> hlo.Ops:
         return self.computations.get(op.called(), {})
 
-    def holds(self, op: _Op, target: str) -> bool:
+    def holds(self, op: hlo.Op, target: str) -> bool:
         return any(f'custom_call_target="{target}"' in x.text for x in self.callee(op).values())
 
-    def inner(self, op: _Op) -> list[_Op]:
+    def inner(self, op: hlo.Op) -> list[hlo.Op]:
         """The collectives in a fusion or an async op."""
         ops = self.callee(op).values()
         return [x for y in ops for x in ([y] if y.kind in COLLECTIVES else self.inner(y))]
 
     # --- loops
 
-    def trips(self, loop: _Op, ops: _Ops) -> int | None:
+    def trips(self, loop: hlo.Op, ops: hlo.Ops) -> int | None:
         """How often a while loop runs; None if that is not a count known to the compiler."""
         if known := re.search(r"known_trip_count\D+(\d+)", loop.text):
             return int(known[1])
         condition = self.computations[loop.called("condition")]
         body = self.computations[loop.called("body")]
-        start, end = ops[loop.operands[0]].operands, _root(body).operands
-        test = _source(_root(condition).name, condition)
+        start, end = ops[loop.operands[0]].operands, hlo.root(body).operands
+        test = hlo.maker(hlo.root(condition).name, condition)
         if test.opcode != "compare":
             return None
         first = bound = step = None
         for name in test.operands:
-            source = _source(name, condition)
+            source = hlo.maker(name, condition)
             if source.opcode != "get-tuple-element":
-                bound = _constant(name, condition)
+                bound = hlo.constant(name, condition)
                 continue
             index = int(re.search(r"\bindex=(\d+)", source.text)[1])
-            initial, added = _constant(start[index], ops), _added(end[index], body)
+            initial, added = hlo.constant(start[index], ops), hlo.added(end[index], body)
             if added == 0:  # carried along unchanged
                 bound = initial
             else:  # unrolled loops, such as collective matmuls, count by 2 or more
@@ -427,30 +330,30 @@ class _Program:
 
     # --- matmuls
 
-    def flops(self, op: _Op, ops: _Ops) -> float:
+    def flops(self, op: hlo.Op, ops: hlo.Ops) -> float:
         """Of the matmuls in `op`."""
         if op.opcode == "dot":
-            left = _dims(ops[op.operands[0]].shape)
+            left = hlo.dims(ops[op.operands[0]].shape)
             over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.text)[1]
             summed = math.prod(left[int(axis)] for axis in over.split(",") if axis)
-            return 2 * math.prod(_dims(op.shape)) * summed
+            return 2 * math.prod(hlo.dims(op.shape)) * summed
         if op.opcode == "convolution":
-            return _convolution_flops(op, *(_dims(ops[x].shape) for x in op.operands[:2]))
+            return hlo.convolution_flops(op, *(hlo.dims(ops[x].shape) for x in op.operands[:2]))
         callee = self.callee(op)
         return sum(self.flops(x, callee) for x in callee.values())
 
     # --- memory
 
-    def traffic(self, op: _Op, ops: _Ops) -> float:
+    def traffic(self, op: hlo.Op, ops: hlo.Ops) -> float:
         """Bytes that an op reads from the chip's memory and writes to it."""
-        there = [i for i, x in enumerate(op.operands) if x in ops and _in_hbm(ops[x].shape)]
+        there = [i for i, x in enumerate(op.operands) if x in ops and hlo.in_hbm(ops[x].shape)]
         return sum(self.read(op, i, ops) for i in there) + self.written(op, ops)
 
-    def read(self, op: _Op, i: int, ops: _Ops) -> float:
+    def read(self, op: hlo.Op, i: int, ops: hlo.Ops) -> float:
         """Bytes of operand `i` that `op` reads: of a slice, only the slice."""
-        whole = _bytes(ops[op.operands[i]].shape)
+        whole = hlo.bytes_of(ops[op.operands[i]].shape)
         if op.opcode in ("dynamic-slice", "slice", "gather") and i == 0:
-            return min(whole, _bytes(op.shape))
+            return min(whole, hlo.bytes_of(op.shape))
         if op.opcode in ("dynamic-update-slice", "scatter") and i == 0:
             return 0.0  # written in place
         callee = self.callee(op)
@@ -459,9 +362,9 @@ class _Program:
                 return min(whole, self.used(inside, callee))
         return whole
 
-    def used(self, value: _Op, ops: _Ops) -> float:
+    def used(self, value: hlo.Op, ops: hlo.Ops) -> float:
         """Bytes of a value in a fusion that the rest of it reads."""
-        total = _bytes(value.shape) if value.root else 0.0
+        total = hlo.bytes_of(value.shape) if value.root else 0.0
         for user in ops.values():
             for i, name in enumerate(user.operands):
                 if name == value.name:
@@ -469,31 +372,31 @@ class _Program:
                     total += self.used(user, ops) if renamed else self.read(user, i, ops)
         return total
 
-    def written(self, op: _Op, ops: _Ops) -> float:
+    def written(self, op: hlo.Op, ops: hlo.Ops) -> float:
         """Bytes that an op writes: of an update in place, only the update."""
         if op.opcode == "fusion":
             callee = self.callee(op)
-            root = _root(callee)
+            root = hlo.root(callee)
             results = [callee[x] for x in root.operands] if root.opcode == "tuple" else [root]
-            places = zip(_arrays(op.shape), results, strict=False)
-            return sum(self.written(x, callee) for array, x in places if _in_hbm(array))
+            places = zip(hlo.arrays(op.shape), results, strict=False)
+            return sum(self.written(x, callee) for array, x in places if hlo.in_hbm(array))
         if op.opcode == "bitcast" and op.operands[0] in ops:
             return self.written(ops[op.operands[0]], ops)
         if op.opcode == "dynamic-update-slice":
-            return _bytes(ops[op.operands[1]].shape)
+            return hlo.bytes_of(ops[op.operands[1]].shape)
         if op.opcode == "scatter":  # its rows are read, changed and written
-            return 2 * _bytes(ops[op.operands[-1]].shape)
+            return 2 * hlo.bytes_of(ops[op.operands[-1]].shape)
         if op.opcode == "parameter":
             return 0.0  # passed through
-        return sum(_bytes(array) for array in _arrays(op.shape) if _in_hbm(array))
+        return sum(hlo.bytes_of(array) for array in hlo.arrays(op.shape) if hlo.in_hbm(array))
 
     # --- kernels
 
-    def custom_call(self, op: _Op, ops: _Ops, cost: _Cost) -> None:
+    def custom_call(self, op: hlo.Op, ops: hlo.Ops, cost: _Cost) -> None:
         if '"tpu_custom_call"' not in op.text:  # the compiler's own: an allocation, a top-k
             return cost.spend("elementwise", (op.cycles or 0) / self.chip.clock, "memory")
         if splash := re.match(r"splash_m[qh]a_(fwd|dq|dkv)", op.name):
-            arrays = [_arrays(ops[x].shape)[0] for x in op.operands]
+            arrays = [hlo.arrays(ops[x].shape)[0] for x in op.operands]
             seconds, flops = self.splash(op, splash[1], arrays)
             cost.work.update(flops=flops, bytes=self.traffic(op, ops))
             return cost.spend("attention", seconds, "matrix units")
@@ -507,16 +410,16 @@ class _Program:
         bound = "memory" if memory > matrix else "matrix units"
         return cost.spend("kernels", max(memory, matrix) + OP, bound)
 
-    def splash(self, op: _Op, kernel: str, arrays: list[str]) -> tuple[float, float]:
+    def splash(self, op: hlo.Op, kernel: str, arrays: list[str]) -> tuple[float, float]:
         """Seconds and FLOPs of a kernel of splash attention, from its operands."""
         # The queries are the first array of numbers of highest rank: [mapped axes, heads, T, H].
-        *mapped, heads, length, width = max((_dims(a) for a in arrays if a[0] in "bf"), key=len)
+        *mapped, heads, length, width = max((hlo.dims(a) for a in arrays if a[0] in "bf"), key=len)
         name = {"fwd": "block_q", "dq": "block_q_dq", "dkv": "block_q_dkv"}[kernel]
         block = re.search(rf"{name}\W+(\d+)", op.text)
         block = min(int(block[1]) if block else 1024, length)
         # A causal mask is made in the kernel from the positions of the queries, the only integers
         # along T beside the segments of queries and keys. Other masks are taken to be full.
-        along = [a for a in arrays if a.startswith("s32") and length in _dims(a)[-2:]]
+        along = [a for a in arrays if a.startswith("s32") and length in hlo.dims(a)[-2:]]
         causal = len(along) > (2 if "segmented" in op.name else 0)
 
         per_tile, per_step, per_row, work = SPLASH[kernel]
@@ -536,9 +439,9 @@ class _Program:
 
     # --- collectives
 
-    def collective(self, op: _Op) -> tuple[str, object, float, float]:
+    def collective(self, op: hlo.Op) -> tuple[str, object, float, float]:
         """(kind, channel, bytes that a chip sends, seconds)."""
-        kind, sizes = op.kind, [_bytes(array) for array in _arrays(op.shape)]
+        kind, sizes = op.kind, [hlo.bytes_of(array) for array in hlo.arrays(op.shape)]
         if kind == "collective-permute":
             return self.permute(op, max(sizes))
         group = self.group(op.text)
@@ -576,16 +479,16 @@ class _Program:
         if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
             axes, along = re.findall(r"'(\w+)'=(\d+)", mesh[1]), re.findall(r"\w+", mesh[2])
             order = [i for i, (name, _) in enumerate(axes) if name in along]
-            return _strided([int(n) for _, n in axes], order)
+            return hlo.strided([int(n) for _, n in axes], order)
         iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
         if not iota:
             return list(range(len(self.coords)))
         # All partitions in an array of these sizes, transposed, cut into groups of so many.
         sizes = [int(n) for n in iota[2].split(",")]
         order = [int(i) for i in iota[3].split(",")] if iota[3] else list(range(len(sizes)))
-        return _strided(sizes, order)[: int(iota[1])]
+        return hlo.strided(sizes, order)[: int(iota[1])]
 
-    def permute(self, op: _Op, size: float) -> tuple[str, object, float, float]:
+    def permute(self, op: hlo.Op, size: float) -> tuple[str, object, float, float]:
         """As `collective`. Messages take the shortest way, axis by axis, and share links."""
         load, longest = Counter(), 0
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
@@ -603,79 +506,3 @@ class _Program:
         busiest = max(load, key=load.get, default=None)
         seconds = size * load[busiest] / self.chip.link + HOP * max(longest, 1)
         return "collective-permute", busiest and busiest[:2], size, seconds
-
-
-# --- reading ops ---------------------------------------------------------------------------------
-
-
-def _branches(op: _Op) -> list[str]:
-    if listed := re.search(r"branch_computations=\{([^}]*)\}", op.text):
-        return re.findall(r"%([^\s,]+)", listed[1])
-    return [op.called("true_computation"), op.called("false_computation")]
-
-
-def _starter(op: _Op, ops: _Ops, flying: dict) -> str | None:
-    """The op in flight that `op` ends: its first operand, or that one's first operand, ..."""
-    while op is not None and op.name not in flying:
-        op = ops.get(op.operands[0]) if op.operands else None
-    return op and op.name
-
-
-def _source(name: str, ops: _Ops) -> _Op:
-    """The op that made a number."""
-    while ops[name].opcode in RENAMED:
-        name = ops[name].operands[0]
-    return ops[name]
-
-
-def _constant(name: str, ops: _Ops) -> int | None:
-    source = _source(name, ops)
-    found = re.match(r"\((-?\d+)\)", source.text) if source.opcode == "constant" else None
-    return found and int(found[1])
-
-
-def _added(name: str, ops: _Ops) -> int | None:
-    """By how much a trip raises a number of the loop's state; None if that is not a constant."""
-    total = 0
-    while (op := _source(name, ops)).opcode == "add":
-        constants = [_constant(x, ops) for x in op.operands]
-        if constants.count(None) != 1:
-            return None
-        unknown = constants.index(None)
-        total, name = total + constants[1 - unknown], op.operands[unknown]
-    return total if op.opcode == "get-tuple-element" else None
-
-
-def _convolution_flops(op: _Op, left: list[int], right: list[int]) -> float:
-    """2 x outputs x what each sums over. Matmuls are convolutions on a TPU, at times with a window.
-
-    Positions of a window in the padding or between dilated inputs are no work: a batch axis may be
-    written as a window of the whole batch that meets one real row at a time.
-    """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.text).groups()
-    out = _dims(op.shape)
-    pairs = zip(labels, (left, right, out), strict=True)
-    lefts, rights, outs = (dict(zip(*x, strict=True)) for x in pairs)
-    window = re.search(r"window=\{([^}]*)\}", op.text)
-    window = dict(re.findall(r"(\w+)=(\S+)", window[1])) if window else {}
-    summed = rights["i"]
-    for i in range(len(window["size"].split("x")) if window else 0):
-        size, stride, dilated, spread = (
-            int(window[x].split("x")[i]) if x in window else 1
-            for x in ("size", "stride", "lhs_dilate", "rhs_dilate")
-        )
-        pad = int(window["pad"].split("x")[i].split("_")[0]) if "pad" in window else 0
-        inputs, outputs = lefts[str(i)] * dilated, outs[str(i)]
-        starts = range(-pad, outputs * stride - pad, stride)
-        at = (start + k * spread for start in starts for k in range(size))
-        summed *= sum(0 <= x < inputs and x % dilated == 0 for x in at) / outputs
-    return 2 * math.prod(out) * summed
-
-
-def _strided(sizes: list[int], order: list[int]) -> list[int]:
-    """Numbers 0, 1, ... in an array of these sizes, read along the axes in `order` only."""
-    ids = [0]
-    for axis in order:
-        stride = math.prod(sizes[axis + 1 :])
-        ids = [i + stride * k for i in ids for k in range(sizes[axis])]
-    return ids

@@ -7,7 +7,8 @@ PACKAGE = Path(__file__).parent.parent / "r1v3_jax"
 
 # A module may import modules of the layers above it in this list, and none of its own layer.
 LAYERS = [
-    "estimate tpu",
+    "hlo tpu",
+    "estimate",
     "sharding losses metrics report",
     "config",
     "types presets hf_config config_files",
