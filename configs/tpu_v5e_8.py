@@ -28,7 +28,6 @@ config = Run(
         max_completion_tokens=2048,
         tiles=16 * 16,
         accumulate=16,  # 8 rows at a time, one a chip
-        update_tiles=16 * 16,
         clip_high=0.28,
         optimizer=Optimizer(lr=1e-6),
         evaluate_every=20,

@@ -273,10 +273,7 @@ class GRPO:
     # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
     # maximum.
     length_limits: tuple[tuple[int, int], ...] = ()
-    tiles: int = 32  # tile slots of a rollout
-    # ... of an update, over its micro-batches; 0: as many. More where micro-batches have few tiles,
-    # but each must have a multiple of the devices.
-    update_tiles: int = 0
+    tiles: int = 32  # tile slots of a step: its images are encoded once to sample, once to learn
     temperature: float = 1.0
     accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
     divide_by_std: bool = True  # False: Dr. GRPO
@@ -290,6 +287,9 @@ class GRPO:
     # DAPO).
     refills: int = 0
     importance_cap: float = 0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
+    # Micro-batches that the samples of a step are cut into. A micro-batch has room for prompts x
+    # group_size / accumulate samples of full length; shorter ones are packed, and micro-batches
+    # that stay empty are not run.
     accumulate: int = 1
     trainable: str = "all"
     optimizer: Optimizer = Optimizer()
@@ -313,7 +313,7 @@ class GRPO:
         )
         _require(
             self,
-            "tiles update_tiles refills kl_coef importance_cap evaluate_every rollouts_every",
+            "tiles refills kl_coef importance_cap evaluate_every rollouts_every",
             lambda n: n >= 0,
             ">= 0",
         )
@@ -322,11 +322,10 @@ class GRPO:
         _require(self, "clip_high", lambda x: x >= 0, "at least 0")
         _one_of(self, "aggregation", ("token", "sequence", "constant"))
         _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
-        slots = self.update_tiles or self.tiles
-        if self.prompts % self.accumulate or slots % self.accumulate:
+        if self.prompts * self.group_size % self.accumulate:
             raise ValueError(
-                f"GRPO.prompts {self.prompts} and tiles {slots} of an update must divide into "
-                f"accumulate = {self.accumulate} parts"
+                f"GRPO.prompts x group_size = {self.prompts * self.group_size} samples must divide "
+                f"into accumulate = {self.accumulate} parts"
             )
         for start, tokens in self.length_limits:
             if not 0 < tokens <= self.max_completion_tokens:
@@ -449,15 +448,15 @@ class Run:
             change = f"at most {room - stage.max_prompt_tokens} completion tokens would do"
             rows = stage.prompts * stage.group_size
             named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
-            slots = stage.update_tiles or stage.tiles
             self._splits(f"{name}.prompts", stage.prompts, "data")
+            self._check_copies(name, stage)
             if stage.evaluate_every and self.evaluate.probe is None:
                 raise ValueError(
                     f"{name}.evaluate_every = {stage.evaluate_every} measures evaluate.probe, and "
                     f"there is none; set it, or {name}.evaluate_every = 0"
                 )
         else:
-            length, rows, slots = stage.row_tokens, stage.rows, stage.tiles
+            length, rows = stage.row_tokens, stage.rows
             named = f"{name}.rows / {name}.accumulate"
             limit, change = f"{name}.row_tokens = {length} exceeds", f"{room} would do"
         if length > room:
@@ -465,8 +464,24 @@ class Run:
         self._splits(named, rows // parts, "data fsdp")
         if self.model.vision is not None:
             self._splits(f"{name}.tiles", stage.tiles, "data fsdp tensor")
-            named = f"tiles of {name}'s update / {name}.accumulate"
-            self._splits(named, slots // parts, "data fsdp tensor")
+            if isinstance(stage, SFT):
+                named = f"{name}.tiles / {name}.accumulate"
+                self._splits(named, stage.tiles // parts, "data fsdp tensor")
+
+    def _check_copies(self, name: str, stage: GRPO) -> None:
+        """In an update a device's samples lie with their prompts: `rollout.pack`."""
+        shards = self.mesh[0] * self.mesh[1]
+        if stage.prompts % shards and shards % stage.prompts:
+            raise ValueError(
+                f"{name}.prompts = {stage.prompts} and data x fsdp = {shards} of mesh {self.mesh}: "
+                f"one must divide the other; {-(-stage.prompts // shards) * shards} would do"
+            )
+        if stage.prompts < shards and stage.group_size % (shards // stage.prompts):
+            raise ValueError(
+                f"{name}.group_size = {stage.group_size} does not split over the "
+                f"{shards // stage.prompts} devices that have a prompt's samples in mesh "
+                f"{self.mesh}; use a multiple, or more {name}.prompts"
+            )
 
     def _splits(self, name: str, count: int, axes: str) -> None:
         sizes = dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True))

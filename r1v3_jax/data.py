@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1v3_jax import images, tokens
 from r1v3_jax.config import SFT, ModelConfig
 from r1v3_jax.sharding import Rules
-from r1v3_jax.types import Batch, Example
+from r1v3_jax.types import Batch, Example, PromptBatch
 
 
 class Tiles:
@@ -288,26 +288,10 @@ def split(batch, parts: int):
     )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PromptBatch:
-    """P prompts for the sampler. tokens: int32[P, T], padded on the right; lengths: int32[P];
-    tiles: float32[1, I, S, S, 3]; image_index: int32[P, T]. The last two are None without images.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    tiles: TileSlots | None
-    image_index: np.ndarray | None
-
-
 def prompt_batch(
-    examples: list[Example], encoder: Encoder, *, max_prompt_tokens: int, tiles: int
-) -> tuple[PromptBatch, list[Encoded]]:
-    """The examples as prompts of one padded length, and each by itself. ValueError for one that is
-    too long: nothing is cut.
-    """
-    encoded = [encoder.prompt(example) for example in examples]
+    encoded: list[Encoded], encoder: Encoder, *, max_prompt_tokens: int, tiles: int
+) -> PromptBatch:
+    """Prompts as arrays of one padded length. ValueError for one that is too long: none is cut."""
     for one in encoded:
         tokens.check_prompt_length(len(one.tokens), max_prompt_tokens)
     shape = (len(encoded), max_prompt_tokens)
@@ -318,7 +302,7 @@ def prompt_batch(
         place_images(index[row, : len(one.tokens)], one, at, encoder)
         at += len(one.tiles)
     vision = encoder.config.vision
-    batch = PromptBatch(
+    return PromptBatch(
         tokens=ids,
         lengths=np.asarray([len(one.tokens) for one in encoded], np.int32),
         tiles=TileSlots([[one.tiles for one in encoded]], tiles, vision.image_size)
@@ -326,21 +310,24 @@ def prompt_batch(
         else None,
         image_index=index if vision else None,
     )
-    return batch, encoded
 
 
 def specs(batch, rules: Rules):
     """The PartitionSpec of each array of a Batch, PolicyBatch or PromptBatch: rows over the batch
     axes, tile slots over theirs.
 
-        [N, B, T]  [P, T]  [P]   tiles [N, I, S, S, 3]
-            ^       ^       ^             ^
+        [N, B, T]  [P, T]  [P]   tiles [N, I, S, S, 3]   owner [N, J]   used []
+            ^       ^       ^             ^                        ^
     """
 
     def spec(path, x):
-        rows, axes = max(x.ndim - 2, 0), rules.batch
-        if path[-1].name == "tiles":
+        name, rows, axes = path[-1].name, max(x.ndim - 2, 0), rules.batch
+        if name == "tiles":
             rows, axes = 1, rules.tiles
+        elif name == "owner":
+            rows = 1
+        elif not x.ndim:
+            return PartitionSpec()
         return PartitionSpec(*[None] * rows, axes, *[None] * (x.ndim - rows - 1))
 
     return jax.tree_util.tree_map_with_path(spec, batch)

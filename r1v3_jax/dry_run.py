@@ -285,17 +285,17 @@ def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compile
 # what it adds up to
 
 
-def model_flops(config: Run, tokens: int, length: int, trainable: str = "all") -> float:
-    """FLOPs of learning from `tokens` of text in rows of `length`: 6 N D and causal attention, as
-    in PaLM (arXiv 2204.02311), appendix B; N is the language model without its embedding. 4 N D
-    where it is frozen: its weights have no gradient. The tower is left out, and so is what is
-    computed twice.
+def model_flops(config: Run, tokens: int, keys: float, trainable: str = "all") -> float:
+    """FLOPs of learning from `tokens` of text that see `keys` tokens on average: 6 N D and
+    attention, as in PaLM (arXiv 2204.02311), appendix B; N is the language model without its
+    embedding. 4 N D where it is frozen: its weights have no gradient. The tower is left out, and so
+    is what is computed twice.
     """
     passes = 6 if {"all", "llm"} & set(trainable.split("+")) else 4
     t = config.model.text
     q, kv = t.heads * t.head_dim, t.kv_heads * t.head_dim
     weights = t.layers * t.embed * (2 * q + 2 * kv + 3 * t.mlp) + t.vocab_size * t.embed
-    return (passes * weights + 6 * t.layers * q * length) * tokens
+    return (passes * weights + 12 * t.layers * q * keys) * tokens
 
 
 def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -> dict:
@@ -308,14 +308,14 @@ def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -
     }
     total = sum(seconds.values())
     if isinstance(config_of_stage, GRPO):
-        samples = config_of_stage.prompts * config_of_stage.group_size
-        length = config_of_stage.max_prompt_tokens + config_of_stage.max_completion_tokens
-        rows, new = samples, samples * config_of_stage.max_completion_tokens
-        rows *= config_of_stage.updates_per_rollout
+        prompt, length = config_of_stage.max_prompt_tokens, config_of_stage.max_completion_tokens
+        new = config_of_stage.prompts * config_of_stage.group_size * length
+        learnt = ((config_of_stage.prompts * prompt, prompt / 2), (new, prompt + length / 2))
+        updates = config_of_stage.updates_per_rollout
     else:
-        length, rows = config_of_stage.row_tokens, config_of_stage.rows
-        new = rows * length
-    flops = model_flops(config, rows * length, length, config_of_stage.trainable)
+        new = config_of_stage.rows * config_of_stage.row_tokens
+        learnt, updates = ((new, config_of_stage.row_tokens / 2),), 1
+    flops = updates * sum(model_flops(config, *x, config_of_stage.trainable) for x in learnt)
     return {
         "seconds": seconds,
         "step_seconds": total,
@@ -351,7 +351,7 @@ def _line(name: str, one: Compiled) -> str:
     )
     time_ = f"{one.seconds:8.3f} s"
     if one.program.trips > 1:
-        time_ += f" ({found.dynamic_loop_seconds * 1e3:.2f} ms a token with a full cache)"
+        time_ += f" ({found.dynamic_loop_seconds * 1e3:.2f} ms a {one.program.trip})"
     return (
         f"{name:24} {gib}  {found.flops / 1e12:9.1f} TFLOP  {time_}  bound by {found.bound}"
         f"\n{'':26}{moved or 'no collectives'}"

@@ -412,8 +412,11 @@ class _Program:
 
     def splash(self, op: hlo.Op, kernel: str, arrays: list[str]) -> tuple[float, float]:
         """Seconds and FLOPs of a kernel of splash attention, from its operands."""
-        # The queries are the first array of numbers of highest rank: [mapped axes, heads, T, H].
-        *mapped, heads, length, width = max((hlo.dims(a) for a in arrays if a[0] in "bf"), key=len)
+        # The queries are the first array of numbers of highest rank: [mapped axes, heads, T, H];
+        # the keys behind them have no heads: [mapped axes, S, H].
+        numbers = [hlo.dims(a) for a in arrays if a[0] in "bf"]
+        *mapped, heads, length, width = max(numbers, key=len)
+        keys = next(x[-2] for x in numbers if len(x) == len(mapped) + 2 and x[-1] == width)
         name = {"fwd": "block_q", "dq": "block_q_dq", "dkv": "block_q_dkv"}[kernel]
         block = re.search(rf"{name}\W+(\d+)", op.text)
         block = min(int(block[1]) if block else 1024, length)
@@ -421,12 +424,18 @@ class _Program:
         # along T beside the segments of queries and keys. Other masks are taken to be full.
         along = [a for a in arrays if a.startswith("s32") and length in hlo.dims(a)[-2:]]
         causal = len(along) > (2 if "segmented" in op.name else 0)
+        # A mask that is given in blocks is that of samples behind prompts. As a sample that fills
+        # its row has it: it sees the whole prompt, and is causal.
+        given = any(a.startswith("s32") and hlo.dims(a)[1:2] == [block] for a in arrays)
+        causal = causal or given
 
         per_tile, per_step, per_row, work = SPLASH[kernel]
-        blocks = length / block
-        tiles = (blocks * (blocks + 1) / 2 if causal else blocks**2) * (block / 512) ** 2
+        blocks, prompt = length / block, (keys - length) / block
+        own = blocks * (blocks + 1) / 2 if causal else blocks**2
+        tiles = (own + prompt * blocks) * (block / 512) ** 2
         # The grid has a step for each block, whether or not the mask leaves it out.
-        cycles = tiles * per_tile + blocks**2 * per_step + length / 512 * per_row
+        steps = blocks * (blocks + prompt)
+        cycles = tiles * per_tile + steps * per_step + length / 512 * per_row
         # The cores share what the kernel declares parallel: the axes over which it is mapped, going
         # forward its heads too.
         together = math.prod(mapped) * (heads if kernel == "fwd" else 1)
@@ -435,7 +444,8 @@ class _Program:
         v5p = CHIPS["v5p"]
         core = (v5p.flops / v5p.cores) / (self.chip.flops / self.chip.cores) / v5p.clock
         seconds = turns * cycles * core * math.ceil(width / 128) / SPLASH_REACHED
-        return seconds, work * (2 if causal else 4) * length**2 * width * math.prod(mapped) * heads
+        pairs = length * (keys - length / 2 if causal else keys)
+        return seconds, work * 4 * pairs * width * math.prod(mapped) * heads
 
     # --- collectives
 

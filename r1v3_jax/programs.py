@@ -22,14 +22,14 @@ from r1v3_jax.models import r1v3
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
-from r1v3_jax.types import Batch, PolicyBatch
+from r1v3_jax.types import Batch, PolicyBatch, PromptBatch, SampleRows
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """name: of the jitted function; use: what it is for, where it is compiled twice; calls: a step
-    of its stage makes of it; trips: of its loop whose end depends on data, at most (the tokens of
-    `decode`; 1 where there is none); resident: bytes on a chip meanwhile that it is not given.
+    of its stage makes of it; trips: of its loop whose end depends on data, at most (1 where there
+    is none), and what one is; resident: bytes on a chip meanwhile that it is not given.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Program:
     use: str = ""
     calls: int = 1
     trips: int = 1
+    trip: str = ""
     resident: int = 0
 
     @property
@@ -74,23 +75,11 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     model = r1v3.abstract(config.model, config.compute, mesh)
     optimizer, update = grpo.make_update(stage)
     state = _state(model, optimizer, train.trainable(stage.trainable), mesh)
-    shape = (
-        stage.prompts * stage.group_size,
-        stage.max_prompt_tokens + stage.max_completion_tokens,
-    )
-    tiles = stage.update_tiles or stage.tiles
-    batch = batch_of(config.model, *shape, tiles, stage.accumulate)
-    batch = dataclasses.replace(batch, labels=None)  # completions are their own labels
-    like = jax.ShapeDtypeStruct(batch.tokens.shape, jnp.float32)
     scored = grpo.needs_old_logprobs(stage)
-    policy = PolicyBatch(
-        batch=batch,
-        advantages=like,
-        sampler_logprobs=like,
-        old_logprobs=like if scored else None,
-        ref_logprobs=like if stage.kl_coef else None,
+    batch, policy = (
+        on_mesh(policy_batch_of(config.model, stage, **columns), config, mesh)
+        for columns in ({}, {"old": scored, "ref": bool(stage.kl_coef)})
     )
-    batch, policy = on_mesh(batch, config, mesh), on_mesh(policy, config, mesh)
     weights = shard_bytes(model)
     reference = weights if stage.kl_coef else 0
     kept = shard_bytes(state) + reference
@@ -104,12 +93,14 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         batch_of_probe = {"prompts": config.evaluate.batch, "tiles": config.evaluate.tiles}
         probe = _of_rollout(config, mesh, how, group_size=1, **batch_of_probe, **prompts)
         out += [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
+    loop = {"trips": stage.accumulate, "trip": "micro-batch"}
     if scored:
         lower = _in(mesh, lambda: grpo.score.lower(model, batch, stage.temperature))
-        resident = kept - weights
-        out.append(Program("score", lower, calls=2 if stage.kl_coef else 1, resident=resident))
+        calls = 2 if stage.kl_coef else 1
+        out.append(Program("score", lower, calls=calls, resident=kept - weights, **loop))
     lower = _in(mesh, lambda: update.lower(state, policy))
-    return [*out, Program("update", lower, calls=stage.updates_per_rollout, resident=reference)]
+    calls = stage.updates_per_rollout
+    return [*out, Program("update", lower, calls=calls, resident=reference, **loop)]
 
 
 def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -139,14 +130,8 @@ def _of_rollout(
     trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
     compute = r1v3.decode_compute(config.compute)
     model = r1v3.abstract(config.model, compute, mesh)
-    rows = jax.ShapeDtypeStruct((prompts, max_prompt_tokens), jnp.int32)
     with_images = config.model.vision is not None
-    batch = data.PromptBatch(
-        tokens=rows,
-        lengths=jax.ShapeDtypeStruct((prompts,), jnp.int32),
-        tiles=_tiles(config.model, 1, tiles),
-        image_index=rows if with_images else None,
-    )
+    batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
     batch = _placed(batch, data.specs(batch, compute.rules), mesh)
     images = None
     if with_images:
@@ -168,7 +153,13 @@ def _of_rollout(
     return [
         *out,
         Program("prefill", prefill, resident=resident),
-        Program("decode", decode, trips=sampling.max_tokens, resident=resident),
+        Program(
+            "decode",
+            decode,
+            trips=sampling.max_tokens,
+            trip="token with a full cache",
+            resident=resident,
+        ),  # fmt: skip
     ]
 
 
@@ -185,6 +176,41 @@ def batch_of(config: ModelConfig, rows: int, length: int, tiles: int, parts: int
         image_index=None if config.vision is None else ints,
         labels=ints,
     )
+
+
+def prompt_batch_of(config: ModelConfig, prompts: int, length: int, tiles: int) -> PromptBatch:
+    """The shapes of a PromptBatch."""
+    rows = jax.ShapeDtypeStruct((prompts, length), jnp.int32)
+    return PromptBatch(
+        tokens=rows,
+        lengths=jax.ShapeDtypeStruct((prompts,), jnp.int32),
+        tiles=_tiles(config, 1, tiles),
+        image_index=None if config.vision is None else rows,
+    )
+
+
+def policy_batch_of(
+    config: ModelConfig, stage: GRPO, *, old: bool = False, ref: bool = False
+) -> PolicyBatch:
+    """The shapes of what `rollout.policy_batch` makes on the current mesh."""
+    full = np.full((stage.prompts, stage.group_size), stage.max_completion_tokens)
+    plan = rollout.pack(full, stage)
+    ints, floats = (jax.ShapeDtypeStruct(plan.shape, x) for x in (jnp.int32, jnp.float32))
+    rows = SampleRows(
+        owner=jax.ShapeDtypeStruct(plan.owner.shape, jnp.int32),
+        tokens=ints,
+        positions=ints,
+        segment_ids=ints,
+        loss_weights=floats,
+        advantages=floats,
+        sampler_logprobs=floats,
+        old_logprobs=floats if old else None,
+        ref_logprobs=floats if ref else None,
+    )
+    prompts = prompt_batch_of(
+        config, stage.prompts * plan.copies, stage.max_prompt_tokens, stage.tiles
+    )
+    return PolicyBatch(prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _tiles(config: ModelConfig, parts: int, slots: int):

@@ -5,6 +5,7 @@ again.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,21 +14,12 @@ from jax.experimental import multihost_utils
 
 from r1v3_jax import rewards
 from r1v3_jax.config import GRPO
-from r1v3_jax.data import (
-    Encoded,
-    Encoder,
-    PromptBatch,
-    Tiles,
-    TileSlots,
-    place,
-    place_images,
-    prompt_batch,
-    split,
-)
+from r1v3_jax.data import Encoded, Encoder, place, prompt_batch
 from r1v3_jax.losses import group_advantages, token_weights
 from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.sampler import Completions, Sampling, generate
-from r1v3_jax.types import Batch, Example, PolicyBatch
+from r1v3_jax.sharding import TRAIN
+from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +70,9 @@ class Sampler:
 
         `model`: laid out for decoding (`r1v3.for_decoding`).
         """
-        prompts, encoded = prompt_batch(
-            examples, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
+        encoded = [self.encoder.prompt(example) for example in examples]
+        prompts = prompt_batch(
+            encoded, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
         )
         completions = fetch(self.generate(model, prompts, key, limit))
         count = len(completions.lengths)
@@ -193,53 +186,125 @@ def collect(
 
 
 def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyBatch:
-    """The arrays of one update: a row a sample, prompt and completion side by side, N
-    micro-batches.
+    """The arrays of one update, for the current mesh: each prompt once, its samples packed into
+    rows behind it.
 
     Samples whose verifier failed have no advantage and no weight, and no part in their group's
     mean.
     """
-    G, length = config.group_size, config.max_prompt_tokens + config.max_completion_tokens
-    shape = (len(groups) * G, length)
-    ints = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
-    ints["tokens"][:] = encoder.tokenizer.pad_token_id
-    image_index, mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
-    sampled, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    C = config.max_completion_tokens
+    plan = pack(np.stack([group.completions.lengths for group in groups]), config)
+    shape = plan.shape
+    out = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
+    out["tokens"][:] = encoder.tokenizer.pad_token_id
+    numbers = ("loss_weights", "advantages", "sampler_logprobs")
+    out |= {name: np.zeros(shape, np.float32) for name in numbers}
 
     reward = np.stack([group.rewards for group in groups])
     advantage = group_advantages(reward, ~np.isnan(reward), divide_by_std=config.divide_by_std)
-    per_micro = len(groups) // config.accumulate
-    tiles: list[list[Tiles]] = [[] for _ in range(config.accumulate)]
-    for p, group in enumerate(groups):
-        mine, prompt, start = tiles[p // per_micro], group.prompt, len(group.prompt.tokens)
-        for g in range(G):
-            row, size = p * G + g, int(group.completions.lengths[g])
-            end = start + size
-            ints["tokens"][row, :start] = prompt.tokens
-            ints["tokens"][row, start:end] = group.completions.tokens[g, :size]
-            ints["positions"][row, :end] = np.arange(end)
-            ints["segment_ids"][row, :end] = 1
-            place_images(image_index[row, :start], prompt, sum(map(len, mine)), encoder)
-            if not np.isnan(reward[p, g]):
-                mask[row, start:end] = group.completions.chosen[g, :size]
-            sampled[row, start:end] = group.completions.logprobs[g, :size]
-            advantages[row, start:end] = advantage[p, g]
-        mine.append(prompt.tiles)
-    with_images = encoder.config.vision is not None
-    slots = (config.update_tiles or config.tiles) // config.accumulate
-    batch = Batch(
-        loss_weights=token_weights(mask, config.aggregation, config.max_completion_tokens),
-        image_index=image_index if with_images else None,
-        **ints,
-    )
-    batch = split(batch, config.accumulate)
-    if with_images:
-        size = encoder.config.vision.image_size
-        batch = dataclasses.replace(batch, tiles=TileSlots(tiles, slots, size))
-    per_part = lambda x: x.reshape(config.accumulate, -1, length)  # noqa: E731
+    chosen = np.stack([group.completions.chosen for group in groups])
+    lengths = np.stack([group.completions.lengths for group in groups])
+    learnt = chosen & (np.arange(C) < lengths[..., None]) & ~np.isnan(reward)[..., None]
+    weights = token_weights(learnt.reshape(-1, C), config.aggregation, C).reshape(learnt.shape)
+
+    for (p, g), (n, b, start, segment) in plan.places.items():
+        group, size = groups[p], int(lengths[p, g])
+        at = n, b, slice(start, start + size)
+        out["tokens"][at] = group.completions.tokens[g, :size]
+        out["positions"][at] = len(group.prompt.tokens) + np.arange(size)
+        out["segment_ids"][at] = segment
+        out["loss_weights"][at] = weights[p, g, :size]
+        out["advantages"][at] = advantage[p, g]
+        out["sampler_logprobs"][at] = group.completions.logprobs[g, :size]
+    prompts = prompt_batch(
+        [group.prompt for group in groups], encoder,
+        max_prompt_tokens=config.max_prompt_tokens, tiles=config.tiles,
+    )  # fmt: skip
+    again = {
+        name: np.repeat(x, plan.copies, axis=0)
+        for name in ("tokens", "lengths", "image_index")
+        if (x := getattr(prompts, name)) is not None
+    }
     return PolicyBatch(
-        batch=batch, advantages=per_part(advantages), sampler_logprobs=per_part(sampled)
+        prompts=dataclasses.replace(prompts, **again),
+        rows=SampleRows(owner=plan.owner, **out),
+        used=np.int32(plan.used),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where the samples of a step lie. shape: N micro-batches of B rows of T tokens.
+
+    places: sample g of prompt p -> micro-batch, row, first token, segment. owner: see `SampleRows`.
+    used: micro-batches that hold a sample. copies: rows each prompt takes, so that every device
+    that has some of its samples has the prompt.
+    """
+
+    shape: tuple[int, int, int]
+    places: dict[tuple[int, int], tuple[int, int, int, int]]
+    owner: np.ndarray
+    used: int
+    copies: int
+
+
+BLOCK = (
+    4  # rows side by side that share a prompt, at most: with more, short groups leave some empty
+)
+
+
+def pack(lengths: np.ndarray, config: GRPO) -> Plan:
+    """Packs samples of int[P, G] lengths, for the current mesh.
+
+    A sample lies with its prompt on one of the devices that rows are dealt out to. There, a
+    prompt's samples go into the first row with room, the longest first, and its rows are cut into
+    blocks; the blocks fill the micro-batches from the first on.
+
+        prompt p   [a a a a a b b]  [c c c c d d d]  [e e - - - - -]  [- - - - - - -]
+                   --------------- a block ---------------------------------------
+    """
+    P, G = lengths.shape
+    N, T, shards = config.accumulate, config.max_completion_tokens, TRAIN.shards("batch")
+    copies = max(shards // P, 1)
+    mine = G // copies  # samples of a copy
+    rows = P * G // N // shards  # of a device, in a micro-batch
+    block = math.gcd(math.gcd(rows, mine), BLOCK)
+    blocks = rows // block
+    owner = np.zeros((N, shards * blocks), np.int32)
+    places, used = {}, 0
+    prompts = P * copies // shards  # of a device, copies counted
+    for device in range(shards):
+        filled = 0  # blocks of this device
+        for local in range(prompts):
+            p, copy = divmod(device * prompts + local, copies)
+            samples = range(copy * mine, (copy + 1) * mine)
+            packed = first_fit([int(lengths[p, g]) for g in samples], T)
+            for first in range(0, len(packed), block):
+                n, slot = divmod(filled, blocks)
+                owner[n, device * blocks + slot] = local
+                for k, row in enumerate(packed[first : first + block]):
+                    b, at = device * rows + slot * block + k, 0
+                    for segment, i in enumerate(row, start=1):
+                        places[p, samples[i]] = (n, b, at, segment)
+                        at += int(lengths[p, samples[i]])
+                filled += 1
+        used = max(used, -(-filled // blocks))
+    return Plan((N, shards * rows, T), places, owner, used, copies)
+
+
+def first_fit(sizes: list[int], room: int) -> list[list[int]]:
+    """Indices of `sizes`, in rows of at most `room` in sum: the largest first, each into the first
+    row it fits.
+    """
+    rows, left = [], []
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        r = next((r for r, free in enumerate(left) if sizes[i] <= free), len(rows))
+        if r == len(rows):
+            rows.append([])
+            left.append(room)
+        rows[r].append(i)
+        left[r] -= sizes[i]
+    return rows
 
 
 def statistics(groups: list[Group], limit: int) -> dict[str, float]:

@@ -225,6 +225,37 @@ def split_rows(x: jax.Array, count: int) -> jax.Array:
     return jnp.reshape(x, (count, -1, *x.shape[1:]), out_sharding=sharding)
 
 
+def split_last(x: jax.Array, size: int) -> jax.Array:
+    """[..., n * size] -> [..., n, size], the parts dealt out as their entries were."""
+    sharding = None
+    if not jax.sharding.get_abstract_mesh().empty:
+        sharding = PartitionSpec(*jax.typeof(x).sharding.spec, None)
+    return jnp.reshape(x, (*x.shape[:-1], -1, size), out_sharding=sharding)
+
+
+def repeat_rows(x: jax.Array, count: int) -> jax.Array:
+    """[J, ...] -> [count, ...], each row count / J times in a row, dealt out as before."""
+    shape = (len(x), count // len(x), *x.shape[1:])
+    sharding = None
+    if not jax.sharding.get_abstract_mesh().empty:
+        spec = jax.typeof(x).sharding.spec
+        sharding = PartitionSpec(spec[0], None, *spec[1:])
+    repeated = jax.lax.broadcast_in_dim(x, shape, (0, *range(2, x.ndim + 1)), out_sharding=sharding)
+    return repeated.reshape(count, *x.shape[1:])
+
+
+def take_local(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x[index], where every device has the rows that it asks for: [P, ...], int32[J] -> [J, ...].
+
+    The index counts from the device's own first row.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x[index]
+    spec, rows = jax.typeof(x).sharding.spec, jax.typeof(index).sharding.spec
+    local = jax.shard_map(lambda x, i: x[i], in_specs=(spec, rows), out_specs=spec, check_vma=False)
+    return local(x, index)
+
+
 def shard_bytes(tree) -> int:
     """Bytes on one device of the arrays in a tree that carry their shardings."""
     return sum(

@@ -1,6 +1,6 @@
 """One update: what learns, the optimizer, and the jitted step that every stage shares.
 
-Knows losses only as functions `(model, micro_batch) -> (loss, metrics)`.
+Knows losses only as functions of a model and a micro-batch.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ import optax
 from flax import nnx
 
 from r1v3_jax.config import Optimizer
+from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.types import Batch
+from r1v3_jax.sharding import repeat_rows, take_local
+from r1v3_jax.types import Batch, PromptBatch, SampleRows
 
 PARTS = {"llm": "language", "connector": "connector", "vision": "vision"}
 
@@ -90,36 +92,60 @@ def create(model: R1V3, optimizer: optax.GradientTransformation, learns: Callabl
     return TrainState(step=jnp.int32(0), model=model, optimizer=jax.jit(optimizer.init)(params))
 
 
+def summed_gradients(loss: Callable, args: tuple, batch, count=None):
+    """Gradients with respect to `args`, and metrics, added up in float32 over the micro-batches of
+    a batch: its first `count` (int32[]; None: all N).
+
+    loss: `(*args, micro_batch) -> (loss, metrics)`; each array of `batch` is [N, ...].
+    """
+    gradient = jax.value_and_grad(loss, argnums=tuple(range(len(args))), has_aux=True)
+
+    def micro_batch(i):
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch)
+
+    def accumulate(i, total):
+        (value, metrics), grads = gradient(*args, micro_batch(i))
+        return jax.tree.map(
+            lambda t, x: t + x.astype(t.dtype), total, (grads, {"loss": value, **metrics})
+        )
+
+    value, metrics = jax.eval_shape(lambda: loss(*args, micro_batch(0)))
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros_like(x, jnp.float32), (args, {"loss": value, **metrics})
+    )
+    count = len(jax.tree.leaves(batch)[0]) if count is None else count
+    return jax.lax.fori_loop(0, count, accumulate, zeros)
+
+
+def gradients(loss_fn: Callable):
+    """For `make_update`: of a loss `(model, micro_batch) -> (loss, metrics)`."""
+
+    def of_batch(model: Callable, params, batch):
+        (grads,), metrics = summed_gradients(
+            lambda params, micro: loss_fn(model(params), micro), (params,), batch
+        )
+        return grads, metrics
+
+    return of_batch
+
+
 def make_update(
-    loss_fn: Callable, optimizer: optax.GradientTransformation, learns: Callable, lr: optax.Schedule
+    gradients: Callable,
+    optimizer: optax.GradientTransformation,
+    learns: Callable,
+    lr: optax.Schedule,
 ):
     """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
-    Gradients of the batch's N micro-batches are added, in float32, before the one optimizer step. A
-    step whose loss or gradient is not finite changes nothing; its `finite` is 0 and the caller
-    decides.
+    gradients: `(model, params, batch) -> (grads, metrics)` for the whole batch, metrics with its
+    loss; `model(params)` is the model with these weights where it learns. A step whose loss or
+    gradient is not finite changes nothing; its `finite` is 0 and the caller decides.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         graph, params, frozen = nnx.split(state.model, learns, ...)
-
-        def loss(params, micro_batch):
-            return loss_fn(nnx.merge(graph, params, frozen), micro_batch)
-
-        def accumulate(total, micro_batch):
-            (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, micro_batch)
-            return jax.tree.map(
-                lambda t, x: t + x.astype(t.dtype), total, (grads, {"loss": value, **metrics})
-            ), None
-
-        first = jax.tree.map(lambda x: x[0], batch)
-        shapes = jax.eval_shape(loss, params, first)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros_like(x, jnp.float32), (params, {"loss": shapes[0], **shapes[1]})
-        )
-        (grads, metrics), _ = jax.lax.scan(accumulate, zeros, batch)
-
+        grads, metrics = gradients(lambda params: nnx.merge(graph, params, frozen), params, batch)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, moments = optimizer.update(grads, state.optimizer, params)
@@ -157,3 +183,29 @@ def token_logprobs(
     labels = batch.tokens if batch.labels is None else batch.labels
     out = model.logprobs(hidden, jnp.roll(labels, -1, axis=1), temperature=temperature)
     return tuple(jnp.roll(x, 1, axis=1).at[:, 0].set(0.0) for x in out)
+
+
+def read_prompts(model: R1V3, prompts: PromptBatch) -> tuple[jax.Array, PromptCache]:
+    """The hidden state of each prompt's last token, float[P, D], and the prompts' cache: all that
+    their samples need of them.
+    """
+    images = None if prompts.tiles is None else model.encode_images(prompts.tiles[0])
+    return model.read(prompts.tokens, prompts.lengths, images, prompts.image_index)
+
+
+def sample_logprobs(
+    model: R1V3, read: tuple[jax.Array, PromptCache], rows: SampleRows, *, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """log p of each token of a micro-batch of samples and the entropy there, float32[B, T] each,
+    behind prompts as `read_prompts` left them.
+    """
+    last, cache = read
+    hidden = model.extend(rows.tokens, rows.positions, rows.segment_ids, cache, rows.owner)
+    # tokens        [  a   b  end  u  end  - ]   a token is predicted by what stands before it:
+    # segment_ids   [  1   1   1   2   2   0 ]   of a sample's first that is its prompt's last
+    # hidden        [  pt  ha  hb  pt  hu    ]
+    left = jnp.roll(rows.segment_ids, 1, axis=1).at[:, 0].set(0)
+    begins = (rows.segment_ids != left)[..., None]
+    last = repeat_rows(take_local(last, rows.owner), len(hidden))[:, None]
+    before = jnp.where(begins, last, jnp.roll(hidden, 1, axis=1))
+    return model.logprobs(before, rows.tokens, temperature=temperature)

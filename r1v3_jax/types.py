@@ -34,7 +34,7 @@ class Example:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Packed rows for one update, in N micro-batches whose gradients are added.
+    """Packed rows for one supervised update, in N micro-batches whose gradients are added.
 
     tokens, positions, segment_ids: int32[N, B, T]; segment 0 is padding. loss_weights: float32[N,
     B, T], the weight of each token's loss, set once over all micro-batches (1 / supervised tokens,
@@ -55,20 +55,57 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PolicyBatch:
-    """A Batch of sampled completions, and what the policy gradient needs; all float32[N, B, T].
+class PromptBatch:
+    """P prompts, to be sampled from or for their samples to be learnt from.
 
-    A token's entry stands where the token stands. advantages: of the sample it belongs to.
-    sampler_logprobs: as sampled. old_logprobs: of the same weights, by the trainer's forward pass.
-    ref_logprobs: of the frozen reference, or None where no KL term asks for it.
-
-        tokens            [ prompt prompt  a    b   end   -  ]
-        loss_weights      [   0      0    1/3  1/3  1/3   0  ]
-        advantages        [   0      0    .7   .7   .7    0  ]
+    tokens: int32[P, T], padded on the right; lengths: int32[P]; tiles: float32[1, I, S, S, 3];
+    image_index: int32[P, T], as in `R1V3.embed`. The last two are None without images.
     """
 
-    batch: Batch
+    tokens: jax.Array
+    lengths: jax.Array
+    tiles: jax.Array | None
+    image_index: jax.Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SampleRows:
+    """Samples packed into rows behind their prompts, and what the policy gradient needs of them.
+
+    owner: int32[N, J], the prompt of each B / J rows side by side, counted from the first of the
+    device that has the rows. tokens, positions, segment_ids: int32[N, B, T]; a segment is a sample,
+    0 is padding, and positions go on from the prompt's. The others are float32[N, B, T], a token's
+    entry where the token stands. loss_weights: as in `Batch`. advantages: of the sample it belongs
+    to. sampler_logprobs: as sampled. old_logprobs: of the weights before the update, where several
+    are made. ref_logprobs: of the frozen reference, where a KL term asks for it.
+
+        prompts           [ p   q   r   s   t  ]
+        tokens            [ a   b  end  u  end  -  ]     two samples of one prompt
+        positions         [ 5   6   7   5   6   0  ]
+        segment_ids       [ 1   1   1   2   2   0  ]
+        loss_weights      [1/5 1/5 1/5 1/5 1/5  0  ]
+        advantages        [.7  .7  .7  -.7 -.7  0  ]
+    """
+
+    owner: jax.Array
+    tokens: jax.Array
+    positions: jax.Array
+    segment_ids: jax.Array
+    loss_weights: jax.Array
     advantages: jax.Array
     sampler_logprobs: jax.Array
     old_logprobs: jax.Array | None = None
     ref_logprobs: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PolicyBatch:
+    """One policy update: every prompt once, their samples in N micro-batches of which the first
+    `used` (int32[]) hold any.
+    """
+
+    prompts: PromptBatch
+    rows: SampleRows
+    used: jax.Array

@@ -157,7 +157,8 @@ def test_labels_behind_image_tokens(encoder):
 
 def test_prompts_are_padded_on_the_right(encoder):
     examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
-    batch, encoded = data.prompt_batch(examples, encoder, max_prompt_tokens=120, tiles=5)
+    encoded = [encoder.prompt(example) for example in examples]
+    batch = data.prompt_batch(encoded, encoder, max_prompt_tokens=120, tiles=5)
     assert batch.tiles.shape == (1, 5, 28, 28, 3)
     np.testing.assert_array_equal(batch.tiles[:, 1:3][0], encoded[1].tiles)
     for row, example in enumerate(examples):
@@ -173,9 +174,9 @@ def test_what_does_not_fit_is_refused(encoder):
     with pytest.raises(ValueError, match=r"a row holds 10 and a micro-batch 16"):
         batches(encoder, dataclasses.replace(CONFIG, row_tokens=10), count=1)
     with pytest.raises(ValueError, match="the limit is 20"):
-        data.prompt_batch([source(0)], encoder, max_prompt_tokens=20, tiles=1)
+        data.prompt_batch([encoder.prompt(source(0))], encoder, max_prompt_tokens=20, tiles=1)
     with pytest.raises(ValueError, match="2 tiles for 1 slots"):
-        data.prompt_batch([source(2)], encoder, max_prompt_tokens=120, tiles=1)
+        data.prompt_batch([encoder.prompt(source(2))], encoder, max_prompt_tokens=120, tiles=1)
     with pytest.raises(ValueError, match="no chain of thought"):
         encoder.supervised(dataclasses.replace(source(0), chain=None))
 

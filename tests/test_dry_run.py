@@ -80,7 +80,7 @@ REFUSED = {
         "topology 'v5p:4x4x9': v5p has 2x2x1, ",
     ),
     "rows that do not split": (
-        lambda: changed(prompts=48, accumulate=48, update_tiles=48 * 128),
+        lambda: changed(accumulate=32),
         r"grpo.prompts x grpo.group_size / grpo.accumulate = 32 does not split over data x fsdp "
         r"= 64 of mesh \(16, 4, 2\); 64 would do",
     ),
@@ -108,8 +108,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused_by_name(tmp_path):
     config = dataclasses.replace(
         POD, mesh=(8, 16, 1), init_from="", write_tokenizer=print,
         grpo=dataclasses.replace(
-            POD.grpo, train=lambda index: None, accumulate=8, update_tiles=8 * 128,
-            evaluate_every=0,
+            POD.grpo, train=lambda index: None, accumulate=8, evaluate_every=0
         ),
     )  # fmt: skip
     with pytest.raises(ValueError, match="kv_heads of 8 cannot be split over .* = 16"):
@@ -266,7 +265,7 @@ def test_the_whole_table_of_the_pod(tmp_path):
 
 def test_model_flops_by_hand():
     # One layer, no vocabulary to speak of: 6 x (q, k, v, out; three matrices of the MLP), and
-    # attention's 2 x 2 x T / 2 x width, three times.
+    # attention's 2 x 2 x keys x width, three times.
     text = dataclasses.replace(
         POD.model.text, layers=1, embed=8, heads=2, kv_heads=1, head_dim=4, mlp=16, vocab_size=1
     )
@@ -275,6 +274,6 @@ def test_model_flops_by_hand():
     )
     weights = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16 + 8
     config = dataclasses.replace(POD, model=model)
-    assert dry_run.model_flops(config, 10, 100) == (6 * weights + 3 * 2 * 100 * 8) * 10
-    frozen = dry_run.model_flops(config, 10, 100, "connector+vision")
-    assert frozen == (4 * weights + 3 * 2 * 100 * 8) * 10
+    assert dry_run.model_flops(config, 10, 50) == (6 * weights + 3 * 4 * 50 * 8) * 10
+    frozen = dry_run.model_flops(config, 10, 50, "connector+vision")
+    assert frozen == (4 * weights + 3 * 4 * 50 * 8) * 10

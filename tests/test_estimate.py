@@ -411,13 +411,15 @@ backend_config={"custom_call_config":{"body":"TUzv"COST}}
     assert silent.hbm_bytes == 2 * (2 * 32 * 5 * 128 + 64 * 32 * 8192 * 128)
 
 
-def splash(kernel: str, rows: int, *, causal: bool):
-    """Attention over [rows, 5 heads, T 2048, H 128] in blocks of 512."""
-    positions = ", %positions" if causal else ""
+def splash(kernel: str, rows: int, *, causal: bool = False, prompt: int = 0):
+    """Attention over [rows, 5 heads, T 2048, H 128] in blocks of 512, behind `prompt` keys."""
+    positions = ", %positions" if causal else ", %blocks" if prompt else ""
+    keys = 2048 + prompt
     return run(f"""
         %mask = s8[1,4,4]{{2,1,0}} parameter(0)
         %q = bf16[{rows},5,2048,128]{{3,2,1,0}} parameter(1)
-        %k = bf16[{rows},2048,128]{{2,1,0}} parameter(2)
+        %k = bf16[{rows},{keys},128]{{2,1,0}} parameter(2)
+        %blocks = s32[{4 * keys // 512},512,512]{{2,1,0}} parameter(6)
         %segments = s32[2048,128]{{1,0}} parameter(3)
         %keys = s32[8,2048]{{1,0}} parameter(4)
         %positions = s32[2048,128]{{1,0}} parameter(5)
@@ -445,6 +447,11 @@ def test_splash_attention_by_tiles():
     # The backward kernels are split between the cores along the mapped axis only.
     one, two, three = (splash("dq", rows, causal=True).seconds for rows in (1, 2, 3))
     assert (two, three) == pytest.approx((one, 2 * one))
+    # Behind two blocks of prompt, with a mask given in blocks: every row of blocks sees them.
+    behind = (10 + 8) * 1216 + (16 + 8) * 450 + 4 * 700
+    result = splash("fwd", 2, prompt=1024)
+    assert result.seconds == pytest.approx(2 * 5 / 2 * behind / 1.75e9 / 0.9)
+    assert result.flops == 4 * (2048**2 / 2 + 2048 * 1024) * 128 * 2 * 5
 
 
 # --- the real compiler, in a process of its own: libtpu reads its environment before jax ----------

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens, train
+from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens
 from r1v3_jax.config import GRPO, Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
+from r1v3_jax.stages import grpo
 from r1v3_jax.types import Example
 
 
@@ -73,67 +74,63 @@ def test_the_trainer_agrees_with_the_sampler(setup, groups):
     """Every sampled log-probability, recomputed by the training forward pass on its row."""
     sampler, model = setup
     batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
-    part = jax.tree.map(lambda x: np.asarray(x)[0], batch)
-    got, _ = jax.jit(train.token_logprobs)(model, part.batch)
-    at = part.sampler_logprobs != 0
+    batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
+    got, sampled = np.asarray(grpo.score(model, batch, 1.0)), batch.rows.sampler_logprobs
+    at = sampled != 0
     assert at.sum() == sum(group.completions.lengths.sum() for group in groups)
-    np.testing.assert_allclose(np.asarray(got)[at], part.sampler_logprobs[at], atol=1e-4)  # float32
+    np.testing.assert_allclose(got[at], sampled[at], atol=1e-4)  # float32
+
+
+def samples(groups, config=CONFIG):
+    """Each sample's group, number, and place in the rows: micro-batch, row, tokens."""
+    plan = rollout.pack(np.stack([group.completions.lengths for group in groups]), config)
+    for (p, g), (n, b, at, segment) in plan.places.items():
+        size = groups[p].completions.lengths[g]
+        yield groups[p], g, (n, b, slice(at, at + size)), segment
 
 
 def test_rows_hold_the_sampled_ids(setup, groups):
-    batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder).batch
-    for p, group in enumerate(groups):
-        for g in range(3):
-            row, start = batch.tokens[0, p * 3 + g], len(group.prompt.tokens)
-            size = group.completions.lengths[g]
-            np.testing.assert_array_equal(row[:start], group.prompt.tokens)
-            np.testing.assert_array_equal(
-                row[start : start + size], group.completions.tokens[g, :size]
-            )
-            assert (batch.segment_ids[0, p * 3 + g] == 1).sum() == start + size
+    batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder)
+    for group, prompt in zip(groups, batch.prompts.tokens, strict=True):
+        np.testing.assert_array_equal(prompt[: len(group.prompt.tokens)], group.prompt.tokens)
+    for group, g, place, segment in samples(groups):
+        size = group.completions.lengths[g]
+        start = len(group.prompt.tokens)
+        np.testing.assert_array_equal(batch.rows.tokens[place], group.completions.tokens[g, :size])
+        np.testing.assert_array_equal(batch.rows.positions[place], start + np.arange(size))
+        assert (batch.rows.segment_ids[place] == segment).all()
+    held = sum(group.completions.lengths.sum() for group in groups)
+    assert (batch.rows.segment_ids > 0).sum() == held
 
 
 def test_an_undecided_sample_takes_no_part(setup, groups):
     """Weight and advantage 0; the advantages of its siblings are those computed without it."""
-    policy = rollout.policy_batch(groups, CONFIG, setup[0].encoder)
-    assert not policy.batch.loss_weights[0, 2].any() and not policy.advantages[0, 2].any()
+    rows = rollout.policy_batch(groups, CONFIG, setup[0].encoder).rows
     without = losses.group_advantages(np.array([[1.0, 0.0]]), np.ones((1, 2), bool))[0]
-    for row, expected in enumerate(without):
-        at = policy.batch.loss_weights[0, row] > 0
-        np.testing.assert_array_equal(np.unique(policy.advantages[0, row, at]), [expected])
-    np.testing.assert_allclose(policy.batch.loss_weights.sum(), 1, rtol=1e-5)
+    for group, g, place, _ in samples(groups):
+        if group is groups[0]:
+            expected = 0.0 if g == 2 else without[g]
+            np.testing.assert_array_equal(np.unique(rows.advantages[place]), [expected])
+            assert (rows.loss_weights[place] > 0).all() == (g != 2)
+    np.testing.assert_allclose(rows.loss_weights.sum(), 1, rtol=1e-5)
 
 
-def test_micro_batches_hold_their_own_tiles(setup, groups):
+def test_micro_batches_hold_the_same_samples(setup, groups):
+    whole = rollout.policy_batch(groups, CONFIG, setup[0].encoder).rows
     config = dataclasses.replace(CONFIG, accumulate=2)
-    whole = rollout.policy_batch(groups, CONFIG, setup[0].encoder)
-    parts = rollout.policy_batch(groups, config, setup[0].encoder)
-    assert parts.batch.tokens.shape == (2, 6, 108) and parts.batch.tiles.shape == (2, 2, 28, 28, 3)
-    np.testing.assert_array_equal(parts.batch.tokens.reshape(12, -1), whole.batch.tokens[0])
-    np.testing.assert_array_equal(
-        parts.batch.loss_weights.reshape(12, -1), whole.batch.loss_weights[0]
-    )
-    for n in range(2):
-        index = parts.batch.image_index[n]
-        assert index.max() == 2 * 4 - 1
-        mine = np.asarray(parts.batch.tiles)[n]
-        np.testing.assert_array_equal(mine, np.asarray(whole.batch.tiles)[0, 2 * n : 2 * n + 2])
-
-
-def test_an_update_may_have_more_tile_slots_than_a_rollout(setup, groups):
-    config = dataclasses.replace(CONFIG, accumulate=2, update_tiles=12)
-    wide = rollout.policy_batch(groups, config, setup[0].encoder).batch.tiles
-    narrow = dataclasses.replace(config, update_tiles=0)
-    narrow = rollout.policy_batch(groups, narrow, setup[0].encoder).batch.tiles
-    assert wide.shape == (2, 6, 28, 28, 3) and narrow.shape == (2, 2, 28, 28, 3)
-    np.testing.assert_array_equal(np.asarray(wide)[:, :2], np.asarray(narrow))
-    assert not np.asarray(wide)[:, 2:].any()
+    parts = rollout.policy_batch(groups, config, setup[0].encoder).rows
+    assert parts.tokens.shape == (2, 6, 8) and whole.tokens.shape == (1, 12, 8)
+    pairs = zip(samples(groups), samples(groups, config), strict=True)
+    for (_, _, one, _), (_, _, other, _) in pairs:
+        for name in ("tokens", "positions", "loss_weights", "advantages", "sampler_logprobs"):
+            a, b = getattr(whole, name)[one], getattr(parts, name)[other]
+            np.testing.assert_array_equal(a, b)
 
 
 def test_the_tower_runs_once_a_prompt(setup, groups):
-    batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder).batch
-    assert batch.tiles.shape[1] == 4  # not 4 x 3
-    np.testing.assert_array_equal(batch.image_index[0, 0], batch.image_index[0, 2])
+    batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder).prompts
+    assert batch.tiles.shape == (1, 4, 28, 28, 3)  # not 4 x 3
+    assert [row.max() for row in batch.image_index] == [3, 7, 11, 15]
 
 
 def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(setup):

@@ -102,10 +102,10 @@ LOGITS = jnp.log(jnp.array([[0.1, 0.5, 0.3, 0.1]]))
 
 
 def drawn(**settings):
-    """Share of each token among 4,000 draws."""
+    """Share of each token among 4,000 draws, in blocks of two."""
     keys = jax.random.split(jax.random.key(7), 4000)
     logits = jnp.broadcast_to(LOGITS, (4000, 4))
-    tokens = sampler.choose(logits, keys, Sampling(max_tokens=1, **settings))
+    tokens = sampler.choose(logits, keys, Sampling(max_tokens=1, **settings), 2)
     assert tokens.dtype == jnp.int32
     return np.bincount(tokens, minlength=4) / 4000
 
@@ -144,7 +144,7 @@ def test_greedy_takes_the_highest_that_is_not_banned():
 
     def choose(**settings):
         settings = Sampling(max_tokens=1, temperature=0.0, **settings)
-        return sampler.choose(logits, keys, settings).tolist()
+        return sampler.choose(logits, keys, settings, 1).tolist()
 
     assert choose() == [1, 1]
     assert choose(banned=(1,)) == [2, 3]
@@ -157,7 +157,7 @@ def test_what_is_banned_is_never_drawn_however_low_the_rest():
     keys = jax.random.split(jax.random.key(0), 100)
     for temperature in (0.0, 0.5, 1.0, 100.0):
         settings = Sampling(max_tokens=1, temperature=temperature, banned=(0,))
-        assert 0 not in np.asarray(sampler.choose(logits, keys, settings))
+        assert 0 not in np.asarray(sampler.choose(logits, keys, settings, 1))
 
 
 def test_pad_rows_of_the_vocabulary_are_never_drawn():
@@ -165,7 +165,7 @@ def test_pad_rows_of_the_vocabulary_are_never_drawn():
     keys = jax.random.split(jax.random.key(0), 1000)
     for temperature in (0.1, 1.0, 100.0):
         settings = Sampling(max_tokens=1, temperature=temperature, banned=(0,))
-        assert np.all(np.asarray(sampler.choose(logits, keys, settings)) == 1)
+        assert np.all(np.asarray(sampler.choose(logits, keys, settings, 1)) == 1)
 
 
 def test_nucleus_floor_written_out():
@@ -189,7 +189,7 @@ def test_what_is_cut_equals_transformers(settings):
     keys = jax.random.split(jax.random.key(0), 20_000)
     settings = Sampling(max_tokens=1, **settings)
     for row in range(8):
-        tokens = sampler.choose(jnp.tile(logits[row], (20_000, 1)), keys, settings)
+        tokens = sampler.choose(jnp.tile(logits[row], (20_000, 1)), keys, settings, 2)
         assert np.array_equal(np.unique(tokens), np.flatnonzero(theirs[row]))
 
 

@@ -53,7 +53,7 @@ def loss(model, micro):
 def updated(model, names: str, data: Batch, steps: int = 1, optimizer=None):
     learns = train.trainable(names)
     optimizer = train.make_optimizer(CONFIG, 10) if optimizer is None else optimizer
-    update = train.make_update(loss, optimizer, learns, train.schedule(CONFIG, 10))
+    update = train.make_update(train.gradients(loss), optimizer, learns, train.schedule(CONFIG, 10))
     state = train.create(jax.tree.map(jnp.copy, model), optimizer, learns)
     for _ in range(steps):
         state, metrics = update(state, data)

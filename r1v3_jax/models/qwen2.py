@@ -1,8 +1,9 @@
 """The language model: Qwen2.5 (qkv bias), Qwen3 (per-head qk-norm), or a Llama (neither).
 
-Three ways through the same layers: `__call__` for packed rows (training, scoring), `prefill` for
-prompts, which leaves their keys and values behind, and `decode` for one more token of every sample.
-The G samples of a prompt share its one copy of keys and values.
+Four ways through the same layers: `__call__` for packed rows (supervised training); `prefill` for
+prompts, which leaves their keys and values behind; and, behind those, `extend` for samples that are
+there (scoring, policy update) and `decode` for one more token of every sample. The G samples of a
+prompt share its one copy of keys and values.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from r1v3_jax.models.layers import (
     LANES,
     NEVER,
     attention,
+    attention_behind,
     causal_mask,
     keep,
     param,
@@ -26,8 +28,9 @@ from r1v3_jax.models.layers import (
     rope_angles,
     rotate,
     splash_attention,
+    splash_behind,
 )
-from r1v3_jax.sharding import gather, split_rows
+from r1v3_jax.sharding import gather, split_rows, take_local
 
 
 @jax.tree_util.register_dataclass
@@ -225,7 +228,7 @@ class Qwen2(nnx.Module):
         return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in out)
 
     # ---------------------------------------------------------------------------------------------
-    # generation
+    # prompts, and what follows them
 
     def prefill(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, PromptCache]:
         """Prompts, padded on the right: float[P, T, D] embeddings, int32[P] lengths -> the hidden
@@ -246,11 +249,60 @@ class Qwen2(nnx.Module):
             x = self.gather(block)(x, angles, attend_and_record)
             return x, tuple(jnp.einsum("btkh->bkth", entry) for entry in kv)
 
-        x, (k, v) = jax.lax.scan(layer, x, self.blocks)
+        x, (k, v) = jax.lax.scan(remat(layer, self.compute.remat), x, self.blocks)
         last = (slots == lengths[:, None] - 1)[..., None]
         return jnp.sum(jnp.where(last, self.last_norm(x), 0), axis=1), PromptCache(
             k=k, v=v, lengths=lengths
         )
+
+    def extend(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        prompt: PromptCache,
+        owner: jax.Array,
+    ) -> jax.Array:
+        """Samples packed into rows behind their prompts: float[B, T, D] embeddings, int32[B, T]
+        positions (they go on from the prompt's) and segments -> hidden states, float[B, T, D].
+
+        owner: int32[J], the prompt of each B / J rows side by side; on a mesh it counts from the
+        device's own first prompt.
+
+            prompt p   [a b c d - -]
+            row b      |            x y z u v - ]   segment_ids 1 1 1 2 2 0
+                       position  4 5 6 4 5
+        """
+        angles, used = rope_angles(positions, self.config), take_local(prompt.lengths, owner)
+        attend_behind = self.attention_behind(segment_ids, used)
+
+        def layer(x, xs):
+            block, *entries = xs
+            # The axis of the prompts leads, so that devices can be asked for their own.
+            k, v = (take_local(entry, owner) for entry in entries)
+            return self.gather(block)(x, angles, lambda *own: attend_behind(*own, k, v)), None
+
+        layers = (self.blocks, prompt.k, prompt.v)
+        x, _ = jax.lax.scan(remat(layer, self.compute.remat), x, layers)
+        return self.last_norm(x)
+
+    def attention_behind(self, segment_ids: jax.Array, used: jax.Array):
+        """`attend(q, k, v, prompt_k, prompt_v)`; see `layers.attention_behind`."""
+        if self.compute.attention != "splash":
+            return lambda *qkv: keep(attention_behind(*qkv, segment_ids, used), "context")
+        rules, local = self.compute.rules, splash_behind
+        rows = rules.spec("batch", None, "kv_heads", None, None)
+        if rows is not None:  # every device works on its own rows and heads
+            own = rules.spec("batch", None, "kv_heads", None)
+            prompt = rules.spec("batch", "kv_heads", None, None)
+            table, each = rules.spec("batch", None), rules.spec("batch")
+            local = jax.shard_map(
+                local,
+                in_specs=(rows, own, own, prompt, prompt, table, each),
+                out_specs=rows,
+                check_vma=False,
+            )
+        return lambda *qkv: local(*qkv, segment_ids, used)
 
     def new_cache(self, prompt: PromptCache, *, group_size: int, max_tokens: int) -> Cache:
         """An empty cache for `group_size` samples of each prompt, `max_tokens` tokens each."""

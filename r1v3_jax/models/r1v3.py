@@ -8,8 +8,9 @@ and embeddings; no text, no files.
     images = model.encode_images(tiles)                                    # once an image
     hidden = model(tokens, positions, segment_ids, images, image_index)    # packed rows
     logprobs, entropy = model.logprobs(hidden, targets)
-    last, prompt = model.prefill(tokens, lengths, images, image_index)     # then, token by token:
-    logits, cache = model.decode(tokens, cache)
+    last, prompt = model.read(tokens, lengths, images, image_index)        # prompts; behind them
+    hidden = model.extend(tokens, positions, segment_ids, prompt, owner)   # samples that are there,
+    logits, cache = model.decode(tokens, cache)                            # or one more token
 
 Text-only models have `vision` None and take no images.
 """
@@ -130,16 +131,27 @@ class R1V3(nnx.Module):
         """log p(targets) and entropy, float32[B, T] each, in chunks; see `Qwen2.logprobs`."""
         return self.language.logprobs(hidden, targets, temperature=temperature)
 
+    def read(
+        self, tokens, lengths, image_embeddings=None, image_index=None
+    ) -> tuple[jax.Array, PromptCache]:
+        """Prompts int32[P, T], padded on the right, of int32[P] lengths -> the hidden state of each
+        one's last token, float[P, D], and their cache.
+        """
+        return self.language.prefill(self.embed(tokens, image_embeddings, image_index), lengths)
+
     def prefill(
         self, tokens, lengths, image_embeddings=None, image_index=None
     ) -> tuple[jax.Array, PromptCache]:
-        """Prompts int32[P, T], padded on the right, of int32[P] lengths -> the logits that follow
-        each, float32[P, padded_vocab], and their cache.
+        """As `read`, with the logits that follow each prompt: float32[P, padded_vocab]."""
+        last, cache = self.read(tokens, lengths, image_embeddings, image_index)
+        return self.logits(last[:, None])[:, 0], cache
+
+    def extend(self, tokens, positions, segment_ids, prompt: PromptCache, owner) -> jax.Array:
+        """Samples int32[B, T] packed into rows behind their prompts -> hidden states float[B, T,
+        D]; see `Qwen2.extend`.
         """
-        hidden, cache = self.language.prefill(
-            self.embed(tokens, image_embeddings, image_index), lengths
-        )
-        return self.logits(hidden[:, None])[:, 0], cache
+        x = self.language.embed(tokens)
+        return self.language.extend(x, positions, segment_ids, prompt, owner)
 
     def new_cache(self, prompt: PromptCache, *, group_size: int, max_tokens: int) -> Cache:
         """An empty cache for `group_size` samples a prompt; see `Qwen2.new_cache`."""

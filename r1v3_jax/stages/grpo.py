@@ -11,6 +11,7 @@ at all.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
 from r1v3_jax.metrics import Logger, Timer, write_jsonl
+from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.stages.context import Context, leave, preempted, stop_unless_finite
-from r1v3_jax.types import PolicyBatch
+from r1v3_jax.types import PolicyBatch, SampleRows
 
 
 def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, dict]:
@@ -110,44 +112,70 @@ def make_update(config: GRPO):
     """The optimizer of the stage and its jitted step; see `train.make_update`."""
     updates = config.steps * config.updates_per_rollout
     optimizer = train.make_optimizer(config.optimizer, updates)
-    loss, learns = functools.partial(policy_loss, config=config), train.trainable(config.trainable)
-    lr = train.schedule(config.optimizer, updates)
-    return optimizer, train.make_update(loss, optimizer, learns, lr)
+    learns, lr = train.trainable(config.trainable), train.schedule(config.optimizer, updates)
+    return optimizer, train.make_update(
+        functools.partial(gradients, config=config), optimizer, learns, lr
+    )
+
+
+def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
+    """For `train.make_update`. Prompts are read once, forward and backward, whatever the number of
+    their samples; micro-batches add up what they ask of them.
+
+        params -> keys, values and last states of the prompts -> loss of each micro-batch
+               ----------------------------------------------->
+    """
+
+    def read(params):
+        last, cache = train.read_prompts(model(params), batch.prompts)
+        return last, cache.k, cache.v
+
+    def loss(params, read, rows):
+        last, k, v = read
+        read = last, PromptCache(k=k, v=v, lengths=batch.prompts.lengths)
+        return policy_loss(model(params), read, rows, config=config)
+
+    prompts, pull_back = jax.vjp(read, params)
+    (grads, asked), metrics = train.summed_gradients(
+        loss, (params, prompts), batch.rows, batch.used
+    )
+    (through,) = pull_back(jax.tree.map(lambda a, x: a.astype(x.dtype), asked, prompts))
+    return jax.tree.map(lambda g, x: g + x.astype(g.dtype), grads, through), metrics
 
 
 def needs_old_logprobs(config: GRPO) -> bool:
     """Whether a pass before the update is needed: with one update per rollout the update's own
-    forward pass is the policy that sampled.
+    forward pass is the policy before it.
     """
-    return config.updates_per_rollout > 1 or bool(config.kl_coef or config.importance_cap)
+    return config.updates_per_rollout > 1 or bool(config.kl_coef)
 
 
 def policy_loss(
-    model: R1V3, batch: PolicyBatch, *, config: GRPO
+    model: R1V3, read: tuple[jax.Array, PromptCache], rows: SampleRows, *, config: GRPO
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped policy gradient, plus kl_coef times the KL to the reference."""
-    weights = batch.batch.loss_weights
-    logprobs, entropy = train.token_logprobs(model, batch.batch, temperature=config.temperature)
-    old = jax.lax.stop_gradient(logprobs) if batch.old_logprobs is None else batch.old_logprobs
+    weights = rows.loss_weights
+    logprobs, entropy = train.sample_logprobs(model, read, rows, temperature=config.temperature)
+    old = jax.lax.stop_gradient(logprobs) if rows.old_logprobs is None else rows.old_logprobs
     corrected = weights
     if config.importance_cap:
-        corrected = weights * importance_weights(old, batch.sampler_logprobs, config.importance_cap)
+        corrected = weights * importance_weights(old, rows.sampler_logprobs, config.importance_cap)
     loss, metrics = clipped_policy_loss(
         logprobs,
         old,
-        batch.advantages,
+        rows.advantages,
         corrected,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
     )
     if config.kl_coef:
-        divergence = weighted_sum(kl(logprobs, batch.ref_logprobs, config.kl_estimator), weights)
+        divergence = weighted_sum(kl(logprobs, rows.ref_logprobs, config.kl_estimator), weights)
         loss += config.kl_coef * divergence
         metrics["kl"] = divergence
     total = weighted_sum(jnp.ones_like(weights), weights)
     # What the sampler's forward pass and this one disagree by; in exact arithmetic 0 at the first
     # update.
-    metrics["sampler_gap"] = weighted_sum(jnp.abs(old - batch.sampler_logprobs), weights)
+    metrics["sampler_gap"] = weighted_sum(jnp.abs(old - rows.sampler_logprobs), weights)
     metrics["policy_entropy"] = weighted_sum(entropy, weights)
     metrics["weight"] = total
     return loss, metrics
@@ -157,19 +185,26 @@ def with_logprobs(
     batch: PolicyBatch, model: R1V3, reference: R1V3 | None, config: GRPO
 ) -> PolicyBatch:
     """The batch with the log-probabilities of the sampling weights and of the reference."""
-    old = score(model, batch.batch, config.temperature)
-    ref = score(reference, batch.batch, config.temperature) if config.kl_coef else None
-    return dataclasses.replace(batch, old_logprobs=old, ref_logprobs=ref)
+    old = score(model, batch, config.temperature)
+    ref = score(reference, batch, config.temperature) if config.kl_coef else None
+    rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=ref)
+    return dataclasses.replace(batch, rows=rows)
 
 
 @functools.partial(jax.jit, static_argnames="temperature")
-def score(model: R1V3, batch, temperature: float) -> jax.Array:
-    """log p of every token of a batch, float32[N, B, T]."""
+def score(model: R1V3, batch: PolicyBatch, temperature: float) -> jax.Array:
+    """log p of every sampled token of a batch, float32[N, B, T]."""
+    read = train.read_prompts(model, batch.prompts)
 
-    def micro(_, part):
-        return None, train.token_logprobs(model, part, temperature=temperature)[0]
+    def micro(i, out):
+        rows = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch.rows
+        )
+        logprobs, _ = train.sample_logprobs(model, read, rows, temperature=temperature)
+        return jax.lax.dynamic_update_index_in_dim(out, logprobs, i, 0)
 
-    return jax.lax.scan(micro, None, batch)[1]
+    nothing = jnp.zeros_like(batch.rows.sampler_logprobs)
+    return jax.lax.fori_loop(0, batch.used, micro, nothing)
 
 
 def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:

@@ -89,7 +89,9 @@ def make_update(config: SFT):
     """The optimizer of the stage and its jitted step; see `train.make_update`."""
     optimizer = train.make_optimizer(config.optimizer, config.steps)
     lr = train.schedule(config.optimizer, config.steps)
-    return optimizer, train.make_update(loss, optimizer, train.trainable(config.trainable), lr)
+    return optimizer, train.make_update(
+        train.gradients(loss), optimizer, train.trainable(config.trainable), lr
+    )
 
 
 def loss(model: R1V3, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
