@@ -533,34 +533,6 @@ def test_reward_is_the_weighted_sum(completion, answer, ended, total, accuracy, 
         assert half.total == pytest.approx(0.5 * accuracy + 0.5 * form, abs=1e-12)
 
 
-def test_a_model_verifier_is_asked_only_where_the_rule_finds_one_wrong_answer():
-    asked = []
-
-    def verifier(completion, answer):
-        asked.append((completion, answer))
-        return {"yes": RIGHT, "no": WRONG, "hm": ERROR}[answer]
-
-    def total(completion, answer):
-        return score(completion, answer, ended=True, verifier=verifier).total
-
-    assert total(boxed("oui"), "yes") == 1.0
-    assert total(boxed("oui"), "no") == pytest.approx(0.2)
-    assert total(boxed("oui"), "hm") is None
-    assert asked == [(boxed("oui"), "yes"), (boxed("oui"), "no"), (boxed("oui"), "hm")]
-    assert total(boxed("yes"), "yes") == 1.0  # right by the rule
-    assert total("yes", "yes") == 0.0  # no box
-    assert total(r"a</think>\boxed{yes}\boxed{no}", "yes") == 0.0  # two
-    assert total(boxed("7"), r"\frac{1}{") is None
-    assert len(asked) == 3
-
-    def broken(completion, answer):
-        raise ConnectionError("no server")
-
-    result = score(boxed("8"), "7", ended=True, verifier=broken)
-    assert (result.total, result.verdict) == (None, ERROR)
-    assert result.reason == "ConnectionError: no server"
-
-
 def test_a_batch_keeps_its_order_and_survives_errors():
     completions = [GOOD, boxed("8"), GOOD, "nothing", GOOD]
     answers = ["7", "7", r"\frac{1}{", "7", "8"]

@@ -65,6 +65,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     context.key("rollout", step),
                     config,
                     limit,
+                    progress=step / config.steps,
                 )
                 batch = rollout.policy_batch(groups, config, context.encoder)
                 batch = data.place(batch, rules, mesh)
@@ -183,6 +184,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         max_prompt_tokens=config.max_prompt_tokens,
         tiles=config.tiles,
         group_size=config.group_size,
+        verify=context.run.verify,
     )
 
 
