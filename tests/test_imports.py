@@ -12,6 +12,7 @@ LAYERS = [
     "sharding losses metrics report",
     "config",
     "verifiers.verdict verifiers.spelling",
+    "verifiers.units",
     "verifiers.boxes verifiers.strings verifiers.choice verifiers.grids verifiers.detection",
     "verifiers.expressions verifiers.custom",
     "verifiers.mathematics verifiers.numbers",

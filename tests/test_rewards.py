@@ -88,7 +88,7 @@ ANSWERS = {
     r"\pm\sqrt{2}": ([r"\sqrt{2}, -\sqrt{2}", r"-\sqrt2,\sqrt2"], [r"\sqrt{2}"]),
     r"1\pm\sqrt{2}": ([r"1+\sqrt{2},1-\sqrt{2}"], [r"1+\sqrt{2}", r"\pm\sqrt{2}"]),
     "(2,3),(4,5)": (["(4,5),(2,3)", r"\{(2,3),(4,5)\}"], ["(2,3)", "(3,2),(4,5)", "2,3,4,5"]),
-    r"\emptyset": ([r"\varnothing", "∅"], ["0", r"\{\}"]),
+    r"\emptyset": ([r"\varnothing", "∅", r"\{\}"], ["0", r"\{0\}"]),
     # intervals and inequalities
     "[1,2)": (["[1, 2)", r"1\le x<2", r"2 > x \geq 1", r"x\in[1,2)"], ["(1,2)", "[1,2]", "1,2"]),
     "x>1": (
@@ -240,7 +240,8 @@ def test_reasons():
     assert reason(r"</think>\boxed{7}\boxed{8}") == "several answers"
     assert reason(boxed("10"), "10%") == "another number"
     assert reason(boxed("14/2")) == "not written as an integer"
-    assert reason(boxed("5 m"), "5 cm") == "another unit"
+    assert reason(boxed("5 kg"), "5 cm") == "another unit"
+    assert reason(boxed("5 m"), "5 cm") == "another number"
     assert reason(boxed("1,7"), "(1,7)") == "put together otherwise"
     assert reason(boxed("x+y"), "x^2") == "no value, or other variables"
     assert reason(boxed("((9^{9})^{99})^{9}"), "2x") == "not in the form of a final answer"

@@ -14,13 +14,15 @@ _PREFIX = re.compile(
     r":?[ ~]*",
     re.I,
 )
-_LETTER = r"[(\[]?[A-Za-z][)\].]?"
+# Letters by themselves, in brackets or not, or a word of them: (A)(C)   A, C and D   ACD
+_LETTER = r"[(\[]?(?<![A-Za-z])[A-Za-z](?![A-Za-z])[)\].]?"
 _SEPARATOR = r"[ ~]*(?:[,;&]|\band\b|和|与)?[ ~]*"
-_LIST = re.compile(rf"{_LETTER}(?:{_SEPARATOR}{_LETTER})*")
+_LIST = re.compile(rf"{_LETTER}(?:{_SEPARATOR}{_LETTER})*|[(\[]?[A-Za-z]+[)\]]?")
 _WITH_TEXT = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:])~?(.+)", re.DOTALL)
-# What chooses once more behind the first letter.
+# What chooses once more behind the first letter; "A triangle" does not.
 _HEDGE = re.compile(
-    r"(?:^|\b(?:or|and|not|both)\b|[,;/&]|或|和)[ ~]*[(\[]?[A-Za-z][)\].]?(?![A-Za-z])"
+    r"(?:^|\b(?:or|and|not|both)\b|[,;/&]|或|和)[ ~]*"
+    r"[(\[]?(?:[Aa](?! [a-z]{3})|[B-Zb-z])[)\].]?(?![A-Za-z])"
 )
 
 

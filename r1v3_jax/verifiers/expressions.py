@@ -89,7 +89,7 @@ _FUNCTIONS = {
 def _value(node: Basic, point: dict):
     """The value of an expression at a point, no step of it beyond 1e100; raises if it has none."""
     if node.is_Symbol:
-        return point[node]
+        return point[node.name]
     if node.is_Rational:
         value = _ARITHMETIC.mpf(node.p) / node.q
     elif node.is_Float:
@@ -101,7 +101,7 @@ def _value(node: Basic, point: dict):
     return value
 
 
-def _values(expression: Expr, symbols: list) -> list | None:
+def _values(expression: Expr, symbols: list[str]) -> list | None:
     """The values at three points, the first symbol once negative; None if one has no value."""
     points = [
         {symbol: _ARITHMETIC.mpf(start + 0.29 * i) for i, symbol in enumerate(symbols)}
@@ -127,7 +127,7 @@ def difference(gold: str, box: str) -> str | None:
     if parsed_box is None or parsed_box[1] != parsed_gold[1]:
         return "not an equation" if parsed_gold[1] else "not an expression"
     (expression, is_equation), (box_expression, _) = parsed_gold, parsed_box
-    symbols = sorted(expression.free_symbols, key=str)
+    symbols = sorted(symbol.name for symbol in expression.free_symbols)
     wanted, values = _values(expression, symbols), _values(box_expression, symbols)
     if wanted is None:  # infinity, f(x)
         return strings.text_difference(gold, box)

@@ -20,7 +20,7 @@ long is refused before it is read. Nothing that a model writes is executed.
 import functools
 import re
 
-from r1v3_jax.verifiers import expressions, strings
+from r1v3_jax.verifiers import expressions, strings, units
 from r1v3_jax.verifiers.spelling import (
     MAX_ANSWER,
     MAX_DEPTH,
@@ -30,7 +30,6 @@ from r1v3_jax.verifiers.spelling import (
     nesting,
     normalise,
     read_number,
-    split_unit,
     take_apart,
 )
 
@@ -57,20 +56,20 @@ def difference(answer: str, box: str) -> str | None:
 def is_quick(answer: str) -> bool:
     """Whether no box needs the parser: `answer` is text, or a number in digits."""
     gold = normalise(answer[: MAX_ANSWER + 1])
-    body, _ = split_unit(as_sets(gold).strip(" ~"))
+    body, _ = units.split(as_sets(gold).strip(" ~"))
     return strings.is_text(gold) or read_number(body) is not None
 
 
 def _difference(gold: str, box: str) -> str | None:
     """What is wrong with a box, both normalised; None if it is right."""
     same_letters = re.sub("[ ~]", "", gold) == re.sub("[ ~]", "", box)
-    (gold, gold_unit), (box, box_unit) = (split_unit(text.strip(" ~")) for text in (gold, box))
+    (gold, gold_unit), (box, box_unit) = (units.split(text.strip(" ~")) for text in (gold, box))
     if gold_unit != box_unit and same_letters:  # 5 m and 5m
         return None
     if gold_unit and box_unit and gold_unit != box_unit:
-        return "another unit"
+        return _converted_difference(gold, gold_unit, box, box_unit)
     gold_named, box_named = NAMED.fullmatch(gold), NAMED.fullmatch(box)
-    if gold_named and box_named and gold_named[1] == box_named[1]:
+    if gold_named and box_named and _same_name(gold_named[1], box_named[1]):
         return _difference(gold_named[2], box_named[2])
     if gold_named and not box_named and "=" not in box:
         return _difference(gold_named[2], box)
@@ -78,6 +77,8 @@ def _difference(gold: str, box: str) -> str | None:
         return _difference(gold, box_named[2])
 
     gold_number, box_number = read_number(gold), read_number(box)
+    if gold_number and not gold_unit and not box_number:
+        box_number = read_number(units.without_noun(box))
     if gold_number and box_number:
         if gold_number[0] != box_number[0]:
             return "another number"
@@ -106,3 +107,20 @@ def _difference(gold: str, box: str) -> str | None:
             return "other elements"
         box_parts.pop(match)
     return None
+
+
+def _converted_difference(gold: str, gold_unit: str, box: str, box_unit: str) -> str | None:
+    """Numbers in two units: 50 mm is 5 cm."""
+    factor = units.factor(box_unit, gold_unit)
+    gold_number, box_number = read_number(gold), read_number(box)
+    if factor is None or not gold_number or not box_number:
+        return "another unit"
+    return None if box_number[0] * factor == gold_number[0] else "another number"
+
+
+def _same_name(gold: str, box: str) -> bool:
+    """Whether two names before an equals sign may be of the same thing: x and x_{1}, y and f(x)."""
+    if gold == box or {gold, box} == {"y", "f(x)"}:
+        return True
+    bare = [re.sub(r"_\{[0-9]+\}", "", name) for name in (gold, box)]
+    return bare[0] == bare[1] and bare != [gold, box] and (bare[0] == gold or bare[1] == box)

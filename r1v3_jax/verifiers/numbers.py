@@ -8,7 +8,7 @@ import functools
 import re
 from fractions import Fraction
 
-from r1v3_jax.verifiers import expressions
+from r1v3_jax.verifiers import expressions, units
 from r1v3_jax.verifiers.spelling import (
     MAX_ANSWER,
     MAX_DEPTH,
@@ -16,17 +16,7 @@ from r1v3_jax.verifiers.spelling import (
     nesting,
     normalise,
     read_number,
-    split_unit,
 )
-
-# What a unit is in others, as 1 L = (1/1000) m^3. Units that are not here convert into no other.
-_CONVERSIONS = {
-    "mm": ("m", 1, "1/1000"), "cm": ("m", 1, "1/100"), "dm": ("m", 1, "1/10"),
-    "km": ("m", 1, "1000"), "inch": ("m", 1, "0.0254"), "ft": ("m", 1, "0.3048"),
-    "mile": ("m", 1, "1609.344"), "L": ("m", 3, "1/1000"), "mL": ("m", 3, "1/1000000"),
-    "g": ("kg", 1, "1/1000"), "t": ("kg", 1, "1000"),
-    "min": ("s", 1, "60"), "h": ("s", 1, "3600"), "day": ("s", 1, "86400"),
-}  # fmt: skip
 
 
 def difference(
@@ -44,15 +34,11 @@ def difference(
     if (found := _read(box)) is None:
         return "not a number"
     (wanted, unit), (value, other) = gold, found
-    if unit and other:
-        (factors, scale), (other_factors, other_scale) = _base(unit), _base(other)
-        if factors != other_factors:
-            return "another unit"
-        wanted, value, scale = wanted * scale, value * other_scale, scale
-    else:
-        scale = 1
-    room = max(Fraction(relative) * abs(wanted), Fraction(absolute) * scale)
-    return None if abs(value - wanted) <= room else "another number"
+    factor = units.factor(other, unit) if unit and other else 1
+    if factor is None:
+        return "another unit"
+    room = max(Fraction(relative) * abs(wanted), Fraction(absolute))
+    return None if abs(value * factor - wanted) <= room else "another number"
 
 
 def is_quick(answer: str, box: str) -> bool:
@@ -76,20 +62,7 @@ def _read(text: str) -> tuple[Fraction, str] | None:
 
 def _split(text: str) -> tuple[str, str]:
     text = re.sub(r"^(?:\\approx|about |approximately |around |大?约)[ ~]*", "", normalise(text))
-    body, unit = split_unit(text.strip(" ~"))
+    body, unit = units.split(text.strip(" ~"))
     named = NAMED.fullmatch(body)
     body = named[2] if named else body
     return re.sub(r"^\((.*)\)$", r"\1", body), unit
-
-
-def _base(unit: str) -> tuple[dict[str, int], Fraction]:
-    """m/s2 -> {m: 1, s: -2}, 1;    km/h -> {m: 1, s: -1}, 1000/3600;    mL -> {m: 3}, 1/10^6."""
-    powers: dict[str, int] = {}
-    scale = Fraction(1)
-    for sign, part in zip((1, -1), unit.split("/"), strict=False):
-        name, power = re.fullmatch(r"(.*?)([23]?)", part).groups()
-        base, base_power, factor = _CONVERSIONS.get(name, (name, 1, "1"))
-        power = sign * int(power or 1)
-        powers[base] = powers.get(base, 0) + base_power * power
-        scale *= Fraction(factor) ** power
-    return powers, scale

@@ -33,6 +33,7 @@ _SPELLINGS = [
         (r"\^ *\(([^()]*)\)", r"^{\1}"),
         (r"\\([lg]e)(?:q(?:slant)?)?END", r"\\\1 "),
         (r"\\varnothingEND|∅", r"\\emptyset"),
+        (r"(?:^|(?<=/))\{([0-9]+)\}", r"\1"),
         (r"\\ltEND", "<"),
         (r"\\gtEND", ">"),
         (r"\\lgEND", r"\\log_{10}"),
@@ -51,12 +52,12 @@ _TEXT = re.compile(
 @functools.lru_cache(maxsize=4096)  # the samples of a group share their answer
 def normalise(text: str) -> str:
     """One spelling: no markup, spaces only between words or digits, no full stop at the end."""
-    text = text.translate(_CHARACTERS)
+    text = re.sub(r"√ ?([0-9]+)", r"\\sqrt{\1}", text).translate(_CHARACTERS)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     while (unwrapped := _TEXT.sub(r"~\1 ", text)) != text:
         text = unwrapped
-    text = re.sub(r"[ ~]*\b(?:percent|pct)\b", "%", re.sub(r"\s+", " ", text))
+    text = re.sub(r"[ ~]*\b(?:per ?cent|pct)\b", "%", re.sub(r"\s+", " ", text))
     text = re.sub(r", (?=[0-9])", ";", text)  # 1, 234 is two numbers, 1,234 is one
     text = re.sub(r"(\\[A-Za-z]+) (?![A-Za-z])", r"\1", text)
     text = re.sub(r"(?<![^\W_]) | (?![^\W_])", "", text).strip("*").rstrip("~.,;").lstrip("~")
@@ -70,8 +71,11 @@ _DECIMAL = re.compile(  # 05  1,234  1 234.5  .5  12%  3\times10^{8}  10^{8}, ma
 )
 _FRACTION = re.compile(  # 1/2  -\frac{1}{2}  1\frac{1}{2}  1 1/2  \frac{1}{2}%
     r"([+-]?)(?:([0-9]+)(?: (?=[0-9])|(?=\\frac)))?"
-    r"(?:\\frac\{([+-]?[0-9]+)\}\{([0-9]+)\}|([0-9]+)/([0-9]+))(%?)"
+    r"(?:\\frac\{([+-]?[0-9]+)\}\{([+-]?[0-9]+)\}|([0-9]+)/([0-9]+))(%?)"
 )
+_REPEATING = re.compile(
+    r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|dot|bar)\{([0-9]+)\}"
+)  # 0.1\dot{6}
 
 
 def read_number(text: str) -> tuple[Fraction, bool] | None:
@@ -86,44 +90,18 @@ def read_number(text: str) -> tuple[Fraction, bool] | None:
     elif match := _FRACTION.fullmatch(text):
         sign, whole, *parts, percent = match.groups()
         top, bottom = (int(part) for part in parts if part is not None)
-        if bottom == 0 or (whole and top < 0):
+        if bottom == 0 or (whole and (top < 0 or bottom < 0)):
             return None
         value, plain = int(whole or 0) + Fraction(top, bottom), False
+    elif match := _REPEATING.fullmatch(text):
+        (sign, *digits), percent = match.groups(), ""
+        whole, once, again = digits
+        every = int((whole + once + again) or 0) - int((whole + once) or 0)
+        value, plain = Fraction(every, (10 ** len(again) - 1) * 10 ** len(once)), False
     else:
         return None
     value = -value if sign == "-" else value
     return (value / 100, False) if percent else (value, plain)
-
-
-# The first spelling of a unit is its name. An s at the end goes without saying.
-_UNIT_NAMES = {
-    spelling: unit.split()[0]
-    for unit in r"""
-        mm millimeter millimetre 毫米; cm centimeter centimetre 厘米; dm decimeter decimetre 分米;
-        m meter metre 米; km kilometer kilometre 千米 公里; inch inches; ft foot feet; mile;
-        L l liter litre 升; mL ml milliliter millilitre 毫升; g gram 克; kg kilogram 千克 公斤;
-        t ton tonne 吨; s sec second 秒; min minute 分钟; h hr hour 小时; day 天; year 年 岁;
-        degree deg 度 ^\circ; ℃ ^\circ~C; rad radian; dollar; yuan 元; N newton 牛; J joule;
-        W watt; V volt; A ampere; Pa pascal; Hz hertz; mol; unit; 个; 人""".split(";")
-    for spelling in unit.split()
-}
-_UNIT_NAMES[r"^\circ C"] = "℃"
-_SPELLED = "|".join(map(re.escape, sorted(_UNIT_NAMES, key=len, reverse=True)))
-_UNIT = rf"(?:(square|sq|平方)|(cubic|cu|立方))? ?({_SPELLED})s?(?:\^\{{([23])\}})?"
-_WITH_UNIT = re.compile(rf"(.*(?:[0-9)}}%]|\\pi))([ ~]?){_UNIT}(?:(?:/| per ){_UNIT})?")
-
-
-def split_unit(text: str) -> tuple[str, str]:
-    r"""The text without its unit, and the unit in one spelling: 9.8\text{ m/s^2} -> 9.8, m/s2."""
-    match = _WITH_UNIT.fullmatch(text)
-    if not match or (not match[2] and re.fullmatch("[A-Za-z]", match[5])):
-        return text, ""
-    parts = [
-        _UNIT_NAMES[name] + (power or (square and "2") or (cubic and "3") or "")
-        for square, cubic, name, power in (match.groups()[2:6], match.groups()[6:])
-        if name
-    ]
-    return match[1], "/".join(parts)
 
 
 NAMED = re.compile(  # x=  x_{1}=  AB=  f(2)=  \theta=  \angle A=  S_{\triangle ABC}=  x\in
@@ -154,8 +132,27 @@ def _interval(text: str) -> tuple[str, str] | None:
     return name, f"{'[('[low_sign == '<']}{low},{high}{'])'[high_sign == '<']}"
 
 
+_BUILDER = re.compile(
+    r"\\\{([a-z])(?:\\in ?\\mathbb\{?R\}?)? ?(?:\\mid|\\vert|[|:]) ?(.*[<>].*|.*\\[lg]e .*)\\\}"
+)
+_REALS = re.compile(r"(?:[a-z]\\in ?)?(?:\\mathbb ?\{?R\}?|ℝ)")
+_FRENCH = re.compile(r"([\[\]])([^\[\](),;]+[,;][^\[\](),;]+)([\[\]])")  # ]1,2] is (1,2]
+
+
 def as_sets(text: str) -> str:
-    r"""x<1 or x>7 -> x=(-\infty,1)\cup(7,\infty);  1 and 7 -> 1,7;  2>a+b -> a+b<2."""
+    r"""x<1 or x>7 -> x=(-\infty,1)\cup(7,\infty);  1 and 7 -> 1,7;  2>a+b -> a+b<2.
+
+    Other ways to write sets and points are made one too: \{x|x<1\}, ]1,2[, \mathbb{R}, P(1,2).
+    """
+    if builder := _BUILDER.fullmatch(text):
+        text = builder[2]
+    if _REALS.fullmatch(text):
+        return r"(-\infty,\infty)"
+    if text == r"\{\}":
+        return r"\emptyset"
+    text = re.sub(r"^(?:[A-Z]'?|\([a-z](?:,[a-z])+\)=)(?=\([^()]*,[^()]*\)$)", "", text)
+    text = re.sub(r"^[a-z]\\in ?(?=\\\{)", "", text)
+    text = _FRENCH.sub(lambda m: "[("[m[1] == "]"] + m[2] + "])"[m[3] == "["], text)
     pieces = [_ascending(piece) for piece in JOIN.split(text)]
     intervals = [_interval(piece) for piece in pieces]
     if re.search(r"\band\b|和", text) or None in intervals or len({i[0] for i in intervals}) > 1:
@@ -185,7 +182,7 @@ def take_apart(text: str) -> tuple[str, list[str]]:
         kind, inner = take_apart(text[top[0].end() : top[1].start()])
         if kind == "{}":
             return brackets, inner
-        if brackets in ("()", "{}"):
+        if brackets in ("()", "{}") and inner != [r"\emptyset"]:
             return kind, inner
     signs = _signs(text)
     return "{}" if len(signs) == 2 else "", signs

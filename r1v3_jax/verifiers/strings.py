@@ -3,14 +3,15 @@
 import re
 import unicodedata
 
-from r1v3_jax.verifiers.spelling import JOIN, NAMED, split_unit
+from r1v3_jax.verifiers import units
+from r1v3_jax.verifiers.spelling import JOIN, NAMED
 
 _LETTERS = re.compile(r"[~([{]*[^\W\d_](?:[^\W\d_]|[ ~,;.()\[\]{}])*")
 
 
 def is_text(gold: str) -> bool:
     """Whether gold is compared as text: choices, words, names of points, ratios, signs."""
-    body, _ = split_unit(gold)
+    body, _ = units.split(gold)
     if named := NAMED.fullmatch(body):
         body = named[2]
     body = re.sub(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+", " ", JOIN.sub(",", body))
