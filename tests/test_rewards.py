@@ -1,9 +1,6 @@
 """The verifier: hand-labelled answers, hostile text, the format, the reward."""
 
-import inspect
 import random
-import re
-import sys
 import threading
 import time
 
@@ -12,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1v3_jax import rewards
 from r1v3_jax.rewards import Verdict, check_gold, extract, format_score, score, score_all, verify
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
@@ -411,70 +407,6 @@ def test_long_completions_take_linear_time(text):
         start = time.process_time()
         score(hostile, "7", ended=True)
         assert time.process_time() - start < 5  # quadratic time would be an hour
-
-
-CANARY = "r1v3canary"
-INJECTIONS = [
-    f"__import__('os').system('touch {CANARY}')",
-    f"__import__('subprocess').run(['touch', '{CANARY}'])",
-    f"open('{CANARY}', 'w').write('x')",
-    f"eval(\"'{CANARY}'\")",
-    f"exec('{CANARY} = 1')",
-    f"(lambda: {CANARY})()",
-    f"().__class__.__base__.__subclasses__()  # {CANARY}",
-    f"[x for x in ().__class__.__mro__ if '{CANARY}']",
-    rf"\input{{{CANARY}}}",
-    rf"\include{{/etc/{CANARY}}}",
-    rf"\write18{{touch {CANARY}}}",
-    rf"\immediate\write18{{touch {CANARY}}}",
-    rf"\openout1={CANARY}",
-    rf"\operatorname{{__import__('os').system}}('{CANARY}')",
-    rf"\mathrm{{exit}}() + \text{{{CANARY}}}",
-    f"{{{{ ''.__class__.__mro__[1] }}}} {CANARY}",
-    f"${{{CANARY}}}",
-    f"`touch {CANARY}`",
-    f"$(touch {CANARY})",
-    f"2+2; import os; os.system('{CANARY}')",
-    f"Symbol('{CANARY}').__class__",
-    f"lambdify(x, '{CANARY}')",
-    f"http://localhost/{CANARY}",
-]
-
-
-def test_injected_code_is_never_executed():
-    audited, active = [], True
-
-    def audit(event, arguments):  # cannot be taken off again
-        if not active:
-            return
-        if event in (
-            "os.system",
-            "os.exec",
-            "os.posix_spawn",
-            "subprocess.Popen",
-            "socket.connect",
-        ):
-            audited.append(event)
-        elif event in ("open", "compile", "exec", "import") and CANARY in repr(arguments):
-            audited.append(event)
-
-    sys.addaudithook(audit)
-    compile(f"'{CANARY}'", "the hook is at work", "eval")
-    assert audited.pop() == "compile"
-    for injection in INJECTIONS:
-        for inside in (injection, f"7+{injection}", f"x={injection}", rf"\sqrt{{{injection}}}"):
-            for gold in ("7", r"2\sqrt{3}", "y=2x+1", "1,7"):
-                assert verify(boxed(inside), gold).verdict is WRONG
-            check_gold(inside)
-            verify(boxed("7"), inside)
-    active = False
-    assert audited == []
-
-
-def test_the_source_has_no_way_to_execute_text():
-    forbidden = r"\b(eval|exec|compile|sympify|parse_expr|lambdify|pickle|subprocess|system)\("
-    source = inspect.getsource(rewards).replace("re.compile(", "")
-    assert re.findall(forbidden, source) == []
 
 
 # Format and reward

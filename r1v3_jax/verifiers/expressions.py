@@ -12,8 +12,8 @@ from fractions import Fraction
 
 import math_verify
 import mpmath
-from latex2sympy2_extended import NormalizationConfig
-from sympy import Basic, Eq, Expr
+from latex2sympy2_extended import NormalizationConfig, latex2sympy2
+from sympy import Basic, Eq, Expr, Float, Integer, Number, Rational
 
 from r1v3_jax.verifiers import strings
 
@@ -25,6 +25,18 @@ _COMMANDS = frozenset(
     \arctan \ln \log \exp \alpha \beta \gamma \delta \theta \lambda \mu \rho \sigma \tau \phi
     \varphi \omega \Delta \Omega \vec \overline""".split()
 )
+
+
+def _number(_, text: str) -> Number:
+    """The number of a token of digits, which the library would pass through Python's eval."""
+    text = text.replace(",", "")
+    if text.isdigit():
+        return Integer(int(text))
+    return Rational(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text) else Float(text)
+
+
+latex2sympy2._Latex2Sympy.parse_number = _number
+
 _EXPONENT = re.compile(r"\^\{((?:[^{}^]|\\frac\{[^{}^]*\}\{[^{}^]*\})*)\}")
 # Without units=True, which would take the h off \pi r^2 h.
 _LATEX = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
