@@ -38,10 +38,11 @@ GOLDS = [
     ("string", "hexagon 12"), ("set", r"13, \sqrt{29}, cube"), ("detection", "[13, 29, 313, 329]"),
     ("grid", "13 29\n31 37"),
 ]  # fmt: skip
-PIECES = r"""\boxed{ { } \{ \} ( ) [ ] \ \\ ^ _ ^{ , ; = < \le > ! | / + - . % $ ~ ' & x y 9
-    99 7 13 e i \frac \frac{1}{2} \sqrt \sqrt[9]{2} \pi \sin \log \exp( \infty \pm \cup \text{ or
-    and not 或 \int \sum \begin{pmatrix} \end{pmatrix} \circ cm kg 2\sqrt{3} ° \overline{3} \in \mid "
-    : null NaN [[ ]] {"bbox_2d": \mathbb{R} \left \right 1e9 0x10 \u202e \x00 √ ² １ ∞""".split()
+PIECES = r"""\boxed{ { } \{ \} ( ) [ ] \ \\ ^ _ ^{ , ; = < \le > ! | / + - . % $ ~ ' & x y 9 99
+    7 13 e i \frac \frac{1}{2} \sqrt \sqrt[9]{2} \pi \sin \log \exp( \infty \pm \cup \text{ or
+    and not 或 \int \sum \begin{pmatrix} \end{pmatrix} \circ cm kg 2\sqrt{3} ° \overline{3} \in
+    \mid " : null NaN [[ ]] {"bbox_2d": \mathbb{R} \left \right 1e9 0x10 \u202e \x00 √
+    ² １ ∞""".split()
 PIECES += [" ", "\n", "\t", "\x00", "\ud800", "\u202e", "😀", "</think>", "9" * 50]
 
 

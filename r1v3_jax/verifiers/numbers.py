@@ -18,6 +18,8 @@ from r1v3_jax.verifiers.spelling import (
     read_number,
 )
 
+MAX_EXPRESSION = 100  # characters, such as \frac{1+\sqrt{5}}{2}
+
 
 def difference(
     answer: str, box: str, *, relative: float = 0.0, absolute: float = 0.0
@@ -55,7 +57,8 @@ def _read(text: str) -> tuple[Fraction, str] | None:
     body, unit = _split(text)
     if (number := read_number(body)) is not None:
         return number[0], unit
-    value = expressions.constant(body) if nesting(body) <= MAX_DEPTH else None
+    short = len(body) <= MAX_EXPRESSION and nesting(body) <= MAX_DEPTH
+    value = expressions.constant(body) if short else None
     # 2+3 still has to be computed; \sqrt{2} is as short as it gets.
     return None if value is None or value.denominator == 1 else (value, unit)
 
