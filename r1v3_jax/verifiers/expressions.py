@@ -59,7 +59,7 @@ def _is_plain(text: str) -> bool:
     return (
         product <= 100
         and len(exponents) == text.count("^")
-        and not re.search("[<>!']", text)
+        and not re.search("[<>!'\"]", text)
         and set(re.findall(r"\\[A-Za-z]+", text)) <= _COMMANDS
     )
 

@@ -47,7 +47,7 @@ def _differ(element: str, other: str, element_is_gold: bool) -> bool:
 
 def _elements(text: str) -> list[str]:
     text = re.sub(r"\s*\n\s*", ", ", text.strip())
-    text = re.sub(r",?[ ~]*(?:\band\b|和|与)[ ~]*", ",", normalise(text))
+    text = re.sub(r",?[ ~]*(?:\band\b|和|与)[ ~]*", ";", normalise(text))
     if read_number(text):  # 1,234
         return [text]
     kind, parts = take_apart(text)

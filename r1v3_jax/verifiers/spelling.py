@@ -140,7 +140,7 @@ _FRENCH = re.compile(r"([\[\]])([^\[\](),;]+[,;][^\[\](),;]+)([\[\]])")  # ]1,2]
 
 
 def as_sets(text: str) -> str:
-    r"""x<1 or x>7 -> x=(-\infty,1)\cup(7,\infty);  1 and 7 -> 1,7;  2>a+b -> a+b<2.
+    r"""x<1 or x>7 -> x=(-\infty,1)\cup(7,\infty);  1 and 7 -> 1;7;  2>a+b -> a+b<2.
 
     Other ways to write sets and points are made one too: \{x|x<1\}, ]1,2[, \mathbb{R}, P(1,2).
     """
@@ -156,7 +156,7 @@ def as_sets(text: str) -> str:
     pieces = [_ascending(piece) for piece in JOIN.split(text)]
     intervals = [_interval(piece) for piece in pieces]
     if re.search(r"\band\b|和", text) or None in intervals or len({i[0] for i in intervals}) > 1:
-        return ",".join(pieces)
+        return ";".join(pieces)  # 7 and 391 are not 7,391
     return intervals[0][0] + "=" + r"\cup".join(interval for _, interval in intervals)
 
 
