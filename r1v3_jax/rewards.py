@@ -11,12 +11,8 @@ from collections.abc import Sequence
 
 from r1v3_jax.config import Shaping, Verify
 from r1v3_jax.verifiers import model, pool, routing
-from r1v3_jax.verifiers.boxes import extract, find_boxes, only_box, summary
+from r1v3_jax.verifiers.boxes import find_boxes, only_box, summary
 from r1v3_jax.verifiers.verdict import Check, Verdict
-
-__all__ = ["Check", "Score", "Verdict", "check_gold", "extract", "format_score", "overlong"]
-__all__ += ["penalty", "repetition", "score", "score_all", "scored", "verify", "verify_all"]
-__all__ += ["other_language"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ FUNCTIONS = [
     f"{HERE}:{name}" for name in "same loop abort exhaust raises prints maybe leave".split()
 ]
 # Two processes, a short deadline: what is late here is late for ever.
-HOW = Verify(processes=2, deadline_s=3.0, memory_gib=1.0, custom=tuple(FUNCTIONS))
+HOW = Verify(processes=2, deadline_s=5.0, memory_gib=1.0, custom=tuple(FUNCTIONS))
 
 
 def boxed(inside):
@@ -60,7 +60,7 @@ def test_verdicts_are_those_of_the_plain_loop():
 @pytest.mark.parametrize(
     "function, reason",
     [
-        ("loop", "deadline: no verdict in 3 s"),
+        ("loop", "deadline: no verdict in 5 s"),
         ("abort", "the verifier's process died (-6)"),
         ("exhaust", "MemoryError"),
         ("raises", "ZeroDivisionError: division by zero"),
@@ -111,7 +111,7 @@ def test_a_deadline_is_kept_and_the_group_of_the_process_ends_with_it(tmp_path):
     started = time.monotonic()
     check = run([(f"{HERE}:loop", str(tmp_path / "pid"), "start a child")])[0]
     assert check.verdict is ERROR
-    assert time.monotonic() - started < 3.0 + 20  # the deadline, and imports on a busy machine
+    assert time.monotonic() - started < 5.0 + 20  # the deadline, and imports on a busy machine
     child = int((tmp_path / "pid").read_text())
     for _ in range(100):
         if not os.path.exists(f"/proc/{child}"):
