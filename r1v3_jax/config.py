@@ -29,6 +29,10 @@ def _one_of(config, name: str, choices: tuple[str, ...]) -> None:
         )
 
 
+def _positive(n) -> bool:
+    return n >= 1
+
+
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
     """InternViT. Two published forms: 300M (LayerNorm, qkv bias) and 6B (RMSNorm, no qkv bias,
@@ -261,6 +265,50 @@ class SFT:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shaping:
+    """What is taken off the reward of a sample besides its answer; a weight of 0 leaves it out."""
+
+    repetition: float = 0.0  # times the share of n-grams that have come before
+    repetition_ngram: int = 40  # tokens
+    # Times 0 to 1 over the last `overlong_tokens` before the length limit (DAPO's soft punishment).
+    overlong: float = 0.0
+    overlong_tokens: int = 1024
+    language: float = 0.0  # times the share of words in another script than the question's
+
+    def __post_init__(self):
+        _require(self, "repetition overlong overlong_tokens language", lambda x: x >= 0, ">= 0")
+        _require(self, "repetition_ngram", _positive, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """How answers are checked: in processes, and by a model for the rows that ask for it. What a
+    row's verifier may be: `verifiers.routing`.
+    """
+
+    processes: int = 0  # 0: one a core, at most 8
+    deadline_s: float = 10.0  # for one answer; then its process is killed, and it counts as ERROR
+    memory_gib: float = 2.0  # of one process
+    # The functions that rows may name, as "package.module:function".
+    custom: tuple[str, ...] = ()
+    # An OpenAI-compatible endpoint, as http://host:8000/v1; empty: no model verifier. With one, a
+    # row that names no verifier is right if the rule OR the model says so (report, section 3.1).
+    model_url: str = ""
+    model_name: str = ""
+    model_timeout_s: float = 60.0  # for a whole reply
+    model_retries: int = 3
+    model_requests: int = 32  # at a time
+    model_cache: str = ""  # a file that keeps judgements; empty: they are kept in memory
+
+    def __post_init__(self):
+        _require(self, "processes model_retries", lambda n: n >= 0, "at least 0")
+        _require(self, "deadline_s memory_gib model_timeout_s", lambda x: x > 0, "positive")
+        _require(self, "model_requests", _positive, "at least 1")
+        if bool(self.model_url) != bool(self.model_name):
+            raise ValueError("Verify.model_url and Verify.model_name go together; set both")
+
+
+@dataclasses.dataclass(frozen=True)
 class GRPO:
     """Group-relative policy optimization, Skywork-R1V3 report section 3.3."""
 
@@ -276,6 +324,7 @@ class GRPO:
     tiles: int = 32  # tile slots of a step: its images are encoded once to sample, once to learn
     temperature: float = 1.0
     accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
+    shaping: Shaping = Shaping()
     divide_by_std: bool = True  # False: Dr. GRPO
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -338,10 +387,6 @@ class GRPO:
         """Completion tokens allowed at `step`."""
         limits = [tokens for start, tokens in self.length_limits if start <= step]
         return limits[-1] if limits else self.max_completion_tokens
-
-
-def _positive(n) -> bool:
-    return n >= 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -408,6 +453,7 @@ class Run:
     grpo: GRPO | None = None
     connector: SFT | None = None
     evaluate: Evaluate = Evaluate()
+    verify: Verify = Verify()
 
     def __post_init__(self):
         for name in (*self.pipeline, *((self.stage,) if self.stage else ())):

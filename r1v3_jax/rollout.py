@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from r1v3_jax import rewards
-from r1v3_jax.config import GRPO
+from r1v3_jax.config import GRPO, Shaping, Verify
 from r1v3_jax.data import Encoded, Encoder, place, prompt_batch
 from r1v3_jax.losses import group_advantages, token_weights
 from r1v3_jax.models.r1v3 import for_decoding
@@ -55,6 +55,7 @@ class Sampler:
     max_prompt_tokens: int
     tiles: int
     group_size: int
+    verify: Verify = Verify()
 
     def groups(
         self,
@@ -64,7 +65,7 @@ class Sampler:
         limit: int,
         *,
         accuracy_weight: float = 0.8,
-        verifier=None,
+        progress: float = 1.0,
     ) -> list[Group]:
         """Samples `group_size` completions of each example and scores them.
 
@@ -82,15 +83,18 @@ class Sampler:
             + tokenizer.decode(completions.tokens[i, : completions.lengths[i]], skip_special=True)
             for i in range(count)
         ]
-        answers = [example.answer for example in examples for _ in range(self.group_size)]
         share = my_share(count)
+        asked = [example for example in examples for _ in range(self.group_size)][share]
         scores = gather_scores(
             rewards.score_all(
                 texts[share],
-                answers[share],
+                [example.answer for example in asked],
                 list(completions.ended[share]),
                 accuracy_weight=accuracy_weight,
-                verifier=verifier,
+                verifiers=[example.verifier for example in asked],
+                questions=[example.question for example in asked],
+                progress=progress,
+                how=self.verify,
             ),
             count,
             accuracy_weight,
@@ -157,13 +161,13 @@ def collect(
     key,
     config: GRPO,
     limit: int,
-    verifier=None,
+    progress: float = 1.0,
 ) -> tuple[list[Group], int, dict[str, float]]:
     """P groups for one step, the source's next index, and counts.
 
     With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
     as refills last (dynamic sampling); what is still missing is filled up with groups without
-    signal.
+    signal. progress: of the run, 0 to 1.
     """
     model = for_decoding(model)
     kept: list[Group] = []
@@ -174,15 +178,33 @@ def collect(
         cursor += config.prompts
         groups = sampler.groups(
             model, examples, jax.random.fold_in(key, passes), limit,
-            accuracy_weight=config.accuracy_weight, verifier=verifier,
+            accuracy_weight=config.accuracy_weight, progress=progress,
         )  # fmt: skip
         passes += 1
-        for group in groups:
+        for group in (shaped(group, config, limit) for group in groups):
             (kept if group.has_signal or not config.refills else idle).append(group)
     seen = len(kept) + len(idle)
     without = sum(not group.has_signal for group in kept) + len(idle)
     stats = {"frac_reward_zero_std": without / seen, "rollout_passes": passes}
     return (kept + idle)[: config.prompts], cursor, stats
+
+
+def shaped(group: Group, config: GRPO, limit: int) -> Group:
+    """The group with `config.shaping` taken off its rewards."""
+    if config.shaping == Shaping():
+        return group
+    scores = [
+        rewards.shaped(score, rewards.penalty(config.shaping, ids[:size], text, question, limit))
+        for score, ids, size, text, question in zip(
+            group.scores,
+            group.completions.tokens,
+            group.completions.lengths,
+            group.texts,
+            [group.example.question] * len(group.scores),
+            strict=True,
+        )
+    ]
+    return dataclasses.replace(group, scores=scores)
 
 
 def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyBatch:
@@ -319,6 +341,7 @@ def statistics(groups: list[Group], limit: int) -> dict[str, float]:
         "reward_std": float(reward.std()),
         "accuracy": float(np.mean([score.accuracy for score in known] or [0.0])),
         "format": float(np.mean([score.format for score in known] or [0.0])),
+        "penalty": float(np.mean([score.penalty for score in known] or [0.0])),
         "verifier_errors": len(scores) - len(known),
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": int(lengths.min()),

@@ -17,7 +17,8 @@ from r1v3_jax.types import Example
 
 @dataclasses.dataclass(frozen=True)
 class Jsonl:
-    """Rows {"question", "answer", "images": [path, ...], and optionally "id", "chain", "level"}.
+    """Rows {"question", "answer", "images": [path, ...], and optionally "id", "chain", "level",
+    "verifier"}.
 
     Paths of images are taken from the file's directory. Row order is drawn anew for each pass
     through the file from `seed`; index // rows is the pass.
@@ -54,6 +55,7 @@ class Jsonl:
             answer=answer,
             chain=row.get("chain"),
             level=str(row.get("level", "normal")),
+            verifier=str(row.get("verifier") or ""),
         )
 
 

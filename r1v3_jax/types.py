@@ -18,7 +18,8 @@ class Example:
     none: the images then go in front). chain: a chain of thought for the cold start, or None. level
     and kind group metrics ("normal", "add the rows"). image_labels: what each image token shows,
     one token of text each; where given, supervised training asks for it at the image token, which
-    teaches a tower that starts from nothing to see.
+    teaches a tower that starts from nothing to see. verifier: how an answer is checked, such as
+    "choice|model"; see `verifiers.routing`.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Example:
     level: str = "normal"
     kind: str = ""
     image_labels: tuple[str, ...] = ()
+    verifier: str = ""
 
 
 @jax.tree_util.register_dataclass

@@ -1,9 +1,6 @@
 """The verifier: hand-labelled answers, hostile text, the format, the reward."""
 
-import inspect
 import random
-import re
-import sys
 import threading
 import time
 
@@ -12,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1v3_jax import rewards
-from r1v3_jax.rewards import Verdict, check_gold, extract, format_score, score, score_all, verify
+from r1v3_jax.rewards import Verdict, check_gold, format_score, score, score_all, verify
+from r1v3_jax.verifiers.boxes import extract
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 
@@ -88,7 +85,7 @@ ANSWERS = {
     r"\pm\sqrt{2}": ([r"\sqrt{2}, -\sqrt{2}", r"-\sqrt2,\sqrt2"], [r"\sqrt{2}"]),
     r"1\pm\sqrt{2}": ([r"1+\sqrt{2},1-\sqrt{2}"], [r"1+\sqrt{2}", r"\pm\sqrt{2}"]),
     "(2,3),(4,5)": (["(4,5),(2,3)", r"\{(2,3),(4,5)\}"], ["(2,3)", "(3,2),(4,5)", "2,3,4,5"]),
-    r"\emptyset": ([r"\varnothing", "∅"], ["0", r"\{\}"]),
+    r"\emptyset": ([r"\varnothing", "∅", r"\{\}"], ["0", r"\{0\}"]),
     # intervals and inequalities
     "[1,2)": (["[1, 2)", r"1\le x<2", r"2 > x \geq 1", r"x\in[1,2)"], ["(1,2)", "[1,2]", "1,2"]),
     "x>1": (
@@ -240,7 +237,8 @@ def test_reasons():
     assert reason(r"</think>\boxed{7}\boxed{8}") == "several answers"
     assert reason(boxed("10"), "10%") == "another number"
     assert reason(boxed("14/2")) == "not written as an integer"
-    assert reason(boxed("5 m"), "5 cm") == "another unit"
+    assert reason(boxed("5 kg"), "5 cm") == "another unit"
+    assert reason(boxed("5 m"), "5 cm") == "another number"
     assert reason(boxed("1,7"), "(1,7)") == "put together otherwise"
     assert reason(boxed("x+y"), "x^2") == "no value, or other variables"
     assert reason(boxed("((9^{9})^{99})^{9}"), "2x") == "not in the form of a final answer"
@@ -412,70 +410,6 @@ def test_long_completions_take_linear_time(text):
         assert time.process_time() - start < 5  # quadratic time would be an hour
 
 
-CANARY = "r1v3canary"
-INJECTIONS = [
-    f"__import__('os').system('touch {CANARY}')",
-    f"__import__('subprocess').run(['touch', '{CANARY}'])",
-    f"open('{CANARY}', 'w').write('x')",
-    f"eval(\"'{CANARY}'\")",
-    f"exec('{CANARY} = 1')",
-    f"(lambda: {CANARY})()",
-    f"().__class__.__base__.__subclasses__()  # {CANARY}",
-    f"[x for x in ().__class__.__mro__ if '{CANARY}']",
-    rf"\input{{{CANARY}}}",
-    rf"\include{{/etc/{CANARY}}}",
-    rf"\write18{{touch {CANARY}}}",
-    rf"\immediate\write18{{touch {CANARY}}}",
-    rf"\openout1={CANARY}",
-    rf"\operatorname{{__import__('os').system}}('{CANARY}')",
-    rf"\mathrm{{exit}}() + \text{{{CANARY}}}",
-    f"{{{{ ''.__class__.__mro__[1] }}}} {CANARY}",
-    f"${{{CANARY}}}",
-    f"`touch {CANARY}`",
-    f"$(touch {CANARY})",
-    f"2+2; import os; os.system('{CANARY}')",
-    f"Symbol('{CANARY}').__class__",
-    f"lambdify(x, '{CANARY}')",
-    f"http://localhost/{CANARY}",
-]
-
-
-def test_injected_code_is_never_executed():
-    audited, active = [], True
-
-    def audit(event, arguments):  # cannot be taken off again
-        if not active:
-            return
-        if event in (
-            "os.system",
-            "os.exec",
-            "os.posix_spawn",
-            "subprocess.Popen",
-            "socket.connect",
-        ):
-            audited.append(event)
-        elif event in ("open", "compile", "exec", "import") and CANARY in repr(arguments):
-            audited.append(event)
-
-    sys.addaudithook(audit)
-    compile(f"'{CANARY}'", "the hook is at work", "eval")
-    assert audited.pop() == "compile"
-    for injection in INJECTIONS:
-        for inside in (injection, f"7+{injection}", f"x={injection}", rf"\sqrt{{{injection}}}"):
-            for gold in ("7", r"2\sqrt{3}", "y=2x+1", "1,7"):
-                assert verify(boxed(inside), gold).verdict is WRONG
-            check_gold(inside)
-            verify(boxed("7"), inside)
-    active = False
-    assert audited == []
-
-
-def test_the_source_has_no_way_to_execute_text():
-    forbidden = r"\b(eval|exec|compile|sympify|parse_expr|lambdify|pickle|subprocess|system)\("
-    source = inspect.getsource(rewards).replace("re.compile(", "")
-    assert re.findall(forbidden, source) == []
-
-
 # Format and reward
 
 GOOD = r"3 + 4 = 7</think>It is \boxed{7}."
@@ -531,34 +465,6 @@ def test_reward_is_the_weighted_sum(completion, answer, ended, total, accuracy, 
     if total is not None:
         half = score(completion, answer, ended=ended, accuracy_weight=0.5)
         assert half.total == pytest.approx(0.5 * accuracy + 0.5 * form, abs=1e-12)
-
-
-def test_a_model_verifier_is_asked_only_where_the_rule_finds_one_wrong_answer():
-    asked = []
-
-    def verifier(completion, answer):
-        asked.append((completion, answer))
-        return {"yes": RIGHT, "no": WRONG, "hm": ERROR}[answer]
-
-    def total(completion, answer):
-        return score(completion, answer, ended=True, verifier=verifier).total
-
-    assert total(boxed("oui"), "yes") == 1.0
-    assert total(boxed("oui"), "no") == pytest.approx(0.2)
-    assert total(boxed("oui"), "hm") is None
-    assert asked == [(boxed("oui"), "yes"), (boxed("oui"), "no"), (boxed("oui"), "hm")]
-    assert total(boxed("yes"), "yes") == 1.0  # right by the rule
-    assert total("yes", "yes") == 0.0  # no box
-    assert total(r"a</think>\boxed{yes}\boxed{no}", "yes") == 0.0  # two
-    assert total(boxed("7"), r"\frac{1}{") is None
-    assert len(asked) == 3
-
-    def broken(completion, answer):
-        raise ConnectionError("no server")
-
-    result = score(boxed("8"), "7", ended=True, verifier=broken)
-    assert (result.total, result.verdict) == (None, ERROR)
-    assert result.reason == "ConnectionError: no server"
 
 
 def test_a_batch_keeps_its_order_and_survives_errors():

@@ -9,7 +9,7 @@ from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens
-from r1v3_jax.config import GRPO, Compute
+from r1v3_jax.config import GRPO, Compute, Shaping
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
@@ -183,6 +183,43 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
     assert cursor == 8 and stats == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
     kept, cursor, stats = rollout.collect(sampler, model, source, 0, jax.random.key(0), CONFIG, 8)
     assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and cursor == 4
+
+
+def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
+    sampler, model = setup
+    asked = {}
+
+    def verify_all(completions, answers, *, verifiers, questions, progress, how, **_):
+        asked.update(verifiers=verifiers, questions=questions, progress=progress, how=how)
+        return [rewards.verify(c, a) for c, a in zip(completions, answers, strict=True)]
+
+    monkeypatch.setattr(rewards, "verify_all", verify_all)  # the verifier is not what is tested
+    names = ["", "choice", "number relative=0.1", "choice|model"]
+    examples = [dataclasses.replace(source(i), verifier=name) for i, name in enumerate(names)]
+    sampler.groups(model, examples, jax.random.key(0), limit=3, progress=0.25)
+    assert asked["verifiers"] == [name for name in names for _ in range(3)]
+    assert asked["questions"] == [example.question for example in examples for _ in range(3)]
+    assert asked["progress"] == 0.25 and asked["how"] is sampler.verify
+
+
+def test_penalties_come_off_the_rewards_of_training(setup):
+    """Cut off at the limit: the whole punishment; an error stays one."""
+    sampler, model = setup
+    shaping = Shaping(overlong=0.5, overlong_tokens=2, repetition=1.0, repetition_ngram=1)
+    config = dataclasses.replace(CONFIG, shaping=shaping)
+    plain, _, _ = rollout.collect(sampler, model, source, 0, jax.random.key(0), CONFIG, 8)
+    shaped, _, _ = rollout.collect(sampler, model, source, 0, jax.random.key(0), config, 8)
+    for before, after in zip(plain, shaped, strict=True):
+        for g, size in enumerate(before.completions.lengths):
+            ids = before.completions.tokens[g, :size].tolist()
+            penalty = 0.5 * min(max((size - 6) / 2, 0), 1) + 1 - len(set(ids)) / size
+            assert after.scores[g].penalty == pytest.approx(penalty)
+            assert after.rewards[g] == pytest.approx(before.rewards[g] - penalty, abs=1e-6)
+    mean = np.mean([score.penalty for group in shaped for score in group.scores])
+    assert rollout.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
+    failed = rewards.scored(rewards.Verdict.ERROR, 1.0, 0.8)
+    group = dataclasses.replace(plain[0], scores=[failed] * 3)
+    assert np.isnan(rollout.shaped(group, config, 8).rewards).all()
 
 
 def test_the_limit_of_a_step_holds_without_another_program(setup):

@@ -21,20 +21,17 @@ def test_rows_are_examples_and_images_lie_beside_the_file(tmp_path):
     Image.new("RGB", (56, 28), "red").save(tmp_path / "pictures/a.png")
     full = {
         "id": "x", "question": "How many? <image>", "answer": 3, "images": ["pictures/a.png"],
-        "chain": "Three.", "level": "easy",
+        "chain": "Three.", "level": "easy", "verifier": "number absolute=1",
     }  # fmt: skip
     example = write(tmp_path / "one.jsonl", full)(0)
     assert (example.id, example.question, example.answer) == ("x", "How many? <image>", "3")
     assert (example.chain, example.level) == ("Three.", "easy")
+    assert example.verifier == "number absolute=1"
     assert [image.size for image in example.images] == [(56, 28)]
     assert example.images[0].decode().getpixel((0, 0)) == (255, 0, 0)
     bare = write(tmp_path / "two.jsonl", {"question": "q", "answer": "a", "images": None})(0)
-    assert (bare.id, bare.images, bare.chain, bare.level) == (
-        "two/1",
-        (),
-        None,
-        "normal",
-    )  # its line
+    assert (bare.id, bare.images, bare.chain) == ("two/1", (), None)  # its line
+    assert (bare.level, bare.verifier) == ("normal", "")
 
 
 def test_pixels_are_read_where_they_are_wanted(tmp_path):

@@ -46,6 +46,7 @@ def main():
         max_prompt_tokens=config.grpo.max_prompt_tokens,
         tiles=BATCH.value * max(1, config.grpo.tiles // config.grpo.prompts),
         group_size=SAMPLES.value,
+        verify=config.verify,
     )
     most = config.grpo.max_completion_tokens
     keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)

@@ -67,6 +67,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     context.key("rollout", step),
                     config,
                     limit,
+                    progress=step / config.steps,
                 )
                 batch = rollout.policy_batch(groups, config, context.encoder)
                 batch = data.place(batch, rules, mesh)
@@ -218,6 +219,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         max_prompt_tokens=config.max_prompt_tokens,
         tiles=config.tiles,
         group_size=config.group_size,
+        verify=context.run.verify,
     )
 
 

@@ -1,0 +1,223 @@
+"""The processes that verify: whatever happens to one, the others' verdicts are as without it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from r1v3_jax import rewards
+from r1v3_jax.config import Verify
+from r1v3_jax.losses import group_advantages
+from r1v3_jax.rewards import Verdict, score_all, verify, verify_all
+from r1v3_jax.verifiers.pool import Item, Pool
+from r1v3_jax.verifiers.routing import Rule
+
+RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
+HERE = "verifier_functions_for_tests"
+FUNCTIONS = [
+    f"{HERE}:{name}" for name in "same loop abort exhaust raises prints maybe leave".split()
+]
+# Two processes, a short deadline: what is late here is late for ever.
+HOW = Verify(processes=2, deadline_s=5.0, memory_gib=1.0, custom=tuple(FUNCTIONS))
+
+
+def boxed(inside):
+    return rf"I think.</think>So it is \boxed{{{inside}}}."
+
+
+ROWS = [  # gold, box
+    (r"2\sqrt{3}", r"\sqrt{12}"), (r"2\sqrt{3}", r"\sqrt{13}"), (r"x^2+2x+1", "(x+1)^2"),
+    (r"\frac{\pi}{4}", r"0.25\pi"), ("y=2x+1", "2x-y+1=0"), ("(1,2)", r"(1,\sqrt{4})"),
+    ("7", "7"), ("B", "C"), ("1,7", "7, 1"), ("3+4i", "4i+3"), (r"\log_2 3", r"\log_3 2"),
+]  # fmt: skip
+
+
+def mixed(function, count=2):
+    """ROWS with rows of a function of ours between them; and the places of those."""
+    rows = [("", gold, box) for gold, box in ROWS]
+    for i in range(count):
+        rows.insert(3 + 4 * i, (f"{HERE}:{function}", "1", "1"))
+    return rows, [3 + 4 * i for i in range(count)]
+
+
+def run(rows, how=HOW):
+    verifiers, answers, boxes = zip(*rows, strict=True)
+    return verify_all([boxed(box) for box in boxes], answers, verifiers=verifiers, how=how)
+
+
+def test_verdicts_are_those_of_the_plain_loop():
+    rows = [("", gold, box) for gold, box in ROWS]
+    assert run(rows) == [verify(boxed(box), gold) for gold, box in ROWS]
+    assert run(rows) == run(rows)
+
+
+@pytest.mark.parametrize(
+    "function, reason",
+    [
+        ("loop", "deadline: no verdict in 5 s"),
+        ("abort", "the verifier's process died (-6)"),
+        ("exhaust", "MemoryError"),
+        ("raises", "ZeroDivisionError: division by zero"),
+        ("leave", "the verifier's process died (3)"),
+        ("maybe", f"TypeError: {HERE}:maybe returned str, wanted True or False"),
+    ],
+)
+def test_a_process_that_fails_takes_nobody_with_it(function, reason):
+    rows, places = mixed(function)
+    checks = run(rows)
+    for i in places:
+        assert checks[i].verdict is ERROR and checks[i].reason.startswith(reason), checks[i]
+    others = [check for i, check in enumerate(checks) if i not in places]
+    assert others == [verify(boxed(box), gold) for gold, box in ROWS]
+
+
+def test_what_a_function_prints_is_no_verdict():
+    assert [check.verdict for check in run([(f"{HERE}:prints", "1", "1")] * 2)] == [RIGHT, RIGHT]
+
+
+def test_advantages_of_a_group_are_those_of_the_group_without_the_failed_sample():
+    """One prompt, six samples, one of which hangs its verifier and one of which kills it."""
+    boxes = ["1", "2", "1", "1", "2", "1"]
+    names = ["same", "same", "loop", "same", "same", "abort"]
+    with_format = [boxed(box) for box in boxes]
+    with_format[3] = r"</think>\boxed{1}"  # right, without reasoning: another reward
+
+    def rewards_of(places):
+        scores = score_all(
+            [with_format[i] for i in places],
+            ["1"] * len(places),
+            [True] * len(places),
+            verifiers=[f"{HERE}:{names[i]}" for i in places],
+            how=HOW,
+        )
+        return np.array([[np.nan if s.total is None else s.total for s in scores]], np.float32)
+
+    whole, rest = rewards_of(range(6)), rewards_of([0, 1, 3, 4])
+    advantages = group_advantages(whole, ~np.isnan(whole))
+    assert np.isnan(whole).tolist() == [[False, False, True, False, False, True]]
+    assert advantages[0, [2, 5]].tolist() == [0, 0]
+    alone = group_advantages(rest, np.ones((1, 4), bool))
+    assert np.array_equal(advantages[0, [0, 1, 3, 4]], alone[0])  # bitwise
+
+
+def test_a_deadline_is_kept_and_the_group_of_the_process_ends_with_it(tmp_path):
+    """A function that has started a process: both are gone."""
+    started = time.monotonic()
+    check = run([(f"{HERE}:loop", str(tmp_path / "pid"), "start a child")])[0]
+    assert check.verdict is ERROR
+    assert time.monotonic() - started < 5.0 + 20  # the deadline, and imports on a busy machine
+    child = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{child}"):
+            break
+        state = open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0]
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("the child runs on")
+
+
+def test_rows_may_name_only_what_the_config_allows():
+    for name in ("os:system", "subprocess:getoutput", f"{HERE}:same"):
+        check = run([(name, "1", "1")], Verify())[0]
+        assert check.verdict is ERROR and "verify.custom" in check.reason
+        assert verify(boxed("1"), "1", verifier=name).verdict is ERROR
+
+
+def test_a_process_that_somebody_else_ends_is_replaced():
+    pool = Pool(1, 3.0, 2**30)
+    item = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
+    try:
+        assert pool.run([item])[0].verdict is RIGHT
+        first = pool.workers[0].process
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert pool.run([item] * 3)[2].verdict is RIGHT
+        assert pool.workers[0].process.pid != first.pid
+    finally:
+        pool.close()
+
+
+def test_processes_are_replaced_after_so_many_items(monkeypatch):
+    monkeypatch.setattr("r1v3_jax.verifiers.pool.MAX_ITEMS", 4)
+    pool = Pool(1, 3.0, 2**30)
+    items = [Item((Rule("choice"),), "B", letter) for letter in "BCBCBCBCBC"]
+    try:
+        checks = pool.run(items)
+        assert [check.verdict for check in checks] == [RIGHT, WRONG] * 5
+        assert pool.ended == 2 and len(pool.workers) == 1
+    finally:
+        pool.close()
+
+
+def test_without_processes_every_item_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    pool = Pool(2, 3.0, 2**30)
+    checks = pool.run([Item((Rule("choice"),), "B", "B")] * 3)
+    assert {check.verdict for check in checks} == {ERROR}
+    assert "no verifier process starts" in checks[0].reason
+    monkeypatch.setattr(sys, "executable", "/no/such/program")
+    assert "No such file" in pool.run([Item((Rule("choice"),), "B", "B")])[0].reason
+
+
+def test_threads_share_the_pool():
+    found = {}
+
+    def work(name):
+        found[name] = [check.verdict for check in run([("", *row) for row in ROWS])]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4 and len({tuple(one) for one in found.values()}) == 1
+
+
+def test_a_process_has_no_jax_and_ends_with_its_run():
+    """In an interpreter of its own, which exits while the pool is up: nothing is left running."""
+    program = """
+        import sys
+        from r1v3_jax.verifiers.pool import Item, get
+        from r1v3_jax.verifiers.routing import Rule
+        pool = get(1, 3.0, 2**30)
+        print(pool.run([Item((Rule("mathematics"),), "1+\\\\sqrt{2}", "\\\\sqrt{2}+1")])[0].verdict)
+        maps = open(f"/proc/{pool.workers[0].process.pid}/maps").read()
+        print("jax" in maps, "numpy" in maps, pool.workers[0].process.pid)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    verdict, jax, numpy, process = done.stdout.split()
+    assert (verdict, jax, numpy) == ("Verdict.RIGHT", "False", "False")
+    assert not os.path.exists(f"/proc/{process}")
+
+
+def test_speed_of_symbolic_verdicts(capsys):
+    """Different boxes and golds, so that neither a group's shared answer nor its boxes help."""
+    count = 600
+    golds = [rf"{i}+\sqrt{{{i + 2}}}" for i in range(count)]
+    boxes = [boxed(rf"\sqrt{{{i + 2}}}+{i}") for i in range(count)]
+    how = Verify(processes=2)
+    verify_all(boxes[:4], golds[:4], how=how)
+    start = time.perf_counter()
+    checks = verify_all(boxes, golds, how=how)
+    rate = count / (time.perf_counter() - start)
+    assert {check.verdict for check in checks} == {RIGHT}
+    with capsys.disabled():
+        print(f"\nverifiers: {rate:,.0f} symbolic verdicts/s in two processes")
+    assert rate > 30  # 300 and more on two free cores
+
+
+def test_the_pool_of_a_config_is_one():
+    assert rewards.processes(HOW) is rewards.processes(HOW)
