@@ -24,7 +24,7 @@ LAYERS = [
     "evaluate distill",
     "stages.context",
     "stages.sft stages.grpo",
-    "programs pipeline",
+    "programs pipeline bench",
     "dry_run",
     "cli",
     "launch",

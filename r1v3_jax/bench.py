@@ -1,0 +1,487 @@
+"""What sampling and a whole GRPO step cost at a named shape, on whatever device is there.
+
+    bench = Bench(SHAPES["tunix"])
+    bench.run(["step"], runs=5)
+    print(bench.report()["timings"]["step"]["cpu_s"]["median"])
+
+A step goes the program's own way: `rollout.Sampler.generate`, a reward, `rollout.policy_batch`,
+`data.place`, the update of `stages.grpo`. Prompts are random ids with pictures of noise and the
+reward is read off the sampled ids, so there is no tokenizer and no verifier. Knows nothing of other
+programs: `tools/bench.py` runs those.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import statistics
+import time
+import types
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from r1v3_jax import data, metrics, rewards, rollout, sampler, train
+from r1v3_jax.config import GRPO, Compute, ModelConfig, TextConfig, VisionConfig, num_params
+from r1v3_jax.estimate import CHIPS
+from r1v3_jax.losses import clipped_policy_loss, group_advantages, token_weights, weighted_sum
+from r1v3_jax.models import r1v3
+from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.presets import INTERNVL3_1B
+from r1v3_jax.rewards import Verdict
+from r1v3_jax.stages import grpo
+from r1v3_jax.types import Batch, Example
+
+FIRST_ID = 16  # ids below are special in the models made here
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """P prompts of `prompt_tokens`, one tile each where the model sees; G samples of each.
+
+    new_tokens: of every sample; with `shortest` the lengths of the samples lie between the two.
+    """
+
+    model: ModelConfig
+    prompts: int = 4
+    group_size: int = 8
+    prompt_tokens: int = 64
+    new_tokens: int = 128
+    shortest: int = 0
+    compute: Compute = Compute()
+    accumulate: int = 1
+
+    @property
+    def tiles(self) -> int:
+        return 0 if self.model.vision is None else self.prompts
+
+    def with_vocabulary(self, size: int) -> "Shape":
+        text = dataclasses.replace(self.model.text, vocab_size=size)
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, text=text))
+
+
+_TEXT = TextConfig(vocab_size=4096, embed=256, layers=4, heads=8, kv_heads=4, head_dim=32, mlp=1024)
+_VISION = VisionConfig(
+    image_size=224, embed=128, layers=2, heads=4, mlp=512,
+    norm="rms_norm", qkv_bias=False, qk_norm=True,
+)  # fmt: skip
+_LANGUAGE_ONLY = ModelConfig(
+    text=_TEXT, vision=None, image_token_id=None, end_token_id=2, pad_token_id=0
+)
+_WITH_IMAGES = ModelConfig(
+    text=dataclasses.replace(_TEXT, kv_heads=2, mlp=704),
+    vision=_VISION, image_token_id=5, end_token_id=2, pad_token_id=0, max_tiles=1,
+)  # fmt: skip
+# The first two are those of the peers' baseline scripts. Remat: what memory asks for.
+SHAPES = {
+    "tunix": Shape(_LANGUAGE_ONLY),
+    "trl": Shape(_WITH_IMAGES, prompt_tokens=150),
+    "long_prompt": Shape(
+        _LANGUAGE_ONLY, prompts=1, group_size=32, prompt_tokens=1000, compute=Compute(remat="full")
+    ),
+    "ragged": Shape(_LANGUAGE_ONLY, prompts=8, new_tokens=512, shortest=8),
+    "internvl3_1b": Shape(
+        INTERNVL3_1B, prompts=32, prompt_tokens=320, new_tokens=512, accumulate=8,
+        compute=Compute(dtype="bfloat16", remat="full", logprob_chunk=128),
+    ),
+}  # fmt: skip
+
+# Dense bfloat16 FLOP/s by a part of jax's `device_kind`, the first that fits; from the vendors'
+# data sheets.
+PEAK_FLOPS = {
+    "H100": 989e12, "H200": 989e12, "A100": 312e12,
+    "TPU v4": 275e12, "TPU v5 lite": CHIPS["v5e"].flops, "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6": CHIPS["v6e"].flops,
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Run:
+    wall_s: float = 0.0
+    cpu_s: float = 0.0  # of all threads of this process
+    tokens: int = 0  # sampled
+
+
+class Clock:
+    """Runs by name: `with clock("update") as run: ...`"""
+
+    def __init__(self):
+        self.runs: dict[str, list[Run]] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[Run]:
+        run, wall, cpu = Run(), time.perf_counter(), time.process_time()
+        yield run
+        run.wall_s, run.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+        self.runs.setdefault(name, []).append(run)
+
+
+def summary(runs: list[Run]) -> dict:
+    """What the runs after the first have in common; the first compiled, and stands by itself."""
+    first, *steady = runs
+    out = {"runs": len(steady)}
+    for unit in ("cpu_s", "wall_s"):
+        seconds = [getattr(run, unit) for run in steady]
+        middle = statistics.median(seconds)
+        out[unit] = {"min": min(seconds), "median": middle, "max": max(seconds)}
+        out[f"compile_{unit}"] = getattr(first, unit) - middle
+    if first.tokens:
+        out["tokens"] = [run.tokens for run in steady]
+        out["tokens_per_s"] = statistics.median(run.tokens / run.wall_s for run in steady)
+        out["tokens_per_cpu_s"] = statistics.median(run.tokens / run.cpu_s for run in steady)
+    return out
+
+
+class Encoder(data.Encoder):
+    """Random ids where a run has text; pictures are cut into tiles as ever."""
+
+    def __init__(self, shape: Shape):
+        config = shape.model
+        banned = [config.image_token_id] * (config.vision is not None)
+        if not shape.shortest:  # every sample runs to its limit, as the peers' do
+            banned.append(config.end_token_id)
+        tokenizer = types.SimpleNamespace(
+            pad_token_id=config.pad_token_id, banned_token_ids=tuple(banned)
+        )
+        super().__init__(config, tokenizer)
+        self.shape = shape
+
+    def prompt(self, example: Example) -> data.Encoded:
+        vocabulary, tiles = self.config.text.vocab_size, self.tiles(example)
+        rng = np.random.default_rng(int(example.id))
+        ids = rng.integers(FIRST_ID, vocabulary // 2, self.shape.prompt_tokens, dtype=np.int32)
+        if tiles.counts:
+            ids[1 : 1 + sum(self._image_tokens(tiles.counts))] = self.config.image_token_id
+        ids[-1] = vocabulary - 1  # see `count_down`
+        return data.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
+
+
+def example(index: int, shape: Shape) -> Example:
+    """Question number `index`: for the shapes of a model that sees, with a picture of noise."""
+    if shape.model.vision is None:
+        return Example(str(index), (), "", "")
+    side = shape.model.vision.image_size
+    pixels = np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Example(str(index), (Image.fromarray(pixels),), "", "")
+
+
+class Bench:
+    """A shape made ready, and the clock on it. `slots`: rows of a continuous batch; 0: none."""
+
+    def __init__(self, shape: Shape, *, slots: int = 0):
+        self.shape, self.clock, self.draws = shape, Clock(), 0
+        self.peak_rss_gib: dict[str, float] = {}
+        self.load = os.getloadavg()[0]
+        self.encoder = Encoder(shape)
+        self.config = GRPO(
+            train=functools.partial(example, shape=shape),
+            prompts=shape.prompts,
+            group_size=shape.group_size,
+            max_prompt_tokens=shape.prompt_tokens,
+            max_completion_tokens=shape.new_tokens,
+            tiles=shape.tiles,
+            accumulate=shape.accumulate,
+            optimizer=dataclasses.replace(GRPO.optimizer, lr=1e-6),
+        )
+        # THE place where --slots goes in: continuous batching, where rollout.Sampler has it.
+        if slots and "slots" not in {f.name for f in dataclasses.fields(rollout.Sampler)}:
+            raise ValueError("--slots: this program's rollout.Sampler has no slots; leave it out")
+        self.sampler = rollout.Sampler(
+            encoder=self.encoder,
+            sampling=sampler.Sampling(
+                shape.new_tokens, banned=self.encoder.tokenizer.banned_token_ids
+            ),
+            max_prompt_tokens=shape.prompt_tokens,
+            tiles=shape.tiles,
+            group_size=shape.group_size,
+            **({"slots": slots} if slots else {}),
+        )
+        model = r1v3.init(shape.model, shape.compute)
+        if shape.shortest:
+            model = count_down(model, shape.shortest, shape.new_tokens)
+        optimizer, self.update = grpo.make_update(self.config)
+        learns, lr = train.trainable("all"), train.schedule(self.config.optimizer, 1)
+        loss = functools.partial(naive_loss, config=self.config)
+        self.naive_update = train.make_update(loss, optimizer, learns, lr)
+        self.state = train.create(model, optimizer, learns)
+
+    def run(self, parts: list[str], runs: int) -> None:
+        """Times each of PARTS named, once to compile and `runs` times more."""
+        for part in parts:
+            for _ in range(runs + 1):
+                PARTS[part](self)
+            self.peak_rss_gib[part] = metrics.peak_rss_gib()
+
+    # --- the parts
+
+    def sample(self) -> None:
+        """One rollout: G samples of each of the P prompts."""
+        with self.clock("sampler") as run:
+            run.tokens = tokens_of(self.groups(self.sampler))
+
+    def sample_distinct(self) -> None:
+        """As many samples, each of a prompt of its own: nothing is shared."""
+        rows = self.shape.prompts * self.shape.group_size
+        tiles = rows if self.shape.tiles else 0
+        with self.clock("distinct") as run:
+            alone = dataclasses.replace(self.sampler, group_size=1, tiles=tiles)
+            run.tokens = tokens_of(self.groups(alone, prompts=rows))
+
+    def step(self) -> None:
+        """One GRPO step, and how it divides into rollout, batch (on the host) and update."""
+        with self.clock("step") as whole:
+            with self.clock("rollout") as run:
+                groups = self.groups(self.sampler)
+                whole.tokens = run.tokens = tokens_of(groups)
+            with self.clock("batch"):
+                batch = self.place(rollout.policy_batch(groups, self.config, self.encoder))
+            self.learn("update", self.update, batch)
+
+    def profile(self) -> None:
+        """The programs of a rollout without slots, each waited for; see `Sampler.generate`."""
+        model = r1v3.for_decoding(self.state.model)
+        prompts, _ = self.prompts(self.sampler, self.shape.prompts)
+        prompts = data.place(prompts, model.compute.rules, jax.sharding.get_mesh())
+        static, images = {"sampling": self.sampler.sampling}, None
+        if prompts.tiles is not None:
+            with self.clock("encode_images"):
+                images = jax.block_until_ready(rollout.encode_images(model, prompts.tiles))
+        with self.clock("prefill"):
+            state = jax.block_until_ready(sampler.prefill(
+                model, prompts.tokens, prompts.lengths, images, prompts.image_index,
+                group_size=self.sampler.group_size, **static,
+            ))  # fmt: skip
+        with self.clock("decode"):
+            limit = np.int32(self.shape.new_tokens)
+            jax.block_until_ready(sampler.decode(model, state, self.key(), limit, **static))
+
+    def naive(self) -> None:
+        """Two updates on the same groups: ours, and one that repeats a prompt for each sample."""
+        groups = self.groups(self.sampler)
+        batch = self.place(rollout.policy_batch(groups, self.config, self.encoder))
+        self.learn("update", self.update, batch)
+        batch = self.place(naive_batch(groups, self.config, self.encoder))
+        self.learn("naive_update", self.naive_update, batch)
+
+    # --- what they are made of
+
+    def key(self):
+        """A key a draw: the n-th draw of two programs has the same."""
+        self.draws += 1
+        return jax.random.fold_in(jax.random.key(0), self.draws)
+
+    def prompts(self, how: rollout.Sampler, count: int):
+        examples = [self.config.train(i) for i in range(count)]
+        return data.prompt_batch(
+            examples, self.encoder, max_prompt_tokens=how.max_prompt_tokens, tiles=how.tiles
+        )
+
+    def groups(self, how: rollout.Sampler, prompts: int = 0) -> list[rollout.Group]:
+        """Sampled and scored groups, on the host; see `rollout.Sampler.groups`."""
+        batch, encoded = self.prompts(how, prompts or self.shape.prompts)
+        model, limit = r1v3.for_decoding(self.state.model), np.int32(self.shape.new_tokens)
+        completions = rollout.fetch(how.generate(model, batch, self.key(), limit))
+        out, G = [], how.group_size
+        for p, prompt in enumerate(encoded):
+            mine = jax.tree.map(lambda x, p=p: x[p * G : (p + 1) * G], completions)
+            scores = [reward(row[:n]) for row, n in zip(mine.tokens, mine.lengths, strict=True)]
+            out.append(rollout.Group(self.config.train(p), prompt, mine, [""] * G, scores))
+        return out
+
+    def place(self, batch):
+        rules = self.shape.compute.rules
+        return jax.block_until_ready(data.place(batch, rules, jax.sharding.get_mesh()))
+
+    def learn(self, name: str, update, batch) -> None:
+        with self.clock(name):
+            self.state, found = jax.block_until_ready(update(self.state, batch))
+        if not found["finite"]:
+            raise ValueError(f"{name}: loss {found['loss']} or its gradient is not finite")
+
+    def report(self) -> dict:
+        """All that was measured, for a JSON file."""
+        timings = {name: summary(runs) for name, runs in self.clock.runs.items()}
+        lengths = np.full((self.shape.prompts, self.shape.group_size), self.shape.new_tokens)
+        work = flops(self.shape, lengths)
+        out = {
+            "shape": dataclasses.asdict(self.shape),
+            "parameters": num_params(self.shape.model),
+            "versions": metrics.versions(),
+            "load": {"before": self.load, "after": os.getloadavg()[0]},
+            "flops": work,
+            "peak_rss_gib": self.peak_rss_gib,
+            "timings": timings,
+        }
+        if memory := jax.devices()[0].memory_stats():  # a CPU has none
+            out["peak_device_gib"] = memory["peak_bytes_in_use"] / 2**30
+        kind, half = jax.devices()[0].device_kind, self.shape.compute.dtype == "bfloat16"
+        peak = next((peak for part, peak in PEAK_FLOPS.items() if part in kind), None)
+        if peak and half and not self.shape.shortest:
+            chips = jax.sharding.get_mesh().size or 1
+            out["mfu"] = {
+                name: work[name] / (timings[name]["wall_s"]["median"] * chips * peak)
+                for name in work
+                if name in timings
+            }
+        return out
+
+
+PARTS = {
+    "sampler": Bench.sample,
+    "distinct": Bench.sample_distinct,
+    "step": Bench.step,
+    "profile": Bench.profile,
+    "naive": Bench.naive,
+}
+
+
+def reward(ids: np.ndarray) -> rewards.Score:
+    """The share of odd ids: any number that differs from sample to sample, as in the peers'
+    baselines.
+    """
+    share = float(np.mean(ids % 2))
+    return rewards.Score(share, share, 0.0, Verdict.RIGHT, None, "")
+
+
+def tokens_of(groups: list[rollout.Group]) -> int:
+    return int(sum(group.completions.lengths.sum() for group in groups))
+
+
+def count_down(model: R1V3, shortest: int, longest: int) -> R1V3:
+    """The model with weights by which it samples lengths from `shortest` to `longest`, log-uniform.
+
+    The prompt's last token leads to token n - 1 with a probability of about 1 / n, token r to
+    r - 1, and token 1 to the end: n tokens in all, whatever the order in which rows are decoded.
+    Layers add nothing to their input, at the price of any layer.
+    """
+    text, rng = model.config.text, np.random.default_rng(0)
+    embedding, head = np.zeros((2, text.padded_vocab, text.embed), np.float32)
+    codes = rng.normal(size=(longest, text.embed))  # of the tokens that count; almost orthogonal
+    codes[:, 0] = 0  # the direction of the prompt's last token
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    counting, lengths = FIRST_ID + np.arange(longest), np.arange(shortest, longest + 1)
+    embedding[counting], embedding[text.vocab_size - 1, 0] = codes, 1
+    # What the head sees is as long as the square root of its width. After the prompt:
+    head[:, 0] = -30
+    head[FIRST_ID + lengths - 1, 0] = -np.log(lengths) / text.embed**0.5
+    head[counting[:-1]] += 8 * codes[1:]
+    head[model.config.end_token_id] += 8 * codes[1]
+    new = {
+        ("language", "embedding"): embedding,
+        ("language", "head"): head,
+        ("language", "blocks", "out"): 0,
+        ("language", "blocks", "down"): 0,
+    }
+
+    def fill(path, variable):
+        if path not in new:
+            return variable
+        value = variable.get_value()
+        array = np.broadcast_to(np.asarray(new[path], value.dtype), value.shape)
+        return variable.replace(jax.device_put(array, value.sharding))
+
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, nnx.map_state(fill, state))
+
+
+def flops(shape: Shape, lengths: np.ndarray) -> dict[str, float]:
+    """FLOPs of a step with samples of int[P, G] lengths, each prompt read once a group: what has to
+    be computed, not what is. Two a weight and token, causal attention over what is there, a head
+    for sampled tokens only; backward is twice forward (PaLM, arXiv 2204.02311, appendix B).
+    """
+    t, v, P, T = shape.model.text, shape.model.vision, shape.prompts, shape.prompt_tokens
+    q, kv, new = t.heads * t.head_dim, t.kv_heads * t.head_dim, lengths.sum()
+    layers = t.layers * t.embed * (2 * q + 2 * kv + 3 * t.mlp)
+    pairs = P * T**2 / 2 + np.sum(T * lengths + lengths**2 / 2)
+    forward = 2 * layers * (P * T + new) + 2 * t.vocab_size * t.embed * new
+    forward += 4 * t.layers * q * pairs
+    if v is not None:
+        count = v.patches + 1
+        tower = v.layers * (4 * v.embed**2 + 2 * v.embed * v.mlp)
+        connector = (4 * v.embed + t.embed) * t.embed * v.patches / 4
+        forward += P * 2 * (tower * count + 2 * v.layers * v.embed * count**2 + connector)
+    return {"rollout": float(forward), "update": 3 * float(forward), "step": 4 * float(forward)}
+
+
+# -------------------------------------------------------------------------------------------------
+# the yardstick of an update
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NaiveBatch:
+    """A row a sample, prompt and completion side by side; float32[N, B, T] each."""
+
+    batch: Batch
+    advantages: np.ndarray
+    sampler_logprobs: np.ndarray
+
+
+def naive_batch(groups: list[rollout.Group], config: GRPO, encoder) -> NaiveBatch:
+    """What `rollout.policy_batch` was as long as a prompt went through the update with each of its
+    samples.
+    """
+    G, length = config.group_size, config.max_prompt_tokens + config.max_completion_tokens
+    shape = (len(groups) * G, length)
+    ints = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
+    ints["tokens"][:] = encoder.tokenizer.pad_token_id
+    image_index, mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
+    sampled, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    reward = np.stack([group.rewards for group in groups])
+    advantage = group_advantages(reward, ~np.isnan(reward), divide_by_std=config.divide_by_std)
+    tiles: list[list[data.Tiles]] = [[] for _ in range(config.accumulate)]
+    for p, group in enumerate(groups):
+        mine, prompt = tiles[p * config.accumulate // len(groups)], group.prompt
+        for g, size in enumerate(group.completions.lengths):
+            row, start, end = p * G + g, len(prompt.tokens), len(prompt.tokens) + size
+            ints["tokens"][row, :start] = prompt.tokens
+            ints["tokens"][row, start:end] = group.completions.tokens[g, :size]
+            ints["positions"][row, :end] = np.arange(end)
+            ints["segment_ids"][row, :end] = 1
+            data.place_images(image_index[row, :start], prompt, sum(map(len, mine)), encoder)
+            mask[row, start:end] = group.completions.chosen[g, :size]
+            sampled[row, start:end] = group.completions.logprobs[g, :size]
+            advantages[row, start:end] = advantage[p, g]
+        mine.append(prompt.tiles)
+    vision, slots = encoder.config.vision, config.tiles // config.accumulate
+    weights = token_weights(mask, config.aggregation, config.max_completion_tokens)
+    batch = Batch(loss_weights=weights, image_index=image_index if vision else None, **ints)
+    batch = data.split(batch, config.accumulate)
+    if vision:
+        slots = data.TileSlots(tiles, slots, vision.image_size)
+        batch = dataclasses.replace(batch, tiles=slots)
+    advantages, sampled = (x.reshape(config.accumulate, -1, length) for x in (advantages, sampled))
+    return NaiveBatch(batch, advantages, sampled)
+
+
+def naive_loss(model: R1V3, batch: NaiveBatch, *, config: GRPO):
+    """`stages.grpo.policy_loss` on such rows, strictly on-policy and without KL."""
+    weights = batch.batch.loss_weights
+    logprobs, entropy = train.token_logprobs(model, batch.batch, temperature=config.temperature)
+    old = jax.lax.stop_gradient(logprobs)
+    loss, found = clipped_policy_loss(
+        logprobs, old, batch.advantages, weights,
+        clip_low=config.clip_low, clip_high=config.clip_high,
+    )  # fmt: skip
+    found["sampler_gap"] = weighted_sum(jnp.abs(old - batch.sampler_logprobs), weights)
+    found["policy_entropy"] = weighted_sum(entropy, weights)
+    return loss, found
+
+
+# -------------------------------------------------------------------------------------------------
+# against another program
+
+
+def ratios(pairs: list[tuple[dict, dict]]) -> dict[str, dict]:
+    """{quantity: {"pairs": [...], "median": ...}} of (theirs, ours), each {quantity: number}:
+    theirs over ours, within each pair; above 1 where ours takes less.
+    """
+    out = {}
+    for name in pairs[0][0]:
+        values = [theirs[name] / ours[name] for theirs, ours in pairs]
+        out[name] = {"pairs": values, "median": statistics.median(values)}
+    return out
