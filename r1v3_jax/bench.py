@@ -16,79 +16,22 @@ import functools
 import os
 import statistics
 import time
-import types
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from PIL import Image
 
 from r1v3_jax import data, metrics, rewards, rollout, sampler, train
-from r1v3_jax.config import GRPO, Compute, ModelConfig, TextConfig, VisionConfig, num_params
+from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
+from r1v3_jax.config import GRPO, num_params
 from r1v3_jax.estimate import CHIPS
 from r1v3_jax.losses import clipped_policy_loss, group_advantages, token_weights, weighted_sum
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.presets import INTERNVL3_1B
 from r1v3_jax.rewards import Verdict
 from r1v3_jax.stages import grpo
-from r1v3_jax.types import Batch, Example
-
-FIRST_ID = 16  # ids below are special in the models made here
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """P prompts of `prompt_tokens`, one tile each where the model sees; G samples of each.
-
-    new_tokens: of every sample; with `shortest` the lengths of the samples lie between the two.
-    """
-
-    model: ModelConfig
-    prompts: int = 4
-    group_size: int = 8
-    prompt_tokens: int = 64
-    new_tokens: int = 128
-    shortest: int = 0
-    compute: Compute = Compute()
-    accumulate: int = 1
-
-    @property
-    def tiles(self) -> int:
-        return 0 if self.model.vision is None else self.prompts
-
-    def with_vocabulary(self, size: int) -> "Shape":
-        text = dataclasses.replace(self.model.text, vocab_size=size)
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, text=text))
-
-
-_TEXT = TextConfig(vocab_size=4096, embed=256, layers=4, heads=8, kv_heads=4, head_dim=32, mlp=1024)
-_VISION = VisionConfig(
-    image_size=224, embed=128, layers=2, heads=4, mlp=512,
-    norm="rms_norm", qkv_bias=False, qk_norm=True,
-)  # fmt: skip
-_LANGUAGE_ONLY = ModelConfig(
-    text=_TEXT, vision=None, image_token_id=None, end_token_id=2, pad_token_id=0
-)
-_WITH_IMAGES = ModelConfig(
-    text=dataclasses.replace(_TEXT, kv_heads=2, mlp=704),
-    vision=_VISION, image_token_id=5, end_token_id=2, pad_token_id=0, max_tiles=1,
-)  # fmt: skip
-# The first two are those of the peers' baseline scripts. Remat: what memory asks for.
-SHAPES = {
-    "tunix": Shape(_LANGUAGE_ONLY),
-    "trl": Shape(_WITH_IMAGES, prompt_tokens=150),
-    "long_prompt": Shape(
-        _LANGUAGE_ONLY, prompts=1, group_size=32, prompt_tokens=1000, compute=Compute(remat="full")
-    ),
-    "ragged": Shape(_LANGUAGE_ONLY, prompts=8, new_tokens=512, shortest=8),
-    "internvl3_1b": Shape(
-        INTERNVL3_1B, prompts=32, prompt_tokens=320, new_tokens=512, accumulate=8,
-        compute=Compute(dtype="bfloat16", remat="full", logprob_chunk=128),
-    ),
-}  # fmt: skip
+from r1v3_jax.types import Batch
 
 # Dense bfloat16 FLOP/s by a part of jax's `device_kind`, the first that fits; from the vendors'
 # data sheets.
@@ -134,39 +77,6 @@ def summary(runs: list[Run]) -> dict:
         out["tokens_per_s"] = statistics.median(run.tokens / run.wall_s for run in steady)
         out["tokens_per_cpu_s"] = statistics.median(run.tokens / run.cpu_s for run in steady)
     return out
-
-
-class Encoder(data.Encoder):
-    """Random ids where a run has text; pictures are cut into tiles as ever."""
-
-    def __init__(self, shape: Shape):
-        config = shape.model
-        banned = [config.image_token_id] * (config.vision is not None)
-        if not shape.shortest:  # every sample runs to its limit, as the peers' do
-            banned.append(config.end_token_id)
-        tokenizer = types.SimpleNamespace(
-            pad_token_id=config.pad_token_id, banned_token_ids=tuple(banned)
-        )
-        super().__init__(config, tokenizer)
-        self.shape = shape
-
-    def prompt(self, example: Example) -> data.Encoded:
-        vocabulary, tiles = self.config.text.vocab_size, self.tiles(example)
-        rng = np.random.default_rng(int(example.id))
-        ids = rng.integers(FIRST_ID, vocabulary // 2, self.shape.prompt_tokens, dtype=np.int32)
-        if tiles.counts:
-            ids[1 : 1 + sum(self._image_tokens(tiles.counts))] = self.config.image_token_id
-        ids[-1] = vocabulary - 1  # see `count_down`
-        return data.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
-
-
-def example(index: int, shape: Shape) -> Example:
-    """Question number `index`: for the shapes of a model that sees, with a picture of noise."""
-    if shape.model.vision is None:
-        return Example(str(index), (), "", "")
-    side = shape.model.vision.image_size
-    pixels = np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return Example(str(index), (Image.fromarray(pixels),), "", "")
 
 
 class Bench:
@@ -255,8 +165,8 @@ class Bench:
                 model, prompts.tokens, prompts.lengths, images, prompts.image_index,
                 group_size=self.sampler.group_size, **static,
             ))  # fmt: skip
+        limit = jnp.int32(self.shape.new_tokens)  # on the device, as `sampler.generate` has it
         with self.clock("decode"):
-            limit = np.int32(self.shape.new_tokens)
             jax.block_until_ready(sampler.decode(model, state, self.key(), limit, **static))
 
     def naive(self) -> None:
@@ -305,8 +215,7 @@ class Bench:
     def report(self) -> dict:
         """All that was measured, for a JSON file."""
         timings = {name: summary(runs) for name, runs in self.clock.runs.items()}
-        lengths = np.full((self.shape.prompts, self.shape.group_size), self.shape.new_tokens)
-        work = flops(self.shape, lengths)
+        work = flops(self.shape)
         out = {
             "shape": dataclasses.asdict(self.shape),
             "parameters": num_params(self.shape.model),
@@ -351,60 +260,26 @@ def tokens_of(groups: list[rollout.Group]) -> int:
     return int(sum(group.completions.lengths.sum() for group in groups))
 
 
-def count_down(model: R1V3, shortest: int, longest: int) -> R1V3:
-    """The model with weights by which it samples lengths from `shortest` to `longest`, log-uniform.
+def flops(shape: Shape) -> dict[str, float]:
+    """FLOPs of a step that reads each prompt once a group: what has to be computed, not what is.
 
-    The prompt's last token leads to token n - 1 with a probability of about 1 / n, token r to
-    r - 1, and token 1 to the end: n tokens in all, whatever the order in which rows are decoded.
-    Layers add nothing to their input, at the price of any layer.
+    Two a weight and token, causal attention, the head for sampled tokens only; backward is twice
+    forward (PaLM, arXiv 2204.02311, appendix B).
     """
-    text, rng = model.config.text, np.random.default_rng(0)
-    embedding, head = np.zeros((2, text.padded_vocab, text.embed), np.float32)
-    codes = rng.normal(size=(longest, text.embed))  # of the tokens that count; almost orthogonal
-    codes[:, 0] = 0  # the direction of the prompt's last token
-    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
-    counting, lengths = FIRST_ID + np.arange(longest), np.arange(shortest, longest + 1)
-    embedding[counting], embedding[text.vocab_size - 1, 0] = codes, 1
-    # What the head sees is as long as the square root of its width. After the prompt:
-    head[:, 0] = -30
-    head[FIRST_ID + lengths - 1, 0] = -np.log(lengths) / text.embed**0.5
-    head[counting[:-1]] += 8 * codes[1:]
-    head[model.config.end_token_id] += 8 * codes[1]
-    new = {
-        ("language", "embedding"): embedding,
-        ("language", "head"): head,
-        ("language", "blocks", "out"): 0,
-        ("language", "blocks", "down"): 0,
-    }
-
-    def fill(path, variable):
-        if path not in new:
-            return variable
-        value = variable.get_value()
-        array = np.broadcast_to(np.asarray(new[path], value.dtype), value.shape)
-        return variable.replace(jax.device_put(array, value.sharding))
-
-    graph, state = nnx.split(model)
-    return nnx.merge(graph, nnx.map_state(fill, state))
-
-
-def flops(shape: Shape, lengths: np.ndarray) -> dict[str, float]:
-    """FLOPs of a step with samples of int[P, G] lengths, each prompt read once a group: what has to
-    be computed, not what is. Two a weight and token, causal attention over what is there, a head
-    for sampled tokens only; backward is twice forward (PaLM, arXiv 2204.02311, appendix B).
-    """
-    t, v, P, T = shape.model.text, shape.model.vision, shape.prompts, shape.prompt_tokens
-    q, kv, new = t.heads * t.head_dim, t.kv_heads * t.head_dim, lengths.sum()
+    t, v, P, T, C = (
+        shape.model.text, shape.model.vision, shape.prompts, shape.prompt_tokens, shape.new_tokens
+    )  # fmt: skip
+    q, kv, B = t.heads * t.head_dim, t.kv_heads * t.head_dim, P * shape.group_size
     layers = t.layers * t.embed * (2 * q + 2 * kv + 3 * t.mlp)
-    pairs = P * T**2 / 2 + np.sum(T * lengths + lengths**2 / 2)
-    forward = 2 * layers * (P * T + new) + 2 * t.vocab_size * t.embed * new
-    forward += 4 * t.layers * q * pairs
+    seen = P * T**2 / 2 + B * (T * C + C**2 / 2)  # pairs of a query and a key
+    forward = 2 * layers * (P * T + B * C) + 2 * t.vocab_size * t.embed * B * C
+    forward += 4 * t.layers * q * seen
     if v is not None:
         count = v.patches + 1
         tower = v.layers * (4 * v.embed**2 + 2 * v.embed * v.mlp)
         connector = (4 * v.embed + t.embed) * t.embed * v.patches / 4
         forward += P * 2 * (tower * count + 2 * v.layers * v.embed * count**2 + connector)
-    return {"rollout": float(forward), "update": 3 * float(forward), "step": 4 * float(forward)}
+    return {"rollout": float(forward), "update": 3.0 * forward, "step": 4.0 * forward}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -421,41 +296,50 @@ class NaiveBatch:
     sampler_logprobs: np.ndarray
 
 
-def naive_batch(groups: list[rollout.Group], config: GRPO, encoder) -> NaiveBatch:
+def naive_batch(groups: list[rollout.Group], config: GRPO, encoder: Encoder) -> NaiveBatch:
     """What `rollout.policy_batch` was as long as a prompt went through the update with each of its
-    samples.
+    samples. For prompts of `max_prompt_tokens` and one tile each.
     """
-    G, length = config.group_size, config.max_prompt_tokens + config.max_completion_tokens
-    shape = (len(groups) * G, length)
-    ints = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
-    ints["tokens"][:] = encoder.tokenizer.pad_token_id
-    image_index, mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
-    sampled, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    G, N, T = config.group_size, config.accumulate, config.max_prompt_tokens
+    rows = jax.tree.map(lambda *x: np.concatenate(x), *[group.completions for group in groups])
+    live = np.arange(config.max_completion_tokens) < rows.lengths[:, None]
     reward = np.stack([group.rewards for group in groups])
     advantage = group_advantages(reward, ~np.isnan(reward), divide_by_std=config.divide_by_std)
-    tiles: list[list[data.Tiles]] = [[] for _ in range(config.accumulate)]
+
+    def behind(prompts, completions):  # [P, T], [B, C] -> [B, T + C]
+        prompts = np.broadcast_to(prompts, (len(groups), T))
+        return np.concatenate([np.repeat(prompts, G, axis=0), completions], axis=1)
+
+    index = np.full((len(groups), T), -1, np.int32)
     for p, group in enumerate(groups):
-        mine, prompt = tiles[p * config.accumulate // len(groups)], group.prompt
-        for g, size in enumerate(group.completions.lengths):
-            row, start, end = p * G + g, len(prompt.tokens), len(prompt.tokens) + size
-            ints["tokens"][row, :start] = prompt.tokens
-            ints["tokens"][row, start:end] = group.completions.tokens[g, :size]
-            ints["positions"][row, :end] = np.arange(end)
-            ints["segment_ids"][row, :end] = 1
-            data.place_images(image_index[row, :start], prompt, sum(map(len, mine)), encoder)
-            mask[row, start:end] = group.completions.chosen[g, :size]
-            sampled[row, start:end] = group.completions.logprobs[g, :size]
-            advantages[row, start:end] = advantage[p, g]
-        mine.append(prompt.tiles)
-    vision, slots = encoder.config.vision, config.tiles // config.accumulate
-    weights = token_weights(mask, config.aggregation, config.max_completion_tokens)
-    batch = Batch(loss_weights=weights, image_index=image_index if vision else None, **ints)
-    batch = data.split(batch, config.accumulate)
-    if vision:
-        slots = data.TileSlots(tiles, slots, vision.image_size)
-        batch = dataclasses.replace(batch, tiles=slots)
-    advantages, sampled = (x.reshape(config.accumulate, -1, length) for x in (advantages, sampled))
-    return NaiveBatch(batch, advantages, sampled)
+        data.place_images(index[p], group.prompt, p % (len(groups) // N), encoder)
+    used = behind(True, live)
+    batch = Batch(
+        tokens=behind(
+            np.stack([group.prompt.tokens for group in groups]),
+            np.where(live, rows.tokens, encoder.tokenizer.pad_token_id),
+        ),
+        positions=np.where(used, np.arange(used.shape[1]), 0).astype(np.int32),
+        segment_ids=used.astype(np.int32),
+        loss_weights=token_weights(
+            behind(False, live & rows.chosen), config.aggregation, config.max_completion_tokens
+        ),
+        image_index=None,
+    )
+    if encoder.config.vision is not None:
+        none = np.full_like(rows.tokens, -1)
+        batch = dataclasses.replace(batch, image_index=behind(index, none))
+    batch = data.split(batch, N)
+    if encoder.config.vision is not None:
+        tiles, each = [group.prompt.tiles for group in groups], len(groups) // N
+        parts = [tiles[i * each : (i + 1) * each] for i in range(N)]
+        size = encoder.config.vision.image_size
+        batch = dataclasses.replace(batch, tiles=data.TileSlots(parts, each, size))
+    floats = (
+        behind(np.float32(0), np.float32(live * x)).reshape(N, -1, used.shape[1])
+        for x in (advantage.reshape(-1, 1), rows.logprobs)
+    )
+    return NaiveBatch(batch, *floats)
 
 
 def naive_loss(model: R1V3, batch: NaiveBatch, *, config: GRPO):

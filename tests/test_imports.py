@@ -20,7 +20,7 @@ LAYERS = [
     "hf_weights tokens images rewards checkpoint sampler",
     "hf",
     "digits data train sources",
-    "rollout",
+    "rollout bench_shapes",
     "evaluate distill",
     "stages.context",
     "stages.sft stages.grpo",
