@@ -4,9 +4,9 @@
     bench.run(["step"], runs=5)
     print(bench.report()["timings"]["step"]["cpu_s"]["median"])
 
-A step goes the program's own way: `rollout.Sampler.generate`, a reward, `rollout.policy_batch`,
-`data.place`, the update of `stages.grpo`. Prompts are random ids with pictures of noise and the
-reward is read off the sampled ids, so there is no tokenizer and no verifier. Knows nothing of other
+A step goes the program's own way: `rollout.Sampler.groups`, `rollout.policy_batch`, `data.place`,
+the update of `stages.grpo`. Prompts are random ids with pictures of noise, and the scores that the
+verifier gives to noise are replaced by a number read off the sampled ids. Knows nothing of other
 programs: `tools/bench.py` runs those.
 """
 
@@ -152,22 +152,21 @@ class Bench:
             self.learn("update", self.update, batch)
 
     def profile(self) -> None:
-        """The programs of a rollout without slots, each waited for; see `Sampler.generate`."""
+        """The programs of a rollout without slots, each waited for."""
         model = r1v3.for_decoding(self.state.model)
-        prompts, _ = self.prompts(self.sampler, self.shape.prompts)
-        prompts = data.place(prompts, model.compute.rules, jax.sharding.get_mesh())
-        static, images = {"sampling": self.sampler.sampling}, None
+        prompts = data.place(self.prompts(), model.compute.rules, jax.sharding.get_mesh())
+        how, images = {"group_size": self.shape.group_size, "sampling": self.sampler.sampling}, None
         if prompts.tiles is not None:
             with self.clock("encode_images"):
                 images = jax.block_until_ready(rollout.encode_images(model, prompts.tiles))
-        with self.clock("prefill"):
-            state = jax.block_until_ready(sampler.prefill(
-                model, prompts.tokens, prompts.lengths, images, prompts.image_index,
-                group_size=self.sampler.group_size, **static,
-            ))  # fmt: skip
-        limit = jnp.int32(self.shape.new_tokens)  # on the device, as `sampler.generate` has it
-        with self.clock("decode"):
-            jax.block_until_ready(sampler.decode(model, state, self.key(), limit, **static))
+        asked = model, prompts.tokens, prompts.lengths
+        seen = images, prompts.image_index
+        with self.clock("prefill") as prefill:
+            jax.block_until_ready(sampler.prefill(*asked, *seen, **how))
+        with self.clock("generate") as both:
+            jax.block_until_ready(sampler.generate(*asked, self.key(), *seen, **how))
+        decode = Run(both.wall_s - prefill.wall_s, both.cpu_s - prefill.cpu_s)
+        self.clock.runs.setdefault("decode", []).append(decode)
 
     def naive(self) -> None:
         """Two updates on the same groups: ours, and one that repeats a prompt for each sample."""
@@ -184,23 +183,20 @@ class Bench:
         self.draws += 1
         return jax.random.fold_in(jax.random.key(0), self.draws)
 
-    def prompts(self, how: rollout.Sampler, count: int):
-        examples = [self.config.train(i) for i in range(count)]
+    def prompts(self) -> data.PromptBatch:
+        shape, examples = self.shape, [self.config.train(i) for i in range(self.shape.prompts)]
         return data.prompt_batch(
-            examples, self.encoder, max_prompt_tokens=how.max_prompt_tokens, tiles=how.tiles
-        )
+            examples, self.encoder, max_prompt_tokens=shape.prompt_tokens, tiles=shape.tiles
+        )[0]
 
     def groups(self, how: rollout.Sampler, prompts: int = 0) -> list[rollout.Group]:
-        """Sampled and scored groups, on the host; see `rollout.Sampler.groups`."""
-        batch, encoded = self.prompts(how, prompts or self.shape.prompts)
-        model, limit = r1v3.for_decoding(self.state.model), np.int32(self.shape.new_tokens)
-        completions = rollout.fetch(how.generate(model, batch, self.key(), limit))
-        out, G = [], how.group_size
-        for p, prompt in enumerate(encoded):
-            mine = jax.tree.map(lambda x, p=p: x[p * G : (p + 1) * G], completions)
-            scores = [reward(row[:n]) for row, n in zip(mine.tokens, mine.lengths, strict=True)]
-            out.append(rollout.Group(self.config.train(p), prompt, mine, [""] * G, scores))
-        return out
+        """Sampled groups on the host, with scores that differ."""
+        model = r1v3.for_decoding(self.state.model)
+        examples = [self.config.train(i) for i in range(prompts or self.shape.prompts)]
+        return [
+            dataclasses.replace(group, scores=rewards_of(group.completions))
+            for group in how.groups(model, examples, self.key(), self.shape.new_tokens)
+        ]
 
     def place(self, batch):
         rules = self.shape.compute.rules
@@ -248,12 +244,11 @@ PARTS = {
 }
 
 
-def reward(ids: np.ndarray) -> rewards.Score:
-    """The share of odd ids: any number that differs from sample to sample, as in the peers'
-    baselines.
-    """
-    share = float(np.mean(ids % 2))
-    return rewards.Score(share, share, 0.0, Verdict.RIGHT, None, "")
+def rewards_of(completions: sampler.Completions) -> list[rewards.Score]:
+    """The share of odd ids: it differs from sample to sample. The peers' scripts have the like."""
+    rows = zip(completions.tokens, completions.lengths, strict=True)
+    shares = [float(np.mean(ids[:length] % 2)) for ids, length in rows]
+    return [rewards.Score(share, share, 0.0, Verdict.RIGHT, None, "") for share in shares]
 
 
 def tokens_of(groups: list[rollout.Group]) -> int:

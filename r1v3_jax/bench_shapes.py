@@ -82,7 +82,9 @@ class Encoder(data.Encoder):
         if not shape.shortest:  # every sample runs to its limit, as the peers' do
             banned.append(config.end_token_id)
         tokenizer = types.SimpleNamespace(
-            pad_token_id=config.pad_token_id, banned_token_ids=tuple(banned)
+            pad_token_id=config.pad_token_id,
+            banned_token_ids=tuple(banned),
+            decode=lambda ids, *, skip_special: " ".join(map(str, ids.tolist())),
         )
         super().__init__(config, tokenizer)
         self.shape = shape

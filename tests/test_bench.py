@@ -47,7 +47,7 @@ def test_every_part_has_times(measured):
     report = json.loads(json.dumps(measured.report()))  # what a file holds
     timings = report["timings"]
     assert set(timings) == set(
-        "step rollout batch update distinct prefill decode naive_update".split()
+        "step rollout batch update distinct prefill generate decode naive_update".split()
     )
     for row in timings.values():
         for unit in ("cpu_s", "wall_s"):

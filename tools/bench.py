@@ -201,7 +201,7 @@ def pair_with_transformers(directory: Path) -> tuple[dict, dict]:
     wanted = shape()
     ready = bench.Bench(wanted)
     hf.save(ready.state.model, directory / "hf")
-    prompts, _ = ready.prompts(ready.sampler, wanted.prompts)
+    prompts = ready.prompts()
     tiles = np.asarray(prompts.tiles)[0] if wanted.tiles else np.zeros(0, np.float32)
     np.savez(directory / "prompts.npz", tokens=prompts.tokens, tiles=tiles)
     command = [
