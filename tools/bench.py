@@ -301,7 +301,10 @@ def plot_growth(result: dict):
             axes.plot(values, work, ":", color=colour, label=f"{name}, by FLOPs")
         axes.set(xscale="log", yscale="log", xlabel=axis.replace("_", " "))
         axes.set_xticks(values, values)
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
+    ends = [axes.get_ylim() for axes in panels]
+    for axes in panels:  # one scale: how steep a line is can be compared between panels
+        axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     panels[0].set_ylabel("CPU seconds" if unit == "cpu_s" else "wall seconds")
     return report.legend(figure, *panels)
 
