@@ -168,7 +168,8 @@ def prefill(
     logits = jnp.broadcast_to(logits[:, None], (len(logits), group_size, logits.shape[-1]))
     return State(
         step=jnp.int32(0),
-        logits=logits.reshape(count, -1),
+        # Of one prompt the sharding is not inferred.
+        logits=jnp.reshape(logits, (count, -1), out_sharding=rules.spec("batch", "vocab")),
         closed=jnp.zeros(count, bool, out_sharding=rows),
         cache=cache,
         completions=empty,

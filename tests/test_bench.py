@@ -1,0 +1,205 @@
+"""The bench: a tiny step in numbers, its yardstick, what is counted, and the refusals."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1v3_jax import bench, rollout
+from r1v3_jax.bench_shapes import SHAPES, Shape
+from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.sharding import make_mesh
+
+ROOT = Path(__file__).parent.parent
+TEXT = TextConfig(vocab_size=128, embed=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp=32)
+VISION = VisionConfig(image_size=28, patch_size=7, embed=16, layers=1, heads=2, mlp=32)
+BLIND = ModelConfig(TEXT, None, image_token_id=None, end_token_id=2, pad_token_id=0)
+SIGHTED = ModelConfig(TEXT, VISION, image_token_id=5, end_token_id=2, pad_token_id=0, max_tiles=1)
+SMALL = Shape(BLIND, prompts=2, group_size=3, prompt_tokens=12, new_tokens=5, accumulate=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def setting():
+    """One device; programs that are run twice are compiled in a hurry."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def measured(setting):
+    ready = bench.Bench(SMALL)
+    ready.run(["step", "distinct", "profile", "naive"], runs=1)
+    return ready
+
+
+def test_every_part_has_times(measured):
+    report = json.loads(json.dumps(measured.report()))  # what a file holds
+    timings = report["timings"]
+    assert set(timings) == set(
+        "step rollout batch update distinct prefill generate decode naive_update".split()
+    )
+    for row in timings.values():
+        for unit in ("cpu_s", "wall_s"):
+            assert 0 <= row[unit]["min"] <= row[unit]["median"] <= row[unit]["max"] < 60
+            assert math.isfinite(row[f"compile_{unit}"])
+    assert timings["step"]["runs"] == 1
+    assert timings["update"]["runs"] == 3  # in two steps and beside the naive one, less the first
+    assert timings["step"]["compile_cpu_s"] > 0
+    assert set(report["peak_rss_gib"]) == {"step", "distinct", "profile", "naive"}
+    assert "mfu" not in report and "peak_device_gib" not in report  # a CPU
+
+
+def test_every_sample_runs_to_its_last_token(measured):
+    for name in ("step", "rollout", "distinct"):
+        assert measured.report()["timings"][name]["tokens"] == [2 * 3 * 5]
+
+
+def test_samples_differ_in_reward(measured):
+    groups = measured.groups(measured.sampler)
+    assert all(group.has_signal for group in groups)
+    assert groups[0].prompt.tokens.tolist() != groups[1].prompt.tokens.tolist()
+
+
+def test_the_naive_update_is_the_update(measured):
+    """The same loss and the same gradient, so that their times compare."""
+    groups, found = measured.groups(measured.sampler), []
+    for make, update in (
+        (rollout.policy_batch, measured.update),
+        (bench.naive_batch, measured.naive_update),
+    ):
+        batch = measured.place(make(groups, measured.config, measured.encoder))
+        state = jax.tree.map(jnp.copy, measured.state)  # an update donates it
+        found.append(jax.device_get(update(state, batch)[1]))
+    for name in ("loss", "grad_norm", "sampler_gap", "policy_entropy"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_naive_rows_hold_the_images(setting):
+    """What the sampler saw: its log-probabilities come out again."""
+    ready = bench.Bench(dataclasses.replace(SMALL, model=SIGHTED))
+    groups = ready.groups(ready.sampler)
+    assert all((group.prompt.tokens == SIGHTED.image_token_id).sum() == 4 for group in groups)
+    batch = ready.place(bench.naive_batch(groups, ready.config, ready.encoder))
+    loss = jax.jit(functools.partial(bench.naive_loss, config=ready.config))
+    for n in range(2):
+        _, found = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], batch))
+        assert 0 < found["sampler_gap"] < 1e-5  # float32
+        assert found["policy_entropy"] > 1
+
+
+def test_ragged_samples_count_down_to_their_end(setting):
+    shape = Shape(BLIND, prompts=8, group_size=8, prompt_tokens=4, new_tokens=16, shortest=2)
+    ready = bench.Bench(shape)
+    groups = ready.groups(ready.sampler)
+    lengths = np.concatenate([group.completions.lengths for group in groups])
+    assert all(group.completions.ended.all() for group in groups)
+    assert lengths.min() == 2 and lengths.max() > 12
+    assert 4 <= np.median(lengths) <= 8  # log-uniform: the middle is the square root of 2 * 16
+    row, length = groups[0].completions.tokens[0], lengths[0]
+    assert row[:length].tolist() == [*range(16 + length - 1, 16, -1), 2]
+
+
+def test_flops_of_a_small_step():
+    text = TextConfig(vocab_size=100, embed=8, layers=2, heads=2, kv_heads=1, head_dim=4, mlp=16)
+    model = dataclasses.replace(BLIND, text=text)
+    shape = Shape(model, prompts=3, group_size=5, prompt_tokens=10, new_tokens=4)
+    layers = 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16)  # q, k and v, out, mlp
+    tokens, sampled = 3 * 10 + 15 * 4, 15 * 4
+    pairs = 3 * 10 * 10 / 2 + 15 * (10 * 4 + 4 * 4 / 2)
+    forward = 2 * layers * tokens + 2 * 100 * 8 * sampled + 2 * 2 * (2 * 8) * pairs
+    assert bench.flops(shape) == {
+        "rollout": forward,
+        "update": 3 * forward,
+        "step": 4 * forward,
+    }
+
+
+def test_shapes_are_those_of_the_peers():
+    parameters = {name: bench.num_params(shape.model) for name, shape in SHAPES.items()}
+    assert parameters["tunix"] == 6_033_664  # as tunix_baseline.py counts
+    assert parameters["trl"] == 5_621_888  # 5.62M, shared/bench/README.md
+    assert SHAPES["trl"].model.image_tokens_per_tile == 64
+    assert SHAPES["tunix"].with_vocabulary(32768).model.text.vocab_size == 32768
+
+
+def test_runs_without_the_first():
+    runs = [bench.Run(9, 8, 40), bench.Run(2, 4, 40), bench.Run(1, 2, 40), bench.Run(4, 2, 40)]
+    assert bench.summary(runs) == {
+        "runs": 3,
+        "cpu_s": {"min": 2, "median": 2, "max": 4},
+        "compile_cpu_s": 6,
+        "wall_s": {"min": 1, "median": 2, "max": 4},
+        "compile_wall_s": 7,
+        "tokens": [40, 40, 40],
+        "tokens_per_s": 20,
+        "tokens_per_cpu_s": 20,
+    }
+
+
+def test_ratios_are_taken_within_pairs():
+    pairs = [({"s": 2.0}, {"s": 1.0}), ({"s": 9.0}, {"s": 3.0}), ({"s": 4.0}, {"s": 8.0})]
+    assert bench.ratios(pairs) == {"s": {"pairs": [2.0, 3.0, 0.5], "median": 2.0}}
+
+
+def test_slots_are_refused_where_the_sampler_has_none():
+    if "slots" in {field.name for field in dataclasses.fields(rollout.Sampler)}:
+        pytest.skip("it has")
+    with pytest.raises(ValueError, match="no slots; leave it out"):
+        bench.Bench(SMALL, slots=4)
+
+
+# Imports once, then runs every command line in a fork of its own.
+REFUSALS = """
+import json, os, runpy, sys
+from r1v3_jax import bench, hf, report
+
+for arguments in json.load(sys.stdin):
+    if (child := os.fork()) == 0:
+        sys.argv = ["tools/bench.py", *arguments]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:
+            print(json.dumps(stop.code), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_refusals(tmp_path):
+    cases = {
+        ("--compare=verl",): "error: --compare: no peer 'verl'; there are tunix, trl, transformers",
+        ("--compare=trl", f"--trl_python={tmp_path}/python"): (
+            f"error: --trl_python={tmp_path}/python: no such file; name another, or type\n"
+            "  python3.11 -m venv trl-env\n"
+            "  trl-env/bin/pip install torch==2.13.0\n"
+            "  trl-env/bin/pip install trl==1.16.0 transformers==5.23.0 accelerate==1.15.0 "
+            "datasets==5.2.0 pillow"
+        ),
+        ("--compare=tunix", f"--tunix_python={sys.executable}", f"--baselines={tmp_path}"): (
+            f"error: --baselines={tmp_path}: no tunix_baseline.py in that directory"
+        ),
+        ("--growth",): "error: --growth writes two files; name the first with --out=FILE.json",
+        ("--parts=step,all",): (
+            "error: --parts: no part 'all'; there are sampler, distinct, step, profile, naive"
+        ),
+        (f"--out={tmp_path}/no/x.json",): (
+            f"error: --out={tmp_path}/no/x.json: its directory does not exist"
+        ),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSALS], input=json.dumps([list(case) for case in cases]),
+        capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+    )  # fmt: skip
+    assert [json.loads(line) for line in done.stdout.splitlines()] == list(cases.values())
