@@ -23,6 +23,7 @@ from r1v3_jax.models.layers import (
     causal_mask,
     keep,
     param,
+    project,
     remat,
     rms_norm,
     rope_angles,
@@ -122,8 +123,8 @@ class Block(nnx.Module):
             "middle",
         )
         h = rms_norm(x, self.norm2[...], config.norm_eps)
-        gate = keep(jnp.einsum("btd,df->btf", h, self.gate), "gate")
-        up = keep(jnp.einsum("btd,df->btf", h, self.up), "up")
+        gate = keep(project(h, self.gate[...]), "gate")
+        up = keep(project(h, self.up[...]), "up")
         return x + jnp.einsum("btf,fd->btd", jax.nn.silu(gate) * up, self.down, out_sharding=spec)
 
 
