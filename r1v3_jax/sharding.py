@@ -225,6 +225,25 @@ def split_rows(x: jax.Array, count: int) -> jax.Array:
     return jnp.reshape(x, (count, -1, *x.shape[1:]), out_sharding=sharding)
 
 
+def each_shard(function, *args, like):
+    """`function(*args)` of every device's own rows; what it gives is laid out as `like`."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return function(*args)
+
+    def specs(tree):
+        return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
+
+    local = jax.shard_map(function, in_specs=specs(args), out_specs=specs(like), check_vma=False)
+    return local(*args)
+
+
+def take_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """x[rows], of [R, ...] and int32[B]; every device counts its own rows, and takes none of
+    others.
+    """
+    return each_shard(lambda x, rows: x[rows], x, rows, like=x)
+
+
 def shard_bytes(tree) -> int:
     """Bytes on one device of the arrays in a tree that carry their shardings."""
     return sum(

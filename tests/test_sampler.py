@@ -40,7 +40,7 @@ TILES = reference.rng_tiles(4)  # the first prompt has the first, the third the 
 # Compiling is nearly all the time of these tests: less of it.
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
-generate = quick_jit(sampler.generate, static_argnames=("group_size", "sampling"))
+generate = quick_jit(sampler.generate, static_argnames=("group_size", "slots", "sampling"))
 
 
 def batch(*numbers):
@@ -70,13 +70,13 @@ def checkpoint(tmp_path_factory):
 def sample(checkpoint):
     """Completions of prompts by number."""
 
-    def run(*numbers, key=0, limit=None, group_size=1, **settings):
+    def run(*numbers, key=0, limit=None, group_size=1, slots=0, model=None, **settings):
         tokens, lengths, index = batch(*numbers)
         limit = None if limit is None else jnp.int32(limit)
         return jax.device_get(
             generate(
-                checkpoint.model, tokens, lengths, jax.random.key(key), checkpoint.images, index,
-                limit, group_size=group_size, sampling=Sampling(**settings),
+                model or checkpoint.model, tokens, lengths, jax.random.key(key), checkpoint.images,
+                index, limit, group_size=group_size, slots=slots, sampling=Sampling(**settings),
             )
         )  # fmt: skip
 
@@ -205,12 +205,12 @@ def completions(tokens, lengths, ended):
     )  # fmt: skip
 
 
-def test_record_written_out():
+def test_append_written_out():
     # Three samples at step 1: one goes on, one ends now (end token 2), one has ended before.
     before = completions([[5, 0, 0], [6, 0, 0], [2, 0, 0]], [1, 1, 1], [False, False, True])
-    after = sampler.record(
+    after = sampler.append(
         before,
-        jnp.int32(1),
+        jnp.array([True, True, False]),
         jnp.array([7, 2, 9]),
         jnp.array([-1.0, -2.0, -3.0]),
         jnp.array([0.1, 0.2, 0.3]),
@@ -279,7 +279,7 @@ def close(wanted, think_end):
     own = []
     for step, token in enumerate(wanted):
         token, free, closed = sampler.close_thinking(
-            jnp.array([token]), jnp.int32(step), jnp.asarray(tokens), closed, settings
+            jnp.array([token]), jnp.array([step]), jnp.asarray(tokens), closed, settings
         )
         tokens[0, step] = token[0]
         own.append(bool(free[0]))

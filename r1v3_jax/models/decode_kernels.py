@@ -44,6 +44,7 @@ def attend(
     v_cache: jax.Array,
     layer: jax.Array,
     lengths: jax.Array,
+    rows: jax.Array | None = None,
     *,
     block: int = 2048,
     interpret: bool = False,
@@ -51,8 +52,9 @@ def attend(
     """One query a row against the first `lengths` slots of that row in `layer`.
 
     q [B, K, Q, H], not yet scaled; k_cache, v_cache [L, B, K, S, H] of the same dtype; layer
-    int32[]; lengths int32[B]. With s = q k / sqrt(H), gives, all float32, what a softmax over these
-    and other keys is put together from:
+    int32[]; lengths int32[B]. With `rows`, int32[B], query b goes against row rows[b] of a cache of
+    any number of rows. With s = q k / sqrt(H), gives, all float32, what a softmax over these and
+    other keys is put together from:
 
         out    [B, K, Q, H]  sum exp(s - top) v
         top    [B, K, Q]     max s, NEVER for a row of length 0
@@ -64,19 +66,26 @@ def attend(
     S, itemsize = k_cache.shape[3], q.dtype.itemsize
     check(q.dtype, k_cache, v_cache)
     size = block_size(K, S, H, itemsize, block)
+    # Queries of one row come one after the other: what they share is fetched once, if it is one
+    # block.
+    order = jnp.arange(B) if rows is None else jnp.argsort(rows)
+    rows = order if rows is None else rows[order]
+    lengths = jnp.minimum(lengths, S)[order]
 
-    def slots(b, s, layer, lengths):
-        return layer[0], b, 0, block_to_fetch(s, lengths[b], size), 0
+    def slots(b, s, layer, lengths, rows, order):
+        return layer[0], rows[b], 0, block_to_fetch(s, lengths[b], size), 0
 
     def row(width):
-        return pl.BlockSpec((None, K, Q, width), lambda b, s, layer, lengths: (b, 0, 0, 0))
+        return pl.BlockSpec(
+            (None, K, Q, width), lambda b, s, layer, lengths, rows, order: (order[b], 0, 0, 0)
+        )
 
     cache = block_spec((None, None, K, size, H), slots)
     column = jax.ShapeDtypeStruct((B, K, Q, 1), jnp.float32)
     out, top, total = pl.pallas_call(
         functools.partial(_attend, slot_axis=slot_axis(H), scale=H**-0.5),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=4,
             grid=(B, pl.cdiv(S, size)),
             in_specs=[row(H), cache, cache],
             out_specs=[row(H), row(1), row(1)],
@@ -90,11 +99,11 @@ def attend(
         ),
         name="decode_attend",
         interpret=interpret,
-    )(layer.reshape(1), jnp.minimum(lengths, S), q, as_stored(k_cache), as_stored(v_cache))
+    )(layer.reshape(1), lengths, rows, order, q, as_stored(k_cache), as_stored(v_cache))
     return out, top[..., 0], total[..., 0]
 
 
-def _attend(layer, lengths, q, k, v, out, top, total, *, slot_axis, scale):
+def _attend(layer, lengths, rows, order, q, k, v, out, top, total, *, slot_axis, scale):
     """One row, one block: q [K, Q, H]; k, v [K, size, H] or [K, H, size]; out [K, Q, H]; top and
     total [K, Q, 1].
 
