@@ -90,6 +90,31 @@ def test_equals_what_the_model_does_without_it():
     np.testing.assert_allclose(one_softmax(some)[used], whole[used], rtol=1e-5, atol=1e-6)
 
 
+@BOTH
+@CASES
+def test_queries_against_rows_of_others(shape, dtype):
+    K, Q, S, H, block = shape
+    rows = np.array([3, 0, 3, 1, 3, 0], np.int32)  # several of a row, none of row 2
+    used = np.array([S, 37, -1, min(S, 129)])  # slots of a row
+    lengths = used[rows].astype(np.int32)
+    q = normal(0, (6, K, Q, H), dtype)
+    k, v = (normal(seed, (4, K, S, H), dtype) for seed in (1, 2))
+    expected_out, expected_top, expected_total, size = reference(q, k[rows], v[rows], lengths)
+
+    caches = [np.full((3, *x.shape), np.nan, dtype) for x in (k, v)]
+    for cache, x in zip(caches, (k, v), strict=True):
+        cache[LAYER] = np.where((np.arange(S) < used[:, None])[:, None, :, None], x, cache[LAYER])
+    arrays = (q, *caches, jnp.int32(LAYER), lengths)
+    order = np.argsort(rows) if block == 128 else np.arange(6)[::-1]  # any will do
+    given = rows, order.astype(np.int32)
+    out, top, total = attend(*arrays, *given, block=block, interpret=True)
+
+    np.testing.assert_allclose(top, expected_top, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(total, expected_total, rtol=1e-5)
+    bound = 1e-5 + (2**-8 if dtype == jnp.bfloat16 else 0)  # as above
+    assert np.all(np.abs(out - expected_out) <= bound * size)
+
+
 def test_only_blocks_in_use_are_fetched():
     def fetched(length):
         return [int(block_to_fetch(step, length, 4)) for step in range(4)]

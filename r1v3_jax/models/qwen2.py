@@ -27,7 +27,7 @@ from r1v3_jax.models.layers import (
     rotate,
     splash_attention,
 )
-from r1v3_jax.sharding import gather, split_rows, take_rows
+from r1v3_jax.sharding import each_shard, gather, split_rows, take_rows
 
 
 @jax.tree_util.register_dataclass
@@ -346,22 +346,21 @@ class Qwen2(nnx.Module):
     def kernel(self, k: jax.Array, v: jax.Array, lengths: jax.Array, rows: jax.Array | None = None):
         """`attend(q, layer)` by `decode_kernels.attend`, every device on its own rows and heads."""
 
-        def local(q, layer, k, v, lengths, rows):
-            # The rows of others are read whole where they fit: then they are read once for all.
-            block = {} if rows is None else {"block": k.shape[3]}
-            return decode_kernels.attend(q, k, v, layer, lengths, rows, **block)
-
-        rules = self.compute.rules
+        rules, local, given = self.compute.rules, decode_kernels.attend, ()
+        if rows is not None:
+            # Samples of one prompt follow each other, and its slots, if they fit, are one block.
+            given = rows, each_shard(jnp.argsort, rows, like=rows)
+            local = functools.partial(local, block=k.shape[3])
         spec = rules.spec(None, "batch", "kv_heads", None, None)
         if spec is not None:
             query, row = rules.spec("batch", "kv_heads", None, None), rules.spec("batch")
             local = jax.shard_map(
                 local,
-                in_specs=(query, rules.spec(), spec, spec, row, None if rows is None else row),
+                in_specs=(query, spec, spec, rules.spec(), row, *[row] * len(given)),
                 out_specs=(query, *[rules.spec("batch", "kv_heads", None)] * 2),
                 check_vma=False,
             )
-        return lambda q, layer: local(q, layer, k, v, lengths, rows)
+        return lambda q, layer: local(q, k, v, layer, lengths, *given)
 
     def append(self, cache: Cache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The buffers [L, B, K, S, H] with k, v [L, B, K, H] in each sample's next slot."""
