@@ -273,6 +273,7 @@ class GRPO:
     # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
     # maximum.
     length_limits: tuple[tuple[int, int], ...] = ()
+    slots: int = 0  # decode slots; 0: one for each sample
     tiles: int = 32  # tile slots of a rollout
     # ... of an update, over its micro-batches; 0: as many. More where micro-batches have few tiles,
     # but each must have a multiple of the devices.
@@ -313,7 +314,7 @@ class GRPO:
         )
         _require(
             self,
-            "tiles update_tiles refills kl_coef importance_cap evaluate_every rollouts_every",
+            "slots tiles update_tiles refills kl_coef importance_cap evaluate_every rollouts_every",
             lambda n: n >= 0,
             ">= 0",
         )
@@ -322,10 +323,15 @@ class GRPO:
         _require(self, "clip_high", lambda x: x >= 0, "at least 0")
         _one_of(self, "aggregation", ("token", "sequence", "constant"))
         _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
-        slots = self.update_tiles or self.tiles
-        if self.prompts % self.accumulate or slots % self.accumulate:
+        samples = self.prompts * self.group_size
+        if self.slots > samples:
             raise ValueError(
-                f"GRPO.prompts {self.prompts} and tiles {slots} of an update must divide into "
+                f"GRPO.slots is {self.slots}; it must be at most prompts x group_size = {samples}"
+            )
+        tiles = self.update_tiles or self.tiles
+        if self.prompts % self.accumulate or tiles % self.accumulate:
+            raise ValueError(
+                f"GRPO.prompts {self.prompts} and tiles {tiles} of an update must divide into "
                 f"accumulate = {self.accumulate} parts"
             )
         for start, tokens in self.length_limits:
@@ -356,6 +362,7 @@ class Evaluate:
     answer_prior: tuple[tuple[str, float], ...] = ()
     questions: int = 1000  # a set
     batch: int = 250  # prompts at a time
+    slots: int = 0  # decode slots of a batch; 0: one for each prompt
     tiles: int = 250  # tile slots of a batch
     max_prompt_tokens: int = 4096
     max_tokens: int = 8192
@@ -382,7 +389,11 @@ class Evaluate:
                 raise ValueError(f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}")
         _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
         _one_of(self, "thinking", ("slow", "none", "no_wait"))
-        _require(self, "thinking_tokens", lambda n: n >= 0, "at least 0")
+        _require(self, "slots thinking_tokens", lambda n: n >= 0, "at least 0")
+        if self.slots > self.batch:
+            raise ValueError(
+                f"Evaluate.slots is {self.slots}; it must be at most batch = {self.batch}"
+            )
         if self.thinking == "none" and self.thinking_tokens:
             raise ValueError(
                 f"Evaluate.thinking_tokens {self.thinking_tokens} limits a thinking that thinking "
@@ -431,6 +442,7 @@ class Run:
             self._check_stage(name, getattr(self, name))
         if self.evaluate.sets or self.evaluate.probe is not None:
             self._splits("evaluate.batch", self.evaluate.batch, "data")
+            self._splits("evaluate.slots", self.evaluate.slots, "data")
             if self.model.vision is not None:
                 self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
 
@@ -451,6 +463,7 @@ class Run:
             named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
             slots = stage.update_tiles or stage.tiles
             self._splits(f"{name}.prompts", stage.prompts, "data")
+            self._splits(f"{name}.slots", stage.slots, "data")
             if stage.evaluate_every and self.evaluate.probe is None:
                 raise ValueError(
                     f"{name}.evaluate_every = {stage.evaluate_every} measures evaluate.probe, and "

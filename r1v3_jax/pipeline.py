@@ -209,6 +209,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
         max_prompt_tokens=config.max_prompt_tokens + len(tokenizer.encode_text(prefill)),
         tiles=config.tiles,
         group_size=1,
+        slots=config.slots,
     )
     groups = {}
     for name, source in config.sets:

@@ -188,6 +188,56 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
     assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and cursor == 4
 
 
+def host(groups):
+    """What there is to compare of groups."""
+    return [
+        (
+            group.example.id,
+            group.texts,
+            [dataclasses.asdict(score) for score in group.scores],
+            *(getattr(group.completions, x).tolist() for x in ("tokens", "lengths", "ended")),
+        )
+        for group in groups
+    ]
+
+
+def test_what_is_scored_while_others_are_sampled_is_the_same(setup, monkeypatch):
+    """Five slots for twelve samples: four looks, each at what the ones before did not have."""
+    sampler, model = setup
+    examples = [source(i) for i in range(4)]
+    expected = sampler.groups(model, examples, jax.random.key(0), limit=8)
+    calls, score_all = [], rewards.score_all
+
+    def watched(texts, *args, **options):
+        calls.append(len(texts))
+        return score_all(texts, *args, **options)
+
+    monkeypatch.setattr(rewards, "score_all", watched)
+    slotted = dataclasses.replace(sampler, slots=5)
+    groups = slotted.groups(model, examples, jax.random.key(0), limit=8)
+    assert host(groups) == host(expected)
+    assert len(calls) == rollout.LOOKS and sum(calls) == 12 and calls[0] > 0
+    calls.clear()
+    sampler.groups(model, examples, jax.random.key(0), limit=8)
+    assert calls == [12]
+
+
+def test_busy_slots_are_counted(setup):
+    """Twelve samples of lengths from 1 to 8: the steps of the longest, or of five slots in turn."""
+    sampler, model = setup
+    for slots in (0, 5):
+        groups = dataclasses.replace(sampler, slots=slots).groups(
+            model, [source(i) for i in range(4)], jax.random.key(0), limit=8
+        )
+        lengths = np.concatenate([group.completions.lengths for group in groups])
+        free = np.zeros(slots or 12)
+        for length in lengths:
+            free[np.argmin(free)] += length
+        busy = lengths.sum() / (len(free) * free.max())
+        stats = rollout.statistics(groups, 8)
+        np.testing.assert_allclose(stats["slots/busy"], busy)
+
+
 def test_the_limit_of_a_step_holds_without_another_program(setup):
     sampler, model = setup
     from r1v3_jax.sampler import decode

@@ -183,6 +183,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         max_prompt_tokens=config.max_prompt_tokens,
         tiles=config.tiles,
         group_size=config.group_size,
+        slots=config.slots,
     )
 
 
@@ -199,6 +200,7 @@ class Prober:
         self.sampler = dataclasses.replace(
             make_sampler(context, config),
             group_size=1,
+            slots=self.config.slots,
             tiles=self.config.tiles,
         )
 
