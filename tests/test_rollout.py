@@ -188,6 +188,16 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
     assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and cursor == 4
 
 
+@pytest.fixture(scope="module")
+def spread(setup):
+    """A sampler with five tokens, one of them the end, and so with samples of all lengths."""
+    sampler, _ = setup
+    tokenizer = sampler.encoder.tokenizer
+    allowed = {tokenizer.end_token_id, *tokenizer.encode_text("what")}
+    banned = tuple(i for i in range(tokenizer.vocab_size) if i not in allowed)
+    return dataclasses.replace(sampler, sampling=Sampling(max_tokens=8, banned=banned))
+
+
 def host(groups):
     """What there is to compare of groups."""
     return [
@@ -201,9 +211,9 @@ def host(groups):
     ]
 
 
-def test_what_is_scored_while_others_are_sampled_is_the_same(setup, monkeypatch):
+def test_what_is_scored_while_others_are_sampled_is_the_same(setup, spread, monkeypatch):
     """Five slots for twelve samples: four looks, each at what the ones before did not have."""
-    sampler, model = setup
+    sampler, model = spread, setup[1]
     examples = [source(i) for i in range(4)]
     expected = sampler.groups(model, examples, jax.random.key(0), limit=8)
     calls, score_all = [], rewards.score_all
@@ -216,17 +226,18 @@ def test_what_is_scored_while_others_are_sampled_is_the_same(setup, monkeypatch)
     slotted = dataclasses.replace(sampler, slots=5)
     groups = slotted.groups(model, examples, jax.random.key(0), limit=8)
     assert host(groups) == host(expected)
+    assert len({int(x) for group in groups for x in group.completions.lengths}) >= 4
     assert len(calls) == rollout.LOOKS and sum(calls) == 12 and calls[0] > 0
     calls.clear()
     sampler.groups(model, examples, jax.random.key(0), limit=8)
     assert calls == [12]
 
 
-def test_busy_slots_are_counted(setup):
+def test_busy_slots_are_counted(setup, spread):
     """Twelve samples of lengths from 1 to 8: the steps of the longest, or of five slots in turn."""
-    sampler, model = setup
+    model, found = setup[1], []
     for slots in (0, 5):
-        groups = dataclasses.replace(sampler, slots=slots).groups(
+        groups = dataclasses.replace(spread, slots=slots).groups(
             model, [source(i) for i in range(4)], jax.random.key(0), limit=8
         )
         lengths = np.concatenate([group.completions.lengths for group in groups])
@@ -236,6 +247,8 @@ def test_busy_slots_are_counted(setup):
         busy = lengths.sum() / (len(free) * free.max())
         stats = rollout.statistics(groups, 8)
         np.testing.assert_allclose(stats["slots/busy"], busy)
+        found.append(busy)
+    assert found[0] < found[1] < 1
 
 
 def test_the_limit_of_a_step_holds_without_another_program(setup):
