@@ -3,6 +3,8 @@
 The second half asks the TPU compiler, see `tpu_compiler.py`.
 """
 
+import dataclasses
+import functools
 import json
 import math
 import re
@@ -11,11 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding
+from random_models import random_model
 from tpu_compiler import answer_of, devices, needs_libtpu
 
+from r1v3_jax.config import Compute
+from r1v3_jax.models import r1v3
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
 from r1v3_jax.models.layers import NEVER
 from r1v3_jax.models.qwen2 import attend_slots, one_softmax
+from r1v3_jax.presets import TINY
+from r1v3_jax.sharding import DECODE, make_mesh, shardings
 
 # K, Q, S, H, block; the narrow heads are stored with the slots last.
 SHAPES = [
@@ -113,6 +123,42 @@ def test_queries_against_rows_of_others(shape, dtype):
     np.testing.assert_allclose(total, expected_total, rtol=1e-5)
     bound = 1e-5 + (2**-8 if dtype == jnp.bfloat16 else 0)  # as above
     assert np.all(np.abs(out - expected_out) <= bound * size)
+
+
+def test_a_model_decodes_with_the_kernels_as_without():
+    """Samples of any prompts, every device its own."""
+    config = dataclasses.replace(TINY, vision=None, image_token_id=None)
+    rows = np.array([1, 0, 1, 1], np.int32)  # on each of two devices the prompts 0 and 1
+    tokens = np.arange(20, 24, dtype=np.int32)
+    prompts = np.random.default_rng(0).integers(10, 100, (4, 12)).astype(np.int32)
+    lengths = np.array([12, 5, 7, 1], np.int32)
+    mesh = make_mesh((2, 1, 1))
+
+    @functools.partial(jax.jit, static_argnames="attention")
+    def run(model, prompts, lengths, rows, tokens, attention):
+        _, prompt = model.prefill(prompts, lengths)
+        cache = model.new_cache(prompt, max_tokens=2, rows=rows)
+        compute = dataclasses.replace(model.compute, attention=attention)
+        model = nnx.merge(nnx.graphdef(r1v3.abstract(config, compute)), nnx.state(model))
+        for step in range(2):
+            logits, cache = model.decode(tokens + step, cache)
+        return logits
+
+    def put(x):
+        spec = DECODE.spec("batch", *[None] * (x.ndim - 1))
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    graph, state = nnx.split(random_model(config, Compute(rules=DECODE)))
+    with jax.set_mesh(mesh):
+        model = nnx.merge(
+            graph, jax.device_put(state, shardings(nnx.merge(graph, state), DECODE, mesh))
+        )
+        arrays = model, *map(put, (prompts, lengths, rows, tokens))
+        expected = run(*arrays, "reference")
+        with pltpu.force_tpu_interpret_mode():
+            got = run(*arrays, "splash")
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert np.abs(expected).max() > 1
 
 
 def test_only_blocks_in_use_are_fetched():
