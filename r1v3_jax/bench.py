@@ -97,9 +97,6 @@ class Bench:
             accumulate=shape.accumulate,
             optimizer=dataclasses.replace(GRPO.optimizer, lr=1e-6),
         )
-        # THE place where --slots goes in: continuous batching, where rollout.Sampler has it.
-        if slots and "slots" not in {f.name for f in dataclasses.fields(rollout.Sampler)}:
-            raise ValueError("--slots: this program's rollout.Sampler has no slots; leave it out")
         self.sampler = rollout.Sampler(
             encoder=self.encoder,
             sampling=sampler.Sampling(
@@ -108,7 +105,7 @@ class Bench:
             max_prompt_tokens=shape.prompt_tokens,
             tiles=shape.tiles,
             group_size=shape.group_size,
-            **({"slots": slots} if slots else {}),
+            slots=slots,
         )
         model = r1v3.init(shape.model, shape.compute)
         if shape.shortest:
@@ -116,7 +113,7 @@ class Bench:
         optimizer, self.update = grpo.make_update(self.config)
         learns, lr = train.trainable("all"), train.schedule(self.config.optimizer, 1)
         loss = functools.partial(naive_loss, config=self.config)
-        self.naive_update = train.make_update(loss, optimizer, learns, lr)
+        self.naive_update = train.make_update(train.gradients(loss), optimizer, learns, lr)
         self.state = train.create(model, optimizer, learns)
 
     def run(self, parts: list[str], runs: int) -> None:
@@ -184,10 +181,11 @@ class Bench:
         return jax.random.fold_in(jax.random.key(0), self.draws)
 
     def prompts(self) -> data.PromptBatch:
-        shape, examples = self.shape, [self.config.train(i) for i in range(self.shape.prompts)]
+        shape = self.shape
+        encoded = [self.encoder.prompt(self.config.train(i)) for i in range(shape.prompts)]
         return data.prompt_batch(
-            examples, self.encoder, max_prompt_tokens=shape.prompt_tokens, tiles=shape.tiles
-        )[0]
+            encoded, self.encoder, max_prompt_tokens=shape.prompt_tokens, tiles=shape.tiles
+        )
 
     def groups(self, how: rollout.Sampler, prompts: int = 0) -> list[rollout.Group]:
         """Sampled groups on the host, with scores that differ."""

@@ -321,6 +321,7 @@ class GRPO:
     # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
     # maximum.
     length_limits: tuple[tuple[int, int], ...] = ()
+    slots: int = 0  # decode slots; 0: one for each sample
     tiles: int = 32  # tile slots of a step: its images are encoded once to sample, once to learn
     temperature: float = 1.0
     accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
@@ -362,7 +363,7 @@ class GRPO:
         )
         _require(
             self,
-            "tiles refills kl_coef importance_cap evaluate_every rollouts_every",
+            "slots tiles refills kl_coef importance_cap evaluate_every rollouts_every",
             lambda n: n >= 0,
             ">= 0",
         )
@@ -371,10 +372,15 @@ class GRPO:
         _require(self, "clip_high", lambda x: x >= 0, "at least 0")
         _one_of(self, "aggregation", ("token", "sequence", "constant"))
         _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
-        if self.prompts * self.group_size % self.accumulate:
+        samples = self.prompts * self.group_size
+        if self.slots > samples:
             raise ValueError(
-                f"GRPO.prompts x group_size = {self.prompts * self.group_size} samples must divide "
-                f"into accumulate = {self.accumulate} parts"
+                f"GRPO.slots is {self.slots}; it must be at most prompts x group_size = {samples}"
+            )
+        if samples % self.accumulate:
+            raise ValueError(
+                f"GRPO.prompts x group_size = {samples} samples must divide into accumulate = "
+                f"{self.accumulate} parts"
             )
         for start, tokens in self.length_limits:
             if not 0 < tokens <= self.max_completion_tokens:
@@ -400,6 +406,7 @@ class Evaluate:
     answer_prior: tuple[tuple[str, float], ...] = ()
     questions: int = 1000  # a set
     batch: int = 250  # prompts at a time
+    slots: int = 0  # decode slots of a batch; 0: one for each prompt
     tiles: int = 250  # tile slots of a batch
     max_prompt_tokens: int = 4096
     max_tokens: int = 8192
@@ -426,7 +433,11 @@ class Evaluate:
                 raise ValueError(f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}")
         _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
         _one_of(self, "thinking", ("slow", "none", "no_wait"))
-        _require(self, "thinking_tokens", lambda n: n >= 0, "at least 0")
+        _require(self, "slots thinking_tokens", lambda n: n >= 0, "at least 0")
+        if self.slots > self.batch:
+            raise ValueError(
+                f"Evaluate.slots is {self.slots}; it must be at most batch = {self.batch}"
+            )
         if self.thinking == "none" and self.thinking_tokens:
             raise ValueError(
                 f"Evaluate.thinking_tokens {self.thinking_tokens} limits a thinking that thinking "
@@ -476,6 +487,7 @@ class Run:
             self._check_stage(name, getattr(self, name))
         if self.evaluate.sets or self.evaluate.probe is not None:
             self._splits("evaluate.batch", self.evaluate.batch, "data")
+            self._splits("evaluate.slots", self.evaluate.slots, "data")
             if self.model.vision is not None:
                 self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
 
@@ -496,6 +508,7 @@ class Run:
             named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
             self._splits(f"{name}.prompts", stage.prompts, "data")
             self._check_copies(name, stage)
+            self._splits(f"{name}.slots", stage.slots, "data")
             if stage.evaluate_every and self.evaluate.probe is None:
                 raise ValueError(
                     f"{name}.evaluate_every = {stage.evaluate_every} measures evaluate.probe, and "

@@ -291,7 +291,7 @@ def split(batch, parts: int):
 def prompt_batch(
     encoded: list[Encoded], encoder: Encoder, *, max_prompt_tokens: int, tiles: int
 ) -> PromptBatch:
-    """Prompts as arrays of one padded length. ValueError for one that is too long: none is cut."""
+    """Prompts as arrays of one padded length; ValueError for one that is too long."""
     for one in encoded:
         tokens.check_prompt_length(len(one.tokens), max_prompt_tokens)
     shape = (len(encoded), max_prompt_tokens)

@@ -114,7 +114,8 @@ def estimate(
     """The time of one run of an optimised, scheduled program on `chip`.
 
     `coords` are the torus coordinates of each partition, in order. A loop that ends on data, not on
-    a count, is taken to make `dynamic_trips` trips.
+    a count, is taken to make `dynamic_trips` trips; one around such a loop, which stops it now and
+    then to refill decode slots, a single one.
     """
     program = _Program(text, chip, coords, dynamic_trips)
     cost = program.cost(program.entry)
@@ -247,7 +248,10 @@ class _Program:
         trip = _Cost()
         trip.add(self.cost(op.called("body")))
         trip.add(self.cost(op.called("condition")))  # an all-reduce, if all rows must have ended
-        trips = self.trips(op, ops)
+        trips, body = self.trips(op, ops), self.computations[op.called("body")]
+        inner = [x for x in body.values() if x.opcode == "while"]
+        if trips is None and any(self.trips(x, body) is None for x in inner):
+            trips = 1
         if trips is None:
             self.dynamic_loop_seconds = max(self.dynamic_loop_seconds, trip.seconds)
         cost.add(trip, self.dynamic_trips if trips is None else trips)

@@ -210,6 +210,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
         tiles=config.tiles,
         group_size=1,
         verify=context.run.verify,
+        slots=config.slots,
     )
     groups = {}
     for name, source in config.sets:

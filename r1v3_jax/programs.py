@@ -87,11 +87,11 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     prompts = {"max_prompt_tokens": stage.max_prompt_tokens, "resident": kept}
     out = _of_rollout(
         config, mesh, how,
-        prompts=stage.prompts, group_size=stage.group_size, tiles=stage.tiles, **prompts,
+        prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=stage.tiles,
+        **prompts,
     )  # fmt: skip
     if stage.evaluate_every:  # `grpo.Prober`
-        batch_of_probe = {"prompts": config.evaluate.batch, "tiles": config.evaluate.tiles}
-        probe = _of_rollout(config, mesh, how, group_size=1, **batch_of_probe, **prompts)
+        probe = _of_rollout(config, mesh, how, **_batch_of(config.evaluate), **prompts)
         out += [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
     if scored:
@@ -109,10 +109,19 @@ def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
     with jax.set_mesh(mesh):
         return _of_rollout(
             config, mesh, Sampling(evaluate.max_tokens, 0.0, banned=banned),
-            prompts=evaluate.batch, group_size=1,
-            max_prompt_tokens=evaluate.max_prompt_tokens, tiles=evaluate.tiles,
+            max_prompt_tokens=evaluate.max_prompt_tokens, **_batch_of(evaluate),
             resident=shard_bytes(r1v3.abstract(config.model, config.compute, mesh)),
         )  # fmt: skip
+
+
+def _batch_of(evaluate: Evaluate) -> dict[str, int]:
+    """The sizes of a batch of questions."""
+    return {
+        "prompts": evaluate.batch,
+        "group_size": 1,
+        "slots": evaluate.slots,
+        "tiles": evaluate.tiles,
+    }
 
 
 def _of_rollout(
@@ -122,11 +131,12 @@ def _of_rollout(
     *,
     prompts: int,
     group_size: int,
+    slots: int,
     max_prompt_tokens: int,
     tiles: int,
     resident: int,
 ) -> list[Program]:
-    """`rollout.Sampler.generate`, program by program, beside `resident` bytes."""
+    """`rollout.Sampler.looks`, program by program, beside `resident` bytes."""
     trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
     compute = r1v3.decode_compute(config.compute)
     model = r1v3.abstract(config.model, compute, mesh)
@@ -136,30 +146,33 @@ def _of_rollout(
     images = None
     if with_images:
         images = concrete(jax.eval_shape(rollout.encode_images, model, batch.tiles), mesh)
-    static = {"group_size": group_size, "sampling": sampling}
+    static = {"group_size": group_size, "slots": slots, "sampling": sampling}
     asked = (batch.tokens, batch.lengths, images, batch.image_index)
     state = concrete(
         jax.eval_shape(lambda m, *a: sampler.prefill(m, *a, **static), model, *asked), mesh
     )
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
-    limit = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
+    bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     reshard = _in(mesh, lambda: r1v3.reshard.lower(trained, compute))
     out = [Program("reshard", reshard, resident=resident - shard_bytes(trained))]
     if with_images:
         lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))
         out.append(Program("encode_images", lower, resident=resident))
     prefill = _in(mesh, lambda: sampler.prefill.lower(model, *asked, **static))
-    decode = _in(mesh, lambda: sampler.decode.lower(model, state, key, limit, sampling=sampling))
+    asked_of_decode = (model, state, key, bound, bound)
+    decode = _in(mesh, lambda: sampler.decode.lower(*asked_of_decode, sampling=sampling))
+    samples = prompts * group_size
+    rounds = -(-samples // (slots or samples))
     return [
         *out,
         Program("prefill", prefill, resident=resident),
         Program(
             "decode",
             decode,
-            trips=sampling.max_tokens,
+            trips=rounds * sampling.max_tokens,
             trip="token with a full cache",
             resident=resident,
-        ),  # fmt: skip
+        ),
     ]
 
 

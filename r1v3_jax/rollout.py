@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -17,16 +18,20 @@ from r1v3_jax.config import GRPO, Shaping, Verify
 from r1v3_jax.data import Encoded, Encoder, place, prompt_batch
 from r1v3_jax.losses import group_advantages, token_weights
 from r1v3_jax.models.r1v3 import for_decoding
-from r1v3_jax.sampler import Completions, Sampling, generate
+from r1v3_jax.sampler import Completions, Sampling, decode, prefill
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
+
+# With fewer slots than samples, how often the finished ones are taken off the device in a rollout.
+LOOKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
     """One prompt and its G samples, on the host.
 
-    prompt: as encoded. tokens int32[G, C], lengths int32[G], ...: see `sampler.Completions`.
+    prompt: as encoded. tokens int32[G, C], lengths int32[G], ...: see `sampler.Completions`. busy:
+    of its rollout, the tokens sampled for each of the decode slots in each of the steps.
     """
 
     example: Example
@@ -34,6 +39,7 @@ class Group:
     completions: Completions
     texts: list[str]
     scores: list[rewards.Score]
+    busy: float = 1.0
 
     @property
     def rewards(self) -> np.ndarray:
@@ -56,6 +62,7 @@ class Sampler:
     tiles: int
     group_size: int
     verify: Verify = Verify()
+    slots: int = 0  # samples decoded at a time; 0: all
 
     def groups(
         self,
@@ -67,7 +74,8 @@ class Sampler:
         accuracy_weight: float = 0.8,
         progress: float = 1.0,
     ) -> list[Group]:
-        """Samples `group_size` completions of each example and scores them.
+        """Samples `group_size` completions of each example and scores them, those that are finished
+        while others are sampled.
 
         `model`: laid out for decoding (`r1v3.for_decoding`).
         """
@@ -75,44 +83,65 @@ class Sampler:
         prompts = prompt_batch(
             encoded, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
         )
-        completions = fetch(self.generate(model, prompts, key, limit))
-        count = len(completions.lengths)
-        tokenizer = self.encoder.tokenizer
-        texts = [
-            self.encoder.prefill
-            + tokenizer.decode(completions.tokens[i, : completions.lengths[i]], skip_special=True)
-            for i in range(count)
-        ]
-        share = my_share(count)
-        asked = [example for example in examples for _ in range(self.group_size)][share]
-        scores = gather_scores(
-            rewards.score_all(
-                texts[share],
-                [example.answer for example in asked],
-                list(completions.ended[share]),
+        asked = [example for example in examples for _ in range(self.group_size)]
+        count, tokenizer = len(asked), self.encoder.tokenizer
+        texts, scores, share = [None] * count, [None] * count, my_share(count)
+        for look in self.looks(model, prompts, key, limit):
+            completions, finished, steps = look
+            new = [i for i in np.flatnonzero(finished) if texts[i] is None]
+            for i in new:
+                ids = completions.tokens[i, : completions.lengths[i]]
+                texts[i] = self.encoder.prefill + tokenizer.decode(ids, skip_special=True)
+            mine = [i for i in new if share.start <= i < share.stop]
+            found = rewards.score_all(
+                [texts[i] for i in mine],
+                [asked[i].answer for i in mine],
+                [completions.ended[i] for i in mine],
                 accuracy_weight=accuracy_weight,
-                verifiers=[example.verifier for example in asked],
-                questions=[example.question for example in asked],
+                verifiers=[asked[i].verifier for i in mine],
+                questions=[asked[i].question for i in mine],
                 progress=progress,
                 how=self.verify,
-            ),
-            count,
-            accuracy_weight,
-        )
+            )
+            for i, score in zip(mine, found, strict=True):
+                scores[i] = score
+        scores = gather_scores(scores[share], count, accuracy_weight)
+        busy = float(completions.lengths.sum() / ((self.slots or count) * steps))
         out = []
         for p, example in enumerate(examples):
             rows = slice(p * self.group_size, (p + 1) * self.group_size)
             mine = jax.tree.map(lambda x, rows=rows: x[rows], completions)
-            out.append(Group(example, encoded[p], mine, texts[rows], scores[rows]))
+            out.append(Group(example, encoded[p], mine, texts[rows], scores[rows], busy))
         return out
 
-    def generate(self, model, prompts: PromptBatch, key, limit: int) -> Completions:
+    def looks(self, model, prompts: PromptBatch, key, limit: int):
+        """Samples; gives the completions, which of them are finished, bool[N], and the steps made
+        so far, on the host. Once, when all are finished; with fewer slots than samples LOOKS times,
+        and while the caller works on what it was given the devices sample on.
+        """
+        sampling, count = self.sampling, len(prompts.tokens) * self.group_size
+        sampling.check(model.config, prompts.tokens.shape[1])
         prompts = place(prompts, model.compute.rules, jax.sharding.get_mesh())
         images = None if prompts.tiles is None else encode_images(model, prompts.tiles)
-        return generate(
-            model, prompts.tokens, prompts.lengths, key, images, prompts.image_index,
-            np.int32(limit), group_size=self.group_size, sampling=self.sampling,
+        state = prefill(
+            model, prompts.tokens, prompts.lengths, images, prompts.image_index,
+            group_size=self.group_size, slots=self.slots, sampling=sampling,
         )  # fmt: skip
+
+        def until(finished, state):
+            bounds = jnp.int32(np.int32(limit)), jnp.int32(np.int32(finished))
+            return decode(model, state, key, *bounds, sampling=sampling)
+
+        def seen(state):  # copies: the state itself is given away to the next call
+            return fetch((state.completions, state.finished, state.step))
+
+        looks = LOOKS if 0 < self.slots < count else 1
+        state = until(count // looks, state)
+        for look in range(2, looks + 1):
+            given = seen(state)
+            state = until(count * look // looks, state)
+            yield given
+        yield seen(state)
 
 
 @jax.jit
@@ -347,6 +376,7 @@ def statistics(groups: list[Group], limit: int) -> dict[str, float]:
         "completions/min_length": int(lengths.min()),
         "completions/max_length": int(lengths.max()),
         "completions/clipped_ratio": float(1 - ended.mean()),
+        "slots/busy": float(np.mean([group.busy for group in groups])),
         "length_limit": limit,
     }
 

@@ -3,7 +3,17 @@ on the device.
 
 Knows token ids only: no text, no images (their embeddings come in), no rewards. A prompt is
 prefilled once and its keys are shared by its `group_size` samples. The random key of a token is
-`fold_in(fold_in(key, sample), t)`: a sample is the same whatever its neighbours are.
+`fold_in(fold_in(key, sample), t)`: a sample is the same whatever its neighbours are, and whenever
+it is sampled.
+
+Samples may be more than the slots they are decoded in (continuous batching). They wait in order,
+and the slot of one that is done takes the next:
+
+    samples 0 0 0 of prompt a, 3 4 5 of prompt b; 3 slots
+                     step  0 . . . . . . . .
+                   slot 0  0 0 0 0 0 0 0 0 0
+                   slot 1  1 1 1 4 4 4 4 - -
+                   slot 2  2 2 3 3 3 5 5 5 5
 """
 
 import dataclasses
@@ -15,9 +25,9 @@ import jax.numpy as jnp
 
 from r1v3_jax.config import ModelConfig
 from r1v3_jax.models.layers import NEVER
-from r1v3_jax.models.qwen2 import Cache
+from r1v3_jax.models.qwen2 import Cache, PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sharding import split_last
+from r1v3_jax.sharding import each_shard, split_last, split_rows, take_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Sampling:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """B = P * group_size samples, those of a prompt side by side; padded with `pad_token_id` and 0.
+    """P * group_size samples, those of a prompt side by side; padded with `pad_token_id` and 0.
 
     tokens: int32[B, C]; lengths: int32[B], the end token counted; ended: bool[B], true where the
     end token came before the limit. logprobs, entropies: float32[B, C], of the policy at the
@@ -95,18 +105,49 @@ class Completions:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class State:
-    """One decode in flight.
+class Queue:
+    """N = P * group_size samples that share B slots. The devices of the batch axis, D, have equal
+    blocks of prompts, samples and slots, and serve their own: numbers of samples count on a device,
+    and one from N / D on is no sample.
 
-    step: int32[], tokens sampled so far; logits: float32[B, V] of the next; closed: bool[B], true
-    once the sample has closed its thinking.
+    sample: int32[B], in each slot; next: int32[D], the first that is still to come; logits:
+    float32[P, V], after each prompt; completions: [N, C], and finished: bool[N], of those that have
+    left their slot.
+    """
+
+    sample: jax.Array
+    next: jax.Array
+    logits: jax.Array
+    completions: Completions
+    finished: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """One decode in flight, in B slots.
+
+    step: int32[], tokens a slot so far; logits: float32[B, V] of the next; closed: bool[B], true
+    once the sample has closed its thinking; done: bool[B], true where there is nothing to sample
+    (any more); record: [B, C], the samples in the slots. queue: None if each sample has its slot.
     """
 
     step: jax.Array
     logits: jax.Array
     closed: jax.Array
+    done: jax.Array
     cache: Cache
-    completions: Completions
+    record: Completions
+    queue: Queue | None
+
+    @property
+    def completions(self) -> Completions:
+        return self.record if self.queue is None else self.queue.completions
+
+    @property
+    def finished(self) -> jax.Array:
+        """bool[P * group_size]: which of the completions nothing will be added to."""
+        return self.done if self.queue is None else self.queue.finished
 
 
 def generate(
@@ -119,24 +160,27 @@ def generate(
     limit: jax.Array | None = None,
     *,
     group_size: int = 1,
+    slots: int = 0,
     sampling: Sampling,
 ) -> Completions:
     """`group_size` completions of each prompt: int32[P, T] tokens padded on the right, int32[P]
     lengths from 1 to T (not checked: they are on the device).
 
-    Stops when every sample has ended or holds `limit` tokens (int32[], at most and by default
-    `max_tokens`). ValueError for settings that are not for this model.
+    `slots` samples are decoded at a time; 0: all. Stops when every sample has ended or holds
+    `limit` tokens (int32[], from 1, at most and by default `max_tokens`). ValueError for settings
+    that are not for this model.
     """
     sampling.check(model.config, tokens.shape[1])
     state = prefill(
         model, tokens, lengths, image_embeddings, image_index,
-        group_size=group_size, sampling=sampling,
+        group_size=group_size, slots=slots, sampling=sampling,
     )  # fmt: skip
     limit = jnp.int32(sampling.max_tokens if limit is None else limit)
-    return decode(model, state, key, limit, sampling=sampling).completions
+    until = jnp.int32(len(tokens) * group_size)
+    return decode(model, state, key, limit, until, sampling=sampling).completions
 
 
-@functools.partial(jax.jit, static_argnames=("group_size", "sampling"))
+@functools.partial(jax.jit, static_argnames=("group_size", "slots", "sampling"))
 def prefill(
     model: R1V3,
     tokens: jax.Array,
@@ -145,18 +189,75 @@ def prefill(
     image_index: jax.Array | None = None,
     *,
     group_size: int,
+    slots: int = 0,
     sampling: Sampling,
 ) -> State:
     """The state in which the samples of these prompts have no token yet; see `generate`."""
     logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
-    cache = model.new_cache(prompt, group_size=group_size, max_tokens=sampling.max_tokens)
-    rules, count = model.compute.rules, cache.lengths.shape[0]
+    rules, count = model.compute.rules, len(tokens) * group_size
+    queue = rows = None
+    if slots and slots != count:
+        queue, rows, prompt = make_queue(model, logits, prompt, count, slots, sampling)
+    cache = model.new_cache(
+        prompt, group_size=group_size, rows=rows, max_tokens=sampling.max_tokens
+    )
+    if queue is None:
+        # The group's samples start from the one row of logits their prompt has.
+        logits = jnp.broadcast_to(logits[:, None], (len(logits), group_size, logits.shape[-1]))
+        # Of one prompt the sharding is not inferred.
+        logits = jnp.reshape(logits, (count, -1), out_sharding=rules.spec("batch", "vocab"))
+    else:
+        logits = take_rows(logits, rows)
+    none = jnp.zeros(slots or count, bool, out_sharding=rules.spec("batch"))
+    return State(
+        step=jnp.int32(0),
+        logits=logits,
+        closed=none,
+        done=none,
+        cache=cache,
+        record=no_completions(model, slots or count, sampling),
+        queue=queue,
+    )
+
+
+def make_queue(model: R1V3, logits, prompt: PromptCache, count: int, slots: int, sampling):
+    """The queue whose first samples are in the slots; the prompt of each slot; the prompts laid out
+    for both.
+    """
+    rules, shards = model.compute.rules, model.compute.rules.shards("batch")
+    spec, local = rules.spec("batch"), slots // shards
+    check_slots(len(logits), count, slots, shards)
+    slot = jax.lax.broadcasted_iota(jnp.int32, (slots,), 0, out_sharding=spec)
+    sample = slot % local
+    lengths = prompt.lengths if spec is None else jax.reshard(prompt.lengths, spec)
+    queue = Queue(
+        sample=sample,
+        next=jnp.full(shards, local, jnp.int32, out_sharding=spec),
+        logits=logits,
+        completions=no_completions(model, count, sampling),
+        finished=jnp.zeros(count, bool, out_sharding=spec),
+    )
+    rows = sample // (count // len(logits))
+    return queue, rows, dataclasses.replace(prompt, lengths=lengths)
+
+
+def check_slots(prompts: int, samples: int, slots: int, shards: int) -> None:
+    if not 0 < slots <= samples:
+        raise ValueError(f"{slots} slots for {samples} samples; at most one for each")
+    for name, count in (("prompts", prompts), ("slots", slots)):
+        if count % shards:
+            raise ValueError(f"{count} {name} cannot be split over {shards} devices")
+
+
+def no_completions(model: R1V3, count: int, sampling: Sampling) -> Completions:
+    """Those of `count` samples without a token."""
+    rules = model.compute.rules
     rows, table = rules.spec("batch"), rules.spec("batch", None)
 
     def full(value, dtype):
         return jnp.full((count, sampling.max_tokens), value, dtype, out_sharding=table)
 
-    empty = Completions(
+    return Completions(
         tokens=full(model.config.pad_token_id, jnp.int32),
         logprobs=full(0, jnp.float32),
         entropies=full(0, jnp.float32),
@@ -164,62 +265,126 @@ def prefill(
         lengths=jnp.zeros(count, jnp.int32, out_sharding=rows),
         ended=jnp.zeros(count, bool, out_sharding=rows),
     )
-    # The group's samples start from the one row of logits their prompt has.
-    logits = jnp.broadcast_to(logits[:, None], (len(logits), group_size, logits.shape[-1]))
-    return State(
-        step=jnp.int32(0),
-        # Of one prompt the sharding is not inferred.
-        logits=jnp.reshape(logits, (count, -1), out_sharding=rules.spec("batch", "vocab")),
-        closed=jnp.zeros(count, bool, out_sharding=rows),
-        cache=cache,
-        completions=empty,
-    )
 
 
 @functools.partial(jax.jit, static_argnames="sampling", donate_argnames="state")
 def decode(
-    model: R1V3, state: State, key: jax.Array, limit: jax.Array, *, sampling: Sampling
+    model: R1V3,
+    state: State,
+    key: jax.Array,
+    limit: jax.Array,
+    until: jax.Array,
+    *,
+    sampling: Sampling,
 ) -> State:
-    """Samples until every sample has ended or holds `limit` tokens; the state is donated."""
-    rules, count = model.compute.rules, state.closed.shape[0]
+    """Samples until `until` samples (int32[]), or all, have ended or hold `limit` tokens; the state
+    is donated.
+    """
+    rules, queue, count = model.compute.rules, state.queue, len(state.finished)
     rows = rules.spec("batch")
-    limit = jnp.minimum(sampling.max_tokens, limit)
+    limit, until = jnp.minimum(sampling.max_tokens, limit), jnp.minimum(count, until)
     samples = jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=rows)
-    sample_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(samples)
     block = math.gcd(model.config.text.padded_vocab // rules.shards("vocab"), BLOCK)
 
-    def running(state: State):
-        return (state.step < limit) & ~jnp.all(state.completions.ended)
-
-    def advance(state: State):
-        keys = jax.vmap(functools.partial(jax.random.fold_in, data=state.step))(sample_keys)
+    def advance(sample_keys, state: State):
+        record = state.record
+        keys = jax.vmap(jax.random.fold_in)(sample_keys, record.lengths)
         logits = state.logits
         if rows is not None and (sampling.top_k or sampling.top_p < 1):
             logits = jax.reshard(logits, rules.spec("batch", None))  # to be sorted
-        token = choose(penalised(logits, state.completions, sampling), keys, sampling, block)
+        token = choose(penalised(logits, record, sampling), keys, sampling, block)
         token, chosen, closed = close_thinking(
-            token, state.step, state.completions.tokens, state.closed, sampling
+            token, record.lengths, record.tokens, state.closed, sampling
         )
         logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
-        completions = record(
-            state.completions,
-            state.step,
-            token,
-            logprob,
-            entropy,
-            chosen,
-            model.config.end_token_id,
+        record = append(
+            record, ~state.done, token, logprob, entropy, chosen, model.config.end_token_id
         )
+        done = state.done | record.ended | (record.lengths >= limit)
         logits, cache = model.decode(token, state.cache)
-        return State(
+        return dataclasses.replace(
+            state,
             step=state.step + 1,
             logits=logits,
             closed=closed,
-            cache=cache,
-            completions=completions,
+            done=done,
+            # A slot without a sample reads nothing of its cache.
+            cache=dataclasses.replace(cache, lengths=jnp.where(done, 0, cache.lengths)),
+            record=record,
         )
 
-    return jax.lax.while_loop(running, advance, state)
+    def sample_keys(samples):
+        return jax.vmap(functools.partial(jax.random.fold_in, key))(samples)
+
+    if queue is None:
+        advance = functools.partial(advance, sample_keys(samples))
+        return jax.lax.while_loop(lambda state: jnp.sum(state.done) < until, advance, state)
+
+    last = count // len(queue.next)  # samples of a device
+
+    def serve(state: State):
+        """Advances all slots until a sample is done and another waits for its slot."""
+        queue, left = state.queue, until - jnp.sum(state.queue.finished)
+        shards = len(queue.next)
+        # One sum over the devices, not two: a slot that is waited for counts as all that are left.
+        weight = jnp.where(queue.next < last, left, 1)[:, None]
+
+        def running(state: State):
+            held = state.done & (queue.sample < last)
+            return jnp.sum(jnp.where(split_rows(held, shards), weight, 0)) < left
+
+        keys = sample_keys(take_rows(samples, jnp.minimum(queue.sample, last - 1)))
+        return refill(jax.lax.while_loop(running, functools.partial(advance, keys), state), model)
+
+    return jax.lax.while_loop(lambda state: jnp.sum(state.queue.finished) < until, serve, state)
+
+
+def refill(state: State, model: R1V3) -> State:
+    """Takes the samples that are done out of their slots, and the next ones in."""
+    parts = state.queue, state.record, state.done, state.closed, state.logits, state.cache.lengths
+
+    def local(queue, record, done, closed, logits, lengths):
+        count, prompts = len(queue.finished), len(queue.logits)
+        left = jnp.where(done, queue.sample, count)  # row `count` is dropped
+
+        def put(table, rows):
+            return table.at[left].set(rows, mode="drop")
+
+        completions = jax.tree.map(put, queue.completions, record)
+        finished = put(queue.finished, done)
+
+        place = queue.next + jnp.cumsum(done) - 1
+        sample = jnp.where(done, jnp.minimum(place, count), queue.sample)
+        new = done & (sample < count)
+
+        def clear(rows, value=0):
+            here = new.reshape(-1, *[1] * (rows.ndim - 1))
+            return jnp.where(here, jnp.asarray(value, rows.dtype), rows)
+
+        tokens = clear(record.tokens, model.config.pad_token_id)
+        record = dataclasses.replace(jax.tree.map(clear, record), tokens=tokens)
+        rows = jnp.minimum(sample // (count // prompts), prompts - 1)
+        queue = Queue(
+            sample=sample,
+            next=jnp.minimum(queue.next + jnp.sum(done), count),
+            logits=queue.logits,
+            completions=completions,
+            finished=finished,
+        )
+        logits = jnp.where(new[:, None], queue.logits[rows], logits)
+        return (queue, record, done & ~new, closed & ~new, logits, clear(lengths)), rows
+
+    parts, rows = each_shard(local, *parts, like=(parts, state.cache.rows))
+    queue, record, done, closed, logits, lengths = parts
+    return State(
+        step=state.step,
+        logits=logits,
+        closed=closed,
+        done=done,
+        cache=dataclasses.replace(state.cache, lengths=lengths, rows=rows),
+        record=record,
+        queue=queue,
+    )
 
 
 BLOCK = 16  # tokens of a block in `draw`; divides the vocabulary of each of up to 8 devices
@@ -285,10 +450,10 @@ def penalised(logits: jax.Array, completions: Completions, sampling: Sampling) -
     return jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
 
 
-def close_thinking(token, step, tokens, closed, sampling: Sampling):
+def close_thinking(token, lengths, tokens, closed, sampling: Sampling):
     """Replaces tokens by those of `think_end` in samples whose thinking budget is spent.
 
-    int32[B] tokens for column `step`, int32[B, C] tokens before it, bool[B] closed -> tokens,
+    int32[B] tokens for columns `lengths`, int32[B, C] tokens before them, bool[B] closed -> tokens,
     bool[B] chosen by the policy, closed.
 
     think_end 7 8 9, budget 3:   1 2 3 | 7 8 9     1 2 7 | 8 9     (goes on with what has begun)
@@ -297,9 +462,9 @@ def close_thinking(token, step, tokens, closed, sampling: Sampling):
         return token, jnp.ones_like(token, bool), closed
     ends = sampling.think_end
 
-    def column(back):  # int32[B], the tokens `back` columns before `step`; -1 before the first
-        found = jax.lax.dynamic_index_in_dim(tokens, step - back, axis=1, keepdims=False)
-        return jnp.where(step >= back, found, -1)
+    def column(back):  # int32[B], the tokens `back` columns before; -1 before the first
+        here = jnp.arange(tokens.shape[1]) == (lengths - back)[:, None]
+        return jnp.max(jnp.where(here, tokens, -1), axis=1)
 
     def among(token, ids):
         return jnp.any(token[:, None] == jnp.asarray(ids, jnp.int32), axis=-1)
@@ -311,7 +476,7 @@ def close_thinking(token, step, tokens, closed, sampling: Sampling):
     wanted = jnp.full_like(token, ends[0][0])
     for count in range(1, len(ends)):  # the longest beginning wins
         wanted = jnp.where(begun(count), ends[count][0], wanted)
-    force = ~closed & (step >= sampling.thinking_tokens)
+    force = ~closed & (lengths >= sampling.thinking_tokens)
     token = jnp.where(force, wanted, token)
     return token, ~force, closed | (begun(len(ends) - 1) & among(token, ends[-1]))
 
@@ -326,12 +491,12 @@ def measure(logits: jax.Array, token: jax.Array, temperature: float) -> tuple[ja
     return chosen - normaliser, normaliser - mean
 
 
-def record(
-    completions: Completions, step, token, logprob, entropy, chosen, end_token_id: int
+def append(
+    completions: Completions, live, token, logprob, entropy, chosen, end_token_id: int
 ) -> Completions:
-    """Appends one token a row at column `step`, to the rows that have not ended."""
-    live = ~completions.ended
-    here = (jnp.arange(completions.tokens.shape[1]) == step) & live[:, None]
+    """One token more in the rows that are `live`, bool[B]."""
+    columns = jnp.arange(completions.tokens.shape[1])
+    here = (columns == completions.lengths[:, None]) & live[:, None]
 
     def put(table, column):
         return jnp.where(here, column[:, None], table)

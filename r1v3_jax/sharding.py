@@ -244,16 +244,23 @@ def repeat_rows(x: jax.Array, count: int) -> jax.Array:
     return repeated.reshape(count, *x.shape[1:])
 
 
-def take_local(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x[index], where every device has the rows that it asks for: [P, ...], int32[J] -> [J, ...].
-
-    The index counts from the device's own first row.
-    """
+def each_shard(function, *args, like):
+    """`function(*args)` of every device's own rows; what it gives is laid out as `like`."""
     if jax.sharding.get_abstract_mesh().empty:
-        return x[index]
-    spec, rows = jax.typeof(x).sharding.spec, jax.typeof(index).sharding.spec
-    local = jax.shard_map(lambda x, i: x[i], in_specs=(spec, rows), out_specs=spec, check_vma=False)
-    return local(x, index)
+        return function(*args)
+
+    def specs(tree):
+        return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
+
+    local = jax.shard_map(function, in_specs=specs(args), out_specs=specs(like), check_vma=False)
+    return local(*args)
+
+
+def take_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """x[rows], of [R, ...] and int32[B]; every device counts its own rows, and takes none of
+    others.
+    """
+    return each_shard(lambda x, rows: x[rows], x, rows, like=x)
 
 
 def shard_bytes(tree) -> int:

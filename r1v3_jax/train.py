@@ -15,7 +15,7 @@ from flax import nnx
 from r1v3_jax.config import Optimizer
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sharding import repeat_rows, take_local
+from r1v3_jax.sharding import repeat_rows, take_rows
 from r1v3_jax.types import Batch, PromptBatch, SampleRows
 
 PARTS = {"llm": "language", "connector": "connector", "vision": "vision"}
@@ -206,6 +206,6 @@ def sample_logprobs(
     # hidden        [  pt  ha  hb  pt  hu    ]
     left = jnp.roll(rows.segment_ids, 1, axis=1).at[:, 0].set(0)
     begins = (rows.segment_ids != left)[..., None]
-    last = repeat_rows(take_local(last, rows.owner), len(hidden))[:, None]
+    last = repeat_rows(take_rows(last, rows.owner), len(hidden))[:, None]
     before = jnp.where(begins, last, jnp.roll(hidden, 1, axis=1))
     return model.logprobs(before, rows.tokens, temperature=temperature)

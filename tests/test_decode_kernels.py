@@ -3,6 +3,8 @@
 The second half asks the TPU compiler, see `tpu_compiler.py`.
 """
 
+import dataclasses
+import functools
 import json
 import math
 import re
@@ -11,11 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding
+from random_models import random_model
 from tpu_compiler import answer_of, devices, needs_libtpu
 
+from r1v3_jax.config import Compute
+from r1v3_jax.models import r1v3
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
 from r1v3_jax.models.layers import NEVER
 from r1v3_jax.models.qwen2 import attend_slots, one_softmax
+from r1v3_jax.presets import TINY
+from r1v3_jax.sharding import DECODE, make_mesh, shardings
 
 # K, Q, S, H, block; the narrow heads are stored with the slots last.
 SHAPES = [
@@ -88,6 +98,67 @@ def test_equals_what_the_model_does_without_it():
     whole = expected[0] / jnp.where(lengths == 0, 1, expected[2].T).T[..., None]
     used = np.asarray(lengths) > 0
     np.testing.assert_allclose(one_softmax(some)[used], whole[used], rtol=1e-5, atol=1e-6)
+
+
+@BOTH
+@CASES
+def test_queries_against_rows_of_others(shape, dtype):
+    K, Q, S, H, block = shape
+    rows = np.array([3, 0, 3, 1, 3, 0], np.int32)  # several of a row, none of row 2
+    used = np.array([S, 37, -1, min(S, 129)])  # slots of a row
+    lengths = used[rows].astype(np.int32)
+    q = normal(0, (6, K, Q, H), dtype)
+    k, v = (normal(seed, (4, K, S, H), dtype) for seed in (1, 2))
+    expected_out, expected_top, expected_total, size = reference(q, k[rows], v[rows], lengths)
+
+    caches = [np.full((3, *x.shape), np.nan, dtype) for x in (k, v)]
+    for cache, x in zip(caches, (k, v), strict=True):
+        cache[LAYER] = np.where((np.arange(S) < used[:, None])[:, None, :, None], x, cache[LAYER])
+    arrays = (q, *caches, jnp.int32(LAYER), lengths)
+    order = np.argsort(rows) if block == 128 else np.arange(6)[::-1]  # any will do
+    given = rows, order.astype(np.int32)
+    out, top, total = attend(*arrays, *given, block=block, interpret=True)
+
+    np.testing.assert_allclose(top, expected_top, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(total, expected_total, rtol=1e-5)
+    bound = 1e-5 + (2**-8 if dtype == jnp.bfloat16 else 0)  # as above
+    assert np.all(np.abs(out - expected_out) <= bound * size)
+
+
+def test_a_model_decodes_with_the_kernels_as_without():
+    """Samples of any prompts, every device its own."""
+    config = dataclasses.replace(TINY, vision=None, image_token_id=None)
+    rows = np.array([1, 0, 1, 1], np.int32)  # on each of two devices the prompts 0 and 1
+    tokens = np.arange(20, 24, dtype=np.int32)
+    prompts = np.random.default_rng(0).integers(10, 100, (4, 12)).astype(np.int32)
+    lengths = np.array([12, 5, 7, 1], np.int32)
+    mesh = make_mesh((2, 1, 1))
+
+    @functools.partial(jax.jit, static_argnames="attention")
+    def run(model, prompts, lengths, rows, tokens, attention):
+        _, prompt = model.prefill(prompts, lengths)
+        cache = model.new_cache(prompt, max_tokens=2, rows=rows)
+        compute = dataclasses.replace(model.compute, attention=attention)
+        model = nnx.merge(nnx.graphdef(r1v3.abstract(config, compute)), nnx.state(model))
+        for step in range(2):
+            logits, cache = model.decode(tokens + step, cache)
+        return logits
+
+    def put(x):
+        spec = DECODE.spec("batch", *[None] * (x.ndim - 1))
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    graph, state = nnx.split(random_model(config, Compute(rules=DECODE)))
+    with jax.set_mesh(mesh):
+        model = nnx.merge(
+            graph, jax.device_put(state, shardings(nnx.merge(graph, state), DECODE, mesh))
+        )
+        arrays = model, *map(put, (prompts, lengths, rows, tokens))
+        expected = run(*arrays, "reference")
+        with pltpu.force_tpu_interpret_mode():
+            got = run(*arrays, "splash")
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert np.abs(expected).max() > 1
 
 
 def test_only_blocks_in_use_are_fetched():

@@ -36,7 +36,7 @@ def group(index, samples):
         ended=np.array([ended for _, ended, _ in samples]),
     )
     texts = [" ".join(map(str, ids)) for ids, _, _ in samples]
-    return Group(source(index), None, completions, texts, [score for *_, score in samples])
+    return Group(source(index), None, completions, texts, [score for *_, score in samples], 1.0)
 
 
 def test_why_a_chain_is_not_kept():

@@ -88,6 +88,23 @@ REFUSED = {
         lambda: changed(tiles=500),
         "grpo.tiles = 500 does not split over data x fsdp x tensor = 128 .*; 512 would do",
     ),
+    "slots that do not split": (
+        lambda: changed(slots=100),
+        r"grpo.slots = 100 does not split over data = 16 of mesh \(16, 4, 2\); 112 would do",
+    ),
+    "slots of a probe that do not split": (
+        lambda: dataclasses.replace(POD, evaluate=dataclasses.replace(POD.evaluate, slots=8)),
+        r"evaluate.slots = 8 does not split over data = 16 of mesh \(16, 4, 2\); 16 would do",
+    ),
+    "more slots than samples": (
+        lambda: changed(slots=1040),
+        "GRPO.slots is 1040; it must be at most prompts x group_size = 1024",
+    ),
+    "fewer slots than none": (lambda: changed(slots=-1), "GRPO.slots is -1; it must be >= 0"),
+    "more slots than questions": (
+        lambda: dataclasses.replace(POD.evaluate, slots=512),
+        "Evaluate.slots is 512; it must be at most batch = 256",
+    ),
     "a context beyond the model's": (
         lambda: changed(max_completion_tokens=32768),
         "= 36864 exceed the model's 32768 positions; at most 28672 completion tokens would do",

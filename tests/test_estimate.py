@@ -215,6 +215,21 @@ def test_a_loop_that_ends_on_data():
         assert result.seconds == pytest.approx(trips * trip)
 
 
+def test_a_loop_around_a_loop_that_ends_on_data():
+    body = BODY.replace("TEST", "ROOT %go = pred[] not(%stop)")
+    state = "(s32[], bf16[4096,8192], bf16[8192,4096])"
+    outer = f"""
+%outer (state: {state}) -> {state} {{
+  %state = {state} parameter(0)
+  ROOT %loop = {state} while(%state), condition=%condition, body=%body
+}}
+"""
+    around = LOOP.replace("body=%body", "body=%outer")
+    result = run(WEIGHTS + around, body + outer, dynamic_trips=3)
+    assert result.flops == 3 * MATMUL_FLOPS
+    assert result.dynamic_loop_seconds == pytest.approx(MATMUL_S)
+
+
 def test_the_costliest_branch_counts():
     branches = f"""
 %cheap (x: bf16[4096,8192]) -> bf16[4096,4096] {{

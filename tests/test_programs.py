@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from r1v3_jax import pipeline, programs, rollout, sampler
+from r1v3_jax import pipeline, programs, rollout
 from r1v3_jax.config_files import load_config
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import make_mesh
@@ -20,8 +20,10 @@ def config():
         smoke,
         pipeline=("cold_start", "grpo"),
         cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
-        grpo=dataclasses.replace(smoke.grpo, steps=1, updates_per_rollout=2, evaluate_every=1),
-        evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
+        grpo=dataclasses.replace(
+            smoke.grpo, steps=1, updates_per_rollout=2, evaluate_every=1, slots=6
+        ),
+        evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=(), slots=4),
         mesh=(2, 2, 1),
     )
 
@@ -40,7 +42,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, watched)
 
     for module, name in (
-        (r1v3, "reshard"), (rollout, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
+        (r1v3, "reshard"), (rollout, "encode_images"), (rollout, "prefill"), (rollout, "decode"),
         (grpo, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)

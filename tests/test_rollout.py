@@ -222,6 +222,69 @@ def test_penalties_come_off_the_rewards_of_training(setup):
     assert np.isnan(rollout.shaped(group, config, 8).rewards).all()
 
 
+@pytest.fixture(scope="module")
+def spread(setup):
+    """A sampler with five tokens, one of them the end, and so with samples of all lengths."""
+    sampler, _ = setup
+    tokenizer = sampler.encoder.tokenizer
+    allowed = {tokenizer.end_token_id, *tokenizer.encode_text("what")}
+    banned = tuple(i for i in range(tokenizer.vocab_size) if i not in allowed)
+    return dataclasses.replace(sampler, sampling=Sampling(max_tokens=8, banned=banned))
+
+
+def host(groups):
+    """What there is to compare of groups."""
+    return [
+        (
+            group.example.id,
+            group.texts,
+            [dataclasses.asdict(score) for score in group.scores],
+            *(getattr(group.completions, x).tolist() for x in ("tokens", "lengths", "ended")),
+        )
+        for group in groups
+    ]
+
+
+def test_what_is_scored_while_others_are_sampled_is_the_same(setup, spread, monkeypatch):
+    """Five slots for twelve samples: four looks, each at what the ones before did not have."""
+    sampler, model = spread, setup[1]
+    examples = [source(i) for i in range(4)]
+    expected = sampler.groups(model, examples, jax.random.key(0), limit=8)
+    calls, score_all = [], rewards.score_all
+
+    def watched(texts, *args, **options):
+        calls.append(len(texts))
+        return score_all(texts, *args, **options)
+
+    monkeypatch.setattr(rewards, "score_all", watched)
+    slotted = dataclasses.replace(sampler, slots=5)
+    groups = slotted.groups(model, examples, jax.random.key(0), limit=8)
+    assert host(groups) == host(expected)
+    assert len({int(x) for group in groups for x in group.completions.lengths}) >= 4
+    assert len(calls) == rollout.LOOKS and sum(calls) == 12 and calls[0] > 0
+    calls.clear()
+    sampler.groups(model, examples, jax.random.key(0), limit=8)
+    assert calls == [12]
+
+
+def test_busy_slots_are_counted(setup, spread):
+    """Twelve samples of lengths from 1 to 8: the steps of the longest, or of five slots in turn."""
+    model, found = setup[1], []
+    for slots in (0, 5):
+        groups = dataclasses.replace(spread, slots=slots).groups(
+            model, [source(i) for i in range(4)], jax.random.key(0), limit=8
+        )
+        lengths = np.concatenate([group.completions.lengths for group in groups])
+        free = np.zeros(slots or 12)
+        for length in lengths:
+            free[np.argmin(free)] += length
+        busy = lengths.sum() / (len(free) * free.max())
+        stats = rollout.statistics(groups, 8)
+        np.testing.assert_allclose(stats["slots/busy"], busy)
+        found.append(busy)
+    assert found[0] < found[1] < 1
+
+
 def test_the_limit_of_a_step_holds_without_another_program(setup):
     sampler, model = setup
     from r1v3_jax.sampler import decode

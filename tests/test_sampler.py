@@ -40,7 +40,8 @@ TILES = reference.rng_tiles(4)  # the first prompt has the first, the third the 
 # Compiling is nearly all the time of these tests: less of it.
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
-generate = quick_jit(sampler.generate, static_argnames=("group_size", "sampling"))
+encode_images = quick_jit(lambda model: model.encode_images(TILES))
+generate = quick_jit(sampler.generate, static_argnames=("group_size", "slots", "sampling"))
 
 
 def batch(*numbers):
@@ -62,7 +63,7 @@ def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoint")
     reference.save_hf(theirs, directory)
     ours = hf.load(directory)
-    images = quick_jit(lambda m, t: m.encode_images(t))(ours, TILES)
+    images = encode_images(ours)
     return SimpleNamespace(theirs=theirs, model=ours, images=images, directory=directory)
 
 
@@ -70,13 +71,13 @@ def checkpoint(tmp_path_factory):
 def sample(checkpoint):
     """Completions of prompts by number."""
 
-    def run(*numbers, key=0, limit=None, group_size=1, **settings):
+    def run(*numbers, key=0, limit=None, group_size=1, slots=0, model=None, **settings):
         tokens, lengths, index = batch(*numbers)
         limit = None if limit is None else jnp.int32(limit)
         return jax.device_get(
             generate(
-                checkpoint.model, tokens, lengths, jax.random.key(key), checkpoint.images, index,
-                limit, group_size=group_size, sampling=Sampling(**settings),
+                model or checkpoint.model, tokens, lengths, jax.random.key(key), checkpoint.images,
+                index, limit, group_size=group_size, slots=slots, sampling=Sampling(**settings),
             )
         )  # fmt: skip
 
@@ -205,12 +206,12 @@ def completions(tokens, lengths, ended):
     )  # fmt: skip
 
 
-def test_record_written_out():
+def test_append_written_out():
     # Three samples at step 1: one goes on, one ends now (end token 2), one has ended before.
     before = completions([[5, 0, 0], [6, 0, 0], [2, 0, 0]], [1, 1, 1], [False, False, True])
-    after = sampler.record(
+    after = sampler.append(
         before,
-        jnp.int32(1),
+        jnp.array([True, True, False]),
         jnp.array([7, 2, 9]),
         jnp.array([-1.0, -2.0, -3.0]),
         jnp.array([0.1, 0.2, 0.3]),
@@ -279,7 +280,7 @@ def close(wanted, think_end):
     own = []
     for step, token in enumerate(wanted):
         token, free, closed = sampler.close_thinking(
-            jnp.array([token]), jnp.int32(step), jnp.asarray(tokens), closed, settings
+            jnp.array([token]), jnp.array([step]), jnp.asarray(tokens), closed, settings
         )
         tokens[0, step] = token[0]
         own.append(bool(free[0]))
@@ -479,6 +480,7 @@ def test_a_thinking_budget_closes_the_thinking(sample):
     assert np.all(ours.logprobs[:, 4:7] < 0)  # the policy's own, of tokens it did not choose
 
 
+EIGHT = (0, 1, 2, 3, 2, 1, 0, 1)
 LAYOUTS = {  # mesh, rules, whether the inputs lie on their devices already, further settings
     "decode": ((2, 2, 2), DECODE, True, {}),
     "train": ((2, 2, 2), TRAIN, True, {}),
@@ -493,28 +495,143 @@ LAYOUTS = {  # mesh, rules, whether the inputs lie on their devices already, fur
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_eight_devices_sample_what_one_does(checkpoint, sample, name):
-    shape, rules, placed, further = LAYOUTS[name]
-    settings = {**HOT, **further}
-    numbers = (0, 1, 2, 3, 2, 1, 0, 1)
-    expected = sample(*numbers, group_size=2, **settings)
-    tokens, lengths, index = batch(*numbers)
-    mesh = make_mesh(shape)
+def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0):
+    """Two samples of each of eight prompts, on the host."""
+    tokens, lengths, index = batch(*EIGHT)
+    images, mesh = np.concatenate([encode_images(model)] * 2), make_mesh(mesh_shape)
     with jax.set_mesh(mesh):
 
         def put(x, *axes):
             return jax.device_put(x, NamedSharding(mesh, rules.spec(*axes))) if placed else x
 
-        graph, _ = nnx.split(r1v3.abstract(checkpoint.model.config, Compute(rules=rules)))
-        state = nnx.state(checkpoint.model)
-        placement = shardings(checkpoint.model, rules, mesh)
-        model = nnx.merge(graph, jax.device_put(state, placement))
-        images = np.concatenate([np.asarray(checkpoint.images)] * 2)
+        graph, _ = nnx.split(r1v3.abstract(model.config, Compute(rules=rules)))
+        placement = shardings(model, rules, mesh)
+        there = nnx.merge(graph, jax.device_put(nnx.state(model), placement))
         got = generate(
-            model, put(tokens, "batch", None), put(lengths, "batch"), jax.random.key(0),
+            there, put(tokens, "batch", None), put(lengths, "batch"), jax.random.key(0),
             put(images, "tiles", None, None), put(index, "batch", None),
-            group_size=2, sampling=Sampling(**settings),
+            group_size=2, slots=slots, sampling=Sampling(**settings),
         )  # fmt: skip
         assert got.tokens.sharding.spec == rules.spec("batch", None)
-    assert_same(jax.device_get(got), expected)
+    return jax.device_get(got)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_eight_devices_sample_what_one_does(checkpoint, sample, name):
+    shape, rules, placed, further = LAYOUTS[name]
+    settings = {**HOT, **further}
+    expected = sample(*EIGHT, group_size=2, **settings)
+    assert_same(on_a_mesh(checkpoint.model, shape, rules, placed, settings), expected)
+
+
+# --- more samples than slots -------------------------------------------------------------------
+
+WARM = {"max_tokens": 24, "temperature": 0.8, "top_k": 12, "banned": (IMAGE,)}
+
+
+@pytest.fixture(scope="module")
+def ending(checkpoint, sample):
+    """The model with the token for its end that most samples say, some early, some late."""
+    free = sample(*EIGHT, group_size=2, **WARM)
+    said = [np.sum(np.any(free.tokens == token, axis=1)) for token in range(VOCAB)]
+    return with_end_token(checkpoint.model, int(np.argmax(said)))
+
+
+SLOTTED = {
+    "plain": {},
+    "greedy": {"temperature": 0.0},
+    "penalty": {"repetition_penalty": 1.3},
+    "thinking": BUDGET,
+    "limit": {"limit": 9},
+    "nucleus": {"top_p": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", SLOTTED)
+def test_samples_do_not_depend_on_the_slots_they_are_decoded_in(ending, sample, name):
+    run = functools.partial(sample, *EIGHT, group_size=2, model=ending, **WARM | SLOTTED[name])
+    expected = run()
+    limit, lengths = SLOTTED[name].get("limit", 24), 2 if name == "greedy" else 5
+    assert len(set(expected.lengths.tolist())) >= lengths and {True, False} == set(
+        expected.ended.tolist()
+    )
+    for slots in (3, 5, 8):
+        got = run(slots=slots)
+        assert_same(got, expected)
+        assert np.array_equal(got.ended | (got.lengths == limit), np.ones(16, bool))
+    # As many slots as samples: the program without a queue.
+    assert_same(run(slots=16), expected)
+
+
+def served(lengths, slots):
+    """Which samples each slot decodes, and in how many steps all are done."""
+    free, order = np.zeros(slots, int), [[] for _ in range(slots)]
+    for sample, length in enumerate(lengths):
+        slot = int(np.argmin(free))  # the first that is free, the lowest of several
+        order[slot].append(sample)
+        free[slot] += length
+    return order, int(free.max())
+
+
+def looks(model, untils, *, slots, **settings):
+    """The states after `decode` until so many samples are finished, and the next, ..."""
+    tokens, lengths, index = batch(*EIGHT)
+    images = encode_images(model)
+    sampling, key = Sampling(**WARM | settings), jax.random.key(0)
+    state = sampler.prefill(
+        model, tokens, lengths, images, index, group_size=2, slots=slots, sampling=sampling
+    )
+    for until in untils:
+        limit = jnp.int32(sampling.max_tokens)
+        state = sampler.decode(model, state, key, limit, jnp.int32(until), sampling=sampling)
+        yield jax.device_get((until, state.completions, state.finished, state))
+
+
+@pytest.mark.parametrize("slots", [3, 16])
+def test_decoding_returns_when_enough_samples_are_finished(ending, sample, slots):
+    expected = sample(*EIGHT, group_size=2, model=ending, **WARM)
+    before, seen = np.zeros(16, bool), list(looks(ending, (4, 8, 8, 16), slots=slots))
+    for until, completions, finished, _ in seen:
+        # Several may be done with the same token, but none is sampled on meanwhile.
+        assert until <= finished.sum() < until + slots and np.all(finished >= before)
+        assert_same(rows(completions, finished), rows(expected, finished))
+        if slots < 16:  # what is not finished is not there
+            assert not completions.lengths[~finished].any()
+        before = finished
+    _, completions, finished, state = seen[-1]
+    assert finished.all()
+    if slots < 16:
+        assert np.all(state.queue.sample == 16) and state.queue.next == [16]
+        _, steps = served(expected.lengths, slots)
+        assert state.step == steps  # no slot ever waits
+        assert completions.lengths.sum() / (slots * steps) > 0.8
+    else:
+        assert state.step == expected.lengths.max()
+
+
+def test_samples_are_taken_in_order(ending, sample):
+    expected = sample(*EIGHT, group_size=2, model=ending, **WARM)
+    order, _ = served(expected.lengths, 3)
+    seen = [[] for _ in range(3)]
+    for *_, state in looks(ending, range(0, 16), slots=3):
+        for slot, number in enumerate(state.queue.sample):
+            if number < 16 and number not in seen[slot]:
+                seen[slot].append(int(number))
+    assert seen == order and sum(order, []) != sorted(sum(order, []))
+
+
+@pytest.mark.parametrize("name", ["decode", "train", "host inputs", "penalty", "thinking"])
+def test_eight_devices_serve_their_own_slots(ending, sample, name):
+    shape, rules, placed, further = LAYOUTS[name]
+    settings = {**WARM, **further}
+    expected = sample(*EIGHT, group_size=2, model=ending, **settings)
+    got = on_a_mesh(ending, shape, rules, placed, settings, slots=8)
+    assert_same(got, expected)
+
+
+def test_slots_that_do_not_fit_are_refused(ending, sample):
+    for slots in (17, -1):
+        with pytest.raises(ValueError, match=f"{slots} slots for 16 samples; at most one for each"):
+            sample(*EIGHT, group_size=2, model=ending, slots=slots, **WARM)
+    with pytest.raises(ValueError, match="3 slots cannot be split over 2 devices"):
+        on_a_mesh(ending, (2, 2, 2), DECODE, True, WARM, slots=3)

@@ -45,6 +45,15 @@ def test_decoding_compiles_without_copying_the_cache(reports):
     assert len(report["all_gathers"]) <= 1, report["all_gathers"]
 
 
+def test_decoding_in_slots_copies_neither_cache_nor_prompts(reports):
+    report = reports["slots"]
+    show("decode in slots", report)
+    # A row of queries against prompts of others, and one against its own cache.
+    assert report["kernels"] == {"decode_append": 1, "decode_attend": 2}
+    assert report["scores"] == [] and report["cache"] == {} and report["prompts"] == {}
+    assert len(report["all_gathers"]) <= 1, report["all_gathers"]
+
+
 def show(name, report):
     sizes = {kind: f"{size / 2**20:.1f} MiB" for kind, size in report["bytes"].items()}
     print(f"{name}, TPU compiler's estimate for each of 4 v5p chips (nothing was run): {sizes}")
@@ -54,6 +63,8 @@ def show(name, report):
 
 LENGTH = 640  # tokens a row; a tile has 257, the class token with them, padded to 384
 CACHE = "bf16[2,8,1,384,128]"  # on one device: layers, samples, kv heads, slots, head_dim
+# Keys or values of the prompts, a layer of them, or one a sample.
+PROMPTS = ("bf16[2,4,1,640,128]", "bf16[4,1,640,128]", "bf16[8,1,640,128]")
 
 
 def compile_all() -> dict:
@@ -100,18 +111,24 @@ def compile_all() -> dict:
         pixels = array(TRAIN, (tiles, 224, 224, 3), jnp.float32, "tiles", None, None, None)
         gradient = jax.jit(jax.grad(loss)).lower(abstract(TRAIN), ids, ids, ids, ids, pixels)
 
-        question = array(DECODE, (prompts, length), jnp.int32, "batch", None)
-        lengths = array(DECODE, (prompts,), jnp.int32, "batch")
         images = array(DECODE, (tiles, 64, 512), jnp.bfloat16, "tiles", None, None)
         key = jax.eval_shape(lambda: jax.random.key(0))
         sampling = sampler.Sampling(max_tokens=384, top_p=0.9, banned=(9,))
-        static = {"group_size": group, "sampling": sampling}
-        asked = abstract(DECODE), question, lengths, images, question
-        prefill = sampler.prefill.lower(*asked, **static)
-        state = concrete(jax.eval_shape(lambda *a: sampler.prefill(*a, **static), *asked), mesh)
-        limit = jax.ShapeDtypeStruct((), jnp.int32)
-        decode = sampler.decode.lower(asked[0], state, key, limit, sampling=sampling)
-    programs = {"gradient": gradient, "prefill": prefill, "decode": decode}
+
+        def rollout(prompts, slots):
+            question = array(DECODE, (prompts, length), jnp.int32, "batch", None)
+            lengths = array(DECODE, (prompts,), jnp.int32, "batch")
+            static = {"group_size": group, "slots": slots, "sampling": sampling}
+            asked = abstract(DECODE), question, lengths, images, question
+            prefill = sampler.prefill.lower(*asked, **static)
+            state = concrete(jax.eval_shape(lambda *a: sampler.prefill(*a, **static), *asked), mesh)
+            bound = jax.ShapeDtypeStruct((), jnp.int32)
+            decode = sampler.decode.lower(asked[0], state, key, bound, bound, sampling=sampling)
+            return prefill, decode
+
+        prefill, decode = rollout(prompts, 0)
+        _, slots = rollout(2 * prompts, prompts * group)
+    programs = {"gradient": gradient, "prefill": prefill, "decode": decode, "slots": slots}
     return {name: report(program.compile()) for name, program in programs.items()}
 
 
@@ -119,14 +136,20 @@ def report(compiled) -> dict:
     text, memory = compiled.as_text(), compiled.memory_analysis()
     kernels = re.findall(r"%(splash_mqa_[a-z]+|decode_[a-z]+)\S* = .*tpu_custom_call", text)
     arrays = set(re.findall(r"(?:f32|bf16|pred)\[[\d,]+\]", text))
-    # How arrays as large as the cache are made; the scatters stand inside the fusions.
-    ways = re.findall(rf"= {re.escape(CACHE)}\S* ([a-z-]+)\(", text)
-    ways = [way for way in ways if way not in ("parameter", "get-tuple-element")]
+
+    def made(shape):  # how arrays of a shape are made; the scatters stand inside the fusions
+        ways = re.findall(rf"= {re.escape(shape)}(\S*) ([a-z-]+)\(", text)
+        # S(1) is VMEM, where the compiler likes to have arrays as small as these.
+        ways = [way for layout, way in ways if "S(1)" not in layout]
+        ways = [way for way in ways if way not in ("parameter", "get-tuple-element")]
+        return {way: ways.count(way) for way in sorted(set(ways))}
+
     square = ("640,640]", "384,384]", "257,257]")
     return {
         "kernels": {kernel: kernels.count(kernel) for kernel in sorted(set(kernels))},
         "scores": sorted(array for array in arrays if array.endswith(square)),
-        "cache": {made: ways.count(made) for made in sorted(set(ways))},
+        "cache": made(CACHE),
+        "prompts": {shape: ways for shape in PROMPTS if (ways := made(shape))},
         "all_gathers": re.findall(r"= (\S+)\{\S* all-gather(?:-start)?\(", text),
         "bytes": {
             "arguments": memory.argument_size_in_bytes,

@@ -31,7 +31,9 @@ config = dataclasses.replace(
     cold_start=dataclasses.replace(
         smoke.cold_start, steps=150, rows=8, tiles=40, validate_every=0, patience=0
     ),
-    grpo=dataclasses.replace(smoke.grpo, steps=2, prompts=8, tiles=8, evaluate_every=0),
+    grpo=dataclasses.replace(
+        smoke.grpo, steps=2, prompts=8, tiles=8, slots=12, evaluate_every=0
+    ),
     evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
 )
 """

@@ -44,6 +44,8 @@ def attend(
     v_cache: jax.Array,
     layer: jax.Array,
     lengths: jax.Array,
+    rows: jax.Array | None = None,
+    order: jax.Array | None = None,
     *,
     block: int = 2048,
     interpret: bool = False,
@@ -59,24 +61,34 @@ def attend(
         total  [B, K, Q]     sum exp(s - top)
 
     `block` slots at most are fetched in a step; what lies in slots not in use is never seen.
+
+    With rows and order, int32[B], query b goes against row rows[b] of a cache of any number of
+    rows, and order[0] is served first. If the slots of a row are one block, neighbours in that
+    order that share a row fetch it once.
     """
     B, K, Q, H = q.shape
     S, itemsize = k_cache.shape[3], q.dtype.itemsize
     check(q.dtype, k_cache, v_cache)
     size = block_size(K, S, H, itemsize, block)
+    given = () if rows is None else (order, rows)
 
-    def slots(b, s, layer, lengths):
-        return layer[0], b, 0, block_to_fetch(s, lengths[b], size), 0
+    def slots(step, s, layer, lengths, *given):
+        b = query(step, given)
+        row = given[1][b] if given else b
+        return layer[0], row, 0, block_to_fetch(s, lengths[b], size), 0
 
     def row(width):
-        return pl.BlockSpec((None, K, Q, width), lambda b, s, layer, lengths: (b, 0, 0, 0))
+        return pl.BlockSpec(
+            (None, K, Q, width),
+            lambda step, s, layer, lengths, *given: (query(step, given), 0, 0, 0),
+        )
 
     cache = block_spec((None, None, K, size, H), slots)
     column = jax.ShapeDtypeStruct((B, K, Q, 1), jnp.float32)
     out, top, total = pl.pallas_call(
-        functools.partial(_attend, slot_axis=slot_axis(H), scale=H**-0.5),
+        functools.partial(_attend, slot_axis=slot_axis(H), scale=H**-0.5, given=len(given)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=2 + len(given),
             grid=(B, pl.cdiv(S, size)),
             in_specs=[row(H), cache, cache],
             out_specs=[row(H), row(1), row(1)],
@@ -90,18 +102,27 @@ def attend(
         ),
         name="decode_attend",
         interpret=interpret,
-    )(layer.reshape(1), jnp.minimum(lengths, S), q, as_stored(k_cache), as_stored(v_cache))
+    )(
+        layer.reshape(1), jnp.minimum(lengths, S), *given,
+        q, as_stored(k_cache), as_stored(v_cache),
+    )  # fmt: skip
     return out, top[..., 0], total[..., 0]
 
 
-def _attend(layer, lengths, q, k, v, out, top, total, *, slot_axis, scale):
+def query(step, given):
+    """Which query a step serves: `given` are order and rows, or nothing."""
+    return given[0][step] if given else step
+
+
+def _attend(layer, lengths, *refs, slot_axis, scale, given):
     """One row, one block: q [K, Q, H]; k, v [K, size, H] or [K, H, size]; out [K, Q, H]; top and
     total [K, Q, 1].
 
     The outputs stay in VMEM over the steps of a row, and hold what is true of the slots so far.
     """
+    given, (q, k, v, out, top, total) = refs[:given], refs[given:]
     step, size = pl.program_id(1), k.shape[slot_axis]
-    left = lengths[pl.program_id(0)] - step * size  # slots in use from this block on
+    left = lengths[query(pl.program_id(0), given)] - step * size  # slots in use from this block on
 
     def used(shape, axis):
         return jax.lax.broadcasted_iota(jnp.int32, shape, axis) < left

@@ -31,7 +31,7 @@ from r1v3_jax.models.layers import (
     splash_attention,
     splash_behind,
 )
-from r1v3_jax.sharding import gather, split_rows, take_local
+from r1v3_jax.sharding import each_shard, gather, split_rows, take_rows
 
 
 @jax.tree_util.register_dataclass
@@ -49,10 +49,11 @@ class PromptCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """One decode in flight: B = P * G samples, sample b continuing prompt b // G.
+    """One decode in flight: B = P * G samples, sample b continuing prompt b // G; or, with `rows`,
+    B samples of any prompts.
 
     k, v: float[L, B, K, S, H], of sampled tokens only; lengths: int32[B], how many of them are
-    written.
+    written; rows: int32[B], the prompt of each sample, among those on its device.
 
         prompt p   [a b c d - -]                    lengths[p] = 4
         sample b   |            x y z - - - - -     lengths[b] = 3; the next token goes to slot 3
@@ -63,10 +64,13 @@ class Cache:
     k: jax.Array
     v: jax.Array
     lengths: jax.Array
+    rows: jax.Array | None = None
 
     @property
     def positions(self) -> jax.Array:
         """int32[B]: the position of each sample's next token."""
+        if self.rows is not None:
+            return take_rows(self.prompt.lengths, self.rows) + self.lengths
         own = split_rows(self.lengths, self.prompt.lengths.shape[0])
         return (self.prompt.lengths[:, None] + own).reshape(-1)
 
@@ -274,13 +278,12 @@ class Qwen2(nnx.Module):
             row b      |            x y z u v - ]   segment_ids 1 1 1 2 2 0
                        position  4 5 6 4 5
         """
-        angles, used = rope_angles(positions, self.config), take_local(prompt.lengths, owner)
+        angles, used = rope_angles(positions, self.config), take_rows(prompt.lengths, owner)
         attend_behind = self.attention_behind(segment_ids, used)
 
         def layer(x, xs):
             block, *entries = xs
-            # The axis of the prompts leads, so that devices can be asked for their own.
-            k, v = (take_local(entry, owner) for entry in entries)
+            k, v = (take_rows(entry, owner) for entry in entries)
             return self.gather(block)(x, angles, lambda *own: attend_behind(*own, k, v)), None
 
         layers = (self.blocks, prompt.k, prompt.v)
@@ -291,33 +294,31 @@ class Qwen2(nnx.Module):
         """`attend(q, k, v, prompt_k, prompt_v)`; see `layers.attention_behind`."""
         if self.compute.attention != "splash":
             return lambda *qkv: keep(attention_behind(*qkv, segment_ids, used), "context")
-        rules, local = self.compute.rules, splash_behind
-        rows = rules.spec("batch", None, "kv_heads", None, None)
-        if rows is not None:  # every device works on its own rows and heads
-            own = rules.spec("batch", None, "kv_heads", None)
-            prompt = rules.spec("batch", "kv_heads", None, None)
-            table, each = rules.spec("batch", None), rules.spec("batch")
-            local = jax.shard_map(
-                local,
-                in_specs=(rows, own, own, prompt, prompt, table, each),
-                out_specs=rows,
-                check_vma=False,
-            )
-        return lambda *qkv: local(*qkv, segment_ids, used)
+        # Every device works on its own rows and heads.
+        return lambda q, *kv: each_shard(splash_behind, q, *kv, segment_ids, used, like=q)
 
-    def new_cache(self, prompt: PromptCache, *, group_size: int, max_tokens: int) -> Cache:
-        """An empty cache for `group_size` samples of each prompt, `max_tokens` tokens each."""
+    def new_cache(
+        self,
+        prompt: PromptCache,
+        *,
+        max_tokens: int,
+        group_size: int = 1,
+        rows: jax.Array | None = None,
+    ) -> Cache:
+        """An empty cache for `group_size` samples of each prompt, or one of prompt rows[b] each,
+        `max_tokens` tokens each.
+        """
         L, P, K, _, H = prompt.k.shape
-        rules = self.compute.rules
+        rules, count = self.compute.rules, P * group_size if rows is None else len(rows)
         if self.compute.attention == "splash":  # see decode_kernels on other sizes
             max_tokens += -max_tokens % LANES
         shape, spec = (
-            (L, P * group_size, K, max_tokens, H),
+            (L, count, K, max_tokens, H),
             rules.spec(None, "batch", "kv_heads", None, None),
         )
         zeros = jnp.zeros(shape, prompt.k.dtype, out_sharding=spec)
-        lengths = jnp.zeros(P * group_size, jnp.int32, out_sharding=rules.spec("batch"))
-        return Cache(prompt=prompt, k=zeros, v=zeros, lengths=lengths)
+        lengths = jnp.zeros(count, jnp.int32, out_sharding=rules.spec("batch"))
+        return Cache(prompt=prompt, k=zeros, v=zeros, lengths=lengths, rows=rows)
 
     def decode(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """One token of each sample: float[B, D] embeddings -> hidden float[B, D] and the cache with
@@ -326,17 +327,17 @@ class Qwen2(nnx.Module):
         A sample whose slots are all taken writes nothing; its caller stops it before that.
         """
         angles = rope_angles(cache.positions[:, None], self.config)
-        attend_cache = self.cache_attention(cache)
+        attend_prompt, attend_cache = self.prompt_attention(cache), self.cache_attention(cache)
 
         def layer(x, xs):
-            block, i, prompt_k, prompt_v = xs
+            block, i = xs
             new = []
 
             def attend(q, k, v):
                 q, k, v = q[:, 0], k[:, 0], v[:, 0]
                 new.extend((k, v))
                 pieces = (
-                    attend_slots(q, prompt_k, prompt_v, cache.prompt.lengths),
+                    attend_prompt(q, i),
                     attend_cache(q, i),
                     attend_slots(q, k[:, :, None], v[:, :, None], jnp.ones_like(cache.lengths)),
                 )
@@ -347,39 +348,60 @@ class Qwen2(nnx.Module):
         # The cache is read in every layer and written once, behind the last: it never is an output
         # of the scan, which would copy it.
         index = jnp.arange(self.config.layers)
-        layers = (self.blocks, index, cache.prompt.k, cache.prompt.v)
-        x, (k, v) = jax.lax.scan(layer, x[:, None], layers)
+        x, (k, v) = jax.lax.scan(layer, x[:, None], (self.blocks, index))
         k, v = self.append(cache, k, v)
         return self.last_norm(x)[:, 0], dataclasses.replace(
             cache, k=k, v=v, lengths=cache.lengths + 1
         )
 
+    def prompt_attention(self, cache: Cache):
+        """`attend(q, layer)`: q [B, K, Q, H] against the samples' prompts; a piece, see
+        `one_softmax`.
+        """
+        prompt, rows = cache.prompt, cache.rows
+        if rows is None:
+            return lambda q, layer: attend_slots(
+                q, one_layer(prompt.k, layer), one_layer(prompt.v, layer), prompt.lengths
+            )
+        lengths = take_rows(prompt.lengths, rows)
+        if self.compute.attention == "splash":
+            return self.kernel(prompt.k, prompt.v, lengths, rows)
+
+        def attend(q, layer):
+            # One layer of a copy a sample, for as long as the layer takes.
+            k, v = (take_rows(one_layer(x, layer), rows) for x in (prompt.k, prompt.v))
+            return attend_slots(q, k, v, lengths)
+
+        return attend
+
     def cache_attention(self, cache: Cache):
         """`attend(q, layer)`: q [B, K, Q, H] against the samples' own slots in use; a piece, see
         `one_softmax`.
         """
-        if self.compute.attention != "splash":
+        if self.compute.attention == "splash":
+            return self.kernel(cache.k, cache.v, cache.lengths)
+        return lambda q, layer: attend_slots(
+            q, one_layer(cache.k, layer), one_layer(cache.v, layer), cache.lengths
+        )
 
-            def attend(q, layer):
-                k, v = (
-                    jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False)
-                    for x in (cache.k, cache.v)
-                )
-                return attend_slots(q, k, v, cache.lengths)
+    def kernel(self, k: jax.Array, v: jax.Array, lengths: jax.Array, rows: jax.Array | None = None):
+        """`attend(q, layer)` by `decode_kernels.attend`, every device on its own rows and heads."""
 
-            return attend
-
-        rules, local = self.compute.rules, decode_kernels.attend
+        rules, local, given = self.compute.rules, decode_kernels.attend, ()
+        if rows is not None:
+            # Samples of one prompt follow each other, and its slots, if they fit, are one block.
+            given = rows, each_shard(jnp.argsort, rows, like=rows)
+            local = functools.partial(local, block=k.shape[3])
         spec = rules.spec(None, "batch", "kv_heads", None, None)
-        if spec is not None:  # every device reads its own rows and heads
-            rows = rules.spec("batch", "kv_heads", None, None)
+        if spec is not None:
+            query, row = rules.spec("batch", "kv_heads", None, None), rules.spec("batch")
             local = jax.shard_map(
                 local,
-                in_specs=(rows, spec, spec, rules.spec(), rules.spec("batch")),
-                out_specs=(rows, *[rules.spec("batch", "kv_heads", None)] * 2),
+                in_specs=(query, spec, spec, rules.spec(), row, *[row] * len(given)),
+                out_specs=(query, *[rules.spec("batch", "kv_heads", None)] * 2),
                 check_vma=False,
             )
-        return lambda q, layer: local(q, cache.k, cache.v, layer, cache.lengths)
+        return lambda q, layer: local(q, k, v, layer, lengths, *given)
 
     def append(self, cache: Cache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The buffers [L, B, K, S, H] with k, v [L, B, K, H] in each sample's next slot."""
@@ -395,6 +417,10 @@ class Qwen2(nnx.Module):
                 check_vma=False,
             )
         return local(cache.k, cache.v, k, v, cache.lengths)
+
+
+def one_layer(stacked: jax.Array, layer: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
 
 
 def _append(k_cache, v_cache, k, v, slots):

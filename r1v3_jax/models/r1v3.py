@@ -153,9 +153,9 @@ class R1V3(nnx.Module):
         x = self.language.embed(tokens)
         return self.language.extend(x, positions, segment_ids, prompt, owner)
 
-    def new_cache(self, prompt: PromptCache, *, group_size: int, max_tokens: int) -> Cache:
-        """An empty cache for `group_size` samples a prompt; see `Qwen2.new_cache`."""
-        return self.language.new_cache(prompt, group_size=group_size, max_tokens=max_tokens)
+    def new_cache(self, prompt: PromptCache, **sizes) -> Cache:
+        """An empty cache for samples of these prompts; see `Qwen2.new_cache`."""
+        return self.language.new_cache(prompt, **sizes)
 
     def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """int32[B], the last token of each sample -> the logits of the next, float32[B,

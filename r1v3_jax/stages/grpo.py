@@ -220,6 +220,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         tiles=config.tiles,
         group_size=config.group_size,
         verify=context.run.verify,
+        slots=config.slots,
     )
 
 
@@ -236,6 +237,7 @@ class Prober:
         self.sampler = dataclasses.replace(
             make_sampler(context, config),
             group_size=1,
+            slots=self.config.slots,
             tiles=self.config.tiles,
         )
 
