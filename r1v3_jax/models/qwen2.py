@@ -380,9 +380,17 @@ class Qwen2(nnx.Module):
         """
         if self.compute.attention == "splash":
             return self.kernel(cache.k, cache.v, cache.lengths)
-        return lambda q, layer: attend_slots(
-            q, one_layer(cache.k, layer), one_layer(cache.v, layer), cache.lengths
-        )
+        # Of the slots, as many quarters are read as the fullest row has begun.
+        most = cache.k.shape[3]
+        sizes = sorted({-(-most * part // 4) for part in (1, 2, 3, 4)})
+        needed = sum(jnp.max(cache.lengths) > size for size in sizes[:-1])
+
+        def first(size, q, layer):
+            k, v = (one_layer(x, layer, size) for x in (cache.k, cache.v))
+            return attend_slots(q, k, v, cache.lengths)
+
+        ways = [functools.partial(first, size) for size in sizes]
+        return lambda q, layer: jax.lax.switch(needed, ways, q, layer)
 
     def kernel(self, k: jax.Array, v: jax.Array, lengths: jax.Array, rows: jax.Array | None = None):
         """`attend(q, layer)` by `decode_kernels.attend`, every device on its own rows and heads."""
@@ -419,8 +427,11 @@ class Qwen2(nnx.Module):
         return local(cache.k, cache.v, k, v, cache.lengths)
 
 
-def one_layer(stacked: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
+def one_layer(stacked: jax.Array, layer: jax.Array, slots: int | None = None) -> jax.Array:
+    """Keys or values of one layer, [L, B, K, S, H] -> [B, K, S, H], of the first `slots`."""
+    L, B, K, S, H = stacked.shape
+    shape = (1, B, K, S if slots is None else slots, H)
+    return jax.lax.dynamic_slice(stacked, (layer, 0, 0, 0, 0), shape)[0]
 
 
 def _append(k_cache, v_cache, k, v, slots):
@@ -439,17 +450,20 @@ def attend_slots(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array):
 
     q [B, K, Q, H]; k, v [P, K, S, H], B = P * G; lengths int32[P]. A piece, see `one_softmax`.
     """
-    grouped = split_rows(q, k.shape[0])  # [P, G, K, Q, H]
-    scores = jnp.einsum("pgkqh,pksh->pgkqs", grouped, k, preferred_element_type=jnp.float32)
+    grouped = jnp.swapaxes(split_rows(q, k.shape[0]), 1, 2)  # [P, K, G, Q, H]
+    exact = {"preferred_element_type": jnp.float32}
+    scores = jnp.einsum("pkgqh,pksh->pkgqs", grouped, k, **exact)
     used = (jnp.arange(k.shape[2]) < lengths[:, None])[:, None, None, None]
     scores = jnp.where(used, scores * q.shape[-1] ** -0.5, NEVER)
     top = jnp.max(scores, axis=-1)
     weights = jnp.where(used, jnp.exp(scores - top[..., None]), 0)
-    out = jnp.einsum(
-        "pgkqs,pksh->pgkqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
-    rows = q.shape[:-1]
-    return out.reshape(q.shape), top.reshape(rows), jnp.sum(weights, axis=-1).reshape(rows)
+    out = jnp.einsum("pkgqs,pksh->pkgqh", weights.astype(v.dtype), v, **exact)
+
+    def by_sample(x):  # [P, K, G, ...] -> [B, K, ...]
+        x = jnp.swapaxes(x, 1, 2)
+        return x.reshape(len(q), *x.shape[2:])
+
+    return by_sample(out), by_sample(top), by_sample(jnp.sum(weights, axis=-1))
 
 
 def one_softmax(pieces) -> jax.Array:
