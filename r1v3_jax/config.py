@@ -168,7 +168,7 @@ class Compute:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and of weights in use
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of stored weights
     # What a layer keeps for the backward pass, by name; see `layers.REMAT`.
-    remat: Literal["none", "dots", "attention", "full"] = "none"
+    remat: Literal["none", "dots", "attention", "full"] = "attention"
     attention: Literal["reference", "splash"] = "reference"  # splash: the Pallas kernel, TPU only
     logprob_chunk: int = 512  # tokens a row whose logits exist at one time
     rules: Rules = TRAIN
@@ -336,6 +336,9 @@ class GRPO:
     # Rollout passes a step may add to replace groups whose rewards are all equal (dynamic sampling,
     # DAPO).
     refills: int = 0
+    # 1: the devices sample for a step while the samples of the one before are scored, with weights
+    # that are an update old; `importance_cap` corrects for it.
+    off_policy_steps: int = 0
     importance_cap: float = 0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
     # Micro-batches that the samples of a step are cut into. A micro-batch has room for prompts x
     # group_size / accumulate samples of full length; shorter ones are packed, and micro-batches
@@ -372,6 +375,13 @@ class GRPO:
         _require(self, "clip_high", lambda x: x >= 0, "at least 0")
         _one_of(self, "aggregation", ("token", "sequence", "constant"))
         _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
+        if self.off_policy_steps not in (0, 1):
+            raise ValueError(f"GRPO.off_policy_steps is {self.off_policy_steps}; it must be 0 or 1")
+        if self.off_policy_steps and (self.refills or not self.importance_cap):
+            raise ValueError(
+                f"GRPO.off_policy_steps = 1 wants refills = 0, not {self.refills}, and an "
+                f"importance_cap, not {self.importance_cap}; 2.0 would do"
+            )
         samples = self.prompts * self.group_size
         if self.slots > samples:
             raise ValueError(

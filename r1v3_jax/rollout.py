@@ -6,7 +6,7 @@ again.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,15 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class Flight:
+    """A rollout under way; see `Sampler.looks`."""
+
+    examples: list[Example]
+    encoded: list[Encoded]
+    looks: Iterator
+
+
+@dataclasses.dataclass(frozen=True)
 class Sampler:
     """Everything that stays the same from rollout to rollout."""
 
@@ -79,15 +88,38 @@ class Sampler:
 
         `model`: laid out for decoding (`r1v3.for_decoding`).
         """
+        flight = self.begin(model, examples, key, limit)
+        return self.finish(flight, accuracy_weight=accuracy_weight, progress=progress)
+
+    def begin(self, model, examples: list[Example], key, limit: int) -> "Flight":
+        """Sends the devices to sample, and does not wait for them."""
         encoded = [self.encoder.prompt(example) for example in examples]
         prompts = prompt_batch(
             encoded, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
         )
+        looks = self.looks(model, prompts, key, limit)
+        next(looks)
+        return Flight(examples, encoded, looks)
+
+    def finish(
+        self,
+        flight: "Flight",
+        *,
+        accuracy_weight: float = 0.8,
+        progress: float = 1.0,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Group]:
+        """The groups, as they come in. meanwhile: is called when the devices are done, before the
+        last samples are scored.
+        """
+        examples, encoded = flight.examples, flight.encoded
         asked = [example for example in examples for _ in range(self.group_size)]
         count, tokenizer = len(asked), self.encoder.tokenizer
         texts, scores, share = [None] * count, [None] * count, my_share(count)
-        for look in self.looks(model, prompts, key, limit):
+        for look in flight.looks:
             completions, finished, steps = look
+            if np.all(finished):
+                meanwhile()
             new = [i for i in np.flatnonzero(finished) if texts[i] is None]
             for i in new:
                 ids = completions.tokens[i, : completions.lengths[i]]
@@ -115,9 +147,10 @@ class Sampler:
         return out
 
     def looks(self, model, prompts: PromptBatch, key, limit: int):
-        """Samples; gives the completions, which of them are finished, bool[N], and the steps made
-        so far, on the host. Once, when all are finished; with fewer slots than samples LOOKS times,
-        and while the caller works on what it was given the devices sample on.
+        """Samples; gives nothing once the devices are on their way, then the completions, which of
+        them are finished, bool[N], and the steps made so far, on the host. Once, when all are
+        finished; with fewer slots than samples LOOKS times, and while the caller works on what it
+        was given the devices sample on.
         """
         sampling, count = self.sampling, len(prompts.tokens) * self.group_size
         sampling.check(model.config, prompts.tokens.shape[1])
@@ -137,6 +170,7 @@ class Sampler:
 
         looks = LOOKS if 0 < self.slots < count else 1
         state = until(count // looks, state)
+        yield
         for look in range(2, looks + 1):
             given = seen(state)
             state = until(count * look // looks, state)
@@ -191,31 +225,45 @@ def collect(
     config: GRPO,
     limit: int,
     progress: float = 1.0,
-) -> tuple[list[Group], int, dict[str, float]]:
-    """P groups for one step, the source's next index, and counts.
+    *,
+    flight: Flight | None = None,
+    then: Callable[[], Flight] | None = None,
+) -> tuple[list[Group], int, dict[str, float], Flight | None]:
+    """P groups for one step, the source's next index, counts, and what `then` has begun: it is
+    called as soon as the devices are done. flight: this rollout, if it was begun so.
 
     With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
     as refills last (dynamic sampling); what is still missing is filled up with groups without
     signal. progress: of the run, 0 to 1.
     """
-    model = for_decoding(model)
+    decoding, begun = None, []
     kept: list[Group] = []
     idle: list[Group] = []
     passes = 0
     while len(kept) < config.prompts and passes <= config.refills:
-        examples = [source(cursor + i) for i in range(config.prompts)]
-        cursor += config.prompts
-        groups = sampler.groups(
-            model, examples, jax.random.fold_in(key, passes), limit,
-            accuracy_weight=config.accuracy_weight, progress=progress,
+        if flight is None:
+            decoding = decoding or for_decoding(model)
+            flight = begin(sampler, decoding, source, cursor, key, config, limit, passes)
+        groups = sampler.finish(
+            flight, accuracy_weight=config.accuracy_weight, progress=progress,
+            meanwhile=lambda: then and begun.append(then()),
         )  # fmt: skip
+        cursor, flight = cursor + config.prompts, None
         passes += 1
         for group in (shaped(group, config, limit) for group in groups):
             (kept if group.has_signal or not config.refills else idle).append(group)
     seen = len(kept) + len(idle)
     without = sum(not group.has_signal for group in kept) + len(idle)
     stats = {"frac_reward_zero_std": without / seen, "rollout_passes": passes}
-    return (kept + idle)[: config.prompts], cursor, stats
+    return (kept + idle)[: config.prompts], cursor, stats, begun[0] if begun else None
+
+
+def begin(
+    sampler: Sampler, model, source, cursor: int, key, config: GRPO, limit: int, passes: int = 0
+) -> Flight:
+    """A pass over the next P prompts, the first or a later one of its step, sent on its way."""
+    examples = [source(cursor + i) for i in range(config.prompts)]
+    return sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)
 
 
 def shaped(group: Group, config: GRPO, limit: int) -> Group:

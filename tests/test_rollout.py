@@ -3,12 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens
+from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens, train
 from r1v3_jax.config import GRPO, Compute, Shaping
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
@@ -152,17 +153,46 @@ def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch
     assert model.compute.rules == TRAIN
     used = []
 
-    class Spy:
-        sampling = sampler.sampling
-
-        def groups(self, model, examples, key, limit, **_):
+    class Spy(rollout.Sampler):
+        def begin(self, model, *args):
             used.append(model.language.blocks.compute.rules)
-            return sampler.groups(model, examples, key, limit)
+            return super().begin(model, *args)
 
-    rollout.collect(Spy(), model, source, 0, jax.random.key(0), CONFIG, 8)
-    evaluate.sample_groups(Spy(), model, source, 4, 4, jax.random.key(0))
-    distill.distill(Spy(), model, source, 4, 4, jax.random.key(0), distill.Filter(8))
+    spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
+    rollout.collect(spy, model, source, 0, jax.random.key(0), CONFIG, 8)
+    evaluate.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
+    distill.distill(spy, model, source, 4, 4, jax.random.key(0), distill.Filter(8))
     assert used == [DECODE] * 3
+
+
+def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup, spread):
+    """An update, to which the weights are given away, does not touch what is under way."""
+    sampler, model = spread, jax.tree.map(jnp.copy, setup[1])
+    optimizer, update = grpo.make_update(CONFIG)
+    state = train.create(model, optimizer, train.trainable("all"))
+    key, where = jax.random.key(5), (CONFIG, 8)
+    old = [sampler, r1v3.for_decoding(setup[1]), source, 4]
+    expected = host(sampler.finish(rollout.begin(*old, key, *where)))
+
+    def then():
+        return rollout.begin(sampler, r1v3.for_decoding(state.model), source, 4, key, *where)
+
+    groups, cursor, _, ahead = rollout.collect(
+        sampler, state.model, source, 0, jax.random.key(0), *where, then=then
+    )
+    assert cursor == 4
+    batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
+    batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
+    weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
+    state, _ = update(state, dataclasses.replace(batch, rows=weights))
+    groups, cursor, _, ahead = rollout.collect(
+        sampler, state.model, source, cursor, jax.random.key(9), *where, flight=ahead
+    )
+    assert host(groups) == expected and cursor == 8 and ahead is None
+    new = rollout.begin(sampler, r1v3.for_decoding(state.model), source, 4, key, *where)
+    moved = [group.completions.logprobs for group in sampler.finish(new)]
+    stayed = [group.completions.logprobs for group in groups]
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
 
 
 def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
@@ -178,10 +208,14 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
 
     monkeypatch.setattr(rewards, "score_all", score_all)  # the verifier is not what is tested
     config = dataclasses.replace(CONFIG, refills=2)
-    kept, cursor, stats = rollout.collect(sampler, model, source, 0, jax.random.key(0), config, 8)
+    kept, cursor, stats, _ = rollout.collect(
+        sampler, model, source, 0, jax.random.key(0), config, 8
+    )
     assert [int(group.example.id) for group in kept] == [1, 3, 5, 7]
     assert cursor == 8 and stats == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
-    kept, cursor, stats = rollout.collect(sampler, model, source, 0, jax.random.key(0), CONFIG, 8)
+    kept, cursor, stats, _ = rollout.collect(
+        sampler, model, source, 0, jax.random.key(0), CONFIG, 8
+    )
     assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and cursor == 4
 
 
@@ -207,8 +241,8 @@ def test_penalties_come_off_the_rewards_of_training(setup):
     sampler, model = setup
     shaping = Shaping(overlong=0.5, overlong_tokens=2, repetition=1.0, repetition_ngram=1)
     config = dataclasses.replace(CONFIG, shaping=shaping)
-    plain, _, _ = rollout.collect(sampler, model, source, 0, jax.random.key(0), CONFIG, 8)
-    shaped, _, _ = rollout.collect(sampler, model, source, 0, jax.random.key(0), config, 8)
+    plain, *_ = rollout.collect(sampler, model, source, 0, jax.random.key(0), CONFIG, 8)
+    shaped, *_ = rollout.collect(sampler, model, source, 0, jax.random.key(0), config, 8)
     for before, after in zip(plain, shaped, strict=True):
         for g, size in enumerate(before.completions.lengths):
             ids = before.completions.tokens[g, :size].tolist()

@@ -22,7 +22,7 @@ from r1v3_jax.config import GRPO
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
 from r1v3_jax.metrics import Logger, Timer, write_jsonl
 from r1v3_jax.models.qwen2 import PromptCache
-from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.models.r1v3 import R1V3, for_decoding
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.stages.context import Context, leave, preempted, stop_unless_finite
 from r1v3_jax.types import PolicyBatch, SampleRows
@@ -49,6 +49,12 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     sampler = make_sampler(context, config)
     prober = Prober(context, config)
 
+    def begin(step: int, cursor: int, model: R1V3) -> rollout.Flight:
+        key, limit = context.key("rollout", step), config.length_limit(step)
+        return rollout.begin(sampler, for_decoding(model), config.train, cursor, key, config, limit)
+
+    ahead = None  # the next step's rollout, if it is under way
+
     with Logger(
         context.workdir,
         total_steps=config.steps,
@@ -58,8 +64,15 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     ) as logger:
         for step in range(first, config.steps):
             timer, limit = Timer(), config.length_limit(step)
+            last = step + 1 == config.steps
+            saved = last or (step + 1) % config.checkpoint_every == 0
+            # Off-policy, the devices sample for the next step while this one's samples are scored
+            # here. Not across a save: resumed there, a run would sample with newer weights.
+            then = None
+            if config.off_policy_steps and not saved:
+                then = functools.partial(begin, step + 1, cursor + config.prompts, state.model)
             with timer("rollout"):
-                groups, cursor, counts = rollout.collect(
+                groups, cursor, counts, ahead = rollout.collect(
                     sampler,
                     state.model,
                     config.train,
@@ -68,6 +81,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     config,
                     limit,
                     progress=step / config.steps,
+                    flight=ahead,
+                    then=then,
                 )
                 batch = rollout.policy_batch(groups, config, context.encoder)
                 batch = data.place(batch, rules, mesh)
@@ -85,7 +100,6 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             )
             sampled = int(sum(group.completions.lengths.sum() for group in groups))
             metrics["tokens_per_s"] = sampled / timer.values["time/rollout_s"]
-            last = step + 1 == config.steps
             if config.evaluate_every and ((step + 1) % config.evaluate_every == 0 or last):
                 with timer("probe"):
                     measured = prober.measure(state.model)
@@ -102,7 +116,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
                 )
             going = preempted(step)
-            if (step + 1) % config.checkpoint_every == 0 or last or going:
+            if saved or going:
                 states.save(step + 1, state, {"cursor": cursor, "checkpoints": checkpoints})
             if going and not last:
                 leave(name, step + 1)
