@@ -25,6 +25,7 @@ config = Run(
         max_completion_tokens=1536,
         tiles=16 * 16,
         accumulate=16,  # 8 rows at a time
+        prompt_parts=16,  # one prompt, and its tiles, at a time
         clip_high=0.28,
         optimizer=Optimizer(lr=1e-6),
         evaluate_every=20,

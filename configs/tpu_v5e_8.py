@@ -28,6 +28,7 @@ config = Run(
         max_completion_tokens=2048,
         tiles=16 * 16,
         accumulate=16,  # 8 rows at a time, one a chip
+        prompt_parts=16,  # a prompt of each chip, and two of its tiles, at a time
         clip_high=0.28,
         optimizer=Optimizer(lr=1e-6),
         evaluate_every=20,

@@ -344,6 +344,10 @@ class GRPO:
     # group_size / accumulate samples of full length; shorter ones are packed, and micro-batches
     # that stay empty are not run.
     accumulate: int = 1
+    # Parts in which an update reads its prompts and their tiles. With 1 all that their backward
+    # pass needs is kept while the samples are learnt from; with more it is computed again, part by
+    # part, at the price of one more forward pass over the prompts.
+    prompt_parts: int = 1
     trainable: str = "all"
     optimizer: Optimizer = Optimizer()
     evaluate_every: int = 0  # steps; also the candidates for the choice of a checkpoint
@@ -354,7 +358,7 @@ class GRPO:
         _require(
             self,
             "steps prompts max_prompt_tokens max_completion_tokens updates_per_rollout accumulate "
-            "checkpoint_every",
+            "prompt_parts checkpoint_every",
             _positive,
             "at least 1",
         )

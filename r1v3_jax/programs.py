@@ -95,7 +95,9 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         out += [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
     if scored:
-        lower = _in(mesh, lambda: grpo.score.lower(model, batch, stage.temperature))
+        lower = _in(
+            mesh, lambda: grpo.score.lower(model, batch, stage.temperature, stage.prompt_parts)
+        )
         calls = 2 if stage.kl_coef else 1
         out.append(Program("score", lower, calls=calls, resident=kept - weights, **loop))
     lower = _in(mesh, lambda: update.lower(state, policy))

@@ -225,6 +225,15 @@ def split_rows(x: jax.Array, count: int) -> jax.Array:
     return jnp.reshape(x, (count, -1, *x.shape[1:]), out_sharding=sharding)
 
 
+def merge_rows(x: jax.Array) -> jax.Array:
+    """[n, m, ...] -> [n * m, ...], the rows dealt out as the first axis was."""
+    sharding = None
+    if not jax.sharding.get_abstract_mesh().empty:
+        spec = jax.typeof(x).sharding.spec
+        sharding = PartitionSpec(spec[0], *spec[2:])
+    return jnp.reshape(x, (-1, *x.shape[2:]), out_sharding=sharding)
+
+
 def split_last(x: jax.Array, size: int) -> jax.Array:
     """[..., n * size] -> [..., n, size], the parts dealt out as their entries were."""
     sharding = None

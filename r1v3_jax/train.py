@@ -5,6 +5,7 @@ Knows losses only as functions of a model and a micro-batch.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,7 +16,7 @@ from flax import nnx
 from r1v3_jax.config import Optimizer
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sharding import repeat_rows, take_rows
+from r1v3_jax.sharding import merge_rows, repeat_rows, split_rows, take_rows
 from r1v3_jax.types import Batch, PromptBatch, SampleRows
 
 PARTS = {"llm": "language", "connector": "connector", "vision": "vision"}
@@ -185,12 +186,48 @@ def token_logprobs(
     return tuple(jnp.roll(x, 1, axis=1).at[:, 0].set(0.0) for x in out)
 
 
-def read_prompts(model: R1V3, prompts: PromptBatch) -> tuple[jax.Array, PromptCache]:
+def read_prompts(
+    model: R1V3, prompts: PromptBatch, parts: int = 1
+) -> tuple[jax.Array, PromptCache]:
     """The hidden state of each prompt's last token, float[P, D], and the prompts' cache: all that
     their samples need of them.
+
+    With several parts, of tiles and of prompts, one is computed after the other, and again for its
+    backward pass.
     """
-    images = None if prompts.tiles is None else model.encode_images(prompts.tiles[0])
-    return model.read(prompts.tokens, prompts.lengths, images, prompts.image_index)
+    images = None
+    if prompts.tiles is not None:
+        images = in_parts(model.encode_images, parts, model.compute.rules.shards("tiles"))(
+            prompts.tiles[0]
+        )
+
+    def read(*rows):
+        last, cache = model.read(rows[0], rows[1], images, *rows[2:])
+        return last, *(jnp.swapaxes(x, 0, 1) for x in (cache.k, cache.v))  # prompts lead
+
+    rows = (prompts.tokens, prompts.lengths, prompts.image_index)
+    rows = [x for x in rows if x is not None]
+    last, k, v = in_parts(read, parts, model.compute.rules.shards("batch"))(*rows)
+    k, v = jnp.swapaxes(k, 0, 1), jnp.swapaxes(v, 0, 1)
+    return last, PromptCache(k=k, v=v, lengths=prompts.lengths)
+
+
+def in_parts(function: Callable, parts: int, shards: int) -> Callable:
+    """`function` of rows [R, ...], computed for as many rows at a time as make `parts` of each
+    device's; for fewer parts where they do not divide.
+
+        device 0: a b c d   device 1: e f g h   in two parts:   a c | e g   then   b d | f h
+    """
+
+    def whole(*rows):
+        count = math.gcd(len(rows[0]) // shards, parts)
+        if count == 1:
+            return function(*rows)
+        cut = [jnp.swapaxes(split_rows(x, len(x) // count), 0, 1) for x in rows]
+        out = jax.lax.map(jax.checkpoint(lambda part: function(*part)), cut)
+        return jax.tree.map(lambda x: merge_rows(jnp.swapaxes(x, 0, 1)), out)
+
+    return whole
 
 
 def sample_logprobs(

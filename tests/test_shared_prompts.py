@@ -148,6 +148,7 @@ CASES = {
     "everything learns": ({"aggregation": "sequence"}, "all"),
     "the tower is frozen": ({"aggregation": "token", "accumulate": 2}, "llm+connector"),
     "the connector alone": ({"aggregation": "constant", "accumulate": 4}, "connector"),
+    "prompts in parts": ({"accumulate": 3, "prompt_parts": 4}, "all"),
     "one sample at a time, corrected": ({"accumulate": 24, "importance_cap": 1.05}, "llm"),
 }
 
@@ -168,7 +169,7 @@ def test_a_mesh_changes_nothing(model, groups, shape):
     """Also where there are more devices than prompts, so that prompts are there twice."""
     want_loss, want = shared_gradient(model, groups, CONFIG, "all")
     mesh = make_mesh(shape, jax.devices()[: np.prod(shape)])
-    config = dataclasses.replace(CONFIG, accumulate=3)
+    config = dataclasses.replace(CONFIG, accumulate=3, prompt_parts=2)
     with jax.set_mesh(mesh):
         graph, state = nnx.split(model)
         placed = jax.device_put(state, shardings(model, TRAIN, mesh))

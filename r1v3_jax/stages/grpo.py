@@ -142,7 +142,7 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     """
 
     def read(params):
-        last, cache = train.read_prompts(model(params), batch.prompts)
+        last, cache = train.read_prompts(model(params), batch.prompts, config.prompt_parts)
         return last, cache.k, cache.v
 
     def loss(params, read, rows):
@@ -200,16 +200,18 @@ def with_logprobs(
     batch: PolicyBatch, model: R1V3, reference: R1V3 | None, config: GRPO
 ) -> PolicyBatch:
     """The batch with the log-probabilities of the sampling weights and of the reference."""
-    old = score(model, batch, config.temperature)
-    ref = score(reference, batch, config.temperature) if config.kl_coef else None
+    old = score(model, batch, config.temperature, config.prompt_parts)
+    ref = (
+        score(reference, batch, config.temperature, config.prompt_parts) if config.kl_coef else None
+    )
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=ref)
     return dataclasses.replace(batch, rows=rows)
 
 
-@functools.partial(jax.jit, static_argnames="temperature")
-def score(model: R1V3, batch: PolicyBatch, temperature: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("temperature", "parts"))
+def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -> jax.Array:
     """log p of every sampled token of a batch, float32[N, B, T]."""
-    read = train.read_prompts(model, batch.prompts)
+    read = train.read_prompts(model, batch.prompts, parts)
 
     def micro(i, out):
         rows = jax.tree.map(
