@@ -331,6 +331,12 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
     )
 
 
+def busy(batch: PolicyBatch) -> float:
+    """The share of the tokens that an update computes, prompts aside, which were sampled."""
+    held = batch.rows.segment_ids > 0
+    return float(held.sum() / (batch.used * held[0].size))
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Where the samples of a step lie. shape: N micro-batches of B rows of T tokens.

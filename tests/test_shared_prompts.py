@@ -280,6 +280,12 @@ def test_short_samples_run_fewer_micro_batches():
     assert plan.used == 2
 
 
+def test_the_share_of_an_update_that_was_sampled(groups):
+    batch = rollout.policy_batch(groups, dataclasses.replace(CONFIG, accumulate=6), Encoder)
+    sampled = sum(int(group.completions.lengths.sum()) for group in groups)
+    assert rollout.busy(batch) == pytest.approx(sampled / (int(batch.used) * 4 * C))
+
+
 @pytest.mark.parametrize(
     "changes, mesh, message",
     [

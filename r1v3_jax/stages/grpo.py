@@ -85,6 +85,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     then=then,
                 )
                 batch = rollout.policy_batch(groups, config, context.encoder)
+                counts["rows/busy"] = rollout.busy(batch)
                 batch = data.place(batch, rules, mesh)
             if needs_old_logprobs(config):
                 with timer("score"):
