@@ -7,6 +7,7 @@ layout.
 
 import dataclasses
 import math
+import urllib.parse
 from collections.abc import Callable
 from typing import Literal
 
@@ -306,6 +307,11 @@ class Verify:
         _require(self, "model_requests", _positive, "at least 1")
         if bool(self.model_url) != bool(self.model_name):
             raise ValueError("Verify.model_url and Verify.model_name go together; set both")
+        address = urllib.parse.urlsplit(self.model_url)
+        if self.model_url and not (address.scheme in ("http", "https") and address.hostname):
+            raise ValueError(
+                f"Verify.model_url {self.model_url!r} is no address; give one as http://host:8000/v1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

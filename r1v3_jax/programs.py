@@ -29,7 +29,8 @@ from r1v3_jax.types import Batch, PolicyBatch, PromptBatch, SampleRows
 class Program:
     """name: of the jitted function; use: what it is for, where it is compiled twice; calls: a step
     of its stage makes of it; trips: of its loop whose end depends on data, at most (1 where there
-    is none), and what one is; resident: bytes on a chip meanwhile that it is not given.
+    is none), and what one is; resident: bytes on a chip meanwhile that it is not given; given:
+    those of its arguments, which may lie beside other programs.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Program:
     trips: int = 1
     trip: str = ""
     resident: int = 0
+    given: int = 0
 
     @property
     def label(self) -> str:
@@ -90,6 +92,8 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=stage.tiles,
         **prompts,
     )  # fmt: skip
+    # The next rollout, if it is begun before this update.
+    ahead = out[-1].given if stage.off_policy_steps else 0
     if stage.evaluate_every:  # `grpo.Prober`
         probe = _of_rollout(config, mesh, how, **_batch_of(config.evaluate), **prompts)
         out += [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
@@ -99,10 +103,10 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             mesh, lambda: grpo.score.lower(model, batch, stage.temperature, stage.prompt_parts)
         )
         calls = 2 if stage.kl_coef else 1
-        out.append(Program("score", lower, calls=calls, resident=kept - weights, **loop))
+        out.append(Program("score", lower, calls=calls, resident=kept - weights + ahead, **loop))
     lower = _in(mesh, lambda: update.lower(state, policy))
     calls = stage.updates_per_rollout
-    return [*out, Program("update", lower, calls=calls, resident=reference, **loop)]
+    return [*out, Program("update", lower, calls=calls, resident=reference + ahead, **loop)]
 
 
 def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -174,6 +178,7 @@ def _of_rollout(
             trips=rounds * sampling.max_tokens,
             trip="token with a full cache",
             resident=resident,
+            given=shard_bytes((model, state)),
         ),
     ]
 

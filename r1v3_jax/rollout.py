@@ -109,8 +109,8 @@ class Sampler:
         progress: float = 1.0,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> list[Group]:
-        """The groups, as they come in. meanwhile: is called when the devices are done, before the
-        last samples are scored.
+        """The groups. meanwhile: is called when all samples are there, before the last are scored;
+        again, if a later look finds nothing new.
         """
         examples, encoded = flight.examples, flight.encoded
         asked = [example for example in examples for _ in range(self.group_size)]
@@ -166,7 +166,8 @@ class Sampler:
             return decode(model, state, key, *bounds, sampling=sampling)
 
         def seen(state):  # copies: the state itself is given away to the next call
-            return fetch((state.completions, state.finished, state.step))
+            found = fetch((state.completions, state.finished, state.step))
+            return jax.tree.map(np.array, found)
 
         looks = LOOKS if 0 < self.slots < count else 1
         state = until(count // looks, state)
@@ -246,7 +247,7 @@ def collect(
             flight = begin(sampler, decoding, source, cursor, key, config, limit, passes)
         groups = sampler.finish(
             flight, accuracy_weight=config.accuracy_weight, progress=progress,
-            meanwhile=lambda: then and begun.append(then()),
+            meanwhile=lambda: then and not begun and begun.append(then()),
         )  # fmt: skip
         cursor, flight = cursor + config.prompts, None
         passes += 1

@@ -5,7 +5,6 @@ Knows losses only as functions of a model and a micro-batch.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -214,13 +213,14 @@ def read_prompts(
 
 def in_parts(function: Callable, parts: int, shards: int) -> Callable:
     """`function` of rows [R, ...], computed for as many rows at a time as make `parts` of each
-    device's; for fewer parts where they do not divide.
+    device's, or the most below that which divide them.
 
         device 0: a b c d   device 1: e f g h   in two parts:   a c | e g   then   b d | f h
     """
 
     def whole(*rows):
-        count = math.gcd(len(rows[0]) // shards, parts)
+        mine = len(rows[0]) // shards
+        count = max(n for n in range(1, parts + 1) if mine % n == 0)
         if count == 1:
             return function(*rows)
         cut = [jnp.swapaxes(split_rows(x, len(x) // count), 0, 1) for x in rows]

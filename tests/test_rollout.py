@@ -195,6 +195,18 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
 
 
+def test_the_next_rollout_is_begun_once(setup):
+    """Slots whose samples all end at the limit: two looks find everything there."""
+    sampler, model = dataclasses.replace(setup[0], slots=6), setup[1]
+    banned = (*sampler.sampling.banned, sampler.encoder.tokenizer.end_token_id)
+    sampler = dataclasses.replace(sampler, sampling=Sampling(max_tokens=8, banned=banned))
+    begun = []
+    *_, ahead = rollout.collect(
+        sampler, model, source, 0, jax.random.key(0), CONFIG, 8, then=lambda: begun.append(1) or 7
+    )
+    assert begun == [1] and ahead == 7
+
+
 def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
     """Rewards by prompt: even prompts are always right, odd ones mixed."""
     sampler, model = setup

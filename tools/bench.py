@@ -1,7 +1,7 @@
 """What sampling and a GRPO step cost here: alone, against another program, or as the work grows.
 
 python tools/bench.py --shape=tunix --runs=5 --out=bench.json
-python tools/bench.py --compare=tunix,trl --baselines=DIR --out=compare.json
+python tools/bench.py --compare=tunix,trl --out=compare.json
 python tools/bench.py --compare=transformers --shape=trl
 python tools/bench.py --growth --out=growth.json                    # and growth.png beside it
 
@@ -40,7 +40,9 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write.")
 GROWTH = flags.DEFINE_bool("growth", False, "The step at growing sizes, around --shape.")
 COMPARE = flags.DEFINE_list("compare", [], "Of tunix, trl, transformers.")
 PAIRS = flags.DEFINE_integer("pairs", 3, "Of runs, in a comparison.", 1)
-BASELINES = flags.DEFINE_string("baselines", None, "Where tunix_baseline.py, trl_baseline.py are.")
+BASELINES = flags.DEFINE_string(
+    "baselines", str(Path(__file__).parent / "peers"), "Where the scripts of the others are."
+)
 TUNIX_PYTHON = flags.DEFINE_string("tunix_python", "tunix-env/bin/python", "Python with Tunix.")
 TRL_PYTHON = flags.DEFINE_string("trl_python", "trl-env/bin/python", "Python with TRL.")
 TRANSFORMERS_PYTHON = flags.DEFINE_string(
@@ -69,6 +71,8 @@ def main():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     if unknown := [part for part in PARTS.value if part not in bench.PARTS]:
         raise ValueError(f"--parts: no part {unknown[0]!r}; there are {', '.join(bench.PARTS)}")
+    if COMPARE.value and (MESH.present or ATTENTION.present):
+        raise ValueError("--compare is made on one CPU; leave out --mesh and --attention")
     if COMPARE.value:
         result = compare(COMPARE.value)
     elif GROWTH.value:

@@ -67,7 +67,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             last = step + 1 == config.steps
             saved = last or (step + 1) % config.checkpoint_every == 0
             # Off-policy, the devices sample for the next step while this one's samples are scored
-            # here. Not across a save: resumed there, a run would sample with newer weights.
+            # here. Not across a save: resumed there, a run would sample with newer weights (as it
+            # does where it was preempted).
             then = None
             if config.off_policy_steps and not saved:
                 then = functools.partial(begin, step + 1, cursor + config.prompts, state.model)
@@ -100,7 +101,10 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 groups, prober.sequences, context.run.evaluate.high_entropy
             )
             sampled = int(sum(group.completions.lengths.sum() for group in groups))
-            metrics["tokens_per_s"] = sampled / timer.values["time/rollout_s"]
+            seconds = timer.values["time/rollout_s"]
+            if config.off_policy_steps:  # its devices sample while this process is elsewhere
+                seconds = sum(timer.values.values())
+            metrics["tokens_per_s"] = sampled / seconds
             if config.evaluate_every and ((step + 1) % config.evaluate_every == 0 or last):
                 with timer("probe"):
                     measured = prober.measure(state.model)

@@ -95,13 +95,14 @@ class Judge:
                 break
             try:
                 verdict = read_judgement(self._post(request))
-                self._keep(key, verdict)
             except Unavailable as error:
                 if attempt == self.retries:
                     return Check(Verdict.ERROR, box, f"model verifier: {error}"[:200])
                 time.sleep(BACKOFF_S * 2**attempt)
             except Exception as error:  # behind it is another program: anything can happen
                 return Check(Verdict.ERROR, box, f"model verifier: {describe(error)}"[:200])
+            else:
+                self._keep(key, verdict)
         return Check(verdict, box, "as the model verifier judges")
 
     def _post(self, request: bytes) -> bytes:
