@@ -35,6 +35,7 @@ config = Run(
         length_limits=((0, 4096), (235, 8192)),
         tiles=512,
         accumulate=16,  # 64 rows at a time, one for each shard
+        prompt_parts=4,  # one tile of each chip at a time
         clip_high=0.28,
         optimizer=Optimizer(lr=1e-5),
         evaluate_every=20,
