@@ -109,8 +109,8 @@ class Sampler:
         progress: float = 1.0,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> list[Group]:
-        """The groups. meanwhile: is called when all samples are there, before the last are scored;
-        again, if a later look finds nothing new.
+        """The groups. meanwhile: is called once, when all samples are there and before the last of
+        them are scored.
         """
         examples, encoded = flight.examples, flight.encoded
         asked = [example for example in examples for _ in range(self.group_size)]
@@ -118,9 +118,9 @@ class Sampler:
         texts, scores, share = [None] * count, [None] * count, my_share(count)
         for look in flight.looks:
             completions, finished, steps = look
-            if np.all(finished):
-                meanwhile()
             new = [i for i in np.flatnonzero(finished) if texts[i] is None]
+            if new and np.all(finished):
+                meanwhile()
             for i in new:
                 ids = completions.tokens[i, : completions.lengths[i]]
                 texts[i] = self.encoder.prefill + tokenizer.decode(ids, skip_special=True)
@@ -247,7 +247,7 @@ def collect(
             flight = begin(sampler, decoding, source, cursor, key, config, limit, passes)
         groups = sampler.finish(
             flight, accuracy_weight=config.accuracy_weight, progress=progress,
-            meanwhile=lambda: then and not begun and begun.append(then()),
+            meanwhile=lambda: then and begun.append(then()),
         )  # fmt: skip
         cursor, flight = cursor + config.prompts, None
         passes += 1
@@ -271,17 +271,11 @@ def shaped(group: Group, config: GRPO, limit: int) -> Group:
     """The group with `config.shaping` taken off its rewards."""
     if config.shaping == Shaping():
         return group
-    scores = [
-        rewards.shaped(score, rewards.penalty(config.shaping, ids[:size], text, question, limit))
-        for score, ids, size, text, question in zip(
-            group.scores,
-            group.completions.tokens,
-            group.completions.lengths,
-            group.texts,
-            [group.example.question] * len(group.scores),
-            strict=True,
-        )
-    ]
+    question, made, scores = group.example.question, group.completions, []
+    for g, (score, text) in enumerate(zip(group.scores, group.texts, strict=True)):
+        ids = made.tokens[g, : made.lengths[g]]
+        penalty = rewards.penalty(config.shaping, ids, text, question, limit)
+        scores.append(rewards.shaped(score, penalty))
     return dataclasses.replace(group, scores=scores)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from r1v3_jax.images import StoredImage
 from r1v3_jax.types import Example
+from r1v3_jax.verifiers import routing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,18 @@ class Jsonl:
     seed: int = 0
 
     def check(self) -> None:
-        """FileNotFoundError or ValueError if there is nothing to read."""
-        _lines(self.path)
+        """FileNotFoundError or ValueError if there is nothing to read, or a row names a verifier
+        that does not exist.
+        """
+        for number, line in _lines(self.path):
+            try:
+                row = json.loads(line) if b'"verifier"' in line else {}
+            except ValueError:
+                continue  # refused when its turn comes
+            try:
+                routing.parse(str(isinstance(row, dict) and row.get("verifier") or ""))
+            except ValueError as error:
+                raise ValueError(f"{self.path}, line {number}: {error}") from error
 
     def __call__(self, index: int) -> Example:
         lines = _lines(self.path)

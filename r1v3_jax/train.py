@@ -100,21 +100,23 @@ def summed_gradients(loss: Callable, args: tuple, batch, count=None):
     """
     gradient = jax.value_and_grad(loss, argnums=tuple(range(len(args))), has_aux=True)
 
-    def micro_batch(i):
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch)
-
     def accumulate(i, total):
-        (value, metrics), grads = gradient(*args, micro_batch(i))
+        (value, metrics), grads = gradient(*args, micro_batch(batch, i))
         return jax.tree.map(
             lambda t, x: t + x.astype(t.dtype), total, (grads, {"loss": value, **metrics})
         )
 
-    value, metrics = jax.eval_shape(lambda: loss(*args, micro_batch(0)))
+    value, metrics = jax.eval_shape(lambda: loss(*args, micro_batch(batch, 0)))
     zeros = jax.tree.map(
         lambda x: jnp.zeros_like(x, jnp.float32), (args, {"loss": value, **metrics})
     )
     count = len(jax.tree.leaves(batch)[0]) if count is None else count
     return jax.lax.fori_loop(0, count, accumulate, zeros)
+
+
+def micro_batch(batch, i: jax.Array):
+    """Number i of the N micro-batches in arrays [N, ...]."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch)
 
 
 def gradients(loss_fn: Callable):

@@ -86,3 +86,11 @@ def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match="wanted an image, one of"):
         _ = images.StoredImage(tmp_path / "text.png").size
+
+
+def test_a_verifier_that_does_not_exist_is_named_before_a_run(tmp_path):
+    row = {"question": "q", "answer": "a"}
+    write(tmp_path / "good.jsonl", {**row, "verifier": "choice|model"}, "{", "[1]").check()
+    source = write(tmp_path / "typo.jsonl", row, {**row, "verifier": "chioce"})
+    with pytest.raises(ValueError, match="typo.jsonl, line 2: no verifier 'chioce'; did you mean"):
+        source.check()

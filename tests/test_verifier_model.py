@@ -240,8 +240,17 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
     assert verify(boxed("7"), "7", verifier="model").verdict is ERROR
 
 
+def test_judgements_that_cannot_be_kept_still_count(tmp_path):
+    with server(says("CORRECT")) as (url, _):
+        judged = judge(url, cache=str(tmp_path / "none" / "cache.jsonl"))
+        with pytest.warns(UserWarning, match="no longer kept"):
+            assert judged.judge("How many?", "7", "seven").verdict is RIGHT
+
+
 def test_an_endpoint_is_an_address():
     with pytest.raises(ValueError, match="wanted an address"):
         judge("file:///etc/passwd")
     with pytest.raises(ValueError, match="go together"):
         Verify(model_url="http://localhost:8000/v1")
+    with pytest.raises(ValueError, match="is no address; give one as http://host:8000/v1"):
+        Verify(model_url="localhost:8000", model_name="judge")

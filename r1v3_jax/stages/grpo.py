@@ -205,10 +205,9 @@ def with_logprobs(
     batch: PolicyBatch, model: R1V3, reference: R1V3 | None, config: GRPO
 ) -> PolicyBatch:
     """The batch with the log-probabilities of the sampling weights and of the reference."""
-    old = score(model, batch, config.temperature, config.prompt_parts)
-    ref = (
-        score(reference, batch, config.temperature, config.prompt_parts) if config.kl_coef else None
-    )
+    how = config.temperature, config.prompt_parts
+    old = score(model, batch, *how)
+    ref = score(reference, batch, *how) if config.kl_coef else None
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=ref)
     return dataclasses.replace(batch, rows=rows)
 
@@ -219,9 +218,7 @@ def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -
     read = train.read_prompts(model, batch.prompts, parts)
 
     def micro(i, out):
-        rows = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch.rows
-        )
+        rows = train.micro_batch(batch.rows, i)
         logprobs, _ = train.sample_logprobs(model, read, rows, temperature=temperature)
         return jax.lax.dynamic_update_index_in_dim(out, logprobs, i, 0)
 

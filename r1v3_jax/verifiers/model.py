@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 import urllib.parse
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,7 +103,7 @@ class Judge:
             except Exception as error:  # behind it is another program: anything can happen
                 return Check(Verdict.ERROR, box, f"model verifier: {describe(error)}"[:200])
             else:
-                self._keep(key, verdict)
+                self._keep(key, verdict)  # outside: what it raises is not the model's
         return Check(verdict, box, "as the model verifier judges")
 
     def _post(self, request: bytes) -> bytes:
@@ -141,8 +142,13 @@ class Judge:
         with self.lock:
             self.known[key] = verdict
             if self.cache:
-                with open(self.cache, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "verdict": verdict.value}) + "\n")
+                line = json.dumps({"key": key, "verdict": verdict.value}) + "\n"
+                try:
+                    with open(self.cache, "a", encoding="utf-8") as file:
+                        file.write(line)
+                except OSError as error:  # a full disk costs the file, not the judgement
+                    warnings.warn(f"judgements are no longer kept: {error}", stacklevel=2)
+                    self.cache = ""
 
 
 def _cut_off(connected: socket.socket, late: threading.Event) -> None:
