@@ -169,6 +169,16 @@ def test_pad_rows_of_the_vocabulary_are_never_drawn():
         assert np.all(np.asarray(sampler.choose(logits, keys, settings, 1)) == 1)
 
 
+@pytest.mark.parametrize("block", [1, 2, 4, 8])
+def test_a_draw_in_blocks_is_a_draw_from_all(block):
+    """A flat block, and one with a peak: their shares are sums, not maxima."""
+    p = jnp.array([0.1, 0.1, 0.1, 0.1, 0.3, 0.15, 0.1, 0.05])
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    tokens = sampler.draw(jnp.tile(jnp.log(p), (20_000, 1)), keys, block)
+    share = np.bincount(tokens, minlength=8) / 20_000
+    assert np.all(np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / 20_000))  # five deviations
+
+
 def test_nucleus_floor_written_out():
     p = jnp.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.3, 0.5], [0.25, 0.25, 0.25, 0.25]])
     for top_p, floors in (
