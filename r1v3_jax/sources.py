@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from r1v3_jax.images import StoredImage
-from r1v3_jax.types import Example
+from r1v3_jax.types import Dropped, Example
 from r1v3_jax.verifiers import routing
 
 
 @dataclasses.dataclass(frozen=True)
-class Jsonl:
+class Rows:
     """Rows {"question", "answer", "images": [path, ...], and optionally "id", "chain", "level",
     "verifier"}.
 
@@ -26,7 +26,18 @@ class Jsonl:
     """
 
     path: str
+    schema: str = ""
+    root: str = ""
+    name: str = ""
     seed: int = 0
+
+    def __len__(self) -> int:
+        """Rows of one pass."""
+        return len(_lines(self.path))
+
+    @property
+    def source(self) -> str:
+        return self.name or Path(self.path).stem
 
     def check(self) -> None:
         """FileNotFoundError or ValueError if there is nothing to read, or a row names a verifier
@@ -46,7 +57,7 @@ class Jsonl:
         lines = _lines(self.path)
         place, at = divmod(index, len(lines))
         number, line = lines[_order(len(lines), self.seed, place)[at]]
-        where = f"{self.path}, line {number}"
+        where = f"{Path(self.path).stem}/{number}"
         try:
             row = json.loads(line)
             question, answer = str(row["question"]), str(row["answer"])
@@ -54,19 +65,17 @@ class Jsonl:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError(f"images = {names!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f'{where}: wanted an object with "question", "answer" and "images", a list of '
-                f"paths; got {error!r}"
-            ) from error
-        folder = Path(self.path).parent
+            raise Dropped(self.source, where, "fields", repr(error)) from error
+        folder = Path(self.root or Path(self.path).parent)
         return Example(
-            id=str(row.get("id", f"{Path(self.path).stem}/{number}")),
+            id=str(row.get("id", where)),
             images=tuple(StoredImage(folder / name) for name in names),
             question=question,
             answer=answer,
             chain=row.get("chain"),
             level=str(row.get("level", "normal")),
             verifier=str(row.get("verifier") or ""),
+            source=self.source,
         )
 
 

@@ -7,13 +7,14 @@ from PIL import Image
 
 from r1v3_jax import data, images
 from r1v3_jax.presets import TINY
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
+from r1v3_jax.types import Dropped
 
 
 def write(path, *rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Jsonl(str(path))
+    return Rows(str(path))
 
 
 def test_rows_are_examples_and_images_lie_beside_the_file(tmp_path):
@@ -55,9 +56,9 @@ def test_each_pass_has_every_row_once_in_an_order_of_its_own(tmp_path):
     for one in passes:
         assert sorted(one, key=int) == [str(i) for i in range(20)]
     assert passes[0] != passes[1] != passes[2]
-    again = Jsonl(source.path)
+    again = Rows(source.path)
     assert [again(i).id for i in range(20)] == passes[0]
-    other = Jsonl(source.path, seed=1)
+    other = Rows(source.path, seed=1)
     assert [other(i).id for i in range(20)] != passes[0]
 
 
@@ -73,16 +74,16 @@ def test_each_pass_has_every_row_once_in_an_order_of_its_own(tmp_path):
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path, row, found):
     source = write(tmp_path / "rows.jsonl", "", row)  # the blank line counts
-    with pytest.raises(ValueError, match=f"rows.jsonl, line 2: wanted an object .*{found}"):
+    with pytest.raises(Dropped, match=f"rows, rows/2: .*{found}"):
         source(0)
 
 
 def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of questions; give one JSON object"):
-        Jsonl(str(tmp_path / "none.jsonl")).check()
+        Rows(str(tmp_path / "none.jsonl")).check()
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no questions; write one JSON object a line"):
-        Jsonl(str(tmp_path / "empty.jsonl")).check()
+        Rows(str(tmp_path / "empty.jsonl")).check()
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match="wanted an image, one of"):
         _ = images.StoredImage(tmp_path / "text.png").size
