@@ -9,6 +9,7 @@ from absl import app, flags, logging
 
 from r1v3_jax import tpu
 from r1v3_jax.sharding import make_mesh
+from r1v3_jax.types import Dropped
 
 
 def run(main) -> None:
@@ -27,7 +28,7 @@ def run(main) -> None:
             getLogger("transformers.configuration_utils").setLevel("ERROR")
         try:
             main()
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, Dropped) as error:
             sys.exit(f"error: {error}")
 
     app.run(guarded)

@@ -466,6 +466,22 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Data:
+    """How rows are read, and how many of them may be bad."""
+
+    threads: int = 0  # that decode images and tokenise; 0: one a core, at most 16
+    ahead: int = 64  # examples made before they are wanted; their images are in memory, decoded
+    # The share of the rows of a stage that may be left out. With more it stops; within a first
+    # pass, or the first 1,000 rows, as many are let pass as it would be of all of these.
+    max_drop_fraction: float = 0.01
+
+    def __post_init__(self):
+        _require(self, "threads", lambda n: n >= 0, "at least 0")
+        _require(self, "ahead", _positive, "at least 1")
+        _require(self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A whole run: one model through the stages of `pipeline`, or through one of them."""
 
@@ -485,6 +501,7 @@ class Run:
     connector: SFT | None = None
     evaluate: Evaluate = Evaluate()
     verify: Verify = Verify()
+    data: Data = Data()
 
     def __post_init__(self):
         for name in (*self.pipeline, *((self.stage,) if self.stage else ())):

@@ -4,6 +4,7 @@ A finished stage leaves its weights and its account in WORKDIR/STAGE/done; runni
 after it.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -23,6 +24,7 @@ from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
+from r1v3_jax.types import Dropped
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `prefill` and
 # `decode` for rollouts, for the probe and for the held-out questions, ...
@@ -96,7 +98,8 @@ def check(config: Run) -> None:
             if hasattr(source, "check"):
                 source.check()
         if chains := getattr(stage_config, "chains", ""):
-            with_chains(stage_config.train, chains)(0)
+            with contextlib.suppress(Dropped):  # a bad row is left out when its turn comes
+                with_chains(stage_config.train, chains)(0)
     mesh = abstract_mesh(config.mesh)
     for compute in (config.compute, r1v3.decode_compute(config.compute)):
         r1v3.abstract(config.model, compute, mesh)
@@ -210,6 +213,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
         tiles=config.tiles,
         group_size=1,
         verify=context.run.verify,
+        data=context.run.data,
         slots=config.slots,
     )
     groups = {}

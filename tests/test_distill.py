@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import data, distill
+from r1v3_jax import data, distill, feed, rollout
 from r1v3_jax.distill import Filter
 from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.rewards import Score, Verdict
@@ -72,6 +72,12 @@ class Sampler:
     def __init__(self, samples):
         self.samples, self.asked = samples, []
 
+    def reader(self, source, prompts):
+        def encode(example):
+            return data.Encoded(np.zeros(1, int), np.zeros(1, int), np.zeros(1, bool), ())
+
+        return feed.Reader(source, encode, tokens=1, tiles=0)
+
     def groups(self, model, examples, key, limit):
         indices = [int(example.id[1:]) for example in examples]
         self.asked.append(indices)
@@ -79,7 +85,7 @@ class Sampler:
 
 
 def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill, "for_decoding", lambda model: model)
+    monkeypatch.setattr(rollout, "for_decoding", lambda model: model)
     sampler = Sampler(
         [
             [([7, 8, 9], True, RIGHT), ([4, 5], True, RIGHT), ([6], True, WRONG)],

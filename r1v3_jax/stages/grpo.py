@@ -9,6 +9,7 @@ needed, the update's own forward pass is the old policy. With kl_coef 0 there is
 at all.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from r1v3_jax import data, evaluate, rollout, train
+from r1v3_jax import data, evaluate, feed, rollout, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
@@ -41,27 +42,37 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     rules, mesh = context.run.compute.rules, jax.sharding.get_mesh()
     directory = context.directory(name)
     states, candidates = States(directory / "states"), States(directory / "candidates", keep=10**6)
-    cursor, checkpoints = 0, []
+    cursor, dropped, checkpoints = 0, {}, []
     if steps := states.steps():
         state, extra = states.restore(steps[-1], state)
-        cursor, checkpoints = extra["cursor"], extra["checkpoints"]
+        cursor, dropped, checkpoints = (
+            extra[name] for name in ("cursor", "dropped", "checkpoints")
+        )
     first = steps[-1] if steps else 0
     sampler = make_sampler(context, config)
     prober = Prober(context, config)
 
-    def begin(step: int, cursor: int, model: R1V3) -> rollout.Flight:
+    reader = feed.of_stage(
+        config, context.encoder, context.run.data, start=cursor, counts=dropped
+    )  # fmt: skip
+    ledger = feed.Ledger(context.workdir, name, resume_step=first, counts=dropped)
+
+    def begin(step: int, model: R1V3) -> rollout.Flight:
         key, limit = context.key("rollout", step), config.length_limit(step)
-        return rollout.begin(sampler, for_decoding(model), config.train, cursor, key, config, limit)
+        return rollout.begin(sampler, for_decoding(model), reader, key, config, limit)
 
     ahead = None  # the next step's rollout, if it is under way
 
-    with Logger(
-        context.workdir,
-        total_steps=config.steps,
-        stage=name,
-        quiet=context.quiet,
-        resume_step=first,
-    ) as logger:
+    with (
+        contextlib.closing(reader),
+        Logger(
+            context.workdir,
+            total_steps=config.steps,
+            stage=name,
+            quiet=context.quiet,
+            resume_step=first,
+        ) as logger,
+    ):
         for step in range(first, config.steps):
             timer, limit = Timer(), config.length_limit(step)
             last = step + 1 == config.steps
@@ -71,13 +82,12 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # does where it was preempted).
             then = None
             if config.off_policy_steps and not saved:
-                then = functools.partial(begin, step + 1, cursor + config.prompts, state.model)
-            with timer("rollout"):
-                groups, cursor, counts, ahead = rollout.collect(
+                then = functools.partial(begin, step + 1, state.model)
+            with timer("rollout"), ledger.reading(step):
+                groups, drawn, counts, ahead = rollout.collect(
                     sampler,
                     state.model,
-                    config.train,
-                    cursor,
+                    reader,
                     context.key("rollout", step),
                     config,
                     limit,
@@ -85,6 +95,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     flight=ahead,
                     then=then,
                 )
+                cursor = drawn.cursor
+                ledger.add(step, drawn.drops)
                 batch = rollout.policy_batch(groups, config, context.encoder)
                 counts["rows/busy"] = rollout.busy(batch)
                 batch = data.place(batch, rules, mesh)
@@ -96,7 +108,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     state, metrics = update(state, batch)
                 metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             stop_unless_finite(name, step, metrics, "its rollouts")
-            metrics |= rollout.statistics(groups, limit) | counts
+            metrics |= rollout.statistics(groups, limit) | counts | ledger.metrics()
             metrics |= evaluate.entropies(
                 groups, prober.sequences, context.run.evaluate.high_entropy
             )
@@ -105,6 +117,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.off_policy_steps:  # its devices sample while this process is elsewhere
                 seconds = sum(timer.values.values())
             metrics["tokens_per_s"] = sampled / seconds
+            metrics["time/data_wait_s"] = drawn.wait_s  # of the rollout, whenever it was begun
             if config.evaluate_every and ((step + 1) % config.evaluate_every == 0 or last):
                 with timer("probe"):
                     measured = prober.measure(state.model)
@@ -122,7 +135,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 )
             going = preempted(step)
             if saved or going:
-                states.save(step + 1, state, {"cursor": cursor, "checkpoints": checkpoints})
+                extra = {"cursor": cursor, "dropped": ledger.counts, "checkpoints": checkpoints}
+                states.save(step + 1, state, extra)
             if going and not last:
                 leave(name, step + 1)
     return choose(context, config, state, candidates, checkpoints)
@@ -238,6 +252,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         tiles=config.tiles,
         group_size=config.group_size,
         verify=context.run.verify,
+        data=context.run.data,
         slots=config.slots,
     )
 

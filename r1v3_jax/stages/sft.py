@@ -6,13 +6,14 @@ the loss on held-out examples is watched, and with `patience` the stage stops ea
 best weights.
 """
 
+import contextlib
 import itertools
 import math
 
 import jax
 import numpy as np
 
-from r1v3_jax import data, train
+from r1v3_jax import data, feed, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import SFT
 from r1v3_jax.losses import cross_entropy
@@ -30,39 +31,46 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     del model  # its arrays are the state's now, and the first update donates them
 
     directory = context.directory(name)
-    states, cursor, best = (
-        States(directory / "states"),
-        0,
-        {"loss": math.inf, "step": 0, "since": 0},
-    )
+    states, best = States(directory / "states"), {"loss": math.inf, "step": 0, "since": 0}
+    cursor, dropped = 0, {}
     if steps := states.steps():
         state, extra = states.restore(steps[-1], state)
-        cursor, best = extra["cursor"], extra["best"]
+        cursor, dropped, best = extra["cursor"], extra["dropped"], extra["best"]
     first = int(state.step)
     mesh = jax.sharding.get_mesh()
     held_out = validation_batches(context, config, mesh)
-    source = data.with_chains(config.train, config.chains) if config.chains else config.train
-    batches = data.packed_batches(source, context.encoder, config, start=cursor)
-    batches = data.prefetch((place(context, batch, mesh), end) for batch, end in batches)
+    reader = feed.of_stage(
+        config, context.encoder, context.run.data, start=cursor, counts=dropped
+    )  # fmt: skip
+    batches = data.packed_batches(reader, context.encoder, config)
+    batches = data.prefetch((place(context, batch, mesh), drawn) for batch, drawn in batches)
+    ledger = feed.Ledger(context.workdir, name, resume_step=first, counts=dropped)
     best_states = States(directory / "best", keep=1)
 
-    with Logger(
-        context.workdir,
-        total_steps=config.steps,
-        stage=name,
-        quiet=context.quiet,
-        resume_step=first,
-    ) as logger:
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(reader),
+        Logger(
+            context.workdir,
+            total_steps=config.steps,
+            stage=name,
+            quiet=context.quiet,
+            resume_step=first,
+        ) as logger,
+    ):
         for step in range(first, config.steps):
             if config.patience and best["since"] >= config.patience:
                 break
             timer = Timer()
             with timer("step"):
-                (batch, tokens), cursor = next(batches)
+                with timer("data_wait"), ledger.reading(step):
+                    (batch, tokens), drawn = next(batches)
+                cursor = drawn.cursor
+                ledger.add(step, drawn.drops)
                 state, metrics = update(state, batch)
                 metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             stop_unless_finite(name, step, metrics, f"the examples before {cursor}")
-            metrics["tokens"] = tokens
+            metrics |= {"tokens": tokens, **ledger.metrics()}
             last = step + 1 == config.steps
             if config.validate_every and ((step + 1) % config.validate_every == 0 or last):
                 value = validate(state.model, held_out)
@@ -76,10 +84,10 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
             context.compiles.after(f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics))
             going = preempted(step)
             if (step + 1) % config.checkpoint_every == 0 or last or going:
-                states.save(step + 1, state, {"cursor": cursor, "best": best})
+                extra = {"cursor": cursor, "dropped": ledger.counts, "best": best}
+                states.save(step + 1, state, extra)
             if going and not last:
                 leave(name, step + 1)
-    batches.close()
     if config.patience and best["step"] and best["step"] != int(state.step):
         state, _ = best_states.restore(best["step"], state)
     return state.model
@@ -109,9 +117,13 @@ def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
     """The same few batches every time, so that losses can be compared."""
     if not config.validate_every:
         return []
-    batches = data.packed_batches(config.validation, context.encoder, config)
-    batches = itertools.islice(batches, config.validation_steps)
-    return [place(context, batch, mesh)[0] for batch, _ in batches]
+    reader = feed.of_stage(
+        config, context.encoder, context.run.data, source=config.validation
+    )  # fmt: skip
+    with contextlib.closing(reader):
+        batches = data.packed_batches(reader, context.encoder, config)
+        batches = itertools.islice(batches, config.validation_steps)
+        return [place(context, batch, mesh)[0] for batch, _ in batches]
 
 
 def validate(model: R1V3, batches: list) -> float:
