@@ -105,19 +105,21 @@ class Encoder:
     def prompt(self, example: Example) -> Encoded:
         """What sampling starts from. ValueError if it is not a prompt of this model."""
         tiles = self.tiles(example)
-        ids = np.asarray(self._prompt_ids(example.question, tuple(tiles.counts)), np.int32)
+        turns = (*example.before, ("user", example.question))
+        ids = np.asarray(self._prompt_ids(turns, tuple(tiles.counts)), np.int32)
         return Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
 
     def supervised(self, example: Example) -> Encoded:
-        """Prompt, chain of thought and answer; the loss is on what follows the prompt."""
+        """Prompt, chain of thought and answer; the loss is on what follows the prompt, and on what
+        the assistant said before.
+        """
         if example.chain is None:
             raise ValueError(f"{example.id}: no chain of thought to learn from")
         tiles = self.tiles(example)
-        turns = [
-            {"role": "user", "content": example.question},
-            {"role": "assistant", "content": example.chain},
-        ]
-        ids, mask = self.tokenizer.encode_example(turns, self._image_tokens(tiles.counts))
+        turns = (*example.before, ("user", example.question), ("assistant", example.chain))
+        ids, mask = self.tokenizer.encode_example(
+            _messages(turns), self._image_tokens(tiles.counts)
+        )
         self._check(ids, example)
         ids, mask = np.asarray(ids, np.int32), np.asarray(mask)
         labels = self._label_images(example, ids, mask) if example.image_labels else ids
@@ -141,11 +143,10 @@ class Encoder:
         labels[behind], mask[behind] = named, True
         return labels
 
-    def _encode_prompt(self, question: str, counts: tuple[int, ...]) -> list[int]:
-        turns = [{"role": "user", "content": question}]
-        ids = self.tokenizer.encode_prompt(turns, self._image_tokens(counts))
+    def _encode_prompt(self, turns: tuple[tuple[str, str], ...], counts) -> list[int]:
+        ids = self.tokenizer.encode_prompt(_messages(turns), self._image_tokens(counts))
         ids += self.tokenizer.encode_text(self.prefill)
-        self._check(ids, question)
+        self._check(ids, turns)
         return ids
 
     def _check(self, ids, what) -> None:
@@ -164,6 +165,10 @@ class Encoder:
         return Tiles(
             images.count_tiles(pictures, **how), lambda: images.tile_images(pictures, **how)[0]
         )
+
+
+def _messages(turns: tuple[tuple[str, str], ...]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def with_chains(source: Callable[[int], Example], path) -> Callable[[int], Example]:
