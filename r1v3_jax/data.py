@@ -106,20 +106,22 @@ class Encoder:
         is too long for it.
         """
         tiles = self.tiles(example)
-        ids = np.asarray(self._prompt_ids(example.question, tuple(tiles.counts)), np.int32)
+        turns = (*example.before, ("user", example.question))
+        ids = np.asarray(self._prompt_ids(turns, tuple(tiles.counts)), np.int32)
         self._check_length(ids, example)
         return Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
 
     def supervised(self, example: Example) -> Encoded:
-        """Prompt, chain of thought and answer; the loss is on what follows the prompt."""
+        """Prompt, chain of thought and answer; the loss is on what follows the prompt, and on what
+        the assistant said before.
+        """
         if example.chain is None:
             raise Dropped(example.source, example.id, "no_chain")
         tiles = self.tiles(example)
-        turns = [
-            {"role": "user", "content": example.question},
-            {"role": "assistant", "content": example.chain},
-        ]
-        ids, mask = self.tokenizer.encode_example(turns, self._image_tokens(tiles.counts))
+        turns = (*example.before, ("user", example.question), ("assistant", example.chain))
+        ids, mask = self.tokenizer.encode_example(
+            _messages(turns), self._image_tokens(tiles.counts)
+        )
         tokens.check_token_ids(ids, self.config.text.vocab_size)
         self._check_length(ids, example)
         ids, mask = np.asarray(ids, np.int32), np.asarray(mask)
@@ -144,9 +146,8 @@ class Encoder:
         labels[behind], mask[behind] = named, True
         return labels
 
-    def _encode_prompt(self, question: str, counts: tuple[int, ...]) -> list[int]:
-        turns = [{"role": "user", "content": question}]
-        ids = self.tokenizer.encode_prompt(turns, self._image_tokens(counts))
+    def _encode_prompt(self, turns: tuple[tuple[str, str], ...], counts) -> list[int]:
+        ids = self.tokenizer.encode_prompt(_messages(turns), self._image_tokens(counts))
         ids += self.tokenizer.encode_text(self.prefill)
         tokens.check_token_ids(ids, self.config.text.vocab_size)
         return ids
@@ -168,6 +169,10 @@ class Encoder:
         return Tiles(
             images.count_tiles(pictures, **how), lambda: images.tile_images(pictures, **how)[0]
         )
+
+
+def _messages(turns: tuple[tuple[str, str], ...]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def with_chains(source: Callable[[int], Example], path) -> Callable[[int], Example]:

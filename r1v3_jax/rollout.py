@@ -97,7 +97,8 @@ class Sampler:
         """Samples `group_size` completions of each example and scores them, those that are finished
         while others are sampled.
 
-        `model`: laid out for decoding (`r1v3.for_decoding`).
+        `model`: laid out for decoding (`r1v3.for_decoding`). accuracy_weight: of rewards, where an
+        example has none of its own.
         """
         flight = self.begin(model, examples, key, limit)
         return self.finish(flight, accuracy_weight=accuracy_weight, progress=progress)
@@ -127,6 +128,8 @@ class Sampler:
         asked = [example for example in examples for _ in range(self.group_size)]
         count, tokenizer = len(asked), self.encoder.tokenizer
         texts, scores, share = [None] * count, [None] * count, my_share(count)
+        own = [example.accuracy_weight for example in asked]
+        weights = [accuracy_weight if weight is None else weight for weight in own]
         for look in flight.looks:
             completions, finished, steps = look
             new = [i for i in np.flatnonzero(finished) if texts[i] is None]
@@ -140,7 +143,7 @@ class Sampler:
                 [texts[i] for i in mine],
                 [asked[i].answer for i in mine],
                 [completions.ended[i] for i in mine],
-                accuracy_weight=accuracy_weight,
+                accuracy_weight=[weights[i] for i in mine],
                 verifiers=[asked[i].verifier for i in mine],
                 questions=[asked[i].question for i in mine],
                 progress=progress,
@@ -148,7 +151,7 @@ class Sampler:
             )
             for i, score in zip(mine, found, strict=True):
                 scores[i] = score
-        scores = gather_scores(scores[share], count, accuracy_weight)
+        scores = gather_scores(scores[share], weights)
         busy = float(completions.lengths.sum() / ((self.slots or count) * steps))
         out = []
         for p, example in enumerate(examples):
@@ -235,22 +238,20 @@ def my_share(count: int) -> slice:
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
-def gather_scores(
-    mine: list[rewards.Score], count: int, accuracy_weight: float
-) -> list[rewards.Score]:
-    """The scores of all `count` samples in order, from each process's share. Of the others' a
-    process learns verdict and format, not what was extracted and why.
+def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewards.Score]:
+    """The scores of all samples in order, from each process's share. Of the others' a process
+    learns verdict and format, not what was extracted and why. weights: of accuracy, of each.
     """
     if jax.process_count() == 1:
         return mine
-    verdicts = list(rewards.Verdict)
+    verdicts, count = list(rewards.Verdict), len(weights)
     table = np.zeros((-(-count // jax.process_count()), 2), np.float32)  # equal on all processes
     for row, score in zip(table, mine, strict=False):
         row[:] = verdicts.index(score.verdict), score.format
     table = multihost_utils.process_allgather(table, tiled=True)[:count]
     return [
-        rewards.scored(verdicts[int(verdict)], float(form), accuracy_weight)
-        for verdict, form in table
+        rewards.scored(verdicts[int(verdict)], float(form), weight)
+        for (verdict, form), weight in zip(table, weights, strict=True)
     ]
 
 
