@@ -471,8 +471,8 @@ class Data:
 
     threads: int = 0  # that decode images and tokenise; 0: one a core, at most 16
     ahead: int = 64  # examples made before they are wanted; their images are in memory, decoded
-    # The share of the rows of a stage that may be left out. With more it stops; within a first
-    # pass, or the first 1,000 rows, as many are let pass as it would be of all of these.
+    # The share of the rows of a stage that may be left out. With more it stops; but as many more
+    # are let pass as it would be of 1,000 rows, or of one pass through fewer.
     max_drop_fraction: float = 0.01
 
     def __post_init__(self):

@@ -22,12 +22,12 @@ import grain
 from r1v3_jax import metrics
 from r1v3_jax.config import GRPO, SFT, Data
 from r1v3_jax.data import Encoded, Encoder, with_chains
-from r1v3_jax.images import StoredImage
+from r1v3_jax.images import ImageError, StoredImage
 from r1v3_jax.types import Dropped, Example
 
 MAX_THREADS = 16
-# A share says little of few rows: as many bad ones are let pass as it would be of these, or of all
-# rows of a source that has fewer.
+# A share says little of few rows: as many bad ones more are let pass as it would be of these, or of
+# all rows of a source that has fewer.
 FIRST_ROWS = 1000
 
 Counts = dict[str, dict[str, int]]  # {source: {reason: rows left out}}
@@ -96,7 +96,7 @@ class Reader:
             num_threads=self.how.threads or min(os.cpu_count() or 1, MAX_THREADS),
             prefetch_buffer_size=self.how.ahead,
         )
-        made = grain.MapDataset.range(start, sys.maxsize).map(self._make)
+        made = grain.MapDataset.range(start, sys.maxsize).map(self.make)
         self._made = iter(made.to_iter_dataset(options))
 
     def __iter__(self) -> "Reader":
@@ -127,8 +127,8 @@ class Reader:
         """Stops the threads; rows that were begun are finished behind the caller's back."""
         self._made.close()
 
-    def _make(self, index: int) -> Item | dict:
-        """In a thread: the row, or why it is left out."""
+    def make(self, index: int) -> Item | dict:
+        """The row at an index, or why it is left out; what the threads do."""
         try:
             example = decoded(self.source(index))
             encoded = self._encoded(example)
@@ -156,7 +156,7 @@ class Reader:
         self._drops.append(drop)
         self.reasons[drop["reason"]] += 1
         dropped, limit = self.reasons.total(), self.how.max_drop_fraction
-        if dropped <= limit * max(self.cursor, self._first_rows):
+        if dropped <= limit * (self.cursor + self._first_rows):
             return
         last = f"{drop['source']}, {drop['id']}: {drop['reason']} ({drop['detail']})"
         raise TooManyDropped(
@@ -200,15 +200,13 @@ def told(reasons: collections.Counter) -> str:
 
 
 def decoded(example: Example) -> Example:
-    """The example with its images decoded. Dropped if one is missing or damaged."""
+    """The example with its images decoded. Dropped if one of them cannot be."""
     pictures = []
     for image in example.images:
         try:
             pictures.append(image.decode() if isinstance(image, StoredImage) else image)
-        except FileNotFoundError as error:
-            raise Dropped(example.source, example.id, "image_missing", str(error)) from error
-        except ValueError as error:
-            raise Dropped(example.source, example.id, "image_damaged", str(error)) from error
+        except ImageError as error:
+            raise Dropped(example.source, example.id, error.reason, str(error)) from error
     return dataclasses.replace(example, images=tuple(pictures))
 
 
