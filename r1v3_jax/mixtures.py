@@ -28,7 +28,7 @@ class Mixture:
     Not drawn but dealt out: of the first n examples a part has n times its share, rounded up or
     down. ValueError for weights that are no positive numbers of few digits.
 
-        weights 2 and 1   ->   a b a  a b a  ...      (the schedule, over and over)
+        weights 2 and 1   ->   a a b  a a b  ...      (the schedule, over and over)
     """
 
     parts: tuple[tuple[float, Source], ...]
