@@ -94,15 +94,9 @@ def _easyr1(record: dict) -> dict:
 
 
 def _mmk12(record: dict) -> dict:
-    names = ("question", "answer", "image", "images", "id", "qid", "source")
-    return {
-        "id": _first(record, "id", "qid"),
-        "source": _first(record, "source"),
-        "question": _first(record, "question"),
-        "answer": _first(record, "answer"),
-        "images": _given_images(record),
-        "metadata": _rest(record, *names),
-    }
+    rest = {name: value for name, value in record.items() if name not in ("image", "qid")}
+    given = {"id": _first(record, "id", "qid"), "images": _given_images(record)}
+    return _own(rest | given)
 
 
 def _verl(record: dict) -> dict:
@@ -160,8 +154,6 @@ def _trl(record: dict) -> dict:
 
 
 def _llava(record: dict) -> dict:
-    if record.get("video"):
-        raise Bad("fields", "a row about a video; cut it into images")
     turns, images = record.get("conversations"), _given_images(record)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise Bad("fields", "conversations must be a list of {from, value}")
@@ -200,6 +192,8 @@ def _first(record: dict, *names: str):
 
 
 def _given_images(record: dict) -> list:
+    if _first(record, "video", "videos"):
+        raise Bad("fields", "a row about a video; cut it into images")
     images = _first(record, "images", "image")
     return [] if images is None else images if isinstance(images, list) else [images]
 
