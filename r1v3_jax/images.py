@@ -241,14 +241,15 @@ class StoredImage:
         name = "bytes" if inline else repr(str(self.source))
         opened = io.BytesIO(_read(self.source, MAX_BYTES)[1]) if inline else _open_file(self.source)
         with opened as file, _quiet_pillow():
-            if not inline and os.fstat(file.fileno()).st_size > MAX_BYTES:
+            if not inline and not 0 < os.fstat(file.fileno()).st_size <= MAX_BYTES:
                 _read(self.source, MAX_BYTES)  # raises
             try:
                 image = Image.open(file, formats=IMAGE_FORMATS)
             except Exception as error:
                 wanted = f"an image, one of {', '.join(IMAGE_FORMATS)}"
-                bomb = isinstance(error, Image.DecompressionBombError)
-                reason = "image_size" if bomb else "image_format"
+                unknown, bomb = UnidentifiedImageError, Image.DecompressionBombError
+                reason = "image_format" if isinstance(error, unknown) else "image_damaged"
+                reason = "image_size" if isinstance(error, bomb) else reason
                 raise _image_error(name, repr(error), wanted, "drop the row", reason) from error
             if problem := _size_problem(image, MAX_PIXELS):
                 raise _image_error(name, *problem, "image_size")
