@@ -1,6 +1,7 @@
 """How a command of this program starts and fails: absl flags in, one line out for a mistake."""
 
 import os
+import signal
 import sys
 from logging import getLogger
 
@@ -15,8 +16,9 @@ from r1v3_jax.types import Dropped
 def run(main) -> None:
     """Runs `main()` after the flags are parsed.
 
-    A user's mistake (ValueError, OSError, ImportError) ends in one message and exit code 1, without
-    a traceback. Libraries log warnings only, unless --verbosity asks for more.
+    A user's mistake (ValueError, OSError, ImportError) and bad numbers (FloatingPointError) end in
+    one message and exit code 1, without a traceback. Libraries log warnings only, unless
+    --verbosity asks for more.
     """
 
     def guarded(argv):
@@ -28,8 +30,10 @@ def run(main) -> None:
             getLogger("transformers.configuration_utils").setLevel("ERROR")
         try:
             main()
-        except (ValueError, OSError, ImportError, Dropped) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError, Dropped) as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)
 

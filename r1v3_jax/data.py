@@ -9,12 +9,14 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import images, tokens
@@ -62,13 +64,22 @@ class TileSlots:
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         parts, (low, high, _) = self.parts[index[0]], index[1].indices(self.shape[1])
         out = np.zeros((len(parts), high - low, *self.shape[2:]), np.float32)
+        wanted = []
         for part, filled in zip(parts, out, strict=True):
             at = 0
             for tiles in part:
                 first, last = max(at, low), min(at + len(tiles), high)
                 if first < last:
-                    filled[first - low : last - low] = tiles.array[first - at : last - at]
+                    mine = slice(first - at, last - at)
+                    wanted.append((filled[first - low : last - low], tiles, mine))
                 at += len(tiles)
+
+        def cut(one):
+            place, tiles, mine = one
+            place[:] = tiles.array[mine]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and numpy let threads work
+            list(pool.map(cut, wanted))
         return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -345,6 +356,13 @@ def place(batch, rules: Rules, mesh):
         return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda at: x[at])
 
     return jax.tree.map(put, batch, specs(batch, rules))
+
+
+def fetch(tree):
+    """Arrays of the devices, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:

@@ -234,6 +234,8 @@ class Ledger:
             lines = [json.dumps({"stage": self.stage, "step": step, **drop}) for drop in drops]
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(line + "\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())  # a state that counts them may be saved after this step
 
     @contextlib.contextmanager
     def reading(self, step: int) -> Iterator[None]:

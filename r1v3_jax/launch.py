@@ -14,10 +14,13 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli, tpu
-from r1v3_jax.config import Run
+from r1v3_jax.config import Run, described
 from r1v3_jax.config_files import list_configs, load_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
+ACCEPT_CHANGES = flags.DEFINE_bool(
+    "accept_changes", False, "Go on in a workdir whose run was begun with another config."
+)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the resolved config and stop.")
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Show samples, compile every program for config.topology, estimate, and stop."
@@ -62,7 +65,8 @@ def main() -> None:
                 values.mesh = base.mesh_of(tpu.parse(TOPOLOGY.value).chips)
         config = freeze(base, values)
         if PRINT_CONFIG.value:
-            print(describe(config))
+            for name, value in described(config, "config").items():
+                print(f"--{name}={value}")
             return
         if LIST_CONFIGS.value:
             print("\n".join(list_configs()))
@@ -80,9 +84,9 @@ def main() -> None:
         from r1v3_jax import pipeline, report
         from r1v3_jax.metrics import first_process
 
-        pipeline.check(config)
+        pipeline.check(config, None if ACCEPT_CHANGES.value else Path(workdir))
         cli.start_processes(PROCESSES, config.topology)
-        summary = pipeline.run(config, Path(workdir))
+        summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         if first_process():
             print(report.table(summary))
             print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
@@ -145,15 +149,6 @@ def freeze(config, values):
         f.name: freeze(getattr(config, f.name), values[f.name]) for f in dataclasses.fields(config)
     }
     return dataclasses.replace(config, **changes)
-
-
-def describe(config, prefix: str = "config") -> str:
-    """One line a field, as it could be typed on the command line."""
-    if not dataclasses.is_dataclass(config):
-        return f"--{prefix}={config!r}"
-    return "\n".join(
-        describe(getattr(config, f.name), f"{prefix}.{f.name}") for f in dataclasses.fields(config)
-    )
 
 
 if __name__ == "__main__":

@@ -276,7 +276,7 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
     start = r1v3.init(config.model, config.compute)
 
     def run(config):
-        context = pipeline.prepare(config, tmp_path, True)
+        context = pipeline.prepare(config, tmp_path, True, accept_changes=True)
         sft.run(context, "base", config.base, jax.tree.map(jnp.copy, start))
 
     def stopping(index):
