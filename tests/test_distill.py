@@ -12,7 +12,7 @@ from r1v3_jax.distill import Filter
 from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.rewards import Score, Verdict
 from r1v3_jax.rollout import Group
-from r1v3_jax.types import Example
+from r1v3_jax.types import Dropped, Example
 
 RIGHT = Score(1.0, 1.0, 1.0, Verdict.RIGHT, "1", "")
 WRONG = Score(0.2, 0.0, 1.0, Verdict.WRONG, "2", "")
@@ -21,7 +21,9 @@ SHAPELESS = Score(0.8, 1.0, 0.0, Verdict.RIGHT, "1", "")
 
 
 def source(index: int) -> Example:
-    return Example(f"q{index}", (), f"question {index}", str(index), image_labels=("x",))
+    return Example(
+        f"q{index}", (), f"question {index}", str(index), image_labels=("x",), source="set"
+    )
 
 
 def group(index, samples):
@@ -104,6 +106,32 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
     read = data.with_chains(source, tmp_path / "chains.jsonl")
     assert [read(i).id for i in range(3)] == ["q0", "q2", "q0"]
     assert read(1) == dataclasses.replace(source(2), chain="4 5")
+
+
+def test_the_share_of_right_answers_of_each_question(monkeypatch):
+    """A failed verification is no answer; a bad row is no question."""
+    monkeypatch.setattr(rollout, "for_decoding", lambda model: model)
+    sampler = Sampler(
+        [
+            [([7, 8], True, RIGHT), ([4], True, WRONG), ([5], True, FAILED), ([6], True, WRONG)],
+            [([1], True, RIGHT)] * 4,
+            [([1], True, FAILED)] * 4,
+        ]
+    )
+
+    def with_a_bad_row(index):
+        if index == 1:
+            raise Dropped("set", "q1", "answer")
+        return source(index)
+
+    with pytest.warns(UserWarning, match="the questions asked are without bad rows: 1 answer"):
+        rows = distill.pass_rates(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
+    assert rows == [
+        {"index": 0, "id": "q0", "source": "set", "pass_rate": 1 / 3, "samples": 3},
+        {"index": 2, "id": "q2", "source": "set", "pass_rate": None, "samples": 0},
+        {"index": 3, "id": "q3", "source": "set", "pass_rate": 1 / 3, "samples": 3},
+        {"index": 4, "id": "q4", "source": "set", "pass_rate": 1.0, "samples": 4},
+    ]
 
 
 def test_chains_of_another_source_are_refused(tmp_path):

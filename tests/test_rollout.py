@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
-from r1v3_jax.types import Example
+from r1v3_jax.types import Dropped, Example
 
 
 def source(index: int) -> Example:
@@ -243,6 +244,54 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, rea
         sampler, model, reader(), jax.random.key(0), CONFIG, 8
     )  # fmt: skip
     assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and drawn.cursor == 4
+
+
+def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
+    """Rows 1, 2 and 6 are bad; the rollout begun ahead takes what comes after."""
+    sampler, model = setup
+
+    def spoilt(index):
+        if index in (1, 2, 6):
+            raise Dropped("set", str(index), "markers", "2 of 1")
+        return source(index)
+
+    how = Data(max_drop_fraction=0.1)
+    examples = feed.of_stage(CONFIG, sampler.encoder, how, source=spoilt)
+    with contextlib.closing(examples):
+        then = functools.partial(
+            rollout.begin, sampler, r1v3.for_decoding(model), examples, jax.random.key(1), CONFIG, 8
+        )
+        groups, drawn, _, ahead = rollout.collect(
+            sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then
+        )
+        assert [group.example.id for group in groups] == ["0", "3", "4", "5"]
+        assert drawn.cursor == 6 and [drop["index"] for drop in drawn.drops] == [1, 2]
+        after, later, _, _ = rollout.collect(
+            sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=ahead
+        )
+    assert [group.example.id for group in after] == ["7", "8", "9", "10"]
+    assert later.cursor == 11 and [drop["index"] for drop in later.drops] == [6]
+
+
+def test_the_accuracy_of_each_source_written_out(setup, groups):
+    """Prompts 0 and 2 of one data set, 1 and 3 of another; a failed verifier is in neither."""
+    right = {0: (1.0, 0.0, None), 1: (0.0, 0.0, 0.0), 2: (1.0, 1.0, 0.0), 3: (1.0, 0.0, 0.0)}
+    made = [
+        dataclasses.replace(
+            group,
+            example=dataclasses.replace(group.example, source="ab"[p % 2]),
+            scores=[
+                dataclasses.replace(score, total=x, accuracy=x)
+                for score, x in zip(group.scores, right[p], strict=True)
+            ],
+        )
+        for p, group in enumerate(groups)
+    ]
+    found = rollout.statistics(made, 8)
+    assert found["accuracy/a"] == pytest.approx(3 / 5)
+    assert found["accuracy/b"] == pytest.approx(1 / 6)
+    assert found["accuracy"] == pytest.approx(4 / 11)
+    assert "accuracy/a" not in rollout.statistics([made[0], made[2]], 8)  # of one data set
 
 
 def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):

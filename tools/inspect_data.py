@@ -53,8 +53,9 @@ def main():
     facts = [f"{count} rows looked at, {len(dropped)} left out"]
     if dropped:
         facts[0] += f": {feed.told(collections.Counter(drop['reason'] for drop in dropped))}"
-    if schema := getattr(source, "recognised", ""):
-        facts.insert(0, f"layout: {schema}")
+    if source:
+        found = ", ".join(f"{name} ({count})" for name, count in source.recognised().items())
+        facts.insert(0, f"layout of some rows: {found}")
     for name, sizes_of in zip(("tokens", "tiles"), np.array(sizes).T, strict=False):
         low, middle, high = np.percentile(sizes_of, (0, 50, 100)).astype(int)
         facts.append(f"{name} a row: {low} to {high}, half of the rows at most {middle}")
