@@ -220,15 +220,17 @@ class Ledger:
 
     def __init__(self, workdir, stage: str, *, resume_step: int = 0, counts: Counts | None = None):
         self.path, self.stage = Path(workdir) / "drops.jsonl", stage
-        self.counts = {source: dict(reasons) for source, reasons in (counts or {}).items()}
+        self.counts = counts or {}  # never changed in place: a state may still be on its way to disk
         if metrics.first_process():
             metrics.drop_lines(self.path, stage, resume_step)
 
     def add(self, step: int, drops: tuple[dict, ...]) -> None:
         """Lists and counts what a step has left out."""
         for drop in drops:
-            reasons = self.counts.setdefault(drop["source"], {})
-            reasons[drop["reason"]] = reasons.get(drop["reason"], 0) + 1
+            source, reason = drop["source"], drop["reason"]
+            reasons = self.counts.get(source, {})
+            counted = {**reasons, reason: reasons.get(reason, 0) + 1}
+            self.counts = {**self.counts, source: counted}
         if drops and metrics.first_process():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps({"stage": self.stage, "step": step, **drop}) for drop in drops]

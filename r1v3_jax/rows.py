@@ -66,6 +66,14 @@ def decoded(example: Example) -> Example:
     return dataclasses.replace(example, images=images)
 
 
+def inline(example: Example) -> dict:
+    """The canonical row of an example whose images are stored, with the bytes of these."""
+    row = {name: getattr(example, name) for name in layouts.CANONICAL}
+    row["images"] = [image.read() for image in example.images]
+    row["before"] = [{"role": role, "content": content} for role, content in example.before]
+    return row
+
+
 def canonical(record, schema: str = "") -> dict:
     """The canonical row of a record. Bad if a field is missing or of the wrong type.
 

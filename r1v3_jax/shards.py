@@ -131,7 +131,7 @@ class Records:
             from array_record.python.array_record_module import ArrayRecordReader
         except ImportError:
             raise ImportError(f"{file}: reading ArrayRecord needs {EXTRA}") from None
-        self.name, self.parse = Path(file).name.partition(".")[0], parse
+        self.name, self.parse = Path(file).name.replace(".array_record", ""), parse
         # One read at a time, no reading ahead: the order is random.
         self.reader = ArrayRecordReader(file, options="readahead_buffer_size:0")
         self.count = self.reader.num_records()

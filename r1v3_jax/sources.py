@@ -86,14 +86,20 @@ class Rows:
         path = path.parent if path.is_file() else path
         return str(path) if path.is_dir() else None
 
-    def check(self) -> None:
-        """FileNotFoundError or ValueError if there is nothing to read, or nothing good among the
-        rows looked at, or one of them names a verifier that does not exist.
-        """
+    def open(self) -> "Rows":
+        """Itself, opened. FileNotFoundError or ValueError if there is nothing to read."""
         if self.schema:
             rows.check_schema(self.schema)
         if self.root and not Path(self.root).is_dir():
             raise FileNotFoundError(f"{self.path}: root {self.root!r} is no folder")
+        _ = self._store
+        return self
+
+    def check(self) -> None:
+        """As `open`; also ValueError if nothing is good among the rows looked at, or one of them
+        names a verifier that does not exist.
+        """
+        self.open()
         reasons, first = collections.Counter(), {}
         for number in self._some():
             try:

@@ -55,20 +55,24 @@ def open_files(files: list[str], path: str, cache: str):
         found = ", ".join(sorted(kinds))
         raise ValueError(f"{path}: files of several kinds, {found}; name one, as {path}/*.jsonl")
     if (found := kinds.pop()) == "parquet":
-        return Arrow(_parquet(files, cache), Path(files[0]).stem)
-    return Joined([SHARDS[found](file) for file in files])
+        place = files[0] if len(files) == 1 else re.split(r"[*?\[]", path)[0]
+        return Arrow(_parquet(files, cache), Path(place).stem)
+    shards = [SHARDS[found](file) for file in files]
+    if len({shard.name for shard in shards}) < len(shards):  # a/train.jsonl and b/train.jsonl
+        top = os.path.commonpath(files)
+        for shard, file in zip(shards, files, strict=True):
+            shard.name = os.path.relpath(file, top)
+    return Joined(shards)
 
 
 def _files(path: str) -> list[str]:
     """The files that a path means, in order of their names."""
     if os.path.isdir(path):
-        found = [str(file) for file in Path(path).rglob("*") if file.is_file()]
-        found = [file for file in found if kind(file) and not file.endswith("/drops.jsonl")]
-        # Beside shards .json describes them.
-        found = [file for file in found if kind(file) != "json"] or found
+        found = _shards([str(file) for file in Path(path).rglob("*") if file.is_file()])
+    elif glob.has_magic(path):
+        found = _shards(filter(os.path.isfile, glob.glob(path, recursive=True)))
     else:
-        found = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
-        found = [file for file in found if os.path.isfile(file)]
+        found = [path] if os.path.isfile(path) else []
     if bad := [file for file in found if not kind(file)]:
         raise ValueError(f"{bad[0]}: wanted a name ending in {', '.join(SHARDS)} or parquet")
     if not found:
@@ -77,6 +81,12 @@ def _files(path: str) -> list[str]:
             "folder of one kind of them, or OWNER/NAME@SPLIT on the hub"
         )
     return sorted(found)
+
+
+def _shards(files) -> list[str]:
+    """Those of many files that hold records."""
+    found = [file for file in files if kind(file) and Path(file).name != "drops.jsonl"]
+    return [file for file in found if kind(file) != "json"] or found  # beside others it describes
 
 
 class Joined:
@@ -223,14 +233,14 @@ def _copy(path: str, cache: str) -> list[str]:
     except ImportError:
         raise ImportError(f"{path}: reading from there needs {EXTRA}") from None
     system, inside = fsspec.core.url_to_fs(path)
-    names = system.glob(inside) if glob.has_magic(inside) else [inside]
-    if system.isdir(inside):
-        names = system.find(inside)
-    names = sorted(name for name in names if kind(name) and system.isfile(name))
+    if glob.has_magic(inside):
+        names = _shards(filter(system.isfile, system.glob(inside)))
+    else:
+        names = _shards(system.find(inside))  # of a file: itself
     if not names:
         raise FileNotFoundError(f"{path}: no files of questions there")
     folder = Path(cache).expanduser() if cache else Path.home() / ".cache/r1v3_jax"
-    return [_copied(system, name, folder) for name in names]
+    return [_copied(system, name, folder) for name in sorted(names)]
 
 
 def _copied(system, name: str, folder: Path) -> str:

@@ -159,6 +159,21 @@ def test_labels_behind_image_tokens(encoder):
         encoder.supervised(dataclasses.replace(example, image_labels=tuple("abcde")))
 
 
+def test_turns_before_the_question_are_read_and_the_assistants_learnt(encoder):
+    before = (("system", "short"), ("user", "<image> one"), ("assistant", "1</think>1"))
+    example = dataclasses.replace(source(0), before=before)
+    turns = [{"role": role, "content": content} for role, content in before]
+    turns.append({"role": "user", "content": example.question})
+    count = [encoder.config.image_tokens_per_tile]
+    prompt = encoder.tokenizer.encode_prompt(turns, count)
+    np.testing.assert_array_equal(encoder.prompt(example).tokens, prompt)
+    one = encoder.supervised(example)
+    np.testing.assert_array_equal(one.tokens[: len(prompt)], prompt)
+    learnt = encoder.tokenizer.decode(one.tokens[one.loss_mask], skip_special=False)
+    assert learnt == f"1</think>1<|im_end|>{example.chain}<|im_end|>"
+    assert encoder.prompt(source(0)).tokens.tolist() != prompt  # the cache tells them apart
+
+
 def test_prompts_are_padded_on_the_right(encoder):
     examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
     encoded = [encoder.prompt(example) for example in examples]

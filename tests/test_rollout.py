@@ -311,6 +311,19 @@ def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
     assert asked["progress"] == 0.25 and asked["how"] is sampler.verify
 
 
+def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
+    """All right, none in the right form: the reward is the weight."""
+    sampler, model = setup
+    right = rewards.Check(rewards.Verdict.RIGHT, "7", "equal")
+    monkeypatch.setattr(rewards, "verify_all", lambda texts, *_, **__: [right] * len(texts))
+    monkeypatch.setattr(rewards, "format_score", lambda *_, **__: 0.0)
+    weights = [None, 0.25, 0.0, 1.0]
+    examples = [dataclasses.replace(source(i), accuracy_weight=w) for i, w in enumerate(weights)]
+    groups = sampler.groups(model, examples, jax.random.key(0), limit=3, accuracy_weight=0.5)
+    for group, weight in zip(groups, [0.5, 0.25, 0.0, 1.0], strict=True):
+        np.testing.assert_allclose(group.rewards, weight)
+
+
 def test_penalties_come_off_the_rewards_of_training(setup, reader):
     """Cut off at the limit: the whole punishment; an error stays one."""
     sampler, model = setup
