@@ -46,6 +46,9 @@ def define_processes() -> dict[str, flags.FlagHolder]:
         ),
         "num_processes": flags.DEFINE_integer("num_processes", None, "Of the run.", 1),
         "process_id": flags.DEFINE_integer("process_id", None, "Of this one, from 0.", 0),
+        "heartbeat_s": flags.DEFINE_integer(
+            "heartbeat_s", 100, "The others end when one has not been heard of for so long.", 1
+        ),
         "coordinator_port": flags.DEFINE_integer(
             "coordinator_port",
             None,
@@ -74,13 +77,15 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
         if topology:
             tpu.set_init_args()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(address, count, number)
+        jax.distributed.initialize(
+            address, count, number, heartbeat_timeout_seconds=values["heartbeat_s"]
+        )
     elif topology:
         tpu.set_init_args()
         if values["coordinator_port"] is not None:
             os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=values["heartbeat_s"])
         except ValueError as error:  # it knows no cluster here; what it says of one is its own
             raise ValueError(
                 f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "

@@ -5,6 +5,7 @@ to one. Each `--config.a.b=value` changes one field. The same command again resu
 """
 
 import dataclasses
+import difflib
 import os
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def main() -> None:
     # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
     try:
         base = load_config(arguments[-1].partition("=")[2])
+        check_names(base, sys.argv[1:])
         flag = config_flags.DEFINE_config_dict("config", thaw(base))
     except (ValueError, OSError, AttributeError) as error:  # the last: an unknown field
         sys.exit(f"error: {' '.join(str(error).split())}")
@@ -124,6 +126,24 @@ def dry_run_of(config: Run) -> None:
         write_json(DRY_RUN_OUT.value, summary)
     if not summary["fits"]:
         sys.exit("error: not every program fits into a chip's memory; see above")
+
+
+def check_names(config: Run, arguments: list[str]) -> None:
+    """ValueError for a --config.a.b=value whose field does not exist, with the nearest one."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        at, path = config, "config"
+        for part in name.split(".")[1:]:
+            known = [f.name for f in dataclasses.fields(at)] if dataclasses.is_dataclass(at) else []
+            if part not in known:
+                near = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
+                meant = f"did you mean --{path}.{near[0]}? " if near else ""
+                raise ValueError(
+                    f"--{name}: {path} has no field {part!r}; {meant}--print_config shows them all"
+                )
+            at, path = getattr(at, part), f"{path}.{part}"
 
 
 def without_config() -> None:

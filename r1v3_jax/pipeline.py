@@ -100,8 +100,11 @@ def check_workdir(config: Run, workdir: Path) -> None:
     path = workdir / "run.json"
     if path.exists():
         there, here = hf_config.read_json(path), identity(config, workdir)
-        parts = {key.partition(".")[0] for key in there}
-        check_same(path, there, {k: v for k, v in here.items() if k.partition(".")[0] in parts})
+        # Of the stages that both know: one may be new, or removed to be done anew.
+        part = lambda key: key.partition(".")[0]  # noqa: E731
+        both = set(map(part, there)) & set(map(part, here))
+        there, here = ({k: v for k, v in x.items() if part(k) in both} for x in (there, here))
+        check_same(path, there, here)
 
 
 def check(config: Run, workdir: Path | None = None) -> None:
