@@ -220,7 +220,7 @@ class Ledger:
 
     def __init__(self, workdir, stage: str, *, resume_step: int = 0, counts: Counts | None = None):
         self.path, self.stage = Path(workdir) / "drops.jsonl", stage
-        self.counts = counts or {}  # never changed in place: a state may still be on its way to disk
+        self.counts = counts or {}  # not changed in place: a thread may be writing it to a state
         if metrics.first_process():
             metrics.drop_lines(self.path, stage, resume_step)
 

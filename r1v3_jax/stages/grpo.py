@@ -130,8 +130,9 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 write_jsonl(
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
                 )
-            extra = {"cursor": drawn.cursor, "dropped": ledger.counts, "checkpoints": checkpoints}
-            loop.end(step, state, extra)
+            extra = {"cursor": drawn.cursor, "dropped": ledger.counts}
+            # A copy: a thread writes it while the next steps add to the list.
+            loop.end(step, state, {**extra, "checkpoints": [*checkpoints]})
     candidates.wait()
     return choose(context, config, state, candidates, checkpoints)
 
