@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import random
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import data, feed, images, metrics, pipeline
+from r1v3_jax import data, digits, feed, images, metrics, pipeline
 from r1v3_jax.config import SFT, Data
 from r1v3_jax.config_files import load_config
 from r1v3_jax.models import r1v3
@@ -96,6 +97,58 @@ def test_order_does_not_depend_on_threads_nor_on_what_is_made_ahead():
             items, drawn = rows.take(120)
             seen.append(([item.index for item in items], drawn.cursor, drawn.drops))
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_hosts_that_come_and_go_change_nothing(tmp_path):
+    """Batches of one host, then of four, then of two: each plans the same by itself and cuts the
+    tiles of its own devices; put together they are those of one host alone.
+    """
+    digits.write_tokenizer(tmp_path)
+    encoder = pipeline.make_encoder(load_config("digits_smoke"), tmp_path)
+    questions = digits.Digits()
+
+    def rows(index):
+        if index % 9 == 4:
+            raise Dropped("digits", f"{index}", "image_missing")
+        return dataclasses.replace(questions.example(index), source="digits")
+
+    config = SFT(train=rows, rows=4, row_tokens=160, tiles=16)
+
+    def batches(count, start, counts, hosts):
+        """Batches as their hosts make them, each slots k, k + hosts, ..."""
+        made = []
+        for host in range(hosts):
+            how = Data(max_drop_fraction=0.2, threads=1 + host, ahead=1 + 5 * host)
+            one = feed.of_stage(config, encoder, how, start=start, counts=counts)
+            with contextlib.closing(one):
+                packed = data.packed_batches(one, encoder, config)
+                made.append(list(itertools.islice(packed, count)))
+        for of_hosts in zip(*made, strict=True):
+            first, drawn = of_hosts[0]
+            for batch, position in of_hosts:
+                np.testing.assert_array_equal(batch.tokens, first.tokens)
+                assert (position.cursor, position.drops) == (drawn.cursor, drawn.drops)
+            share = 16 // hosts
+            tiles = [
+                batch.tiles[:, host * share : (host + 1) * share]
+                for host, (batch, _) in enumerate(of_hosts)
+            ]
+            yield first.tokens, np.concatenate(tiles, axis=1), drawn
+
+    straight = list(batches(6, 0, {}, 1))
+    changing, start, counts = [], 0, {}
+    ledger = feed.Ledger(tmp_path, "s")
+    for hosts in (1, 4, 2):
+        for tokens, tiles, drawn in batches(2, start, counts, hosts):
+            changing.append((tokens, tiles, drawn))
+            ledger.add(len(changing), drawn.drops)
+        start, counts = drawn.cursor, ledger.counts
+    for (a, b, c), (d, e, f) in zip(straight, changing, strict=True):
+        np.testing.assert_array_equal(a, d)
+        np.testing.assert_array_equal(b, e)
+        assert (c.cursor, c.drops) == (f.cursor, f.drops)
+    dropped = [drop["index"] for _, _, drawn in straight for drop in drawn.drops]
+    assert dropped == [4 + 9 * i for i in range(len(dropped))] and len(dropped) > 4
 
 
 def test_a_run_cut_short_twenty_times_sees_what_an_uninterrupted_one_sees(tmp_path):
