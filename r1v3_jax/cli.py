@@ -1,6 +1,7 @@
 """How a command of this program starts and fails: absl flags in, one line out for a mistake."""
 
 import os
+import signal
 import sys
 from logging import getLogger
 
@@ -14,8 +15,9 @@ from r1v3_jax.sharding import make_mesh
 def run(main) -> None:
     """Runs `main()` after the flags are parsed.
 
-    A user's mistake (ValueError, OSError, ImportError) ends in one message and exit code 1, without
-    a traceback. Libraries log warnings only, unless --verbosity asks for more.
+    A user's mistake (ValueError, OSError, ImportError) and bad numbers (FloatingPointError) end in
+    one message and exit code 1, without a traceback. Libraries log warnings only, unless
+    --verbosity asks for more.
     """
 
     def guarded(argv):
@@ -27,8 +29,10 @@ def run(main) -> None:
             getLogger("transformers.configuration_utils").setLevel("ERROR")
         try:
             main()
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)
 
@@ -41,6 +45,9 @@ def define_processes() -> dict[str, flags.FlagHolder]:
         ),
         "num_processes": flags.DEFINE_integer("num_processes", None, "Of the run.", 1),
         "process_id": flags.DEFINE_integer("process_id", None, "Of this one, from 0.", 0),
+        "heartbeat_s": flags.DEFINE_integer(
+            "heartbeat_s", 100, "The others end when one has not been heard of for so long.", 1
+        ),
         "coordinator_port": flags.DEFINE_integer(
             "coordinator_port",
             None,
@@ -69,13 +76,15 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
         if topology:
             tpu.set_init_args()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(address, count, number)
+        jax.distributed.initialize(
+            address, count, number, heartbeat_timeout_seconds=values["heartbeat_s"]
+        )
     elif topology:
         tpu.set_init_args()
         if values["coordinator_port"] is not None:
             os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=values["heartbeat_s"])
         except ValueError as error:  # it knows no cluster here; what it says of one is its own
             raise ValueError(
                 f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "

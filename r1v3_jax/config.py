@@ -6,6 +6,7 @@ layout.
 """
 
 import dataclasses
+import functools
 import math
 import urllib.parse
 from collections.abc import Callable
@@ -32,6 +33,35 @@ def _one_of(config, name: str, choices: tuple[str, ...]) -> None:
 
 def _positive(n) -> bool:
     return n >= 1
+
+
+def described(config, prefix: str = "") -> dict[str, str]:
+    """{"grpo.optimizer.lr": "1e-05", ...}: every field, the same words in every process: functions
+    by name and by what they enclose.
+    """
+    if not dataclasses.is_dataclass(config):
+        return {prefix: _said(config)}
+    out = {}
+    for field in dataclasses.fields(config):
+        name = f"{prefix}.{field.name}" if prefix else field.name
+        out |= described(getattr(config, field.name), name)
+    return out
+
+
+def _said(value) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_said, value))}{',' * (len(value) == 1)})"
+    if dataclasses.is_dataclass(value):
+        inner = (f"{f.name}={_said(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(inner)})"
+    if isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.items()]
+        return f"partial({', '.join(map(_said, parts))})"
+    if callable(value):
+        cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{name}({', '.join(map(_said, cells))})" if cells else name
+    return repr(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -466,6 +496,54 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Which training states of a stage stay on disk, and what a failed save does."""
+
+    keep: int = 2  # the newest so many
+    keep_every: int = 0  # and each whose step is a multiple of this; 0: no others
+    # stop: the run ends with the error of the save. warn: it goes on and tries again at the next
+    # one; what is on disk stays as it was.
+    on_error: Literal["stop", "warn"] = "stop"
+
+    def __post_init__(self):
+        _require(self, "keep", _positive, "at least 1")
+        _require(self, "keep_every", lambda n: n >= 0, "at least 0")
+        _one_of(self, "on_error", ("stop", "warn"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """When a run is not well: what ends it, what is only said. A threshold of 0: never."""
+
+    # A step is stuck when it takes so many times the median of those before it, and at least so
+    # long; the first one compiles. Then all stacks are written and the process ends. 0: never.
+    stuck_after_medians: float = 10.0
+    stuck_after_s: float = 600.0
+    stuck_first_step_s: float = 3600.0
+    # An update whose loss, gradient, log-probabilities, rewards or moments are not finite is never
+    # applied, and its batch is written to WORKDIR/not_finite. stop: the run ends. skip: it goes on
+    # without it, for so many such steps of a stage.
+    not_finite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 10
+    # Alarms: a line in the log, and alarm/NAME = 1 in the metrics.
+    entropy_below: float = 0.02  # nats a token: the policy has collapsed
+    entropy_above: float = 5.0  # nats a token: it babbles
+    zero_signal_above: float = 0.9  # share of groups whose rewards are all equal
+    sampler_gap_above: float = 0.1  # mean |log p of the sampler - of the trainer| over tokens
+    clipped_above: float = 0.5  # share of completions cut at the length limit
+    slow_host_above_s: float = 10.0  # what a host spends longer on a step than the median host
+
+    def __post_init__(self):
+        names = [f.name for f in dataclasses.fields(self) if f.name != "not_finite"]
+        _require(self, " ".join(names), lambda x: x >= 0, "at least 0")
+        _one_of(self, "not_finite", ("stop", "skip"))
+
+
+# Fields of a stage that may change between the parts of a run.
+FREE = "checkpoint_every rollouts_every accumulate prompt_parts slots".split()
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A whole run: one model through the stages of `pipeline`, or through one of them."""
 
@@ -485,6 +563,8 @@ class Run:
     connector: SFT | None = None
     evaluate: Evaluate = Evaluate()
     verify: Verify = Verify()
+    checkpoints: Checkpoints = Checkpoints()
+    health: Health = Health()
 
     def __post_init__(self):
         for name in (*self.pipeline, *((self.stage,) if self.stage else ())):
@@ -510,6 +590,16 @@ class Run:
             self._splits("evaluate.slots", self.evaluate.slots, "data")
             if self.model.vision is not None:
                 self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
+
+    def identity(self, stage: str) -> dict[str, str]:
+        """The fields that make `stage` what it is: with another one a state of it is another
+        run's. Left out is what changes where and how often it is done, not what is done.
+        """
+        parts = {"model": self.model, stage: getattr(self, stage)}
+        named = {k: v for part, c in parts.items() for k, v in described(c, part).items()}
+        named |= {f"compute.{k}": repr(getattr(self.compute, k)) for k in ("dtype", "param_dtype")}
+        named["seed"] = repr(self.seed)
+        return {k: v for k, v in named.items() if k.rpartition(".")[2] not in FREE}
 
     def mesh_of(self, chips: int) -> tuple[int, int, int]:
         """This mesh for another number of chips: `data` takes what `fsdp` and `tensor` leave."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import images, tokens
@@ -350,6 +351,13 @@ def place(batch, rules: Rules, mesh):
         return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda at: x[at])
 
     return jax.tree.map(put, batch, specs(batch, rules))
+
+
+def fetch(tree):
+    """Arrays of the devices, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:

@@ -110,9 +110,6 @@ def select(checkpoints: list[dict], by: str) -> tuple[dict, str]:
     if not checkpoints:
         raise ValueError("no checkpoint to choose from; set grpo.evaluate_every")
 
-    def entropy(c):
-        return -1.0 if np.isnan(c["critical_entropy"]) else c["critical_entropy"]
-
     best = max(checkpoints, key=lambda c: c["accuracy"]["mean"])
     if by == "accuracy":
         return (
@@ -122,12 +119,33 @@ def select(checkpoints: list[dict], by: str) -> tuple[dict, str]:
     pool = checkpoints
     if by == "both":
         pool = [c for c in checkpoints if c["accuracy"]["high"] >= best["accuracy"]["low"]]
-    chosen = max(pool, key=lambda c: (entropy(c), c["accuracy"]["mean"]))
+    chosen = max(pool, key=lambda c: (_entropy(c), c["accuracy"]["mean"]))
     among = f", of the {len(pool)} not clearly below the best in accuracy" if by == "both" else ""
     return chosen, (
         f"step {chosen['step']}: the highest critical-token entropy, "
         f"{chosen['critical_entropy']:.3f} nats{among}"
     )
+
+
+def selectable(checkpoints: list[dict]) -> set[int]:
+    """Steps that `select` might still choose, whatever is measured later: those that no other one
+    beats both in accuracy and in critical-token entropy.
+    """
+
+    def beaten(c):
+        return any(
+            _entropy(d) > _entropy(c)
+            and d["accuracy"]["mean"] > c["accuracy"]["mean"]
+            and d["accuracy"]["high"] >= c["accuracy"]["high"]
+            for d in checkpoints
+        )
+
+    return {c["step"] for c in checkpoints if not beaten(c)}
+
+
+def _entropy(checkpoint: dict) -> float:
+    value = checkpoint["critical_entropy"]
+    return -1.0 if np.isnan(value) else value
 
 
 def correlation(checkpoints: list[dict]) -> float:

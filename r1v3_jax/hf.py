@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from r1v3_jax import hf_config, hf_files
+from r1v3_jax import checksums, hf_config, hf_files
 from r1v3_jax.config import Compute, ModelConfig, num_params
 from r1v3_jax.hf_weights import NOT_WEIGHTS, VOCAB, Piece, pieces, renamed
 from r1v3_jax.models import r1v3
@@ -383,7 +383,7 @@ def save(
         if first:
             # Last, so that what an interrupted save leaves behind does not load.
             hf_config.write_json(partial / "config.json", config_json)
-            hf_files.write_sums(partial)
+            checksums.write_sums(partial)
 
 
 def describe(model: r1v3.R1V3) -> str:

@@ -1,11 +1,10 @@
 """Directories that appear whole, and what lies in an exported one beside weights and `config.json`.
 
 That is: the tokenizer's files and chat template, the processor's settings that transformers reads,
-the configuration class that vLLM reads in the original layout, and the checksums.
+the configuration class that vLLM reads in the original layout.
 """
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,39 +52,6 @@ def write(
             _name_image_tokens(directory)
     if chat_template is not None:
         _replace_template(directory, chat_template)
-
-
-def write_sums(directory: Path) -> None:
-    """SHA256SUMS over every file in a directory; `sha256sum --check SHA256SUMS` reads it."""
-    sums = [f"{_sha256(path)}  {name}\n" for name, path in _files(directory)]
-    (directory / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
-
-
-def check_sums(directory: Path) -> None:
-    """ValueError naming every file that is gone or is not what SHA256SUMS says. The processes of a
-    run share the work.
-    """
-    path = directory / "SHA256SUMS"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {directory} is incomplete, copy it again")
-    sums = dict(line.split("  ", 1)[::-1] for line in path.read_text("utf-8").splitlines())
-    found = dict(_files(directory))
-    problems = [f"{name} is missing" for name in sums if name not in found]
-    mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
-    problems += [f"{name} has changed" for name in mine if _sha256(found[name]) != sums[name]]
-    if problems:
-        raise ValueError(f"{directory} is damaged: {', '.join(problems)}; copy it again")
-
-
-def _files(directory: Path) -> list[tuple[str, Path]]:
-    found = sorted(path for path in directory.rglob("*") if path.is_file())
-    named = [(path.relative_to(directory).as_posix(), path) for path in found]
-    return [(name, path) for name, path in named if name != "SHA256SUMS"]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:

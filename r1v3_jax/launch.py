@@ -5,6 +5,7 @@ to one. Each `--config.a.b=value` changes one field. The same command again resu
 """
 
 import dataclasses
+import difflib
 import os
 import sys
 import tempfile
@@ -14,10 +15,13 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli, tpu
-from r1v3_jax.config import Run
+from r1v3_jax.config import Run, described
 from r1v3_jax.config_files import list_configs, load_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
+ACCEPT_CHANGES = flags.DEFINE_bool(
+    "accept_changes", False, "Go on in a workdir whose run was begun with another config."
+)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the resolved config and stop.")
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Show samples, compile every program for config.topology, estimate, and stop."
@@ -50,6 +54,7 @@ def main() -> None:
     # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
     try:
         base = load_config(arguments[-1].partition("=")[2])
+        check_names(base, sys.argv[1:])
         flag = config_flags.DEFINE_config_dict("config", thaw(base))
     except (ValueError, OSError, AttributeError) as error:  # the last: an unknown field
         sys.exit(f"error: {' '.join(str(error).split())}")
@@ -62,7 +67,8 @@ def main() -> None:
                 values.mesh = base.mesh_of(tpu.parse(TOPOLOGY.value).chips)
         config = freeze(base, values)
         if PRINT_CONFIG.value:
-            print(describe(config))
+            for name, value in described(config, "config").items():
+                print(f"--{name}={value}")
             return
         if LIST_CONFIGS.value:
             print("\n".join(list_configs()))
@@ -80,9 +86,9 @@ def main() -> None:
         from r1v3_jax import pipeline, report
         from r1v3_jax.metrics import first_process
 
-        pipeline.check(config)
+        pipeline.check(config, None if ACCEPT_CHANGES.value else Path(workdir))
         cli.start_processes(PROCESSES, config.topology)
-        summary = pipeline.run(config, Path(workdir))
+        summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         if first_process():
             print(report.table(summary))
             print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
@@ -122,6 +128,24 @@ def dry_run_of(config: Run) -> None:
         sys.exit("error: not every program fits into a chip's memory; see above")
 
 
+def check_names(config: Run, arguments: list[str]) -> None:
+    """ValueError for a --config.a.b=value whose field does not exist, with the nearest one."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        at, path = config, "config"
+        for part in name.split(".")[1:]:
+            known = [f.name for f in dataclasses.fields(at)] if dataclasses.is_dataclass(at) else []
+            if part not in known:
+                near = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
+                meant = f"did you mean --{path}.{near[0]}? " if near else ""
+                raise ValueError(
+                    f"--{name}: {path} has no field {part!r}; {meant}--print_config shows them all"
+                )
+            at, path = getattr(at, part), f"{path}.{part}"
+
+
 def without_config() -> None:
     if not LIST_CONFIGS.value:
         raise ValueError(f"--config=NAME is missing; there are: {', '.join(list_configs())}")
@@ -145,15 +169,6 @@ def freeze(config, values):
         f.name: freeze(getattr(config, f.name), values[f.name]) for f in dataclasses.fields(config)
     }
     return dataclasses.replace(config, **changes)
-
-
-def describe(config, prefix: str = "config") -> str:
-    """One line a field, as it could be typed on the command line."""
-    if not dataclasses.is_dataclass(config):
-        return f"--{prefix}={config!r}"
-    return "\n".join(
-        describe(getattr(config, f.name), f"{prefix}.{f.name}") for f in dataclasses.fields(config)
-    )
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ class Logger:
             if output is not None:
                 output.close()
 
+    def sync(self) -> None:
+        """What was logged is on the disk when this returns; call it before a state is saved."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+
     def log(self, step: int, values: dict[str, float | int]) -> None:
         """Appends one line; it is with the operating system when this returns."""
         if step <= self.last:

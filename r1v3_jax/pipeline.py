@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checkpoint, evaluate, hf, hf_config, report, tokens
+from r1v3_jax import checkpoint, checksums, evaluate, health, hf, hf_config, report, tokens
+from r1v3_jax.checkpoint import check_same
 from r1v3_jax.config import ModelConfig, Run
 from r1v3_jax.data import Encoder, Tiles, with_chains
 from r1v3_jax.metrics import first_process, peak_rss_gib, versions, write_json
@@ -33,12 +34,13 @@ PROGRAMS = tuple("update reshard encode_images prefill decode score validation_l
 NO_THINKING = "\n</think>\n\n"
 
 
-def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
+def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool = False) -> dict:
     """Runs the pipeline of `config` (or its one stage), which `check` has seen, in `workdir`;
     returns the summary, also in summary.json.
     """
     started = time.time()
-    context = prepare(config, workdir, quiet)
+    context = prepare(config, workdir, quiet, accept_changes)
+    health.catch_sigterm()
     with jax.set_mesh(make_mesh(config.mesh)):
         stages = (config.stage,) if config.stage else config.pipeline
         model = start(context, before=stages[0])
@@ -66,7 +68,9 @@ def run(config: Run, workdir: Path, *, quiet: bool = False) -> dict:
     return summary
 
 
-def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
+def prepare(
+    config: Run, workdir: Path, quiet: bool = False, accept_changes: bool = False
+) -> Context:
     """The directory, the tokenizer and the encoder of a run."""
     directory = workdir / "tokenizer"
     if first_process():
@@ -76,15 +80,38 @@ def prepare(config: Run, workdir: Path, quiet: bool) -> Context:
             write_tokenizer(config, partial)
             partial.rename(directory)
     multihost_utils.sync_global_devices("the tokenizer is there")
-    return Context(
-        run=config, workdir=workdir, encoder=make_encoder(config, directory), quiet=quiet
-    )
+    encoder = make_encoder(config, directory)
+    return Context(config, workdir, encoder, quiet=quiet, accept_changes=accept_changes)
 
 
-def check(config: Run) -> None:
-    """ValueError or FileNotFoundError for what is wrong with a run and can be seen on the host: the
-    checkpoint it starts from, its data, a mesh that does not divide the model.
+def identity(config: Run, workdir: Path) -> dict:
+    """What makes the run in `workdir` what it is, for the stages that were begun there: see
+    `Run.identity`; run.json.
     """
+    stages = [name for name in config.pipeline if (workdir / name).is_dir()]
+    named = {key: value for name in stages for key, value in config.identity(name).items()}
+    return {**named, "tokenizer": checksums.digest(workdir / "tokenizer")}
+
+
+def check_workdir(config: Run, workdir: Path) -> None:
+    """ValueError naming every field in which the run that was begun in `workdir` is another one."""
+    path = workdir / "run.json"
+    if path.exists():
+        there, here = hf_config.read_json(path), identity(config, workdir)
+        # Of the stages that both know: one may be new, or removed to be done anew.
+        part = lambda key: key.partition(".")[0]  # noqa: E731
+        both = set(map(part, there)) & set(map(part, here))
+        there, here = ({k: v for k, v in x.items() if part(k) in both} for x in (there, here))
+        check_same(path, there, here)
+
+
+def check(config: Run, workdir: Path | None = None) -> None:
+    """ValueError or FileNotFoundError for what is wrong with a run and can be seen on the host: the
+    checkpoint it starts from, its data, a mesh that does not divide the model, another run in
+    `workdir`.
+    """
+    if workdir is not None:
+        check_workdir(config, workdir)
     if config.init_from:
         check_init(config)
     for name in (config.stage,) if config.stage else config.pipeline:
@@ -179,15 +206,27 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
         model = checkpoint.load_weights(done, compute=context.run.compute, mesh=mesh)
         return model, hf_config.read_json(context.directory(name) / "account.json")
     stage_config = getattr(context.run, name)
+    context.directory(name)
+    write_json(context.workdir / "run.json", identity(context.run, context.workdir))
     if name == "grpo":
         model, account = grpo.run(context, name, stage_config, model)
     else:
         model, account = sft.run(context, name, stage_config, model), {}
+    leave_if_preempted(name)
     if name in context.run.evaluate.after:
         account["accuracy"] = accuracies(context, model)
     write_json(context.directory(name) / "account.json", account)
     checkpoint.save_weights(done, model, tokenizer=context.workdir / "tokenizer")
+    leave_if_preempted(name)
     return model, account
+
+
+def leave_if_preempted(stage: str) -> None:
+    """Between steps of a stage nobody but this process asks: with others the end of a stage is as
+    good as any kill.
+    """
+    if jax.process_count() == 1 and health.preempted(0):
+        health.leave(f"{stage}, its last step")
 
 
 def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder) -> dict:
@@ -214,6 +253,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
     )
     groups = {}
     for name, source in config.sets:
+        leave_if_preempted("this")
         groups[name] = evaluate.sample_groups(
             sampler, model, source, config.questions, config.batch, context.key("evaluate")
         )

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1v3_jax import rewards
+from r1v3_jax import health, rewards
 from r1v3_jax.config import GRPO, Shaping, Verify
-from r1v3_jax.data import Encoded, Encoder, place, prompt_batch
+from r1v3_jax.data import Encoded, Encoder, fetch, place, prompt_batch
 from r1v3_jax.losses import group_advantages, token_weights
 from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.sampler import Completions, Sampling, decode, prefill
@@ -128,16 +128,17 @@ class Sampler:
                 ids = completions.tokens[i, : completions.lengths[i]]
                 texts[i] = self.encoder.prefill + tokenizer.decode(ids, skip_special=True)
             mine = [i for i in new if share.start <= i < share.stop]
-            found = rewards.score_all(
-                [texts[i] for i in mine],
-                [asked[i].answer for i in mine],
-                [completions.ended[i] for i in mine],
-                accuracy_weight=[weights[i] for i in mine],
-                verifiers=[asked[i].verifier for i in mine],
-                questions=[asked[i].question for i in mine],
-                progress=progress,
-                how=self.verify,
-            )
+            with health.own_work():
+                found = rewards.score_all(
+                    [texts[i] for i in mine],
+                    [asked[i].answer for i in mine],
+                    [completions.ended[i] for i in mine],
+                    accuracy_weight=[weights[i] for i in mine],
+                    verifiers=[asked[i].verifier for i in mine],
+                    questions=[asked[i].question for i in mine],
+                    progress=progress,
+                    how=self.verify,
+                )
             for i, score in zip(mine, found, strict=True):
                 scores[i] = score
         scores = gather_scores(scores[share], weights)
@@ -186,13 +187,6 @@ class Sampler:
 def encode_images(model, tiles):
     """float32[1, I, S, S, 3] -> float[I, M, D]."""
     return model.encode_images(tiles[0])
-
-
-def fetch(tree):
-    """Arrays of a computation, whole, on the host of every process."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def my_share(count: int) -> slice:
@@ -264,7 +258,8 @@ def begin(
     sampler: Sampler, model, source, cursor: int, key, config: GRPO, limit: int, passes: int = 0
 ) -> Flight:
     """A pass over the next P prompts, the first or a later one of its step, sent on its way."""
-    examples = [source(cursor + i) for i in range(config.prompts)]
+    with health.own_work():
+        examples = [source(cursor + i) for i in range(config.prompts)]
     return sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)
 
 
@@ -278,6 +273,19 @@ def shaped(group: Group, config: GRPO, limit: int) -> Group:
         penalty = rewards.penalty(config.shaping, ids, text, question, limit)
         scores.append(rewards.shaped(score, penalty))
     return dataclasses.replace(group, scores=scores)
+
+
+def not_finite(groups: list[Group]) -> str:
+    """What of the samples no update may see: a reward or a log-probability of the sampler that is
+    not finite; empty if all are well. (A failed verification has no reward: it is masked.)
+    """
+    for group in groups:
+        if not all(np.isfinite(s.total) for s in group.scores if s.total is not None):
+            return f"a reward of {group.example.id} is"
+        held = np.arange(group.completions.logprobs.shape[1]) < group.completions.lengths[:, None]
+        if not np.isfinite(group.completions.logprobs[held]).all():
+            return f"a log-probability of the sampler, {group.example.id}, is"
+    return ""
 
 
 def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyBatch:

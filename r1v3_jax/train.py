@@ -140,8 +140,9 @@ def make_update(
     """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
     gradients: `(model, params, batch) -> (grads, metrics)` for the whole batch, metrics with its
-    loss; `model(params)` is the model with these weights where it learns. A step whose loss or
-    gradient is not finite changes nothing; its `finite` is 0 and the caller decides.
+    loss; `model(params)` is the model with these weights where it learns. A step whose loss,
+    gradient, update or moments are not finite changes nothing; its `finite` is 0 and the caller
+    decides.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -149,8 +150,11 @@ def make_update(
         graph, params, frozen = nnx.split(state.model, learns, ...)
         grads, metrics = gradients(lambda params: nnx.merge(graph, params, frozen), params, batch)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, moments = optimizer.update(grads, state.optimizer, params)
+        update_norm = optax.tree.norm(updates)
+        # Moments too: an infinite second moment makes an update of 0, which looks well.
+        sums = [jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(moments)]
+        finite = jnp.isfinite(jnp.stack([norm, metrics["loss"], update_norm, *sums])).all()
         changed = optax.apply_updates(params, updates)
         params, moments = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -159,7 +163,7 @@ def make_update(
         )
         metrics |= {
             "grad_norm": norm,
-            "update_norm": optax.tree.norm(updates),
+            "update_norm": update_norm,
             "lr": lr(state.step),
             "finite": finite.astype(jnp.float32),
         }

@@ -234,12 +234,60 @@ def test_training_states_come_back_bitwise_and_the_newest_are_kept(tmp_path):
 
     for step in (2, 10, 30):
         states.save(step, state(step), {"cursor": step * 7})
+    states.wait()
     assert states.steps() == [10, 30]
-    (tmp_path / "states" / "40.partial").mkdir()  # what an interrupted save leaves
+    (tmp_path / "states" / "40" / "state").mkdir(parents=True)  # what an interrupted save leaves
     assert states.steps() == [10, 30]
     like = jax.tree.map(jnp.zeros_like, state(0))
-    restored, extra = states.restore(30, like)
-    assert extra == {"cursor": 210}
+    step, restored, extra = states.newest(like)
+    assert step == 30 and extra == {"cursor": 210}
     for got, wanted, given in zip(*map(jax.tree.leaves, (restored, state(30), like)), strict=True):
         assert got.sharding == given.sharding and got.dtype == wanted.dtype
         np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
+
+
+def tiny_state(step):
+    return {"weights": jnp.arange(6.0) + step, "step": jnp.int32(step)}
+
+
+def test_steps_that_are_kept_whatever_their_age(tmp_path):
+    states = checkpoint.States(tmp_path / "states", keep=1, keep_every=20)
+    for step in (10, 20, 30, 40, 50):
+        states.chosen = {10}
+        states.save(step, tiny_state(step), {})
+    states.wait()
+    assert states.steps() == [10, 20, 40, 50]
+
+
+def test_an_array_given_away_after_the_save_began_is_saved_as_it_was(tmp_path):
+    """The next update donates the state while Orbax writes it."""
+    states = checkpoint.States(tmp_path / "states", keep=100)
+    change = jax.jit(lambda x: jax.tree.map(lambda a: a * 2 + 1, x), donate_argnums=0)
+    state = {"weights": jnp.linspace(0, 1, 200_000)}
+    wanted = []
+    for step in range(6):
+        wanted.append(np.array(state["weights"]))
+        states.save(step, state, {})
+        state = change(state)
+    states.wait()
+    for step, weights in enumerate(wanted):
+        restored, _ = states.restore(step, state)
+        np.testing.assert_array_equal(np.asarray(restored["weights"]), weights)
+
+
+def test_a_state_of_another_run_is_refused_by_its_fields(tmp_path):
+    states = checkpoint.States(tmp_path / "states", about={"model.layers": "2", "stage": "grpo"})
+    states.save(10, tiny_state(10), {})
+    states.wait()
+    other = checkpoint.States(tmp_path / "states", about={"model.layers": "3", "stage": "grpo"})
+    with pytest.raises(ValueError, match="model.layers is 2 there and 3 here. "):
+        other.newest(tiny_state(0))
+    accepting = checkpoint.States(tmp_path / "states", about={"a": "b"}, accept_changes=True)
+    assert accepting.newest(tiny_state(0))[0] == 10
+    for like, message in (
+        (tiny_state(0) | {"weights": jnp.zeros(7)}, r"\['weights'\] is \[\[6\], 'float32'\] there"),
+        (tiny_state(0) | {"weights": jnp.zeros(6, jnp.bfloat16)}, "'bfloat16'] here"),
+        (tiny_state(0) | {"bias": jnp.zeros(6)}, r"\['bias'\] is not there there"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            states.newest(like)

@@ -14,7 +14,7 @@ from PIL import Image
 from test_layouts import RECORDS, digit
 from test_rows import DAMAGE, GOOD, damaged_line, write_images
 
-from r1v3_jax import hf_files, rows
+from r1v3_jax import checksums, rows
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import REASONS
 
@@ -87,7 +87,7 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
     assert len(after) == count
     for number in range(count):
         assert rows.inline(after.row(number)) == rows.inline(before.row(number))
-    hf_files.check_sums(out)
+    checksums.check_sums(out)
     assert not (tmp_path / "out.partial").exists()
     # Three images of 360 kB make more than 1 MB. Base64 costs next to nothing.
     sizes = [path.stat().st_size for path in sorted(out.glob("rows-*"))]

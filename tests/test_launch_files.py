@@ -20,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from r1v3_jax.config_files import list_configs, load_config
+from r1v3_jax.health import PREEMPTED
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -173,7 +174,11 @@ JOBSET = {
                                     "onPodConditions": [
                                         {"type": "DisruptionTarget", "status": "True"}
                                     ],
-                                }
+                                },
+                                {
+                                    "action": "FailJob",
+                                    "onExitCodes": {"operator": "In", "values": [PREEMPTED]},
+                                },
                             ]
                         },
                         "template": {

@@ -23,7 +23,7 @@ check_name "$name"
 read_slice "$config"
 
 # xpk's wrapper hands SIGTERM to its child: with exec that is the program. Exit code 1 is what a host returns when
-# another one is gone, and xpk does not restart on it unless it is told to.
+# another one is gone, and xpk does not restart on it unless it is told to; on 42, preempted and saved, it does.
 program="python -m r1v3_jax.launch $(printf '%q ' --config="$config" --workdir="/workdir/$name" "$port" "$@")"
 xpk workload create --workload="$name" --cluster="$cluster" ${project:+--project="$project"} ${zone:+--zone="$zone"} \
     --tpu-type="$accelerator" --num-slices=1 --docker-image="$image" \

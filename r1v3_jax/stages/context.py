@@ -1,14 +1,16 @@
-"""What a run hands from stage to stage, and the few things every stage does."""
+"""What a run hands from stage to stage, and what every stage does around its steps."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
+from r1v3_jax import checksums, health
+from r1v3_jax.checkpoint import States
 from r1v3_jax.config import Run
-from r1v3_jax.data import Encoder
-from r1v3_jax.metrics import Compiles
+from r1v3_jax.data import Encoder, fetch
+from r1v3_jax.metrics import Compiles, Logger, Timer
 
 # One number a purpose, folded into the seed: streams of random numbers that never meet.
 PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}
@@ -16,12 +18,15 @@ PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """A run in progress. workdir: everything it writes lies below."""
+    """A run in progress. workdir: everything it writes lies below. accept_changes: what is there
+    may be of a run whose config was another one.
+    """
 
     run: Run
     workdir: Path
     encoder: Encoder
     quiet: bool = False
+    accept_changes: bool = False
     compiles: Compiles = dataclasses.field(default_factory=Compiles)
 
     def key(self, purpose: str, step: int = 0) -> jax.Array:
@@ -36,25 +41,88 @@ class Context:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-
-def preempted(step: int) -> bool:
-    """Whether the machine is to be taken away (SIGTERM): true in all processes of a run after the
-    same step, so that all save it. Call it once a step. A run of one process, not started as one of
-    several, just ends.
-    """
-    return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step)
-
-
-def leave(stage: str, step: int) -> None:
-    """Ends a preempted run whose state of `step` is saved, with an exit code that is not 0."""
-    raise SystemExit(f"{stage}: preempted; step {step} is saved, the same command goes on from it")
-
-
-def stop_unless_finite(stage: str, step: int, metrics: dict, look_at: str) -> None:
-    """Takes `finite` out of an update's metrics; ends the run if it was 0. Nothing was applied."""
-    if not metrics.pop("finite"):
-        raise FloatingPointError(
-            f"{stage}, step {step}: loss {metrics['loss']} or gradient norm {metrics['grad_norm']} "
-            "is not finite; the update was not applied. Lower the learning rate, or look at "
-            f"{look_at}"
+    def states(self, stage: str, name: str, **how) -> States:
+        """The states of a stage in WORKDIR/STAGE/NAME."""
+        about = {"stage": stage, **self.run.identity(stage)}
+        about["tokenizer"] = checksums.digest(self.workdir / "tokenizer")
+        return States(
+            self.directory(stage) / name,
+            about=about,
+            accept_changes=self.accept_changes,
+            on_error=self.run.checkpoints.on_error,
+            **how,
         )
+
+
+class Loop:
+    """What every stage does around its steps: log, watch, save, leave; a context manager.
+
+    first: the step it begins with. skipped: steps of the stage before it that changed nothing.
+    """
+
+    def __init__(
+        self, context: Context, stage: str, config, states: States, first: int, skipped: int
+    ):
+        self.context, self.stage, self.states = context, stage, states
+        self.total, self.every = config.steps, config.checkpoint_every
+        self.skipped, self.timer = skipped, Timer()
+        run = context.run
+        self.watchdog, self.clock = health.Watchdog(run.health), health.HostClock()
+        self.alarms = health.Alarms(stage, run.health)
+        self.logger = Logger(
+            context.workdir, total_steps=self.total, stage=stage, quiet=context.quiet,
+            resume_step=first,
+        )  # fmt: skip
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Loop":
+        for part in (self.logger, self.watchdog, self.clock):
+            self._stack.enter_context(part)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
+        if error[0] is None:
+            self.states.wait()
+
+    def is_last(self, step: int) -> bool:
+        return step + 1 == self.total
+
+    def is_saved(self, step: int) -> bool:
+        return self.is_last(step) or (step + 1) % self.every == 0
+
+    def check_finite(self, step: int, metrics: dict[str, float], batch) -> None:
+        """Takes `finite` out of an update's metrics; see `skip` for what follows if it was 0."""
+        if not metrics.pop("finite"):
+            names = [name for name in ("loss", "grad_norm", "update_norm") if name in metrics]
+            seen = ", ".join(f"{name} {metrics[name]:g}" for name in names)
+            self.skip(step, f"an update is ({seen})", batch)
+
+    def skip(self, step: int, what: str, batch) -> None:
+        """Counts a step whose numbers are not finite, or ends the run; nothing was applied. batch:
+        arrays of the devices, or of this host.
+        """
+        self.skipped += 1
+        path = self.context.workdir / "not_finite" / f"{self.stage}_{step:06d}.npz"
+        health.not_finite(self.context.run.health, what, fetch(batch), path, self.skipped)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics, with what the watchers add to it."""
+        config = self.context.run.health
+        metrics = metrics | {"skipped": self.skipped, "save_errors": self.states.failed}
+        metrics |= self.alarms.step(step, metrics)
+        metrics |= self.clock.step(config) | self.timer.values
+        self.logger.log(step, metrics)
+        self.timer = Timer()
+
+    def end(self, step: int, state, extra: dict, *, save: bool = False) -> None:
+        """The end of a step: a save if it is due, and the end of the process if it is preempted."""
+        self.states.check()
+        going = health.preempted(step)
+        if save or going or self.is_saved(step):
+            self.logger.sync()
+            self.states.save(step + 1, state, {**extra, "skipped": self.skipped})
+        if going and not self.is_last(step):
+            self.states.wait()
+            health.leave(f"{self.stage}, step {step + 1}")
+        self.watchdog.step()

@@ -15,16 +15,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from r1v3_jax import data, evaluate, rollout, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
-from r1v3_jax.metrics import Logger, Timer, write_jsonl
+from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3, for_decoding
 from r1v3_jax.sampler import Sampling
-from r1v3_jax.stages.context import Context, leave, preempted, stop_unless_finite
+from r1v3_jax.stages.context import Context, Loop
 from r1v3_jax.types import PolicyBatch, SampleRows
 
 
@@ -39,13 +40,13 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     del model  # its arrays are the state's now, and the first update donates them
 
     rules, mesh = context.run.compute.rules, jax.sharding.get_mesh()
-    directory = context.directory(name)
-    states, candidates = States(directory / "states"), States(directory / "candidates", keep=10**6)
-    cursor, checkpoints = 0, []
-    if steps := states.steps():
-        state, extra = states.restore(steps[-1], state)
-        cursor, checkpoints = extra["cursor"], extra["checkpoints"]
-    first = steps[-1] if steps else 0
+    kept = context.run.checkpoints
+    states = context.states(name, "states", keep=kept.keep, keep_every=kept.keep_every)
+    candidates = context.states(name, "candidates", keep=1)
+    first, cursor, skipped, checkpoints = 0, 0, 0, []
+    if found := states.newest(state):
+        first, state, extra = found
+        cursor, skipped, checkpoints = extra["cursor"], extra["skipped"], extra["checkpoints"]
     sampler = make_sampler(context, config)
     prober = Prober(context, config)
 
@@ -55,22 +56,14 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
 
     ahead = None  # the next step's rollout, if it is under way
 
-    with Logger(
-        context.workdir,
-        total_steps=config.steps,
-        stage=name,
-        quiet=context.quiet,
-        resume_step=first,
-    ) as logger:
+    with Loop(context, name, config, states, first, skipped) as loop:
         for step in range(first, config.steps):
-            timer, limit = Timer(), config.length_limit(step)
-            last = step + 1 == config.steps
-            saved = last or (step + 1) % config.checkpoint_every == 0
+            timer, limit = loop.timer, config.length_limit(step)
             # Off-policy, the devices sample for the next step while this one's samples are scored
             # here. Not across a save: resumed there, a run would sample with newer weights (as it
             # does where it was preempted).
             then = None
-            if config.off_policy_steps and not saved:
+            if config.off_policy_steps and not loop.is_saved(step):
                 then = functools.partial(begin, step + 1, cursor + config.prompts, state.model)
             with timer("rollout"):
                 groups, cursor, counts, ahead = rollout.collect(
@@ -85,17 +78,21 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     flight=ahead,
                     then=then,
                 )
-                batch = rollout.policy_batch(groups, config, context.encoder)
-                counts["rows/busy"] = rollout.busy(batch)
-                batch = data.place(batch, rules, mesh)
-            if needs_old_logprobs(config):
-                with timer("score"):
-                    batch = with_logprobs(batch, state.model, reference, config)
-            with timer("update"):
+                host_batch = rollout.policy_batch(groups, config, context.encoder)
+                counts["rows/busy"] = rollout.busy(host_batch)
+                batch = data.place(host_batch, rules, mesh)
+            metrics = {}
+            if problem := rollout.not_finite(groups):
+                loop.skip(step, problem, host_batch)
+            else:
+                if needs_old_logprobs(config):
+                    with timer("score"):
+                        batch = with_logprobs(batch, state.model, reference, config)
                 for _ in range(config.updates_per_rollout):
-                    state, metrics = update(state, batch)
-                metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
-            stop_unless_finite(name, step, metrics, "its rollouts")
+                    with timer("update"):
+                        state, metrics = update(state, batch)
+                        metrics = {key: float(x) for key, x in jax.device_get(metrics).items()}
+                    loop.check_finite(step, metrics, batch)
             metrics |= rollout.statistics(groups, limit) | counts
             metrics |= evaluate.entropies(
                 groups, prober.sequences, context.run.evaluate.high_entropy
@@ -105,14 +102,17 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.off_policy_steps:  # its devices sample while this process is elsewhere
                 seconds = sum(timer.values.values())
             metrics["tokens_per_s"] = sampled / seconds
-            if config.evaluate_every and ((step + 1) % config.evaluate_every == 0 or last):
+            if config.evaluate_every and (
+                (step + 1) % config.evaluate_every == 0 or loop.is_last(step)
+            ):
                 with timer("probe"):
                     measured = prober.measure(state.model)
                 checkpoints.append({"step": step + 1, **measured})
+                candidates.chosen = evaluate.selectable(checkpoints)
                 candidates.save(step + 1, state.model, measured)
                 metrics["eval/accuracy"] = measured["accuracy"]["mean"]
                 metrics["eval/critical_entropy"] = measured["critical_entropy"]
-            logger.log(step, metrics | timer.values)
+            loop.log(step, metrics)
             context.compiles.after(
                 f"{name}/step", *[f"{name}/probe"] * ("eval/accuracy" in metrics)
             )
@@ -120,11 +120,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 write_jsonl(
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
                 )
-            going = preempted(step)
-            if saved or going:
-                states.save(step + 1, state, {"cursor": cursor, "checkpoints": checkpoints})
-            if going and not last:
-                leave(name, step + 1)
+            loop.end(step, state, {"cursor": cursor, "checkpoints": checkpoints})
+    candidates.wait()
     return choose(context, config, state, candidates, checkpoints)
 
 
@@ -282,14 +279,20 @@ def choose(context: Context, config: GRPO, state, candidates: States, checkpoint
             "chosen_step": config.steps,
             "why": "the last step: none was measured",
         }
-    chosen, why = evaluate.select(checkpoints, context.run.evaluate.select_by)
-    model = state.model
-    if chosen["step"] != config.steps:
-        model, _ = candidates.restore(chosen["step"], state.model)
-    account = {
+    left, model = checkpoints, None
+    while model is None:
+        chosen, why = evaluate.select(left, context.run.evaluate.select_by)
+        if chosen["step"] == config.steps:
+            model = state.model
+            break
+        try:
+            model, _ = candidates.restore(chosen["step"], state.model)
+        except ValueError as error:  # damaged since: the next best will do
+            logging.warning("%s; passed over", error)
+            left = [c for c in left if c is not chosen]
+    return model, {
         "checkpoints": checkpoints,
         "chosen_step": chosen["step"],
         "why": why,
         "rank_correlation": evaluate.correlation(checkpoints),
     }
-    return model, account

@@ -12,13 +12,11 @@ import math
 import jax
 import numpy as np
 
-from r1v3_jax import data, train
-from r1v3_jax.checkpoint import States
+from r1v3_jax import data, health, train
 from r1v3_jax.config import SFT
 from r1v3_jax.losses import cross_entropy
-from r1v3_jax.metrics import Logger, Timer
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.stages.context import Context, leave, preempted, stop_unless_finite
+from r1v3_jax.stages.context import Context, Loop
 from r1v3_jax.types import Batch
 
 
@@ -29,59 +27,48 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     state = train.create(model, optimizer, learns)
     del model  # its arrays are the state's now, and the first update donates them
 
-    directory = context.directory(name)
-    states, cursor, best = (
-        States(directory / "states"),
-        0,
-        {"loss": math.inf, "step": 0, "since": 0},
-    )
-    if steps := states.steps():
-        state, extra = states.restore(steps[-1], state)
-        cursor, best = extra["cursor"], extra["best"]
-    first = int(state.step)
+    kept = context.run.checkpoints
+    states = context.states(name, "states", keep=kept.keep, keep_every=kept.keep_every)
+    done, cursor, skipped, best = 0, 0, 0, {"loss": math.inf, "step": 0, "since": 0}
+    if found := states.newest(state):
+        done, state, extra = found
+        cursor, skipped, best = extra["cursor"], extra["skipped"], extra["best"]
+        states.chosen = {best["step"]}
     mesh = jax.sharding.get_mesh()
     held_out = validation_batches(context, config, mesh)
     source = data.with_chains(config.train, config.chains) if config.chains else config.train
     batches = data.packed_batches(source, context.encoder, config, start=cursor)
     batches = data.prefetch((place(context, batch, mesh), end) for batch, end in batches)
-    best_states = States(directory / "best", keep=1)
 
-    with Logger(
-        context.workdir,
-        total_steps=config.steps,
-        stage=name,
-        quiet=context.quiet,
-        resume_step=first,
-    ) as logger:
-        for step in range(first, config.steps):
+    with Loop(context, name, config, states, done, skipped) as loop:
+        for step in range(done, config.steps):
             if config.patience and best["since"] >= config.patience:
                 break
-            timer = Timer()
-            with timer("step"):
-                (batch, tokens), cursor = next(batches)
+            with loop.timer("step"):
+                with loop.timer("data_wait"), health.own_work():
+                    (batch, tokens), cursor = next(batches)
                 state, metrics = update(state, batch)
                 metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
-            stop_unless_finite(name, step, metrics, f"the examples before {cursor}")
+            loop.check_finite(step, metrics, batch)
             metrics["tokens"] = tokens
-            last = step + 1 == config.steps
-            if config.validate_every and ((step + 1) % config.validate_every == 0 or last):
-                value = validate(state.model, held_out)
-                metrics["eval/loss"] = value
-                if value < best["loss"]:
+            improved = False
+            if config.validate_every and (
+                (step + 1) % config.validate_every == 0 or loop.is_last(step)
+            ):
+                with loop.timer("validate"):
+                    metrics["eval/loss"] = value = validate(state.model, held_out)
+                if improved := value < best["loss"]:
                     best = {"loss": value, "step": step + 1, "since": 0}
-                    best_states.save(step + 1, state, {"loss": value})
+                    states.chosen = {step + 1}
                 else:
                     best = {**best, "since": best["since"] + 1}
-            logger.log(step, metrics | timer.values)
+            loop.log(step, metrics)
             context.compiles.after(f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics))
-            going = preempted(step)
-            if (step + 1) % config.checkpoint_every == 0 or last or going:
-                states.save(step + 1, state, {"cursor": cursor, "best": best})
-            if going and not last:
-                leave(name, step + 1)
+            loop.end(step, state, {"cursor": cursor, "best": best}, save=improved)
+            done = step + 1
     batches.close()
-    if config.patience and best["step"] and best["step"] != int(state.step):
-        state, _ = best_states.restore(best["step"], state)
+    if config.patience and best["step"] and best["step"] != done:
+        state, _ = states.restore(best["step"], state)
     return state.model
 
 

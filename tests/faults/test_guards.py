@@ -1,0 +1,184 @@
+"""What a run refuses before it touches a device, and what the package never does."""
+
+import dataclasses
+import random
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from r1v3_jax import checkpoint, hf_config, launch, pipeline
+from r1v3_jax.config import Run, described
+from r1v3_jax.config_files import load_config
+from r1v3_jax.metrics import write_json
+
+PACKAGE = Path(__file__).parent.parent.parent / "r1v3_jax"
+replace = dataclasses.replace
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The workdir of a digits run whose GRPO was begun."""
+    workdir = tmp_path_factory.mktemp("guards") / "run"
+    config = load_config("digits_smoke")
+    (workdir / "tokenizer").mkdir(parents=True)
+    pipeline.write_tokenizer(config, workdir / "tokenizer")
+    (workdir / "grpo").mkdir()
+    write_json(workdir / "run.json", pipeline.identity(config, workdir))
+    return workdir
+
+
+def text(config: Run, **changes) -> Run:
+    return replace(config, model=replace(config.model, text=replace(config.model.text, **changes)))
+
+
+def grpo(config: Run, **changes) -> Run:
+    return replace(config, grpo=replace(config.grpo, **changes))
+
+
+OTHERS = {
+    "vocabulary": (lambda c: text(c, vocab_size=124), "model.text.vocab_size is 123 there and 124"),
+    "layers": (lambda c: text(c, layers=4), "model.text.layers is 3 there and 4"),
+    "width": (lambda c: text(c, embed=256), "model.text.embed is 128 there and 256"),
+    "rope": (lambda c: text(c, rope_theta=1e6), "model.text.rope_theta is 10000.0 there"),
+    "image token": (
+        lambda c: replace(c, model=replace(c.model, image_token_id=9)),
+        r"model.image_token_id is \d+ there and 9",
+    ),
+    "dtype": (
+        lambda c: replace(c, compute=replace(c.compute, dtype="bfloat16")),
+        "compute.dtype is 'float32' there and 'bfloat16'",
+    ),
+    "stored dtype": (
+        lambda c: replace(c, compute=replace(c.compute, param_dtype="bfloat16")),
+        "compute.param_dtype is 'float32' there and 'bfloat16'",
+    ),
+    "seed": (lambda c: replace(c, seed=7), "seed is 0 there and 7"),
+    "what learns": (lambda c: grpo(c, trainable="connector"), "grpo.trainable is 'all' there"),
+    "learning rate": (
+        lambda c: grpo(c, optimizer=replace(c.grpo.optimizer, lr=1e-3)),
+        "grpo.optimizer.lr is 0.0002 there and 0.001",
+    ),
+    "group size": (lambda c: grpo(c, group_size=8), "grpo.group_size is 4 there and 8"),
+}
+
+
+def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
+    config = load_config("digits_smoke")
+    pipeline.check_workdir(config, begun)  # the same one goes on
+    pipeline.check_workdir(grpo(config, checkpoint_every=7, accumulate=2, slots=8), begun)
+    pipeline.check_workdir(replace(config, mesh=(2, 1, 1)), begun)
+    refused = 0
+    for name, (change, message) in OTHERS.items():
+        with pytest.raises(ValueError, match=message) as raised:
+            pipeline.check_workdir(change(config), begun)
+        assert str(raised.value).count(" there and ") == 1, (name, str(raised.value))
+        refused += 1
+    other = tmp_path / "run"
+    shutil.copytree(begun, other)
+    settings = hf_config.read_json(other / "tokenizer" / "tokenizer.json")
+    hf_config.write_json(other / "tokenizer" / "tokenizer.json", {**settings, "version": "9"})
+    with pytest.raises(ValueError, match="tokenizer is [0-9a-f]+ there and [0-9a-f]+ here"):
+        pipeline.check_workdir(config, other)
+    renamed = hf_config.read_json(begun / "run.json")
+    renamed["grpo.group_count"] = renamed.pop("grpo.group_size")
+    with pytest.raises(ValueError, match="grpo.group_count is 4 there and not there here"):
+        checkpoint.check_same("run.json", renamed, pipeline.identity(config, begun))
+    shows("12 mismatches refused by field", refused + 2, 13, refused + 2 == 13)
+
+
+def fields(config) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in described(config, "config").items()]
+
+
+def mutations(chance: random.Random, count: int):
+    """(argument, the key it is about) of overrides that nobody should get away with."""
+    named = fields(load_config("digits"))
+    numbers = [n for n, v in named if re.fullmatch(r"-?[0-9.e+-]+", v)]
+    numbers = [n for n in numbers if n[-2:] not in ("b1", "b2", "lr")]  # too short to be told apart
+    choices = [n for n, v in named if v[0] == "'" and n.endswith(("schedule", "remat", "norm"))]
+    positive = [n for n in numbers if n.endswith((".steps", ".embed", ".layers"))]
+    for _ in range(count):
+        kind = chance.choice(["typo", "typo", "type", "range", "choice", "mesh"])
+        if kind == "typo":
+            name = chance.choice(numbers)
+            at = chance.randrange(name.rindex(".") + 1, len(name))
+            broken = name[:at] + chance.choice("qxz") + name[at + chance.randrange(2) :]
+            yield f"--{broken}=1", name.rpartition(".")[2]
+        elif kind == "type":
+            name = chance.choice(numbers)
+            yield f"--{name}={chance.choice(['many', 'None', '[1]', '1..5'])}", name
+        elif kind == "range":
+            name = chance.choice(positive)
+            yield f"--{name}={chance.choice(['-1', '-7'])}", name.rpartition(".")[2]
+        elif kind == "choice":
+            name = chance.choice(choices)
+            yield f"--{name}=sometimes", name.rpartition(".")[2]
+        else:
+            shape = chance.choice(["(0, 1, 1)", "(7, 1, 1)", "(1, 5, 1)", "(1, 1, 3)", "(1, 1)"])
+            yield f"--config.mesh={shape}", "mesh"
+
+
+def refusal(argument: str) -> str:
+    """What the launcher says of an override, by the launcher's own parts; "" if nothing."""
+    base = load_config("digits")
+    values = flags.FlagValues()
+    try:
+        launch.check_names(base, [argument])
+        flag = config_flags.DEFINE_config_dict("config", launch.thaw(base), flag_values=values)
+        values(["launch", argument])
+        config = launch.freeze(base, flag.value)
+        pipeline.check(config)
+    except (ValueError, OSError, AttributeError, flags.Error) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def test_mutated_overrides_are_refused(shows, monkeypatch):
+    accepted, unnamed, slowest = [], [], 0.0
+    for argument, key in mutations(random.Random(0), 1000):
+        monkeypatch.setattr(sys, "argv", ["launch", argument])  # read when the flag is defined
+        began = time.monotonic()
+        said = refusal(argument)
+        slowest = max(slowest, time.monotonic() - began)
+        if not said:
+            accepted.append(argument)
+        elif key not in said:
+            unnamed.append((argument, said))
+    shows("30 1,000 bad overrides: accepted", accepted[:5], [], not accepted)
+    shows("30 ... that do not name the key or the nearest", unnamed[:3], [], not unnamed)
+    shows("30 ... slowest, s", f"{slowest:.2f}", 5, slowest < 5)
+
+
+FORBIDDEN = r"""
+pickle\.load | (?<![.\w])eval\( | (?<![.\w])exec\( | yaml\.load\( | trust_remote_code\s*=\s*True |
+shell\s*=\s*True | allow_pickle\s*=\s*True | \bparse_expr\b | \bsympify\b | os\.system |
+marshal\.load | \bdill\b
+"""
+
+
+def test_the_package_executes_nothing_it_reads(shows):
+    pattern = re.compile("".join(FORBIDDEN.split()))
+    assert pattern.search("x = eval(text)") and pattern.search("load(trust_remote_code = True)")
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for folder in (PACKAGE, PACKAGE.parent / "configs", PACKAGE.parent / "tools")
+        for path in sorted(folder.rglob("*.py"))
+        if "peers" not in path.parts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    shows("29 pickle, eval, exec, shell, remote code in the package", found, [], not found)
+
+
+def test_the_environment_is_never_printed_or_written():
+    """Tokens live there."""
+    for path in PACKAGE.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"(print|log\w*\.\w+|write_json)\([^)]*os\.environ\b", source), path
+        assert "HF_TOKEN" not in source, path

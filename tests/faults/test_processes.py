@@ -1,0 +1,149 @@
+"""Two processes of one run: preempted, killed, stuck, stopped. The coordinator, the heartbeat and
+the collectives (gloo) are real.
+"""
+
+import shutil
+import signal
+import time
+
+import pytest
+import runs
+
+FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=12"]
+TWO = {"devices": 2, "processes": 2}
+HEARTBEAT = 10
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return runs.Place(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A workdir after the cold start, and the GRPO of two processes from there."""
+    start = place.directory / "start"
+    place.run(start, "--config.stage=cold_start", "--config.cold_start.validate_every=0")
+    shutil.rmtree(start / "export")
+    workdir = place.directory / "whole"
+    shutil.copytree(start, workdir)
+    place.run(workdir, *FLAGS, **TWO)
+    return start, workdir
+
+
+def grpo(workdir):
+    return runs.lines(workdir, "grpo")
+
+
+def begin(place, whole, name, *flags):
+    """A copy of the cold start, and two processes that have logged three steps of GRPO."""
+    workdir = place.directory / name
+    shutil.copytree(whole[0], workdir)
+    processes = place.start(workdir, *FLAGS, f"--heartbeat_s={HEARTBEAT}", *flags, **TWO)
+    runs.wait_for_line(workdir, processes, "grpo", 2)
+    return workdir, processes
+
+
+def ends(processes, timeout):
+    """(exit codes, seconds until both have ended); kills what is left after the time."""
+    began = time.monotonic()
+    try:
+        codes = [p.wait(max(0.1, began + timeout - time.monotonic())) for p in processes]
+    except Exception:
+        runs.kill(processes)
+        raise
+    return codes, time.monotonic() - began
+
+
+def test_sigterm_to_one(place, whole, shows):
+    workdir, processes = begin(place, whole, "term", "--config.grpo.checkpoint_every=1000")
+    processes[1].send_signal(signal.SIGTERM)
+    codes, took = ends(processes, 120)
+    shows("4 SIGTERM to one of two: exit codes", codes, [42, 42], codes == [42, 42])
+    shows("4 SIGTERM to one of two: seconds", f"{took:.1f}", 10, took <= 10)
+    states = workdir / "grpo" / "states"
+    saved = [p.name for p in states.iterdir() if len(list((p / "manifest").glob("*"))) == 2]
+    last = str(grpo(workdir)[-1]["step"] + 1)
+    shows("4 SIGTERM to one of two: saved", saved, [last], saved == [last])
+    place.run(workdir, *FLAGS, **TWO)
+    same = grpo(workdir) == grpo(whole[1])
+    shows("4 resumed: the same numbers", same, True, same)
+
+
+def test_sigkill_of_one(place, whole, shows):
+    workdir, processes = begin(place, whole, "killed")
+    runs.kill(processes[1:])
+    codes, took = ends(processes[:1], 120)
+    limit = HEARTBEAT + 10
+    shows("5 SIGKILL of one of two: the other's exit code", codes, "not 0", codes != [0])
+    shows("5 SIGKILL of one of two: seconds", f"{took:.1f}", limit, took <= limit)
+    runs.kill(processes[:1])
+    place.run(workdir, *FLAGS, **TWO)
+    same = grpo(workdir) == grpo(whole[1])
+    shows("5 resumed: the same numbers", same, True, same)
+
+
+STUCK = """
+import time
+from pathlib import Path
+
+import jax
+
+
+def stuck(source, index, flag):
+    \"\"\"The source, which sleeps for ever in process 1 once `flag` is there.\"\"\"
+    if jax.process_index() == 1 and Path(flag).exists():
+        time.sleep(10_000)
+    return source(index)
+"""
+
+
+def test_a_stuck_host(place, whole, shows):
+    """It sleeps where it makes a question, its heartbeat alive; both write their stacks and end."""
+    flag = place.directory / "stuck.flag"
+    config = place.directory / "stuck.py"
+    train = f"functools.partial(asleep, config.grpo.train, {str(flag)!r})"
+    config.write_text(
+        runs.CONFIG
+        + STUCK
+        + f"""
+import functools
+
+
+def asleep(source, flag, index):
+    return stuck(source, index, flag)
+
+
+config = replace(config, grpo=replace(config.grpo, train={train}))
+"""
+    )
+    other = runs.Place.__new__(runs.Place)
+    other.directory, other.config = place.directory, config
+    limit = 20
+    workdir, processes = begin(
+        other, whole, "stuck",
+        f"--config.health.stuck_after_s={limit - 8}", "--config.health.stuck_after_medians=2",
+    )  # fmt: skip
+    flag.touch()
+    codes, took = ends(processes, 120)
+    shows("6 stuck host: exit codes", codes, "not 0", 0 not in codes)
+    shows("6 stuck host: seconds", f"{took:.1f}", limit, took <= limit)
+    stacks = [runs.said(workdir, i) for i in (0, 1)]
+    told = ["Timeout (" in text and "most recent call first" in text for text in stacks]
+    shows("6 stuck host: stacks, the sleeping line among them", told, "one at least", any(told))
+    assert not told[1] or "in stuck" in stacks[1]
+
+
+def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
+    workdir, processes = begin(place, whole, "stopped", "--config.health.slow_host_above_s=2")
+    processes[1].send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    processes[1].send_signal(signal.SIGCONT)
+    codes, _ = ends(processes, 300)
+    shows("7 SIGSTOP for 5 s: exit codes", codes, [0, 0], codes == [0, 0])
+    same = grpo(workdir) == grpo(whole[1])
+    shows("7 SIGSTOP for 5 s: the same numbers", same, True, same)
+    named = "process 1 (" in runs.said(workdir, 1) and "kept the others waiting" in runs.said(
+        workdir, 0
+    )
+    shows("7 SIGSTOP for 5 s: the log names the host", named, True, named)
