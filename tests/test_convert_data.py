@@ -94,15 +94,8 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
     assert len(sizes) == 4 and all(1.0e6 < size < 1.3e6 for size in sizes[:3])
 
 
-@pytest.mark.parametrize(
-    "arguments, problem",
-    [
-        (["--data=none.jsonl"], "none.jsonl: no such file of questions"),
-        (["--data=tests/labelled_pairs.jsonl"], "pairs.jsonl: no good row; 1281 fields; see"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, arguments, problem):
-    done = convert(*arguments, f"--out={tmp_path}/out")
-    assert done.returncode == 1 and problem in done.stderr
+def test_a_mistake_is_one_line(tmp_path):
+    done = convert("--data=tests/labelled_pairs.jsonl", f"--out={tmp_path}/out")
+    assert done.returncode == 1 and "pairs.jsonl: no good row; 1281 fields; see" in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
