@@ -50,18 +50,19 @@ class Bad(Exception):
 
 
 def recognise(record: dict) -> str:
-    """Which of SCHEMAS a record is in, by the names of its fields. Bad if in none."""
-    if "conversations" in record:
+    """Which of SCHEMAS a record is in, by the names of the fields it fills. Bad if in none."""
+    filled = {name for name, value in record.items() if value is not None}
+    if "conversations" in filled:
         return "llava"
     if isinstance(record.get("reward_model"), dict):
         return "vtriune" if record["reward_model"].get("verifier") else "verl"
-    if "prompt" in record or "messages" in record:
+    if filled & {"prompt", "messages"}:
         return "trl"
-    if "problem" in record:
+    if "problem" in filled:
         return "easyr1"
-    if "question" in record:
-        return "mmk12" if "image" in record and "images" not in record else "own"
-    names = ", ".join(str(name)[:50] for name in list(record)[:20])
+    if "question" in filled:
+        return "mmk12" if filled & {"image", "qid"} and "images" not in filled else "own"
+    names = ", ".join(name[:50] for name in sorted(map(str, filled))[:20])
     wanted = "wanted question, problem, prompt, messages or conversations"
     raise Bad("fields", f"fields {names or 'none'}; {wanted}")
 

@@ -77,7 +77,7 @@ class Rows:
             path = str(Path(path).parent)
         return path
 
-    @property
+    @functools.cached_property
     def folder(self) -> str | None:
         """Where paths of images start; None if rows must hold their images."""
         if self.root or "://" in self.path:
@@ -116,9 +116,8 @@ class Rows:
 
     def _some(self) -> list[int]:
         """Rows from the whole of the files, evenly."""
-        return np.unique(
-            np.linspace(0, len(self) - 1, min(CHECKED, len(self))).astype(int)
-        ).tolist()
+        count = min(CHECKED, len(self))
+        return [i * len(self) // count for i in range(count)]
 
     def recognised(self) -> dict[str, int]:
         """How many of some rows are in which layout of `layouts.SCHEMAS`, or in none."""

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +249,7 @@ def _copied(system, name: str, folder: Path) -> str:
     copy = folder / mark[:16] / Path(name).name
     if not copy.is_file():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        partial = copy.with_name(f"{copy.name}.{os.getpid()}.partial")  # of this process alone
+        partial = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.partial")  # others copy as well
         system.get_file(name, str(partial))
         os.replace(partial, copy)
     return str(copy)

@@ -14,7 +14,7 @@ from PIL import Image
 from test_layouts import RECORDS, digit
 from test_rows import DAMAGE, GOOD, damaged_line, write_images
 
-from r1v3_jax import hf_files, rows
+from r1v3_jax import checksums, rows
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import REASONS
 
@@ -87,22 +87,15 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
     assert len(after) == count
     for number in range(count):
         assert rows.inline(after.row(number)) == rows.inline(before.row(number))
-    hf_files.check_sums(out)
+    checksums.check_sums(out)
     assert not (tmp_path / "out.partial").exists()
     # Three images of 360 kB make more than 1 MB. Base64 costs next to nothing.
     sizes = [path.stat().st_size for path in sorted(out.glob("rows-*"))]
     assert len(sizes) == 4 and all(1.0e6 < size < 1.3e6 for size in sizes[:3])
 
 
-@pytest.mark.parametrize(
-    "arguments, problem",
-    [
-        (["--data=none.jsonl"], "none.jsonl: no such file of questions"),
-        (["--data=tests/labelled_pairs.jsonl"], "pairs.jsonl: no good row; 1281 fields; see"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, arguments, problem):
-    done = convert(*arguments, f"--out={tmp_path}/out")
-    assert done.returncode == 1 and problem in done.stderr
+def test_a_mistake_is_one_line(tmp_path):
+    done = convert("--data=tests/labelled_pairs.jsonl", f"--out={tmp_path}/out")
+    assert done.returncode == 1 and "pairs.jsonl: no good row; 1281 fields; see" in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

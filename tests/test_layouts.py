@@ -159,6 +159,15 @@ def test_a_canonical_row_written_as_json_reads_back_equal(name):
     assert rows.canonical(json.loads(rows.dumps(row))) == row
 
 
+def test_columns_that_a_row_leaves_empty_say_nothing():
+    """Tables of several data sets have the columns of all."""
+    empty = dict.fromkeys(["conversations", "reward_model", "prompt", "messages", "problem"])
+    for schema, record, expected in RECORDS.values():
+        both = empty | dict.fromkeys(["question", "answer", "image", "images", "qid"]) | record
+        assert layouts.recognise(both) == schema
+        assert rows.canonical(both) == layouts.CANONICAL | expected
+
+
 def test_every_layout_has_a_record():
     assert {schema for schema, *_ in RECORDS.values()} == set(layouts.SCHEMAS)
 
@@ -166,7 +175,7 @@ def test_every_layout_has_a_record():
 @pytest.mark.parametrize(
     "record, reason, found",
     [
-        ({"text": "a", "label": 1}, "fields", "fields text, label; wanted question"),
+        ({"text": "a", "label": 1}, "fields", "fields label, text; wanted question"),
         ({}, "fields", "fields none"),
         ({"conversations": "hello"}, "fields", "conversations must be a list"),
         ({"conversations": [{"from": "bot", "value": "x"}]}, "fields", "turn 0 is by 'bot'"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, hf_config, hf_files, rows
+from r1v3_jax import checksums, cli, hf_config, rows
 from r1v3_jax.shards import EXTRA
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
@@ -48,7 +48,7 @@ def main():
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if not written:
         raise ValueError(f"{DATA.value}: no good row; {why}; see {partial}/drops.jsonl")
-    hf_files.write_sums(partial)
+    checksums.write_sums(partial)
     os.replace(partial, out)
     dropped = f"{reasons.total():,} dropped ({why}), see drops.jsonl" if why else "none dropped"
     print(f"{out}: {written:,} rows in {shards} shards of {TO.value}; {dropped}")
