@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 from r1v3_jax import checkpoint, checksums, evaluate, health, hf, hf_config, report, tokens
@@ -96,15 +97,24 @@ def identity(config: Run, workdir: Path) -> dict:
 
 
 def check_workdir(config: Run, workdir: Path) -> None:
-    """ValueError naming every field in which the run that was begun in `workdir` is another one."""
+    """ValueError naming every field in which the run that was begun in `workdir` is another one. Of
+    stages that are done it is only said: nothing will be computed with what changed.
+    """
     path = workdir / "run.json"
-    if path.exists():
-        there, here = hf_config.read_json(path), identity(config, workdir)
-        # Of the stages that both know: one may be new, or removed to be done anew.
-        part = lambda key: key.partition(".")[0]  # noqa: E731
-        both = set(map(part, there)) & set(map(part, here))
-        there, here = ({k: v for k, v in x.items() if part(k) in both} for x in (there, here))
-        check_same(path, there, here)
+    if not path.exists():
+        return
+    there, here = hf_config.read_json(path), identity(config, workdir)
+    part = lambda key: key.partition(".")[0]  # noqa: E731
+    both = set(map(part, there)) & set(map(part, here))  # not a stage that is new, or was removed
+    done = {name for name in both if (workdir / name / "done").exists()}
+    for parts in (done, both - done):
+        pair = [{k: v for k, v in x.items() if part(k) in parts} for x in (there, here)]
+        try:
+            check_same(path, *pair)
+        except ValueError as error:
+            if parts is not done:
+                raise
+            logging.warning("%s (a stage that is done stays as it is)", error)
 
 
 def check(config: Run, workdir: Path | None = None) -> None:
