@@ -305,19 +305,7 @@ def test_closing_does_not_wait_for_a_source_that_hangs():
     assert time.perf_counter() - began < 1
 
 
-@pytest.fixture
-def compiled_once(tmp_path):
-    """Programs that are compiled again are the same ones."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path / "compiled"), 0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
-def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path, compiled_once):
+def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
     """The whole stage, of a model in small: stopped between two states and started again; every
     seventh row is bad.
     """
