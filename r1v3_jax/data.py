@@ -8,11 +8,9 @@ image are cut only where one of its tiles is wanted, by the process whose device
 import collections
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -184,35 +182,6 @@ class Encoder:
 
 def _messages(turns: tuple[tuple[str, str], ...]) -> list[dict]:
     return [{"role": role, "content": content} for role, content in turns]
-
-
-def with_chains(source: Callable[[int], Example], path) -> Callable[[int], Example]:
-    """The examples that a file of `distill` has chains for, with those chains, over and over.
-
-    FileNotFoundError without the file; ValueError if it is empty, of another kind, or was made from
-    another source.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    try:
-        rows = [(row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a file of tools/distill.py ({error!r})") from error
-    if not rows:
-        raise ValueError(f"{path}: no chains; distil from a checkpoint that answers some questions")
-
-    def example(index: int) -> Example:
-        at, name, chain = rows[index % len(rows)]
-        found = source(at)
-        if found.id != name:
-            raise ValueError(
-                f"{path}: example {at} is {found.id!r} here and was {name!r}; use the source that "
-                "the chains were made from"
-            )
-        return dataclasses.replace(found, chain=chain)
-
-    return example
 
 
 def packed_batches(reader, encoder: Encoder, config: SFT) -> Iterator[tuple[Batch, object]]:

@@ -2,8 +2,8 @@
 
 Chains of thought for a cold start are sampled, verified and filtered as Skywork-R1V3 made its own
 (report, section 3.2): a chain is kept if its answer is right and it neither rambles nor runs over.
-`data.with_chains` reads them back. Pass rates tell which questions a policy always or never solves;
-`mixtures.ByPassRate` reads those. One JSON row a question.
+`mixtures.with_chains` reads them back. Pass rates tell which questions a policy always or never
+solves; `mixtures.ByPassRate` reads those. One JSON row a question.
 """
 
 import collections

@@ -1,6 +1,6 @@
-"""Sources made of sources: mixtures, curricula, questions by pass rate.
+"""Sources made of sources: mixtures, curricula, questions by pass rate or with a teacher's chains.
 
-Each is again `source(index) -> Example`, a pure function of an index, and a dataclass whose fields
+Each is again `source(index) -> Example`, a pure function of an index; the classes have fields that
 can be changed on the command line. A source with an end has a `len`, the rows of one pass.
 """
 
@@ -215,6 +215,35 @@ def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
 @functools.lru_cache(8)
 def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).permutation(count)
+
+
+def with_chains(source: Source, path) -> Source:
+    """The examples that a file of `distill` has chains for, with those chains, over and over.
+
+    FileNotFoundError without the file; ValueError if it is empty, of another kind, or was made from
+    another source.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        rows = [(row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a file of tools/distill.py ({error!r})") from error
+    if not rows:
+        raise ValueError(f"{path}: no chains; distil from a checkpoint that answers some questions")
+
+    def example(index: int) -> Example:
+        at, name, chain = rows[index % len(rows)]
+        found = source(at)
+        if found.id != name:
+            raise ValueError(
+                f"{path}: example {at} is {found.id!r} here and was {name!r}; use the source that "
+                "the chains were made from"
+            )
+        return dataclasses.replace(found, chain=chain)
+
+    return example
 
 
 def _check(source: Source) -> None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import data, distill, feed, rollout
+from r1v3_jax import data, distill, feed, mixtures, rollout
 from r1v3_jax.distill import Filter
 from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.rewards import Score, Verdict
@@ -103,7 +103,7 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
     assert sampler.asked == [[0, 1], [2, 3]]  # the last batch is as large as the others
 
     write_jsonl(tmp_path / "chains.jsonl", rows)
-    read = data.with_chains(source, tmp_path / "chains.jsonl")
+    read = mixtures.with_chains(source, tmp_path / "chains.jsonl")
     assert [read(i).id for i in range(3)] == ["q0", "q2", "q0"]
     assert read(1) == dataclasses.replace(source(2), chain="4 5")
 
@@ -138,13 +138,13 @@ def test_chains_of_another_source_are_refused(tmp_path):
     path = tmp_path / "chains.jsonl"
     write_jsonl(path, [{"index": 5, "id": "q4", "chain": "x"}])
     with pytest.raises(ValueError, match="example 5 is 'q5' here and was 'q4'"):
-        data.with_chains(source, path)(0)
+        mixtures.with_chains(source, path)(0)
     path.write_text("")
     with pytest.raises(ValueError, match="no chains; distil from a checkpoint"):
-        data.with_chains(source, path)
+        mixtures.with_chains(source, path)
     for text in ('{"index": 5}', "[1]", "<html>"):
         path.write_text(text + "\n")
         with pytest.raises(ValueError, match=r"chains.jsonl: not a file of tools/distill.py \("):
-            data.with_chains(source, path)
+            mixtures.with_chains(source, path)
     with pytest.raises(FileNotFoundError, match="no such file; tools/distill.py makes one"):
-        data.with_chains(source, tmp_path / "none.jsonl")
+        mixtures.with_chains(source, tmp_path / "none.jsonl")
