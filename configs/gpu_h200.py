@@ -8,7 +8,7 @@ TPU does not run here: attention computes whole rows, so that rows are short and
 
 from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.presets import INTERNVL3_1B
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
 
 config = Run(
     name="gpu_h200",
@@ -17,7 +17,7 @@ config = Run(
     init_from="checkpoints/InternVL3-1B",
     pipeline=("grpo",),
     grpo=GRPO(
-        train=Jsonl("data/grpo.jsonl"),
+        train=Rows("data/grpo.jsonl"),
         steps=200,
         prompts=16,
         group_size=8,
@@ -32,7 +32,7 @@ config = Run(
         checkpoint_every=20,
     ),
     evaluate=Evaluate(
-        probe=Jsonl("data/probe.jsonl"),
+        probe=Rows("data/probe.jsonl"),
         probe_questions=64,
         batch=32,
         tiles=32 * 16,

@@ -9,7 +9,7 @@ time: see the README's table.
 
 from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.presets import INTERNVL3_1B
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
 
 config = Run(
     name="tpu_v5e_8",
@@ -20,7 +20,7 @@ config = Run(
     init_from="checkpoints/InternVL3-1B",
     pipeline=("grpo",),
     grpo=GRPO(
-        train=Jsonl("data/grpo.jsonl"),
+        train=Rows("data/grpo.jsonl"),
         steps=200,
         prompts=16,
         group_size=8,
@@ -35,7 +35,7 @@ config = Run(
         checkpoint_every=20,
     ),
     evaluate=Evaluate(
-        probe=Jsonl("data/probe.jsonl"),
+        probe=Rows("data/probe.jsonl"),
         probe_questions=64,
         batch=64,
         tiles=64 * 16,

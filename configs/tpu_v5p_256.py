@@ -10,7 +10,7 @@ the README's table.
 
 from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.presets import R1V3_38B
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
 
 COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")
 
@@ -25,7 +25,7 @@ config = Run(
     init_from="checkpoints/InternVL3-38B",
     pipeline=("grpo",),
     grpo=GRPO(
-        train=Jsonl("data/grpo.jsonl"),
+        train=Rows("data/grpo.jsonl"),
         steps=469,  # one pass through 15,000 questions
         prompts=32,
         group_size=32,
@@ -42,7 +42,7 @@ config = Run(
         checkpoint_every=20,
     ),
     evaluate=Evaluate(
-        probe=Jsonl("data/probe.jsonl"),
+        probe=Rows("data/probe.jsonl"),
         probe_questions=256,
         batch=256,
         tiles=32 * 128,

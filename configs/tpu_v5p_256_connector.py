@@ -8,7 +8,7 @@ data/connector_validation.jsonl, whose rows have a "chain".
 
 from r1v3_jax.config import SFT, Compute, Optimizer, Run
 from r1v3_jax.presets import R1V3_38B
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
 
 config = Run(
     name="tpu_v5p_256_connector",
@@ -19,8 +19,8 @@ config = Run(
     init_from="checkpoints/grpo",
     pipeline=("connector",),
     connector=SFT(
-        train=Jsonl("data/connector.jsonl"),
-        validation=Jsonl("data/connector_validation.jsonl"),
+        train=Rows("data/connector.jsonl"),
+        validation=Rows("data/connector_validation.jsonl"),
         steps=312,  # two passes through 10,000 chains, 64 a step
         rows=64,
         row_tokens=16384,

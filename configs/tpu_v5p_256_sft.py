@@ -9,7 +9,7 @@ gives no figures of this stage; batch, learning rate and schedule are those of i
 
 from r1v3_jax.config import SFT, Compute, Optimizer, Run
 from r1v3_jax.presets import R1V3_38B
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
 
 config = Run(
     name="tpu_v5p_256_sft",
@@ -21,7 +21,7 @@ config = Run(
     init_from="checkpoints/InternVL3-38B",
     pipeline=("cold_start",),
     cold_start=SFT(
-        train=Jsonl("data/cold_start.jsonl"),
+        train=Rows("data/cold_start.jsonl"),
         steps=375,  # two passes through 12,000 chains, 64 a step
         rows=64,
         row_tokens=16384,

@@ -10,7 +10,7 @@ import dataclasses
 
 from r1v3_jax.config import SFT, Compute, Optimizer, Run
 from r1v3_jax.presets import R1V3_38B
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
 
 config = Run(
     name="tpu_v5p_256_text",
@@ -21,7 +21,7 @@ config = Run(
     init_from="none",
     pipeline=("cold_start",),
     cold_start=SFT(
-        train=Jsonl("none.jsonl"),
+        train=Rows("none.jsonl"),
         steps=375,
         rows=64,
         row_tokens=8192,

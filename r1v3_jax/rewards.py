@@ -147,7 +147,8 @@ def check_gold(answer: str, verifier: str = "") -> str | None:
         rules = routing.parse(verifier).rules
     except ValueError as error:
         return str(error)
-    if any(rule.name not in routing.RULES for rule in rules):  # a function: it runs in a process
+    # A model says nothing before a run, and a function runs in a process.
+    if not rules or any(rule.name not in routing.RULES for rule in rules):
         return None
     check = routing.check(rules, answer, answer)
     return None if check.verdict is Verdict.RIGHT else f"{answer[:100]!r}: {check.reason}"
@@ -208,15 +209,22 @@ def score_all(
     ended: Sequence[bool],
     *,
     thinking: bool = True,
-    accuracy_weight: float = 0.8,
+    accuracy_weight: float | Sequence[float] = 0.8,
     **options,
 ) -> list[Score]:
-    """`score` of each, in order, the verdicts by `verify_all`; options are its own."""
+    """`score` of each, in order, the verdicts by `verify_all`; options are its own.
+
+    accuracy_weight: of all, or of each.
+    """
     checks = verify_all(completions, answers, thinking=thinking, **options)
+    if not isinstance(accuracy_weight, Sequence):
+        accuracy_weight = [accuracy_weight] * len(checks)
     out = []
-    for completion, end, check in zip(completions, ended, checks, strict=True):
+    for completion, end, check, weight in zip(
+        completions, ended, checks, accuracy_weight, strict=True
+    ):
         form = format_score(completion, ended=bool(end), thinking=thinking)
-        out.append(scored(check.verdict, form, accuracy_weight, check.extracted, check.reason))
+        out.append(scored(check.verdict, form, weight, check.extracted, check.reason))
     return out
 
 

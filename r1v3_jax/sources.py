@@ -4,87 +4,132 @@ A source is a dataclass, so that a path can be changed on the command line:
 --config.grpo.train.path=DIR/train.jsonl
 """
 
+import collections
 import dataclasses
 import functools
-import json
+import glob
 from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.images import StoredImage
-from r1v3_jax.types import Example
-from r1v3_jax.verifiers import routing
+from r1v3_jax import layouts, rows, stores
+from r1v3_jax.shards import kind
+from r1v3_jax.types import Dropped, Example
+
+CHECKED = 64  # rows that are looked at before a run
 
 
 @dataclasses.dataclass(frozen=True)
-class Jsonl:
-    """Rows {"question", "answer", "images": [path, ...], and optionally "id", "chain", "level",
-    "verifier"}.
+class Rows:
+    """The rows of files of any kind (`stores.open_store`) in any layout (`layouts`).
 
-    Paths of images are taken from the file's directory. Row order is drawn anew for each pass
-    through the file from `seed`; index // rows is the pass.
+    Row order is drawn anew for each pass through the files from `seed`; index // rows is the pass.
+    A row that cannot be trained on raises `types.Dropped`.
     """
 
     path: str
+    schema: str = ""  # of layouts.SCHEMAS; empty: recognised, row by row
+    root: str = ""  # the folder of the images; empty: of the files
+    name: str = ""  # of rows that do not say which data set they are from; empty: the path's
     seed: int = 0
+    cache: str = ""  # for copies of remote files, and of parquet as Arrow; empty: below ~/.cache
 
-    def check(self) -> None:
-        """FileNotFoundError or ValueError if there is nothing to read, or a row names a verifier
-        that does not exist.
-        """
-        for number, line in _lines(self.path):
-            try:
-                row = json.loads(line) if b'"verifier"' in line else {}
-            except ValueError:
-                continue  # refused when its turn comes
-            try:
-                routing.parse(str(isinstance(row, dict) and row.get("verifier") or ""))
-            except ValueError as error:
-                raise ValueError(f"{self.path}, line {number}: {error}") from error
+    def __len__(self) -> int:
+        """Rows of one pass, also those that will be dropped."""
+        return len(self._store)
 
     def __call__(self, index: int) -> Example:
-        lines = _lines(self.path)
-        place, at = divmod(index, len(lines))
-        number, line = lines[_order(len(lines), self.seed, place)[at]]
-        where = f"{self.path}, line {number}"
+        place, at = divmod(index, len(self))
+        return self.row(int(_order(len(self), self.seed, place)[at]))
+
+    def row(self, number: int) -> Example:
+        """The row that stands at a place in the files, whatever the order. Dropped if it is bad."""
+        return rows.example(
+            self.record(number),
+            schema=self.schema,
+            source=self.source,
+            id=self._store.where(number),
+            root=self.folder,
+        )
+
+    def record(self, number: int) -> dict:
+        """What stands at a place in the files, as it stands there. Dropped if it cannot be read."""
         try:
-            row = json.loads(line)
-            question, answer = str(row["question"]), str(row["answer"])
-            names = row.get("images") or []
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise TypeError(f"images = {names!r}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f'{where}: wanted an object with "question", "answer" and "images", a list of '
-                f"paths; got {error!r}"
-            ) from error
-        folder = Path(self.path).parent
-        return Example(
-            id=str(row.get("id", f"{Path(self.path).stem}/{number}")),
-            images=tuple(StoredImage(folder / name) for name in names),
-            question=question,
-            answer=answer,
-            chain=row.get("chain"),
-            level=str(row.get("level", "normal")),
-            verifier=str(row.get("verifier") or ""),
-        )
+            return self._store[number]
+        except Dropped as error:
+            raise Dropped(self.source, error.id, error.reason, error.detail) from error
+
+    @property
+    def _store(self):
+        return stores.cached_store(self.path, self.cache)
+
+    @property
+    def source(self) -> str:
+        """The name of the data set."""
+        name = Path(self._beginning).name
+        return self.name or (name.partition(".")[0] if kind(name) else name)
+
+    @property
+    def _beginning(self) -> str:
+        """The path up to where a pattern begins."""
+        path = self.path
+        while glob.has_magic(path):
+            path = str(Path(path).parent)
+        return path
+
+    @functools.cached_property
+    def folder(self) -> str | None:
+        """Where paths of images start; None if rows must hold their images."""
+        if self.root or "://" in self.path:
+            return self.root or None
+        path = Path(self._beginning)
+        path = path.parent if path.is_file() else path
+        return str(path) if path.is_dir() else None
+
+    def open(self) -> "Rows":
+        """Itself, opened. FileNotFoundError or ValueError if there is nothing to read."""
+        if self.schema:
+            rows.check_schema(self.schema)
+        if self.root and not Path(self.root).is_dir():
+            raise FileNotFoundError(f"{self.path}: root {self.root!r} is no folder")
+        _ = self._store
+        return self
+
+    def check(self) -> None:
+        """As `open`; also ValueError if nothing is good among the rows looked at, or one of them
+        names a verifier that does not exist.
+        """
+        self.open()
+        reasons, first = collections.Counter(), {}
+        for number in self._some():
+            try:
+                self.row(number)
+                reasons[""] += 1
+            except Dropped as error:
+                if error.reason == "verifier":
+                    raise ValueError(f"{self.path}, {error.id}: {error.detail}") from error
+                reasons[error.reason] += 1
+                first.setdefault(error.reason, error)
+        if not reasons[""]:
+            found = "; ".join(f"{reasons[reason]} x {error}" for reason, error in first.items())
+            raise ValueError(f"{self.path}: no good row among {reasons.total()}: {found}")
+
+    def _some(self) -> list[int]:
+        """Rows from the whole of the files, evenly."""
+        count = min(CHECKED, len(self))
+        return [i * len(self) // count for i in range(count)]
+
+    def recognised(self) -> dict[str, int]:
+        """How many of some rows are in which layout of `layouts.SCHEMAS`, or in none."""
+        found = collections.Counter()
+        for number in self._some():
+            try:
+                found[self.schema or layouts.recognise(self.record(number))] += 1
+            except (Dropped, layouts.Bad):
+                found["none"] += 1
+        return dict(found)
 
 
-@functools.lru_cache(8)
-def _lines(path: str) -> list[tuple[int, bytes]]:
-    """(number, line) of all that are not blank."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file of questions; give one JSON object a line with question, answer "
-            "and images"
-        )
-    numbered = enumerate(Path(path).read_bytes().splitlines(), start=1)
-    lines = [(number, line) for number, line in numbered if line.strip()]
-    if not lines:
-        raise ValueError(f"{path}: no questions; write one JSON object a line")
-    return lines
-
-
-@functools.lru_cache(8)
+@functools.lru_cache(4)
 def _order(count: int, seed: int, place: int) -> np.ndarray:
     return np.random.default_rng([seed, place]).permutation(count)

@@ -9,6 +9,44 @@ from typing import Any
 
 import jax
 
+# Why a row is not trained on: the word in drops.jsonl, and what it says.
+REASONS = {
+    "json": "no JSON object: damaged, NaN or Infinity in it, nested too deep, or no UTF-8",
+    "record": "the file is damaged where the record lies, or the record is too large",
+    "fields": "a field is missing or of the wrong type, or no layout is recognised",
+    "text": "a text with a NUL, a control token or half of a surrogate pair, or far too long",
+    "markers": "another number of <image> markers than of images",
+    "image_missing": "an image is not where its path says",
+    "image_path": "the path of an image leads out of the data's root, or is an address",
+    "image_format": "an image of a format that is not read",
+    "image_size": "an image too large, too small or too narrow",
+    "image_damaged": "an image that cannot be decoded",
+    "no_question": "the question is empty",
+    "no_answer": "there is neither an answer nor a chain of thought",
+    "no_chain": "there is no chain of thought to learn from",
+    "answer": "the reference answer does not verify against itself",
+    "verifier": "the verifier that the row names does not exist",
+    "duplicate_id": "an earlier row has the same id",
+    "too_long": "more tokens than there is room for; nothing is ever cut",
+    "too_many_tiles": "more tiles of images than there is room for",
+}
+
+
+class Dropped(Exception):
+    """A row that is not trained on. reason: a word of REASONS; detail: what was found, in a line.
+
+    Whoever draws examples skips the row, counts it and lists it.
+    """
+
+    def __init__(self, source: str, id: str, reason: str, detail: str = ""):
+        assert reason in REASONS, reason
+        detail = " ".join(detail.split())[:300]
+        super().__init__(source, id, reason, detail)  # as they stand, so that pickle can
+        self.source, self.id, self.reason, self.detail = source, id, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.id}: {self.detail or REASONS[self.reason]} ({self.reason})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -19,11 +57,14 @@ class Example:
     and kind group metrics ("normal", "add the rows"). image_labels: what each image token shows,
     one token of text each; where given, supervised training asks for it at the image token, which
     teaches a tower that starts from nothing to see. verifier: how an answer is checked, such as
-    "choice|model"; see `verifiers.routing`.
+    "choice|model"; see `verifiers.routing`. source: the data set it is from, for metrics. before:
+    the turns in front of the question, (role, content) each; their markers count as the question's.
+    accuracy_weight: of the reward, where it is not the config's. metadata: small values that came
+    with the row (a pass rate, a subject).
     """
 
     id: str
-    images: tuple[Any, ...]  # PIL images
+    images: tuple[Any, ...]  # PIL images, or `images.StoredImage`
     question: str
     answer: str
     chain: str | None = None
@@ -31,6 +72,10 @@ class Example:
     kind: str = ""
     image_labels: tuple[str, ...] = ()
     verifier: str = ""
+    source: str = ""
+    before: tuple[tuple[str, str], ...] = ()
+    accuracy_weight: float | None = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass

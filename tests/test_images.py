@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import os
 import random
 import struct
@@ -415,6 +416,168 @@ except ValueError:
 """
     growth_mb, seconds = map(float, run_measured(code, path))
     assert growth_mb < 100 and seconds < 1
+
+
+def big(width, height, mode, format, **options):
+    image = Image.new(mode, (width, height))
+    return encoded(image, format, **options)
+
+
+def hostile_images():
+    """{name: (bytes, size that it decodes to or the reason that it is refused)}."""
+    small, rgba = noise(60, 40), noise(60, 40).convert("RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [small.resize((50, 50)).quantize(16)] * 51
+    deep = Image.fromarray(RNG.integers(0, 65536, (40, 60), dtype=np.uint16))
+    flipped = bytearray(JPEG)
+    flipped[len(JPEG) // 2] ^= 8
+    flipped_png = bytearray(PNG)
+    flipped_png[len(PNG) // 2] ^= 8
+    damaged, form, size = "image_damaged", "image_format", "image_size"
+    nearly, vast = (
+        {"compress_level": 1},
+        struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 0, 0, 0, 0),
+    )
+    return {
+        "bomb 13000": (black_png(13_000, 13_000, rows=1), size),
+        "bomb 14000": (black_png(14_000, 14_000, rows=1), size),
+        "bomb 2^15": (black_png(2**15, 2**15, rows=1), size),
+        "bomb 2^31": (PNG[:8] + png_chunk(b"IHDR", vast) + PNG[33:], size),
+        "text bomb": (black_png(9, 9, extra=ZIPPED_TEXT), damaged),
+        "webp bomb": (big(4000, 4000, "RGB", "WEBP", method=0), size),
+        "gif without frames": (b"GIF89a" + struct.pack("<HH", 2**16 - 1, 2**16 - 1), form),
+        "bmp header": (b"BM" + struct.pack("<IHHII", 99, 0, 0, 54, 40), (form, damaged)),
+        "largest grey": (black_png(7070, 7070), (7070, 7070)),
+        "largest colour": (big(7070, 7070, "RGB", "PNG", **nearly), (7070, 7070)),
+        "largest with alpha": (big(5590, 5590, "RGBA", "PNG", **nearly), (5590, 5590)),
+        "too large with alpha": (big(5600, 5600, "LA", "PNG", **nearly), size),
+        "largest progressive": (big(4560, 4560, "CMYK", "JPEG", progressive=True), (4560, 4560)),
+        "too large progressive": (big(4570, 4570, "L", "JPEG", progressive=True), size),
+        "largest webp": (big(3950, 3950, "RGB", "WEBP", method=0), (3950, 3950)),
+        "1 x 20000": (black_png(1, 20_000), size),
+        "20000 x 1": (black_png(20_000, 1), size),
+        "1 x 201": (black_png(1, 201), size),
+        "1 x 200": (black_png(1, 200), (1, 200)),
+        "1 x 1": (black_png(1, 1), (1, 1)),
+        "0 x 5": (black_png(0, 5), form),
+        "empty": (b"", damaged),
+        "one byte": (b"\x89", form),
+        "png cut": (PNG[: len(PNG) // 2], damaged),
+        "png header cut": (PNG[:20], damaged),
+        "png flipped": (bytes(flipped_png), damaged),
+        "jpeg cut": (JPEG[: len(JPEG) // 2], damaged),
+        "jpeg flipped": (bytes(flipped), (60, 40)),  # no checksum: nobody can tell
+        "jpeg of zeros": (JPEG[:200] + bytes(2000), damaged),
+        "html": (b"<!DOCTYPE html><html><body>404</body></html>", form),
+        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", form),
+        "eps": (encoded(small, "EPS"), form),
+        "tiff": (encoded(small, "TIFF"), form),
+        "pdf": (encoded(small, "PDF"), form),
+        "gif of 51": (encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), (50, 50)),
+        "cmyk": (encoded(small.convert("CMYK"), "JPEG"), (60, 40)),
+        "16 bit": (encoded(deep, "PNG"), (60, 40)),
+        "palette and alpha": (
+            encoded(small.quantize(4), "PNG", transparency=b"\x00\x80\xff\x10"), (60, 40)),
+        "alpha": (encoded(rgba, "PNG"), (60, 40)),
+        "turned by exif": (encoded(small, "JPEG", exif=exif), (60, 40)),
+        "heavy": (PNG + bytes(images.MAX_BYTES), size),
+        "zip": (b"PK\x03\x04" + bytes(100), form),
+    }  # fmt: skip
+
+
+@linux_only
+def test_40_hostile_images_are_decoded_or_refused_in_little_memory_and_time(tmp_path):
+    """Each in a fresh process's peak above its start, at the sizes the limits allow and beyond."""
+    hostile = hostile_images()
+    assert len(hostile) >= 40
+    for number, (data, _) in enumerate(hostile.values()):
+        (tmp_path / str(number)).write_bytes(data)
+    code = """
+from PIL import Image
+Image.init()
+for number in range(int(sys.argv[2])):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = peak_mb(), time.perf_counter()
+    found = []
+    path = Path(sys.argv[1]) / str(number)
+    for source in (path, path.read_bytes()):
+        try:
+            image = images.StoredImage(source)
+            size = image.size
+            assert image.decode().size == size
+            found.append("{}x{}".format(*size))
+        except images.ImageError as error:
+            found.append(error.reason)
+            assert len(str(error).splitlines()) == 1
+    assert found[0] == found[1], found
+    print(found[0], peak_mb() - before, (time.perf_counter() - start) / 2)
+"""
+    printed = run_measured(code, tmp_path, len(hostile))
+    for at, (name, (_, expected)) in enumerate(hostile.items()):
+        found, growth_mb, seconds = printed[3 * at : 3 * at + 3]
+        if isinstance(expected, tuple) and isinstance(expected[0], int):
+            expected = "{}x{}".format(*expected)
+        wanted = expected if isinstance(expected, tuple) else (expected,)
+        assert found in wanted, (name, found)
+        assert float(growth_mb) < 300 and float(seconds) < 2, (name, growth_mb, seconds)
+
+
+# Paths
+
+
+def test_paths_stay_below_the_root(tmp_path):
+    root, secret = tmp_path / "data", tmp_path / "secret.png"
+    (root / "in").mkdir(parents=True)
+    for path in (secret, root / "in/good.png", root / "50%25 off.png", root / "a\u202fb.png"):
+        path.write_bytes(PNG)
+    (root / "inner").symlink_to(root / "in")
+    (root / "outer").symlink_to(tmp_path)
+    (root / "secret.png").symlink_to(secret)
+    (root / "absolute.png").symlink_to("/etc/passwd")
+    (root / "loop").symlink_to(root / "loop")
+    (tmp_path / "data2").mkdir()
+    (tmp_path / "data2/x.png").write_bytes(PNG)
+    good = ["in/good.png", "./in//good.png", "inner/good.png", f"{root}/in/good.png",
+            "50%25 off.png", "a\u202fb.png"]  # fmt: skip
+    attacks = [
+        "/etc/passwd", "//etc/passwd", str(secret), f"{root}/../secret.png", "../secret.png",
+        f"{tmp_path}/data2/x.png", "in/../../secret.png", "in/../in/good.png", "..",
+        "....//../secret.png", "secret.png", "outer/secret.png", "absolute.png",
+        "outer/data/../secret.png", "%2e%2e/secret.png", "%2e%2e%2fsecret.png", "..%2fsecret.png",
+        "%252e%252e/secret.png", "..\\secret.png", "in\\..\\..\\secret.png",
+        "C:\\Windows\\win.ini", "..%5csecret.png", "file:///etc/passwd", "file:/etc/passwd",
+        "FILE:secret.png", "http://127.0.0.1/a.png", "http://169.254.169.254/latest/meta-data/",
+        "https://example.com/a.png", "gs://bucket/a.png", "ftp://127.0.0.1/a", "good.png\0.txt",
+        "in/good.png%00.txt", "~/secret.png", "~root/.ssh/id", "\ud800.png", "in/good.png\n",
+        " http://127.0.0.1/a.png", "/proc/self/environ", "/dev/zero",
+    ]  # fmt: skip
+    assert len(attacks) >= 30
+    code = """
+import json
+root, good, attacks = Path(sys.argv[1]), *json.loads(sys.argv[2])
+opened = []
+images.StoredImage(images.confined(root, good[0])).decode()  # what Pillow imports is imported
+sys.addaudithook(lambda event, args: event in ("open", "socket.connect") and opened.append(args[0]))
+for name in good:
+    assert images.StoredImage(images.confined(root, name)).decode().size == (60, 40)
+for name in attacks:
+    try:
+        images.StoredImage(images.confined(root, name)).size
+        print("accepted", repr(name))
+    except images.ImageError as error:
+        assert error.reason == "image_path", (name, error)
+        assert len(str(error).splitlines()) == 1
+for name in ("none.png", "loop/a.png", "x" * 5000, "in"):
+    try:
+        images.StoredImage(images.confined(root, name)).size
+        print("accepted", repr(name))
+    except images.ImageError as error:
+        assert error.reason in ("image_missing", "image_path")
+print(len(opened), *{path for path in map(str, opened) if not path.startswith(str(root) + "/")})
+"""
+    found = run_measured(code, root, json.dumps([good, attacks]))
+    assert found == [str(len(good))]  # the good ones, and nothing else
 
 
 # Videos

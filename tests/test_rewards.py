@@ -474,6 +474,8 @@ def test_a_batch_keeps_its_order_and_survives_errors():
     assert [one.verdict for one in scores] == [RIGHT, WRONG, ERROR, WRONG, WRONG]
     assert [one.total for one in scores] == pytest.approx([1.0, 0.2, None, 0.0, 0.2])
     assert scores[1] == score(boxed("8"), "7", ended=True)
+    own = score_all(completions, answers, [True] * 5, accuracy_weight=[0.0, 0.25, 0.5, 0.75, 1.0])
+    assert [one.total for one in own] == pytest.approx([1.0, 0.75, None, 0.0, 0.0])
     plain = score_all([r"\boxed{7}"], ["7"], [True], thinking=False, accuracy_weight=0.5)
     assert plain[0].total == 1.0
     with pytest.raises(ValueError):

@@ -7,13 +7,14 @@ from PIL import Image
 
 from r1v3_jax import data, images
 from r1v3_jax.presets import TINY
-from r1v3_jax.sources import Jsonl
+from r1v3_jax.sources import Rows
+from r1v3_jax.types import Dropped
 
 
 def write(path, *rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Jsonl(str(path))
+    return Rows(str(path))
 
 
 def test_rows_are_examples_and_images_lie_beside_the_file(tmp_path):
@@ -55,42 +56,68 @@ def test_each_pass_has_every_row_once_in_an_order_of_its_own(tmp_path):
     for one in passes:
         assert sorted(one, key=int) == [str(i) for i in range(20)]
     assert passes[0] != passes[1] != passes[2]
-    again = Jsonl(source.path)
+    again = Rows(source.path)
     assert [again(i).id for i in range(20)] == passes[0]
-    other = Jsonl(source.path, seed=1)
+    other = Rows(source.path, seed=1)
     assert [other(i).id for i in range(20)] != passes[0]
 
 
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ("{", "JSONDecodeError"),
-        ("[1]", "TypeError"),
-        ({"question": "q"}, "KeyError\\('answer'\\)"),
-        ({"question": "q", "answer": "a", "images": "a.png"}, "images = 'a.png'"),
-        ({"question": "q", "answer": "a", "images": [1]}, r"images = \[1\]"),
+        ("{", r"Expecting property name .* \(json\)"),
+        ("[1]", r"wanted an object, got list \(json\)"),
+        ({"question": "q"}, r"\(no_answer\)"),
+        ({"question": "q", "answer": "a", "images": "a.png"}, r"images of type str.*\(fields\)"),
+        ({"question": "q", "answer": "a", "images": [1]}, r"an image of type int.*\(fields\)"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path, row, found):
     source = write(tmp_path / "rows.jsonl", "", row)  # the blank line counts
-    with pytest.raises(ValueError, match=f"rows.jsonl, line 2: wanted an object .*{found}"):
+    with pytest.raises(Dropped, match=f"rows, rows/2: .*{found}"):
         source(0)
 
 
 def test_what_is_not_there_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file of questions; give one JSON object"):
-        Jsonl(str(tmp_path / "none.jsonl")).check()
-    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(FileNotFoundError, match="none.jsonl: no such file of questions; give"):
+        Rows(str(tmp_path / "none.jsonl")).check()
+    (tmp_path / "empty.jsonl").write_text("\n \r\n\n")
     with pytest.raises(ValueError, match="no questions; write one JSON object a line"):
-        Jsonl(str(tmp_path / "empty.jsonl")).check()
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match="wanted an image, one of"):
-        _ = images.StoredImage(tmp_path / "text.png").size
+        Rows(str(tmp_path / "empty.jsonl")).check()
+    good = write(tmp_path / "good.jsonl", {"question": "q", "answer": "a"})
+    with pytest.raises(ValueError, match="schema 'verll': choose from own, easyr1, verl"):
+        Rows(good.path, schema="verll").check()
+    with pytest.raises(FileNotFoundError, match="root '/no/where' is no folder"):
+        Rows(good.path, root="/no/where").check()
+    bad = write(tmp_path / "bad.jsonl", "{", {"question": "q"}, {"question": ""})
+    with pytest.raises(ValueError, match=r"no good row among 3: 1 x .*\(json\); 1 x .*no_answer"):
+        bad.check()
+
+
+def test_images_lie_where_the_path_begins(tmp_path):
+    (tmp_path / "parts").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "parts/a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    row = {"question": "q", "answer": "a", "images": ["a.png"]}
+    for part in ("1", "2"):
+        write(tmp_path / f"parts/{part}.jsonl", row)
+    for path, folder, name in [
+        (f"{tmp_path}/parts", tmp_path / "parts", "parts"),
+        (f"{tmp_path}/parts/*.jsonl", tmp_path / "parts", "parts"),
+        (f"{tmp_path}/*/2.jsonl", tmp_path, tmp_path.name),
+        (f"{tmp_path}/parts/1.jsonl", tmp_path / "parts", "1"),
+    ]:
+        example = Rows(path)(0)
+        assert example.images[0].source == folder / "a.png" and example.source == name
+    moved = Rows(f"{tmp_path}/parts", root=str(tmp_path), name="mine")
+    assert moved(0).images[0].source == tmp_path / "a.png" and moved(0).source == "mine"
+    assert len(moved) == 2 and moved.recognised() == {"own": 2}
+    assert {moved(i).id for i in range(2)} == {"1/1", "2/1"}
 
 
 def test_a_verifier_that_does_not_exist_is_named_before_a_run(tmp_path):
     row = {"question": "q", "answer": "a"}
     write(tmp_path / "good.jsonl", {**row, "verifier": "choice|model"}, "{", "[1]").check()
     source = write(tmp_path / "typo.jsonl", row, {**row, "verifier": "chioce"})
-    with pytest.raises(ValueError, match="typo.jsonl, line 2: no verifier 'chioce'; did you mean"):
+    with pytest.raises(ValueError, match="typo.jsonl, typo/2: no verifier 'chioce'; did you mean"):
         source.check()

@@ -1,0 +1,162 @@
+"""One record of anybody's layout -> one canonical row -> `types.Example`.
+
+What a canonical row is, and how layouts become one, is in `layouts`. Here: what a row must be to be
+trained on, its images, and rows as JSON. Knows no files of records: `stores` reads those.
+"""
+
+import base64
+import dataclasses
+import functools
+import json
+import threading
+from pathlib import Path
+
+from r1v3_jax import layouts, rewards, tokens
+from r1v3_jax.images import ImageError, StoredImage, confined
+from r1v3_jax.layouts import Bad
+from r1v3_jax.types import Dropped, Example
+from r1v3_jax.verifiers import routing
+
+# What stands for structure in a chat, in every checkpoint of the family.
+CONTROL = (tokens.TURN_START, tokens.TURN_END, *tokens.IMAGE_TOKENS, "<|endoftext|>")
+DATA_URI = "data:;base64,"
+
+
+def example(
+    record, *, schema: str = "", source: str = "", id: str = "", root: str | Path | None = None
+) -> Example:
+    """The Example that a record holds; Dropped, with the reason, if it holds none.
+
+    schema: of `layouts.SCHEMAS`, or recognised. source, id: where the record has none of its own.
+    root: the folder that its images are in; without one they must be in the record. Of images the
+    headers are read here; `decoded` reads the rest.
+    """
+    try:
+        row = canonical(record, schema)
+        source, id = row["source"] or source, row["id"] or id
+        check(row)
+        images = tuple(_stored(image, root) for image in row["images"])
+        for image in images:
+            _ = image.size  # of the header: whatever is wrong there is found now
+    except Bad as error:
+        raise Dropped(source, id, *error.args) from error
+    except ImageError as error:
+        raise Dropped(source, id, error.reason, str(error)) from error
+    return Example(
+        id=id,
+        images=images,
+        question=row["question"],
+        answer=row["answer"],
+        chain=row["chain"],
+        level=row["level"],
+        verifier=row["verifier"],
+        source=source,
+        before=tuple((turn["role"], turn["content"]) for turn in row["before"]),
+        accuracy_weight=row["accuracy_weight"],
+        metadata=row["metadata"],
+    )
+
+
+def decoded(example: Example) -> Example:
+    """The example with the pixels of its images; Dropped if one cannot be decoded."""
+    try:
+        images = tuple(x.decode() if isinstance(x, StoredImage) else x for x in example.images)
+    except ImageError as error:
+        raise Dropped(example.source, example.id, error.reason, str(error)) from error
+    return dataclasses.replace(example, images=images)
+
+
+def inline(example: Example) -> dict:
+    """The canonical row of an example whose images are stored, with the bytes of these."""
+    row = {name: getattr(example, name) for name in layouts.CANONICAL}
+    row["images"] = [image.read() for image in example.images]
+    row["before"] = [{"role": role, "content": content} for role, content in example.before]
+    return row
+
+
+def canonical(record, schema: str = "") -> dict:
+    """The canonical row of a record. Bad if a field is missing or of the wrong type.
+
+    ValueError for a schema that there is not.
+    """
+    if not isinstance(record, dict):
+        raise Bad("json", f"wanted an object, got {type(record).__name__}")
+    schema = schema or layouts.recognise(record)
+    check_schema(schema)
+    row = layouts.CANONICAL | layouts.SCHEMAS[schema](record)
+    row["id"] = layouts.read_text(row["id"], "id", 1000)
+    row["source"] = layouts.read_text(row["source"], "source", 1000)
+    row["question"] = layouts.read_text(row["question"], "question").strip()
+    row["answer"] = layouts.unboxed(layouts.read_text(row["answer"], "answer"))
+    row["images"] = layouts.read_images(row["images"])
+    row["before"] = layouts.read_turns(row["before"])
+    row["chain"] = layouts.read_text(row["chain"], "chain")
+    row["chain"] = row["chain"] if row["chain"].strip() else None
+    row["level"] = layouts.read_text(row["level"], "level", 1000) or "normal"
+    row["verifier"] = layouts.read_text(row["verifier"], "verifier", 1000)
+    row["accuracy_weight"] = layouts.read_weight(row["accuracy_weight"])
+    row["metadata"] = layouts.read_metadata(row["metadata"])
+    return row
+
+
+def check_schema(schema: str) -> None:
+    """ValueError if there is no such layout."""
+    if schema not in layouts.SCHEMAS:
+        raise ValueError(
+            f"schema {schema!r}: choose from {', '.join(layouts.SCHEMAS)}, or leave it empty"
+        )
+
+
+def check(row: dict) -> None:
+    """Bad if a canonical row cannot be trained on, whatever the model: empty texts, markers, and an
+    answer that does not verify against itself.
+    """
+    if not row["question"]:
+        raise Bad("no_question", "")
+    if not row["answer"] and row["chain"] is None:
+        raise Bad("no_answer", "")
+    asked = [*(t["content"] for t in row["before"] if t["role"] != "assistant"), row["question"]]
+    said = [*(t["content"] for t in row["before"] if t["role"] == "assistant"), row["chain"] or ""]
+    for text in asked + said:
+        if found := next((word for word in CONTROL if word in text), None):
+            raise Bad("text", f"the control token {found} in a text")
+    markers, images = sum(text.count(tokens.IMAGE_MARKER) for text in asked), len(row["images"])
+    if markers not in (0, images):
+        raise Bad("markers", f"{markers} markers, {images} images")
+    try:
+        routing.parse(row["verifier"])
+    except ValueError as error:
+        raise Bad("verifier", str(error)) from error
+    if row["answer"] and (problem := _gold_problem(row["answer"], row["verifier"])):
+        raise Bad("answer", problem)
+
+
+_parsing = threading.Lock()  # sympy's caches are not made for threads
+
+
+@functools.lru_cache(65536)
+def _gold_problem(answer: str, verifier: str) -> str | None:
+    """As `rewards.check_gold`; letters, text and plain numbers do not wait for their turn."""
+    if routing.is_quick(routing.parse(verifier).rules, answer, answer):
+        return rewards.check_gold(answer, verifier)
+    with _parsing:
+        return rewards.check_gold(answer, verifier)
+
+
+def _stored(image: str | bytes, root) -> StoredImage:
+    if isinstance(image, bytes):
+        return StoredImage(image)
+    if root is None:
+        detail = f"{image[:100]!r}: rows from there hold their images; or set root, a folder here"
+        raise Bad("image_missing", detail)
+    return StoredImage(confined(root, image))
+
+
+def dumps(row: dict) -> str:
+    """A canonical row as one line of JSON, images inline as data: URIs; `canonical` reads it."""
+    images = [_to_uri(image) if isinstance(image, bytes) else image for image in row["images"]]
+    return json.dumps(row | {"images": images}, ensure_ascii=False)
+
+
+def _to_uri(data: bytes) -> str:
+    return DATA_URI + base64.b64encode(data).decode()
