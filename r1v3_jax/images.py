@@ -206,7 +206,7 @@ def _size_problem(image: Image.Image, max_pixels: int) -> tuple[str, str, str] |
 
 
 def _decoding_bytes(image: Image.Image) -> int:
-    """Bytes of memory a pixel while an image is decoded and made RGB, measured with Pillow 12."""
+    """Bytes of memory a pixel while an image is decoded and made RGB, measured with Pillow 13."""
     if image.format == "WEBP":  # two frames of an animation, their copy, and the image
         return 16
     if image.info.get("progressive"):  # JPEG: the coefficients of the whole image

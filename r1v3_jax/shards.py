@@ -143,7 +143,7 @@ class Records:
 
     def __getitem__(self, i: int) -> dict:
         try:
-            (text,) = self.reader.read([i])
+            (text,) = self.reader.read([int(i)])
         except RuntimeError as error:  # its checksums
             raise _damaged(self, i, error) from error
         if self.parse is None:

@@ -22,9 +22,10 @@ def open_store(path: str, cache: str = ""):
     """The store at a path.
 
     DIR/x.jsonl, .json, .parquet, .array_record, .tar; a folder or a pattern of one kind of them;
-    DIR@SPLIT of TFDS or of `datasets`; OWNER/NAME@SPLIT on the Hugging Face hub; the same files at
-    gs://... and wherever else fsspec goes. cache: a folder for copies of remote files and for
-    parquet as Arrow; empty for the home directory's.
+    DIR@SPLIT of TFDS or of `datasets`; OWNER/NAME@SPLIT on the Hugging Face hub, with a
+    configuration OWNER/NAME:CONFIG@SPLIT; the same files at gs://... and wherever else fsspec goes.
+    cache: a folder for copies of remote files and for parquet as Arrow; empty for the home
+    directory's.
 
     FileNotFoundError or ValueError if there is nothing to read; ImportError without the extra
     "data", where it is needed.
@@ -44,7 +45,7 @@ def _open(path: str, cache: str):
             return _tfds(base, split)
         if any((Path(base) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(base, split)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", base) and split:
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", base) and split:
         return _hub_dataset(base, split, cache)
     return open_files(_files(path), path, cache)
 
@@ -164,7 +165,7 @@ class Arrow:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> dict:
-        return self.rows[i].to_pylist()[0]
+        return self.rows[int(i)].to_pylist()[0]
 
     def where(self, i: int) -> str:
         return f"{self.name}/{i}"
@@ -215,13 +216,16 @@ def _saved_dataset(folder: str, split: str) -> Arrow:
     return Arrow(found, Path(folder).name)
 
 
-def _hub_dataset(name: str, split: str, cache: str) -> Arrow:
+def _hub_dataset(base: str, split: str, cache: str) -> Arrow:
+    """OWNER/NAME or OWNER/NAME:CONFIG on the hub. None of its code is run."""
     datasets = _datasets()
+    name, _, config = base.partition(":")
     try:
-        return Arrow(datasets.load_dataset(name, split=split, cache_dir=cache or None), name)
+        found = datasets.load_dataset(name, config or None, split=split, cache_dir=cache or None)
     except Exception as error:  # of huggingface_hub, of the network, of datasets
-        found = " ".join(str(error).split())[:300]
-        raise ValueError(f"{name}@{split}: no such file here, and on the hub: {found}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{base}@{split}: no such file here, and on the hub: {said}") from error
+    return Arrow(found, name)
 
 
 # Other file systems
