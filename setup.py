@@ -8,6 +8,15 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "r1v3_jax/__init__.py").read_text())[1]
 
+# Files of other kinds than JSON lines and tar. Nothing here needs TensorFlow.
+DATA = [
+    "array_record>=0.8",
+    "datasets>=4.0",  # parquet, saved sets, the hub
+    "fsspec[gcs]>=2025.3",  # gs://
+    "pyarrow>=20.0",
+]
+TFDS = ["tensorflow-datasets>=4.9.7"]
+
 setup(
     name="r1v3_jax",
     version=VERSION,
@@ -22,6 +31,7 @@ setup(
         "absl-py>=2.1",
         "einops>=0.8",
         "flax>=0.12",
+        "grain>=0.2.14",
         "huggingface_hub>=0.34",
         "jinja2>=3.1",  # chat templates
         "math-verify>=0.8",
@@ -43,7 +53,11 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda12]>=0.10"],
         "video": ["av>=12.0"],
+        "data": DATA,
+        "tfds": DATA + TFDS,
         "test": [
+            *DATA,
+            *TFDS,
             "av>=12.0",
             "hypothesis>=6.100",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU

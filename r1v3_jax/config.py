@@ -616,6 +616,8 @@ class Run:
         named = {k: v for part, c in parts.items() for k, v in described(c, part).items()}
         named |= {f"compute.{k}": repr(getattr(self.compute, k)) for k in ("dtype", "param_dtype")}
         named["seed"] = repr(self.seed)
+        if hasattr(source := getattr(self, stage).train, "fingerprint"):
+            named[f"{stage}.train.rows"] = source.fingerprint()
         return {k: v for k, v in named.items() if k.rpartition(".")[2] not in FREE}
 
     def mesh_of(self, chips: int) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ can be changed on the command line. A source with an end has a `len`, the rows o
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -40,6 +41,10 @@ class Mixture:
         """What the parts' own `check` refuses."""
         for _, source in self.parts:
             _check(source)
+
+    def fingerprint(self) -> str:
+        """Of the parts; see `sources.Rows`."""
+        return "; ".join(_fingerprint(source) for _, source in self.parts)
 
     def __call__(self, index: int) -> Example:
         turns, before = _schedule(tuple(weight for weight, _ in self.parts))
@@ -131,6 +136,10 @@ class Curriculum:
         _check(self.source)
         _ = self.rows
 
+    def fingerprint(self) -> str:
+        """Of the source; see `sources.Rows`."""
+        return _fingerprint(self.source)
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -179,6 +188,11 @@ class ByPassRate:
     def check(self) -> None:
         _check(self.source)
         _rates(self.rates, self.low, self.high)
+
+    def fingerprint(self) -> str:
+        """Of the source and of the rates; see `sources.Rows`."""
+        rates = hashlib.sha256(Path(self.rates).read_bytes()).hexdigest()[:16]
+        return f"{_fingerprint(self.source)}; rates {rates}"
 
     def __len__(self) -> int:
         return len(_rates(self.rates, self.low, self.high))
@@ -244,6 +258,10 @@ def with_chains(source: Source, path) -> Source:
         return dataclasses.replace(found, chain=chain)
 
     return example
+
+
+def _fingerprint(source: Source) -> str:
+    return source.fingerprint() if hasattr(source, "fingerprint") else ""
 
 
 def _check(source: Source) -> None:

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import glob
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,18 @@ class Rows:
     def __call__(self, index: int) -> Example:
         place, at = divmod(index, len(self))
         return self.row(int(_order(len(self), self.seed, place)[at]))
+
+    def fingerprint(self) -> str:
+        """How many rows there are, and one number for what stands in some of them: a run goes on
+        only where it is equal.
+        """
+        digest = hashlib.sha256()
+        for number in self._some():
+            try:
+                digest.update(repr(self.record(number)).encode("utf-8", "surrogatepass"))
+            except Dropped as error:
+                digest.update(error.reason.encode())
+        return f"{len(self)} rows, {digest.hexdigest()[:16]}"
 
     def row(self, number: int) -> Example:
         """The row that stands at a place in the files, whatever the order. Dropped if it is bad."""

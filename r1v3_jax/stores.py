@@ -121,7 +121,7 @@ def _tfds(folder: str, split: str) -> Joined:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.example_parser import ExampleParserNp
     except ImportError:
-        raise ImportError(f"{folder}: reading TFDS needs {EXTRA}") from None
+        raise ImportError(f"{folder}: reading it needs pip install r1v3_jax[tfds]") from None
     info = tfds.builder_from_directory(folder).info
     if split not in info.splits:
         raise ValueError(f"{folder}@{split}: choose a split, {folder}@{'|'.join(info.splits)}")

@@ -33,7 +33,7 @@ def test_configs_load_from_anywhere(tmp_path):
     [
         (["--config=digit"], "no config 'digit'; did you mean digits"),
         ([], "--config=NAME is missing; there are: digits, digits_smoke"),
-        (["--config=digits", "--config.grpo.clip_hi=0.3"], 'Did you mean "clip_high"'),
+        (["--config=digits", "--config.grpo.clip_hi=0.3"], "did you mean --config.grpo.clip_high"),
         (["--config=digits", "--config.grpo.group_size=2.5"], "group_size"),
         (["--config=digits", "--config.grpo.group_size=1"], "at least 2"),
         (["--config=digits", "--config.stage=rl"], "choose from base, cold_start, grpo, connector"),

@@ -121,3 +121,21 @@ def test_a_verifier_that_does_not_exist_is_named_before_a_run(tmp_path):
     source = write(tmp_path / "typo.jsonl", row, {**row, "verifier": "chioce"})
     with pytest.raises(ValueError, match="typo.jsonl, typo/2: no verifier 'chioce'; did you mean"):
         source.check()
+
+
+def test_data_that_changed_has_another_fingerprint(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) for i in range(200)]
+    path.write_text("\n".join(lines) + "\n")
+    found = Rows(str(path)).fingerprint()
+    assert found.startswith("200 rows, ")
+    copy = tmp_path / "elsewhere" / "rows.jsonl"
+    copy.parent.mkdir()
+    copy.write_text(path.read_text())
+    assert Rows(str(copy), seed=3).fingerprint() == found
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text("\n".join([lines[1], *lines[1:]]) + "\n")
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text("\n".join([*lines, lines[0]]) + "\n")
+    for other in (changed, longer):
+        assert Rows(str(other)).fingerprint() != found
