@@ -10,6 +10,7 @@ from absl import app, flags, logging
 
 from r1v3_jax import tpu
 from r1v3_jax.sharding import make_mesh
+from r1v3_jax.types import Dropped
 
 
 def run(main) -> None:
@@ -29,7 +30,7 @@ def run(main) -> None:
             getLogger("transformers.configuration_utils").setLevel("ERROR")
         try:
             main()
-        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError, Dropped) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)

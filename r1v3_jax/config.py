@@ -496,6 +496,22 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Data:
+    """How rows are read, and how many of them may be bad."""
+
+    threads: int = 0  # that decode images and tokenise; 0: one a core, at most 16
+    ahead: int = 64  # examples made before they are wanted; their images are in memory, decoded
+    # The share of the rows of a stage that may be left out. With more it stops; but as many more
+    # are let pass as it would be of 1,000 rows, or of one pass through fewer.
+    max_drop_fraction: float = 0.01
+
+    def __post_init__(self):
+        _require(self, "threads", lambda n: n >= 0, "at least 0")
+        _require(self, "ahead", _positive, "at least 1")
+        _require(self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """Which training states of a stage stay on disk, and what a failed save does."""
 
@@ -563,6 +579,7 @@ class Run:
     connector: SFT | None = None
     evaluate: Evaluate = Evaluate()
     verify: Verify = Verify()
+    data: Data = Data()
     checkpoints: Checkpoints = Checkpoints()
     health: Health = Health()
 

@@ -1,18 +1,16 @@
 """Examples -> ids and tiles -> arrays of fixed shape.
 
-A source is a pure function of an index, so that a position in the data is one number and a resumed
-run sees what an uninterrupted one would have seen. Every process of a run plans the same batch from
-token counts and image sizes; the pixels of an image are cut only where one of its tiles is wanted,
-by the process whose device it goes to (`place`).
+Every process of a run plans the same batch from token counts and image sizes; the pixels of an
+image are cut only where one of its tiles is wanted, by the process whose device it goes to
+(`place`). What examples there are, and in which order, is for `feed` to say.
 """
 
 import collections
 import dataclasses
 import functools
-import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1v3_jax import images, tokens
 from r1v3_jax.config import SFT, ModelConfig
 from r1v3_jax.sharding import Rules
-from r1v3_jax.types import Batch, Example, PromptBatch
+from r1v3_jax.types import Batch, Dropped, Example, PromptBatch
 
 
 class Tiles:
@@ -64,13 +62,22 @@ class TileSlots:
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         parts, (low, high, _) = self.parts[index[0]], index[1].indices(self.shape[1])
         out = np.zeros((len(parts), high - low, *self.shape[2:]), np.float32)
+        wanted = []
         for part, filled in zip(parts, out, strict=True):
             at = 0
             for tiles in part:
                 first, last = max(at, low), min(at + len(tiles), high)
                 if first < last:
-                    filled[first - low : last - low] = tiles.array[first - at : last - at]
+                    mine = slice(first - at, last - at)
+                    wanted.append((filled[first - low : last - low], tiles, mine))
                 at += len(tiles)
+
+        def cut(one):
+            place, tiles, mine = one
+            place[:] = tiles.array[mine]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and numpy let threads work
+            list(pool.map(cut, wanted))
         return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -104,10 +111,13 @@ class Encoder:
         self._prompt_ids = functools.lru_cache(4096)(self._encode_prompt)
 
     def prompt(self, example: Example) -> Encoded:
-        """What sampling starts from. ValueError if it is not a prompt of this model."""
+        """What sampling starts from. ValueError if it is not a prompt of this model, Dropped if it
+        is too long for it.
+        """
         tiles = self.tiles(example)
         turns = (*example.before, ("user", example.question))
         ids = np.asarray(self._prompt_ids(turns, tuple(tiles.counts)), np.int32)
+        self._check_length(ids, example)
         return Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
 
     def supervised(self, example: Example) -> Encoded:
@@ -115,13 +125,14 @@ class Encoder:
         the assistant said before.
         """
         if example.chain is None:
-            raise ValueError(f"{example.id}: no chain of thought to learn from")
+            raise Dropped(example.source, example.id, "no_chain")
         tiles = self.tiles(example)
         turns = (*example.before, ("user", example.question), ("assistant", example.chain))
         ids, mask = self.tokenizer.encode_example(
             _messages(turns), self._image_tokens(tiles.counts)
         )
-        self._check(ids, example)
+        tokens.check_token_ids(ids, self.config.text.vocab_size)
+        self._check_length(ids, example)
         ids, mask = np.asarray(ids, np.int32), np.asarray(mask)
         labels = self._label_images(example, ids, mask) if example.image_labels else ids
         return Encoded(ids, labels, mask, tiles)
@@ -147,12 +158,13 @@ class Encoder:
     def _encode_prompt(self, turns: tuple[tuple[str, str], ...], counts) -> list[int]:
         ids = self.tokenizer.encode_prompt(_messages(turns), self._image_tokens(counts))
         ids += self.tokenizer.encode_text(self.prefill)
-        self._check(ids, turns)
+        tokens.check_token_ids(ids, self.config.text.vocab_size)
         return ids
 
-    def _check(self, ids, what) -> None:
-        tokens.check_token_ids(ids, self.config.text.vocab_size)
-        tokens.check_prompt_length(len(ids), self.config.text.max_positions)
+    def _check_length(self, ids, example: Example) -> None:
+        if len(ids) > (limit := self.config.text.max_positions):
+            got = f"{len(ids)} tokens, the model has {limit} positions"
+            raise Dropped(example.source, example.id, "too_long", got)
 
     def _image_tokens(self, counts) -> list[int]:
         return [count * self.config.image_tokens_per_tile for count in counts]
@@ -172,57 +184,20 @@ def _messages(turns: tuple[tuple[str, str], ...]) -> list[dict]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def with_chains(source: Callable[[int], Example], path) -> Callable[[int], Example]:
-    """The examples that a file of `distill` has chains for, with those chains, over and over.
-
-    FileNotFoundError without the file; ValueError if it is empty, of another kind, or was made from
-    another source.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    try:
-        rows = [(row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a file of tools/distill.py ({error!r})") from error
-    if not rows:
-        raise ValueError(f"{path}: no chains; distil from a checkpoint that answers some questions")
-
-    def example(index: int) -> Example:
-        at, name, chain = rows[index % len(rows)]
-        found = source(at)
-        if found.id != name:
-            raise ValueError(
-                f"{path}: example {at} is {found.id!r} here and was {name!r}; use the source that "
-                "the chains were made from"
-            )
-        return dataclasses.replace(found, chain=chain)
-
-    return example
-
-
-def packed_batches(
-    source: Callable[[int], Example], encoder: Encoder, config: SFT, *, start: int = 0
-) -> Iterator[tuple[Batch, int]]:
-    """Batches of `config.rows` packed rows, and the index of the first example not in them.
+def packed_batches(reader, encoder: Encoder, config: SFT) -> Iterator[tuple[Batch, object]]:
+    """Batches of `config.rows` packed rows, and the `feed.Drawn` that each used up of a reader.
 
     Examples go, in order, into the first row with room whose micro-batch has tiles left; the first
     that fits nowhere begins the next batch. The whole batch has one loss: the mean over its
     supervised tokens.
     """
-    index, slots = start, config.tiles // config.accumulate
-    per_micro = config.rows // config.accumulate
-    pending = encoder.supervised(source(index))
+    slots, per_micro = config.tiles // config.accumulate, config.rows // config.accumulate
+    pending = next(reader).encoded
     while True:
         rows: list[list[Encoded]] = [[] for _ in range(config.rows)]
         room, left = [config.row_tokens] * config.rows, [slots] * config.accumulate
         while True:
             size, images_in = len(pending.tokens), len(pending.tiles)
-            if size > config.row_tokens or images_in > slots:
-                raise ValueError(
-                    f"example {index} has {size} tokens and {images_in} tiles; a row holds "
-                    f"{config.row_tokens} and a micro-batch {slots}: raise row_tokens or tiles"
-                )
             fits = (
                 r
                 for r in range(config.rows)
@@ -233,9 +208,8 @@ def packed_batches(
             rows[row].append(pending)
             room[row] -= size
             left[row // per_micro] -= images_in
-            index += 1
-            pending = encoder.supervised(source(index))
-        yield _arrays(rows, encoder, config), index
+            pending = next(reader).encoded
+        yield _arrays(rows, encoder, config), reader.drawn(back=1)
 
 
 def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
@@ -361,10 +335,13 @@ def fetch(tree):
 
 
 def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:
-    """The same items, made by a thread while the devices work."""
-    with ThreadPoolExecutor(1) as pool:
+    """The same items, made by a thread while the devices work. Close it."""
+    pool = ThreadPoolExecutor(1)
+    try:
         queue = collections.deque(pool.submit(next, iterator) for _ in range(depth))
         while True:
             item = queue.popleft().result()
             queue.append(pool.submit(next, iterator))
             yield item
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

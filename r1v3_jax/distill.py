@@ -1,7 +1,9 @@
-"""Chains of thought from a teacher checkpoint, for a cold start: sampled, verified, filtered.
+"""What a checkpoint says to the questions of a source, written down: chains and pass rates.
 
-How Skywork-R1V3 made its own (report, section 3.2): a chain is kept if its answer is right and it
-neither rambles nor runs over. One JSON row a question; `data.with_chains` reads them back.
+Chains of thought for a cold start are sampled, verified and filtered as Skywork-R1V3 made its own
+(report, section 3.2): a chain is kept if its answer is right and it neither rambles nor runs over.
+`mixtures.with_chains` reads them back. Pass rates tell which questions a policy always or never
+solves; `mixtures.ByPassRate` reads those. One JSON row a question.
 """
 
 import collections
@@ -11,8 +13,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from r1v3_jax.models.r1v3 import for_decoding
-from r1v3_jax.rollout import Group, Sampler
+from r1v3_jax import checkpoint, tokens
+from r1v3_jax.config import Run
+from r1v3_jax.data import Encoder
+from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.rollout import Group, Sampler, sample
+from r1v3_jax.sampler import Sampling
 from r1v3_jax.types import Example
 
 
@@ -57,24 +63,59 @@ def distill(
     key: jax.Array,
     keep: Filter,
 ) -> tuple[list[dict], dict[str, int]]:
-    """Rows for the first `count` examples of `source`, and how many samples met which verdict.
+    """Rows for the first `count` good rows of `source`, and how many samples met which verdict.
 
     Of an example's kept chains the shortest is taken; an example without one has no row.
     """
-    model, rows, verdicts = for_decoding(model), [], collections.Counter()
-    for start in range(0, count, batch):
-        indices = range(start, start + batch)  # of one size, so that there is one program
-        groups = sampler.groups(
-            model,
-            [source(index) for index in indices],
-            jax.random.fold_in(key, start),
-            sampler.sampling.max_tokens,
-        )
-        for index, group in list(zip(indices, groups, strict=True))[: count - start]:
-            said = [keep.verdict(group, g) for g in range(len(group.texts))]
-            verdicts.update(said)
-            kept = [g for g, verdict in enumerate(said) if verdict == "kept"]
-            if kept:
-                best = min(kept, key=lambda g: (group.completions.lengths[g], g))
-                rows.append({"index": index, "id": group.example.id, "chain": group.texts[best]})
+    rows, verdicts = [], collections.Counter()
+    for index, group in sample(sampler, model, source, count, batch, key):
+        said = [keep.verdict(group, g) for g in range(len(group.texts))]
+        verdicts.update(said)
+        kept = [g for g, verdict in enumerate(said) if verdict == "kept"]
+        if kept:
+            best = min(kept, key=lambda g: (group.completions.lengths[g], g))
+            rows.append({"index": index, "id": group.example.id, "chain": group.texts[best]})
     return rows, dict(verdicts)
+
+
+def pass_rates(
+    sampler: Sampler,
+    model,
+    source: Callable[[int], Example],
+    count: int,
+    batch: int,
+    key: jax.Array,
+) -> list[dict]:
+    """{index, id, source, pass_rate, samples} of the first `count` good rows of `source`: the share
+    of right answers among the samples whose verifier did not fail; null where all did.
+    """
+    rows = []
+    for index, group in sample(sampler, model, source, count, batch, key):
+        right = [score.accuracy == 1 for score in group.scores if score.total is not None]
+        rate = sum(right) / len(right) if right else None
+        row = {"index": index, "id": group.example.id, "source": group.example.source}
+        rows.append({**row, "pass_rate": rate, "samples": len(right)})
+    return rows
+
+
+def load(
+    config: Run, directory: str, *, samples: int, batch: int, temperature: float
+) -> tuple[Sampler, R1V3]:
+    """A checkpoint of ours, and what samples from it, with the room of `config.grpo`."""
+    described, _ = checkpoint.read_config(directory)
+    tokenizer = tokens.load(f"{directory}/tokenizer", text_only=described.vision is None)
+    tokenizer.check_model(described)
+    sampler = Sampler(
+        encoder=Encoder(described, tokenizer),
+        sampling=Sampling(
+            max_tokens=config.grpo.max_completion_tokens,
+            temperature=temperature,
+            banned=tokenizer.banned_token_ids,
+        ),
+        max_prompt_tokens=config.grpo.max_prompt_tokens,
+        tiles=batch * max(1, config.grpo.tiles // config.grpo.prompts),
+        group_size=samples,
+        verify=config.verify,
+        data=config.data,
+    )
+    return sampler, checkpoint.load_weights(directory)

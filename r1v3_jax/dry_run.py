@@ -11,6 +11,7 @@ unchanged programs takes seconds.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -28,9 +29,9 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import programs, tpu
+from r1v3_jax import feed, programs, samples, tpu
 from r1v3_jax.config import GRPO, Run
-from r1v3_jax.data import Encoder, with_chains
+from r1v3_jax.data import Encoder
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.sharding import make_mesh, shard_bytes
 
@@ -65,27 +66,15 @@ class Compiled:
 
 
 def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
-    """Prints what the model sees of the first examples of each stage."""
-    image = config.model.image_token_id
-    image = image and encoder.tokenizer.decode([image], skip_special=False)
+    """Prints what the model sees of the first good rows of each stage."""
     for stage in (config.stage,) if config.stage else config.pipeline:
-        source = getattr(config, stage).train
-        if chains := getattr(getattr(config, stage), "chains", ""):
-            source = with_chains(source, chains)
-        for index in range(count):
-            example = source(index)
-            encode = encoder.prompt if stage == "grpo" else encoder.supervised
-            one = encode(example)
-            text = encoder.tokenizer.decode(one.tokens, skip_special=False)
-            if image:
-                text = re.sub(
-                    f"({re.escape(image)})+", lambda m: f"{image} x {len(m[0]) // len(image)}", text
-                )
-            learnt = f", {int(one.loss_mask.sum())} learnt from" if stage != "grpo" else ""
-            print(f"{stage} {example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles")
-            print("    " + text[:1000].replace("\n", "\n    "))
-            if stage == "grpo":
-                print(f"    answer: {example.answer}")
+        reader = feed.of_stage(getattr(config, stage), encoder, config.data)
+        with contextlib.closing(reader):
+            items, drawn = reader.take(count)
+        for item in items:
+            print(f"{stage} {samples.on_terminal(item, encoder)}")
+        for drop in drawn.drops:
+            print(samples.plain(f"{stage} {drop['id']}: left out, {drop['reason']}"))
 
 
 def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()) -> dict:

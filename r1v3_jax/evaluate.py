@@ -2,14 +2,13 @@
 checkpoint.
 """
 
+import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from r1v3_jax.metrics import rank_correlation, wilson
-from r1v3_jax.models.r1v3 import for_decoding
-from r1v3_jax.rollout import Group, Sampler
+from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.tokens import Tokenizer
 from r1v3_jax.types import Example
 
@@ -17,16 +16,16 @@ from r1v3_jax.types import Example
 def sample_groups(
     sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
 ) -> list[Group]:
-    """Samples for the first `count` examples of a source, `batch` prompts at a time."""
-    model, groups = for_decoding(model), []
-    for start in range(0, count, batch):
-        # The last batch is as large as the others: one shape, one program. What is too much is
-        # dropped.
-        examples = [source(start + i) for i in range(batch)]
-        groups += sampler.groups(
-            model, examples, jax.random.fold_in(key, start), sampler.sampling.max_tokens
+    """Samples for the first `count` good rows of a source, `batch` prompts at a time; without their
+    pictures, which in a large set would fill the memory.
+    """
+    groups = (group for _, group in sample(sampler, model, source, count, batch, key))
+    return [
+        dataclasses.replace(
+            group, prompt=None, example=dataclasses.replace(group.example, images=())
         )
-    return groups[:count]
+        for group in groups
+    ]
 
 
 def accuracy(groups: list[Group]) -> dict[str, float]:

@@ -5,6 +5,7 @@ Knows metrics by name and nothing of models.
 
 import contextlib
 import faulthandler
+import math
 import signal
 import socket
 import statistics
@@ -20,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from r1v3_jax.config import Health
 
+GRACE_S = 5
 PREEMPTED = 42  # exit code: the state is saved, the same command goes on
 
 _terminated = threading.Event()
@@ -50,8 +52,9 @@ def leave(what: str) -> None:
 
 class Watchdog:
     """Ends a process whose step does not end, after writing the stacks of all its threads to
-    stderr; a context manager. The clock runs in C: a thread that holds the interpreter does not
-    stop it.
+    stderr; a context manager. The clocks run in C and in the kernel: a thread that holds the
+    interpreter does not stop them. Between stacks and end there is time for the other processes of
+    the run to write theirs: the end of one ends them all.
 
     The first step has `stuck_first_step_s`, for it compiles; each later one a multiple of the
     median.
@@ -66,6 +69,7 @@ class Watchdog:
 
     def __exit__(self, *_) -> None:
         faulthandler.cancel_dump_traceback_later()
+        signal.alarm(0)
 
     def step(self) -> float:
         """Says that a step has ended; the seconds it took."""
@@ -85,8 +89,8 @@ class Watchdog:
     def _wait(self, limit: float) -> None:
         self.began = self.began or time.monotonic()
         if self.config.stuck_after_medians:
-            # exit=True: the process ends with code 1, whatever its other threads are at.
-            faulthandler.dump_traceback_later(max(limit, 0.001), exit=True)
+            faulthandler.dump_traceback_later(max(limit, 0.001))
+            signal.alarm(math.ceil(limit) + GRACE_S)  # SIGALRM, which nothing here handles
 
 
 _own_work = [0.0]  # seconds of the step at work, so far

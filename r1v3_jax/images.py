@@ -86,8 +86,12 @@ def tile(
     if thumbnail and len(tiles) > 1:
         whole = np.asarray(image.resize((S, S), Image.Resampling.BICUBIC))
         tiles = np.concatenate([tiles, whole[None]])
-    # float32 throughout; the reference's float64 x * (1 / 255) rounds to the same 256 values.
-    return (tiles / np.float32(255) - MEAN) / STD
+    # float32 throughout; the reference's float64 x * (1 / 255) rounds to the same 256 values. In
+    # long rows of the three colours over and over: numpy is slow where the last axis is short.
+    rows = tiles.reshape(-1, S * 3) / np.float32(255)
+    rows -= np.tile(MEAN, S)
+    rows /= np.tile(STD, S)
+    return rows.reshape(tiles.shape)
 
 
 def tiles_per_image(num_images: int, max_tiles: int = 12) -> int:

@@ -52,7 +52,7 @@ class Logger:
         if first_process():
             path = self.directory / "metrics.jsonl"
             self.directory.mkdir(parents=True, exist_ok=True)
-            _drop_lines(path, self.stage, self.resume_step)
+            drop_lines(path, self.stage, self.resume_step)
             self.file = path.open("a", encoding="utf-8")
             self.board = _TensorBoard(self.directory / "tensorboard", self.stage, self.resume_step)
             if not self.quiet:
@@ -109,7 +109,7 @@ def _rows(path: Path) -> list[tuple[str, dict]]:
     return rows
 
 
-def _drop_lines(path: Path, stage: str, resume_step: int) -> None:
+def drop_lines(path: Path, stage: str, resume_step: int) -> None:
     """Takes the stage's lines from `resume_step` on out of the file, and a torn last line."""
     if path.exists():
         kept = [

@@ -4,6 +4,7 @@ A finished stage leaves its weights and its account in WORKDIR/STAGE/done; runni
 after it.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -11,19 +12,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 from r1v3_jax import checkpoint, checksums, evaluate, health, hf, hf_config, report, tokens
 from r1v3_jax.checkpoint import check_same
 from r1v3_jax.config import ModelConfig, Run
-from r1v3_jax.data import Encoder, Tiles, with_chains
+from r1v3_jax.data import Encoder, Tiles
 from r1v3_jax.metrics import first_process, peak_rss_gib, versions, write_json
+from r1v3_jax.mixtures import with_chains
 from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
+from r1v3_jax.types import Dropped
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `prefill` and
 # `decode` for rollouts, for the probe and for the held-out questions, ...
@@ -94,15 +98,24 @@ def identity(config: Run, workdir: Path) -> dict:
 
 
 def check_workdir(config: Run, workdir: Path) -> None:
-    """ValueError naming every field in which the run that was begun in `workdir` is another one."""
+    """ValueError naming every field in which the run that was begun in `workdir` is another one. Of
+    stages that are done it is only said: nothing will be computed with what changed.
+    """
     path = workdir / "run.json"
-    if path.exists():
-        there, here = hf_config.read_json(path), identity(config, workdir)
-        # Of the stages that both know: one may be new, or removed to be done anew.
-        part = lambda key: key.partition(".")[0]  # noqa: E731
-        both = set(map(part, there)) & set(map(part, here))
-        there, here = ({k: v for k, v in x.items() if part(k) in both} for x in (there, here))
-        check_same(path, there, here)
+    if not path.exists():
+        return
+    there, here = hf_config.read_json(path), identity(config, workdir)
+    part = lambda key: key.partition(".")[0]  # noqa: E731
+    both = set(map(part, there)) & set(map(part, here))  # not a stage that is new, or was removed
+    done = {name for name in both if (workdir / name / "done").exists()}
+    for parts in (done, both - done):
+        pair = [{k: v for k, v in x.items() if part(k) in parts} for x in (there, here)]
+        try:
+            check_same(path, *pair)
+        except ValueError as error:
+            if parts is not done:
+                raise
+            logging.warning("%s (a stage that is done stays as it is)", error)
 
 
 def check(config: Run, workdir: Path | None = None) -> None:
@@ -123,7 +136,8 @@ def check(config: Run, workdir: Path | None = None) -> None:
             if hasattr(source, "check"):
                 source.check()
         if chains := getattr(stage_config, "chains", ""):
-            with_chains(stage_config.train, chains)(0)
+            with contextlib.suppress(Dropped):  # a bad row is left out when its turn comes
+                with_chains(stage_config.train, chains)(0)
     mesh = abstract_mesh(config.mesh)
     for compute in (config.compute, r1v3.decode_compute(config.compute)):
         r1v3.abstract(config.model, compute, mesh)
@@ -249,6 +263,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
         tiles=config.tiles,
         group_size=1,
         verify=context.run.verify,
+        data=context.run.data,
         slots=config.slots,
     )
     groups = {}

@@ -4,8 +4,11 @@ Sampled ids are kept end to end: text is decoded for the verifier and the log, a
 again.
 """
 
+import collections
+import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterator
 
 import jax
@@ -14,8 +17,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from r1v3_jax import health, rewards
-from r1v3_jax.config import GRPO, Shaping, Verify
+from r1v3_jax.config import GRPO, Data, Shaping, Verify
 from r1v3_jax.data import Encoded, Encoder, fetch, place, prompt_batch
+from r1v3_jax.feed import Drawn, Reader, told
 from r1v3_jax.losses import group_advantages, token_weights
 from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.sampler import Completions, Sampling, decode, prefill
@@ -54,11 +58,12 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
-    """A rollout under way; see `Sampler.looks`."""
+    """A rollout under way; see `Sampler.looks`. drawn: what it took of a reader."""
 
     examples: list[Example]
     encoded: list[Encoded]
     looks: Iterator
+    drawn: Drawn = Drawn(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,13 @@ class Sampler:
     tiles: int
     group_size: int
     verify: Verify = Verify()
+    data: Data = Data()
     slots: int = 0  # samples decoded at a time; 0: all
+
+    def reader(self, source: Callable[[int], Example], prompts: int) -> Reader:
+        """The good rows of a source, `prompts` of which are sampled from at a time."""
+        limits = {"tokens": self.max_prompt_tokens, "tiles": self.tiles // prompts}
+        return Reader(source, self.encoder.prompt, how=self.data, **limits)
 
     def groups(
         self,
@@ -183,6 +194,32 @@ class Sampler:
         yield seen(state)
 
 
+def sample(
+    sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
+) -> Iterator[tuple[int, Group]]:
+    """(index, group) of the first `count` good rows of a source, `batch` prompts at a time.
+
+    `model`: as it is trained. Warns if rows were left out.
+    """
+    model, left_out = for_decoding(model), collections.Counter()
+    with contextlib.closing(sampler.reader(source, batch)) as reader:
+        for start in range(0, count, batch):
+            # The last batch is as large as the others: one shape, one program. What is too much is
+            # thrown away.
+            items, drawn = reader.take(batch)
+            left_out.update(drop["reason"] for drop in drawn.drops)
+            groups = sampler.groups(
+                model,
+                [item.example for item in items],
+                jax.random.fold_in(key, start),
+                sampler.sampling.max_tokens,
+            )
+            indices = [item.index for item in items]
+            yield from list(zip(indices, groups, strict=True))[: count - start]
+    if left_out:
+        warnings.warn(f"the questions asked are without bad rows: {told(left_out)}", stacklevel=2)
+
+
 @jax.jit
 def encode_images(model, tiles):
     """float32[1, I, S, S, 3] -> float[I, M, D]."""
@@ -215,8 +252,7 @@ def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewar
 def collect(
     sampler: Sampler,
     model,
-    source: Callable[[int], Example],
-    cursor: int,
+    reader: Reader,
     key,
     config: GRPO,
     limit: int,
@@ -224,8 +260,8 @@ def collect(
     *,
     flight: Flight | None = None,
     then: Callable[[], Flight] | None = None,
-) -> tuple[list[Group], int, dict[str, float], Flight | None]:
-    """P groups for one step, the source's next index, counts, and what `then` has begun: it is
+) -> tuple[list[Group], Drawn, dict[str, float], Flight | None]:
+    """P groups for one step, what they took of the reader, counts, and what `then` has begun: it is
     called as soon as the devices are done. flight: this rollout, if it was begun so.
 
     With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
@@ -235,32 +271,34 @@ def collect(
     decoding, begun = None, []
     kept: list[Group] = []
     idle: list[Group] = []
-    passes = 0
+    passes, drawn = 0, Drawn(reader.cursor)
     while len(kept) < config.prompts and passes <= config.refills:
         if flight is None:
             decoding = decoding or for_decoding(model)
-            flight = begin(sampler, decoding, source, cursor, key, config, limit, passes)
+            flight = begin(sampler, decoding, reader, key, config, limit, passes)
         groups = sampler.finish(
             flight, accuracy_weight=config.accuracy_weight, progress=progress,
             meanwhile=lambda: then and begun.append(then()),
         )  # fmt: skip
-        cursor, flight = cursor + config.prompts, None
+        drawn, flight = drawn.then(flight.drawn), None
         passes += 1
         for group in (shaped(group, config, limit) for group in groups):
             (kept if group.has_signal or not config.refills else idle).append(group)
     seen = len(kept) + len(idle)
     without = sum(not group.has_signal for group in kept) + len(idle)
     stats = {"frac_reward_zero_std": without / seen, "rollout_passes": passes}
-    return (kept + idle)[: config.prompts], cursor, stats, begun[0] if begun else None
+    return (kept + idle)[: config.prompts], drawn, stats, begun[0] if begun else None
 
 
 def begin(
-    sampler: Sampler, model, source, cursor: int, key, config: GRPO, limit: int, passes: int = 0
+    sampler: Sampler, model, reader: Reader, key, config: GRPO, limit: int, passes: int = 0
 ) -> Flight:
     """A pass over the next P prompts, the first or a later one of its step, sent on its way."""
     with health.own_work():
-        examples = [source(cursor + i) for i in range(config.prompts)]
-    return sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)
+        items, drawn = reader.take(config.prompts)
+    examples = [item.example for item in items]
+    flight = sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)
+    return dataclasses.replace(flight, drawn=drawn)
 
 
 def shaped(group: Group, config: GRPO, limit: int) -> Group:
@@ -417,12 +455,19 @@ def first_fit(sizes: list[int], room: int) -> list[list[int]]:
 
 
 def statistics(groups: list[Group], limit: int) -> dict[str, float]:
-    """Means over the samples of a step, under the names that users of TRL know."""
+    """Means over the samples of a step, under the names that users of TRL know, and the accuracy of
+    each source if there are several.
+    """
     scores = [score for group in groups for score in group.scores]
     known = [score for score in scores if score.total is not None]
     lengths = np.concatenate([group.completions.lengths for group in groups])
     ended = np.concatenate([group.completions.ended for group in groups])
     reward = np.asarray([score.total for score in known] or [0.0])
+    by_source: dict[str, list[float]] = {}
+    for group in groups:
+        right = [score.accuracy for score in group.scores if score.total is not None]
+        by_source.setdefault(group.example.source, []).extend(right)
+    several = by_source if len(by_source) > 1 else {}
     return {
         "reward": float(reward.mean()),
         "reward_std": float(reward.std()),
@@ -436,6 +481,7 @@ def statistics(groups: list[Group], limit: int) -> dict[str, float]:
         "completions/clipped_ratio": float(1 - ended.mean()),
         "slots/busy": float(np.mean([group.busy for group in groups])),
         "length_limit": limit,
+        **{f"accuracy/{name}": float(np.mean(right)) for name, right in several.items() if right},
     }
 
 

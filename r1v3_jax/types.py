@@ -14,7 +14,7 @@ REASONS = {
     "json": "no JSON object: damaged, NaN or Infinity in it, nested too deep, or no UTF-8",
     "record": "the file is damaged where the record lies, or the record is too large",
     "fields": "a field is missing or of the wrong type, or no layout is recognised",
-    "text": "a text with a NUL or half of a surrogate pair, or one that is far too long",
+    "text": "a text with a NUL, a control token or half of a surrogate pair, or far too long",
     "markers": "another number of <image> markers than of images",
     "image_missing": "an image is not where its path says",
     "image_path": "the path of an image leads out of the data's root, or is an address",

@@ -1,6 +1,7 @@
 """What tests share: eight CPU devices, a torch reference with random numbers in every weight."""
 
 import os
+import tempfile
 
 # Before jax is imported: eight devices, and the CPU even where libtpu is installed.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,6 +9,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Programs that several tests compile are compiled once; those of their child processes too.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="r1v3_tests_")  # of this process: gone with it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest

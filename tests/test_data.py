@@ -1,5 +1,6 @@
 """Examples into arrays: packing, image places, labels, prompts."""
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -8,10 +9,10 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, images, tokens
-from r1v3_jax.config import SFT
+from r1v3_jax import data, feed, images, tokens
+from r1v3_jax.config import SFT, Data
 from r1v3_jax.presets import TINY
-from r1v3_jax.types import Example
+from r1v3_jax.types import Dropped, Example
 
 CHAT = tokens.ChatFormat(system=None, opening="<think>\n")
 
@@ -41,8 +42,11 @@ def source(index: int) -> Example:
 CONFIG = SFT(train=source, rows=4, row_tokens=150, tiles=16)
 
 
-def batches(encoder, config=CONFIG, count=3, start=0):
-    return list(itertools.islice(data.packed_batches(source, encoder, config, start=start), count))
+def batches(encoder, config=CONFIG, count=3, start=0, how=None):
+    """The first batches from `start` on, each with the index of the first example not in it."""
+    with contextlib.closing(feed.of_stage(config, encoder, how or Data(), start=start)) as reader:
+        made = itertools.islice(data.packed_batches(reader, encoder, config), count)
+        return [(batch, drawn.cursor) for batch, drawn in made]
 
 
 def segments(batch):
@@ -186,13 +190,16 @@ def test_prompts_are_padded_on_the_right(encoder):
 
 
 def test_what_does_not_fit_is_refused(encoder):
-    with pytest.raises(ValueError, match=r"a row holds 10 and a micro-batch 16"):
-        batches(encoder, dataclasses.replace(CONFIG, row_tokens=10), count=1)
+    none = Data(max_drop_fraction=0.0)
+    with pytest.raises(feed.TooManyDropped, match="1 too_long.* tokens, room for 10"):
+        batches(encoder, dataclasses.replace(CONFIG, row_tokens=10), how=none)
+    with pytest.raises(feed.TooManyDropped, match="1 too_many_tiles.*2 tiles, room for 1"):
+        batches(encoder, dataclasses.replace(CONFIG, tiles=1), how=none)
     with pytest.raises(ValueError, match="the limit is 20"):
         data.prompt_batch([encoder.prompt(source(0))], encoder, max_prompt_tokens=20, tiles=1)
     with pytest.raises(ValueError, match="2 tiles for 1 slots"):
         data.prompt_batch([encoder.prompt(source(2))], encoder, max_prompt_tokens=120, tiles=1)
-    with pytest.raises(ValueError, match="no chain of thought"):
+    with pytest.raises(Dropped, match="no chain of thought"):
         encoder.supervised(dataclasses.replace(source(0), chain=None))
 
 

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import data, distill
+from r1v3_jax import data, distill, feed, mixtures, rollout
 from r1v3_jax.distill import Filter
 from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.rewards import Score, Verdict
 from r1v3_jax.rollout import Group
-from r1v3_jax.types import Example
+from r1v3_jax.types import Dropped, Example
 
 RIGHT = Score(1.0, 1.0, 1.0, Verdict.RIGHT, "1", "")
 WRONG = Score(0.2, 0.0, 1.0, Verdict.WRONG, "2", "")
@@ -21,7 +21,9 @@ SHAPELESS = Score(0.8, 1.0, 0.0, Verdict.RIGHT, "1", "")
 
 
 def source(index: int) -> Example:
-    return Example(f"q{index}", (), f"question {index}", str(index), image_labels=("x",))
+    return Example(
+        f"q{index}", (), f"question {index}", str(index), image_labels=("x",), source="set"
+    )
 
 
 def group(index, samples):
@@ -72,6 +74,12 @@ class Sampler:
     def __init__(self, samples):
         self.samples, self.asked = samples, []
 
+    def reader(self, source, prompts):
+        def encode(example):
+            return data.Encoded(np.zeros(1, int), np.zeros(1, int), np.zeros(1, bool), ())
+
+        return feed.Reader(source, encode, tokens=1, tiles=0)
+
     def groups(self, model, examples, key, limit):
         indices = [int(example.id[1:]) for example in examples]
         self.asked.append(indices)
@@ -79,7 +87,7 @@ class Sampler:
 
 
 def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill, "for_decoding", lambda model: model)
+    monkeypatch.setattr(rollout, "for_decoding", lambda model: model)
     sampler = Sampler(
         [
             [([7, 8, 9], True, RIGHT), ([4, 5], True, RIGHT), ([6], True, WRONG)],
@@ -95,22 +103,48 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
     assert sampler.asked == [[0, 1], [2, 3]]  # the last batch is as large as the others
 
     write_jsonl(tmp_path / "chains.jsonl", rows)
-    read = data.with_chains(source, tmp_path / "chains.jsonl")
+    read = mixtures.with_chains(source, tmp_path / "chains.jsonl")
     assert [read(i).id for i in range(3)] == ["q0", "q2", "q0"]
     assert read(1) == dataclasses.replace(source(2), chain="4 5")
+
+
+def test_the_share_of_right_answers_of_each_question(monkeypatch):
+    """A failed verification is no answer; a bad row is no question."""
+    monkeypatch.setattr(rollout, "for_decoding", lambda model: model)
+    sampler = Sampler(
+        [
+            [([7, 8], True, RIGHT), ([4], True, WRONG), ([5], True, FAILED), ([6], True, WRONG)],
+            [([1], True, RIGHT)] * 4,
+            [([1], True, FAILED)] * 4,
+        ]
+    )
+
+    def with_a_bad_row(index):
+        if index == 1:
+            raise Dropped("set", "q1", "answer")
+        return source(index)
+
+    with pytest.warns(UserWarning, match="the questions asked are without bad rows: 1 answer"):
+        rows = distill.pass_rates(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
+    assert rows == [
+        {"index": 0, "id": "q0", "source": "set", "pass_rate": 1 / 3, "samples": 3},
+        {"index": 2, "id": "q2", "source": "set", "pass_rate": None, "samples": 0},
+        {"index": 3, "id": "q3", "source": "set", "pass_rate": 1 / 3, "samples": 3},
+        {"index": 4, "id": "q4", "source": "set", "pass_rate": 1.0, "samples": 4},
+    ]
 
 
 def test_chains_of_another_source_are_refused(tmp_path):
     path = tmp_path / "chains.jsonl"
     write_jsonl(path, [{"index": 5, "id": "q4", "chain": "x"}])
     with pytest.raises(ValueError, match="example 5 is 'q5' here and was 'q4'"):
-        data.with_chains(source, path)(0)
+        mixtures.with_chains(source, path)(0)
     path.write_text("")
     with pytest.raises(ValueError, match="no chains; distil from a checkpoint"):
-        data.with_chains(source, path)
+        mixtures.with_chains(source, path)
     for text in ('{"index": 5}', "[1]", "<html>"):
         path.write_text(text + "\n")
         with pytest.raises(ValueError, match=r"chains.jsonl: not a file of tools/distill.py \("):
-            data.with_chains(source, path)
+            mixtures.with_chains(source, path)
     with pytest.raises(FileNotFoundError, match="no such file; tools/distill.py makes one"):
-        data.with_chains(source, tmp_path / "none.jsonl")
+        mixtures.with_chains(source, tmp_path / "none.jsonl")

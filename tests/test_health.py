@@ -86,7 +86,7 @@ def test_a_stuck_step_ends_the_process_and_shows_where():
     done = subprocess.run(
         [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=100
     )
-    assert done.returncode == 1 and time.monotonic() - began < 30
+    assert done.returncode == -signal.SIGALRM and time.monotonic() - began < 40
     assert "in a_step_that_hangs" in done.stderr
 
 

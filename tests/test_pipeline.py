@@ -121,6 +121,24 @@ def test_the_distillation_tool_asks_the_teacher(finished, tmp_path):
     assert out.read_text() == ""
 
 
+def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
+    workdir, _ = finished
+    out = tmp_path / "rates.jsonl"
+    flags = ["--config=digits_smoke", f"--checkpoint={workdir}/cold_start/done", f"--out={out}"]
+    done = subprocess.run(
+        [sys.executable, "tools/pass_rates.py", *flags, "--examples=3", "--samples=2", "--batch=2"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}: 3 questions; 0 always solved, 3 never, 0 between\n"
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    source = config_files.load_config("digits_smoke").grpo.train
+    assert rows == [
+        {"index": i, "id": source(i).id, "source": "", "pass_rate": 0.0, "samples": 2}
+        for i in range(3)
+    ]
+
+
 def test_connector_tuning_moves_the_connector_alone(finished):
     workdir, _ = finished
     before = checkpoint.load_weights(workdir / "grpo/done")

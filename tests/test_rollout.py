@@ -1,6 +1,8 @@
 """From prompts to the arrays of a policy update: the ids and numbers of the sampler, end to end."""
 
+import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +11,14 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, distill, evaluate, losses, rewards, rollout, tokens, train
-from r1v3_jax.config import GRPO, Compute, Shaping
+from r1v3_jax import data, distill, evaluate, feed, losses, rewards, rollout, tokens, train
+from r1v3_jax.config import GRPO, Compute, Data, Shaping
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
-from r1v3_jax.types import Example
+from r1v3_jax.types import Dropped, Example
 
 
 def source(index: int) -> Example:
@@ -56,6 +58,18 @@ def setup(tmp_path_factory):
         group_size=3,
     )
     return sampler, r1v3.init(config, Compute())
+
+
+@pytest.fixture
+def reader(setup):
+    """Makes readers of the source, from an index on."""
+    with contextlib.ExitStack() as stack:
+
+        def make(start=0):
+            one = feed.of_stage(CONFIG, setup[0].encoder, Data(), start=start)
+            return stack.enter_context(contextlib.closing(one))
+
+        yield make
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +161,7 @@ def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(se
     assert filled.completions.tokens.shape == plain.completions.tokens.shape
 
 
-def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch):
+def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch, reader):
     """All who sample: the policy as it is trained comes in, and its DECODE form samples."""
     sampler, model = setup
     assert model.compute.rules == TRAIN
@@ -159,55 +173,56 @@ def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch
             return super().begin(model, *args)
 
     spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
-    rollout.collect(spy, model, source, 0, jax.random.key(0), CONFIG, 8)
+    rollout.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
     evaluate.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
     distill.distill(spy, model, source, 4, 4, jax.random.key(0), distill.Filter(8))
     assert used == [DECODE] * 3
 
 
-def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup, spread):
+def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup, spread, reader):
     """An update, to which the weights are given away, does not touch what is under way."""
     sampler, model = spread, jax.tree.map(jnp.copy, setup[1])
     optimizer, update = grpo.make_update(CONFIG)
     state = train.create(model, optimizer, train.trainable("all"))
     key, where = jax.random.key(5), (CONFIG, 8)
-    old = [sampler, r1v3.for_decoding(setup[1]), source, 4]
+    old = [sampler, r1v3.for_decoding(setup[1]), reader(4)]
     expected = host(sampler.finish(rollout.begin(*old, key, *where)))
+    examples = reader()
 
     def then():
-        return rollout.begin(sampler, r1v3.for_decoding(state.model), source, 4, key, *where)
+        return rollout.begin(sampler, r1v3.for_decoding(state.model), examples, key, *where)
 
-    groups, cursor, _, ahead = rollout.collect(
-        sampler, state.model, source, 0, jax.random.key(0), *where, then=then
+    groups, drawn, _, ahead = rollout.collect(
+        sampler, state.model, examples, jax.random.key(0), *where, then=then
     )
-    assert cursor == 4
+    assert drawn.cursor == 4
     batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
     batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
     weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
     state, _ = update(state, dataclasses.replace(batch, rows=weights))
-    groups, cursor, _, ahead = rollout.collect(
-        sampler, state.model, source, cursor, jax.random.key(9), *where, flight=ahead
+    groups, drawn, _, ahead = rollout.collect(
+        sampler, state.model, examples, jax.random.key(9), *where, flight=ahead
     )
-    assert host(groups) == expected and cursor == 8 and ahead is None
-    new = rollout.begin(sampler, r1v3.for_decoding(state.model), source, 4, key, *where)
+    assert host(groups) == expected and drawn.cursor == 8 and ahead is None
+    new = rollout.begin(sampler, r1v3.for_decoding(state.model), reader(4), key, *where)
     moved = [group.completions.logprobs for group in sampler.finish(new)]
     stayed = [group.completions.logprobs for group in groups]
     assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
 
 
-def test_the_next_rollout_is_begun_once(setup):
+def test_the_next_rollout_is_begun_once(setup, reader):
     """Slots whose samples all end at the limit: two looks find everything there."""
     sampler, model = dataclasses.replace(setup[0], slots=6), setup[1]
     banned = (*sampler.sampling.banned, sampler.encoder.tokenizer.end_token_id)
     sampler = dataclasses.replace(sampler, sampling=Sampling(max_tokens=8, banned=banned))
     begun = []
     *_, ahead = rollout.collect(
-        sampler, model, source, 0, jax.random.key(0), CONFIG, 8, then=lambda: begun.append(1) or 7
+        sampler, model, reader(), jax.random.key(0), CONFIG, 8, then=lambda: begun.append(1) or 7
     )
     assert begun == [1] and ahead == 7
 
 
-def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
+def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, reader):
     """Rewards by prompt: even prompts are always right, odd ones mixed."""
     sampler, model = setup
 
@@ -220,15 +235,63 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch):
 
     monkeypatch.setattr(rewards, "score_all", score_all)  # the verifier is not what is tested
     config = dataclasses.replace(CONFIG, refills=2)
-    kept, cursor, stats, _ = rollout.collect(
-        sampler, model, source, 0, jax.random.key(0), config, 8
-    )
+    kept, drawn, stats, _ = rollout.collect(
+        sampler, model, reader(), jax.random.key(0), config, 8
+    )  # fmt: skip
     assert [int(group.example.id) for group in kept] == [1, 3, 5, 7]
-    assert cursor == 8 and stats == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
-    kept, cursor, stats, _ = rollout.collect(
-        sampler, model, source, 0, jax.random.key(0), CONFIG, 8
-    )
-    assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and cursor == 4
+    assert drawn.cursor == 8 and stats == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
+    kept, drawn, stats, _ = rollout.collect(
+        sampler, model, reader(), jax.random.key(0), CONFIG, 8
+    )  # fmt: skip
+    assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and drawn.cursor == 4
+
+
+def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
+    """Rows 1, 2 and 6 are bad; the rollout begun ahead takes what comes after."""
+    sampler, model = setup
+
+    def spoilt(index):
+        if index in (1, 2, 6):
+            raise Dropped("set", str(index), "markers", "2 of 1")
+        return source(index)
+
+    how = Data(max_drop_fraction=0.1)
+    examples = feed.of_stage(CONFIG, sampler.encoder, how, source=spoilt)
+    with contextlib.closing(examples):
+        then = functools.partial(
+            rollout.begin, sampler, r1v3.for_decoding(model), examples, jax.random.key(1), CONFIG, 8
+        )
+        groups, drawn, _, ahead = rollout.collect(
+            sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then
+        )
+        assert [group.example.id for group in groups] == ["0", "3", "4", "5"]
+        assert drawn.cursor == 6 and [drop["index"] for drop in drawn.drops] == [1, 2]
+        after, later, _, _ = rollout.collect(
+            sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=ahead
+        )
+    assert [group.example.id for group in after] == ["7", "8", "9", "10"]
+    assert later.cursor == 11 and [drop["index"] for drop in later.drops] == [6]
+
+
+def test_the_accuracy_of_each_source_written_out(setup, groups):
+    """Prompts 0 and 2 of one data set, 1 and 3 of another; a failed verifier is in neither."""
+    right = {0: (1.0, 0.0, None), 1: (0.0, 0.0, 0.0), 2: (1.0, 1.0, 0.0), 3: (1.0, 0.0, 0.0)}
+    made = [
+        dataclasses.replace(
+            group,
+            example=dataclasses.replace(group.example, source="ab"[p % 2]),
+            scores=[
+                dataclasses.replace(score, total=x, accuracy=x)
+                for score, x in zip(group.scores, right[p], strict=True)
+            ],
+        )
+        for p, group in enumerate(groups)
+    ]
+    found = rollout.statistics(made, 8)
+    assert found["accuracy/a"] == pytest.approx(3 / 5)
+    assert found["accuracy/b"] == pytest.approx(1 / 6)
+    assert found["accuracy"] == pytest.approx(4 / 11)
+    assert "accuracy/a" not in rollout.statistics([made[0], made[2]], 8)  # of one data set
 
 
 def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
@@ -261,13 +324,13 @@ def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
         np.testing.assert_allclose(group.rewards, weight)
 
 
-def test_penalties_come_off_the_rewards_of_training(setup):
+def test_penalties_come_off_the_rewards_of_training(setup, reader):
     """Cut off at the limit: the whole punishment; an error stays one."""
     sampler, model = setup
     shaping = Shaping(overlong=0.5, overlong_tokens=2, repetition=1.0, repetition_ngram=1)
     config = dataclasses.replace(CONFIG, shaping=shaping)
-    plain, *_ = rollout.collect(sampler, model, source, 0, jax.random.key(0), CONFIG, 8)
-    shaped, *_ = rollout.collect(sampler, model, source, 0, jax.random.key(0), config, 8)
+    plain, *_ = rollout.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
+    shaped, *_ = rollout.collect(sampler, model, reader(), jax.random.key(0), config, 8)
     for before, after in zip(plain, shaped, strict=True):
         for g, size in enumerate(before.completions.lengths):
             ids = before.completions.tokens[g, :size].tolist()

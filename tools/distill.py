@@ -12,11 +12,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, config_files, distill, tokens
-from r1v3_jax.data import Encoder
+from r1v3_jax import cli, config_files, distill
 from r1v3_jax.metrics import write_jsonl
-from r1v3_jax.rollout import Sampler
-from r1v3_jax.sampler import Sampling
 
 CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the questions.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The teacher, a directory.", required=True)
@@ -33,26 +30,18 @@ def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = config_files.load_config(CONFIG.value)
-    described, _ = checkpoint.read_config(CHECKPOINT.value)
-    tokenizer = tokens.load(f"{CHECKPOINT.value}/tokenizer", text_only=described.vision is None)
-    tokenizer.check_model(described)
-    sampler = Sampler(
-        encoder=Encoder(described, tokenizer),
-        sampling=Sampling(
-            max_tokens=config.grpo.max_completion_tokens,
-            temperature=TEMPERATURE.value,
-            banned=tokenizer.banned_token_ids,
-        ),
-        max_prompt_tokens=config.grpo.max_prompt_tokens,
-        tiles=BATCH.value * max(1, config.grpo.tiles // config.grpo.prompts),
-        group_size=SAMPLES.value,
-        verify=config.verify,
+    sampler, model = distill.load(
+        config,
+        CHECKPOINT.value,
+        samples=SAMPLES.value,
+        batch=BATCH.value,
+        temperature=TEMPERATURE.value,
     )
     most = config.grpo.max_completion_tokens
     keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
     rows, verdicts = distill.distill(
         sampler,
-        checkpoint.load_weights(CHECKPOINT.value),
+        model,
         config.cold_start.train,
         EXAMPLES.value,
         BATCH.value,

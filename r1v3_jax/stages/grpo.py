@@ -9,6 +9,7 @@ needed, the update's own forward pass is the old policy. With kl_coef 0 there is
 at all.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from r1v3_jax import data, evaluate, rollout, train
+from r1v3_jax import data, evaluate, feed, rollout, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
@@ -43,20 +44,28 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     kept = context.run.checkpoints
     states = context.states(name, "states", keep=kept.keep, keep_every=kept.keep_every)
     candidates = context.states(name, "candidates", keep=1)
-    first, cursor, skipped, checkpoints = 0, 0, 0, []
+    first, cursor, skipped, dropped, checkpoints = 0, 0, 0, {}, []
     if found := states.newest(state):
         first, state, extra = found
         cursor, skipped, checkpoints = extra["cursor"], extra["skipped"], extra["checkpoints"]
+        dropped = extra["dropped"]
     sampler = make_sampler(context, config)
     prober = Prober(context, config)
 
-    def begin(step: int, cursor: int, model: R1V3) -> rollout.Flight:
+    where = {"start": cursor, "counts": dropped}
+    reader = feed.of_stage(config, context.encoder, context.run.data, **where)
+    ledger = feed.Ledger(context.workdir, name, resume_step=first, counts=dropped)
+
+    def begin(step: int, model: R1V3) -> rollout.Flight:
         key, limit = context.key("rollout", step), config.length_limit(step)
-        return rollout.begin(sampler, for_decoding(model), config.train, cursor, key, config, limit)
+        return rollout.begin(sampler, for_decoding(model), reader, key, config, limit)
 
     ahead = None  # the next step's rollout, if it is under way
 
-    with Loop(context, name, config, states, first, skipped) as loop:
+    with (
+        contextlib.closing(reader),
+        Loop(context, name, config, states, first, skipped) as loop,
+    ):
         for step in range(first, config.steps):
             timer, limit = loop.timer, config.length_limit(step)
             # Off-policy, the devices sample for the next step while this one's samples are scored
@@ -64,13 +73,12 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # does where it was preempted).
             then = None
             if config.off_policy_steps and not loop.is_saved(step):
-                then = functools.partial(begin, step + 1, cursor + config.prompts, state.model)
-            with timer("rollout"):
-                groups, cursor, counts, ahead = rollout.collect(
+                then = functools.partial(begin, step + 1, state.model)
+            with timer("rollout"), ledger.reading(step):
+                groups, drawn, counts, ahead = rollout.collect(
                     sampler,
                     state.model,
-                    config.train,
-                    cursor,
+                    reader,
                     context.key("rollout", step),
                     config,
                     limit,
@@ -78,6 +86,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     flight=ahead,
                     then=then,
                 )
+                ledger.add(step, drawn.drops)
                 host_batch = rollout.policy_batch(groups, config, context.encoder)
                 counts["rows/busy"] = rollout.busy(host_batch)
                 batch = data.place(host_batch, rules, mesh)
@@ -93,7 +102,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                         state, metrics = update(state, batch)
                         metrics = {key: float(x) for key, x in jax.device_get(metrics).items()}
                     loop.check_finite(step, metrics, batch)
-            metrics |= rollout.statistics(groups, limit) | counts
+            metrics |= rollout.statistics(groups, limit) | counts | ledger.metrics()
             metrics |= evaluate.entropies(
                 groups, prober.sequences, context.run.evaluate.high_entropy
             )
@@ -102,6 +111,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.off_policy_steps:  # its devices sample while this process is elsewhere
                 seconds = sum(timer.values.values())
             metrics["tokens_per_s"] = sampled / seconds
+            metrics["time/data_wait_s"] = drawn.wait_s  # of these rows, in whichever step
             if config.evaluate_every and (
                 (step + 1) % config.evaluate_every == 0 or loop.is_last(step)
             ):
@@ -120,7 +130,9 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 write_jsonl(
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
                 )
-            loop.end(step, state, {"cursor": cursor, "checkpoints": checkpoints})
+            extra = {"cursor": drawn.cursor, "dropped": ledger.counts}
+            # A copy: a thread writes it while the next steps add to the list.
+            loop.end(step, state, {**extra, "checkpoints": [*checkpoints]})
     candidates.wait()
     return choose(context, config, state, candidates, checkpoints)
 
@@ -235,6 +247,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         tiles=config.tiles,
         group_size=config.group_size,
         verify=context.run.verify,
+        data=context.run.data,
         slots=config.slots,
     )
 

@@ -6,13 +6,14 @@ the loss on held-out examples is watched, and with `patience` the stage stops ea
 best weights.
 """
 
+import contextlib
 import itertools
 import math
 
 import jax
 import numpy as np
 
-from r1v3_jax import data, health, train
+from r1v3_jax import data, feed, health, train
 from r1v3_jax.config import SFT
 from r1v3_jax.losses import cross_entropy
 from r1v3_jax.models.r1v3 import R1V3
@@ -30,27 +31,36 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     kept = context.run.checkpoints
     states = context.states(name, "states", keep=kept.keep, keep_every=kept.keep_every)
     done, cursor, skipped, best = 0, 0, 0, {"loss": math.inf, "step": 0, "since": 0}
+    dropped = {}
     if found := states.newest(state):
         done, state, extra = found
         cursor, skipped, best = extra["cursor"], extra["skipped"], extra["best"]
+        dropped = extra["dropped"]
         states.chosen = {best["step"]}
     mesh = jax.sharding.get_mesh()
     held_out = validation_batches(context, config, mesh)
-    source = data.with_chains(config.train, config.chains) if config.chains else config.train
-    batches = data.packed_batches(source, context.encoder, config, start=cursor)
-    batches = data.prefetch((place(context, batch, mesh), end) for batch, end in batches)
+    where = {"start": cursor, "counts": dropped}
+    reader = feed.of_stage(config, context.encoder, context.run.data, **where)
+    batches = data.packed_batches(reader, context.encoder, config)
+    batches = data.prefetch((place(context, batch, mesh), drawn) for batch, drawn in batches)
+    ledger = feed.Ledger(context.workdir, name, resume_step=done, counts=dropped)
 
-    with Loop(context, name, config, states, done, skipped) as loop:
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(reader),
+        Loop(context, name, config, states, done, skipped) as loop,
+    ):
         for step in range(done, config.steps):
             if config.patience and best["since"] >= config.patience:
                 break
             with loop.timer("step"):
-                with loop.timer("data_wait"), health.own_work():
-                    (batch, tokens), cursor = next(batches)
+                with loop.timer("data_wait"), health.own_work(), ledger.reading(step):
+                    (batch, tokens), drawn = next(batches)
+                ledger.add(step, drawn.drops)
                 state, metrics = update(state, batch)
                 metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             loop.check_finite(step, metrics, batch)
-            metrics["tokens"] = tokens
+            metrics |= {"tokens": tokens, **ledger.metrics()}
             improved = False
             if config.validate_every and (
                 (step + 1) % config.validate_every == 0 or loop.is_last(step)
@@ -64,9 +74,9 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
                     best = {**best, "since": best["since"] + 1}
             loop.log(step, metrics)
             context.compiles.after(f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics))
-            loop.end(step, state, {"cursor": cursor, "best": best}, save=improved)
+            extra = {"cursor": drawn.cursor, "dropped": ledger.counts, "best": best}
+            loop.end(step, state, extra, save=improved)
             done = step + 1
-    batches.close()
     if config.patience and best["step"] and best["step"] != done:
         state, _ = states.restore(best["step"], state)
     return state.model
@@ -96,9 +106,12 @@ def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
     """The same few batches every time, so that losses can be compared."""
     if not config.validate_every:
         return []
-    batches = data.packed_batches(config.validation, context.encoder, config)
-    batches = itertools.islice(batches, config.validation_steps)
-    return [place(context, batch, mesh)[0] for batch, _ in batches]
+    how = context.run.data
+    reader = feed.of_stage(config, context.encoder, how, source=config.validation)
+    with contextlib.closing(reader):
+        batches = data.packed_batches(reader, context.encoder, config)
+        batches = itertools.islice(batches, config.validation_steps)
+        return [place(context, batch, mesh)[0] for batch, _ in batches]
 
 
 def validate(model: R1V3, batches: list) -> float:

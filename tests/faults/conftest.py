@@ -4,32 +4,31 @@ printed at the end of the run.
 
 import pytest
 
-ROWS = pytest.StashKey[list]()
-
-
-def pytest_configure(config):
-    config.stash[ROWS] = []
+ROWS = []  # in the process that prints
 
 
 @pytest.fixture
-def shows(request):
+def shows(record_property):
     """shows(what, measured, bar, passed): one row of the table at the end; fails if not passed."""
 
     def show(what, measured, bar, passed):
-        request.config.stash[ROWS].append((what, measured, bar, passed))
-        assert passed, f"{what}: measured {measured}, bar {bar}"
+        said = f"{what}: {measured} / {bar} / {'pass' if passed else 'FAIL'}"
+        record_property("fault", said)
+        assert passed, said
 
     return show
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash[ROWS]
-    if rows:
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        ROWS.extend(said for name, said in report.user_properties if name == "fault")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if ROWS:
         terminalreporter.section("faults: measured / bar / pass")
-        for what, measured, bar, passed in rows:
-            terminalreporter.write_line(
-                f"{what}: {measured} / {bar} / {'pass' if passed else 'FAIL'}"
-            )
+        for said in sorted(ROWS, key=lambda said: int(said.split()[0].strip(","))):
+            terminalreporter.write_line(said)
 
 
 @pytest.fixture(scope="session")

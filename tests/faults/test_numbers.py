@@ -126,11 +126,11 @@ def test_a_bad_reward_or_sampler_log_probability_is_seen_on_the_host(groups):  #
 
 
 def test_a_run_skips_counts_and_stops(tmp_path, shows):
-    """Weights blow up at a learning rate of 1e30; every step after that is not finite."""
+    """Weights blow up at a learning rate of 1e15; every step after that is not finite."""
     place, workdir = runs.Place(tmp_path), tmp_path / "run"
     flags = ["--config.stage=cold_start", "--config.cold_start.validate_every=0"]
     rate = "--config.cold_start.optimizer"
-    flags += [f"{rate}.lr=1e30", f"{rate}.warmup_steps=0"]
+    flags += [f"{rate}.lr=1e15", f"{rate}.warmup_steps=0"]
     skip = ["--config.health.not_finite=skip", "--config.health.max_skipped=3"]
     place.run(workdir, *flags, *skip, code=1)
     dumped = sorted(path.name for path in (workdir / "not_finite").iterdir())
@@ -235,8 +235,8 @@ def test_no_sample_writes_beyond_its_cache(size, shows):
     counts = np.asarray(state.record.lengths).tolist()
     shows(f"27 prompts of {size}: tokens a sample", counts, [limit] * 6, counts == [limit] * 6)
     assert not np.asarray(state.record.ended).any()  # cut by the limit, all of them
-    written, k, v = int(state.cache.lengths.max()), *map(np.asarray, (state.cache.k, state.cache.v))
-    assert 1 <= written <= limit and (k[:, :, :, :written] != 7).any()
+    k, v = np.asarray(state.cache.k), np.asarray(state.cache.v)
+    assert (k[:, :, :, : limit - 1] != 7).all(axis=(0, 1, 2, 4)).all()  # all but the last token's
     beyond = int((k[:, :, :, limit:] != 7).sum() + (v[:, :, :, limit:] != 8).sum())
     beyond += sum(
         not np.array_equal(a, np.asarray(b))
