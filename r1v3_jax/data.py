@@ -112,8 +112,10 @@ class Encoder:
 
     def prompt(self, example: Example) -> Encoded:
         """What sampling starts from. ValueError if it is not a prompt of this model, Dropped if it
-        is too long for it.
+        is too long for it, or a row that only teaches: no answer to it can be right.
         """
+        if example.chain is not None and not example.answer:
+            raise Dropped(example.source, example.id, "no_answer", "a chain of thought alone")
         tiles = self.tiles(example)
         turns = (*example.before, ("user", example.question))
         ids = np.asarray(self._prompt_ids(turns, tuple(tiles.counts)), np.int32)

@@ -5,7 +5,6 @@ trained on, its images, and rows as JSON. Knows no files of records: `stores` re
 """
 
 import base64
-import dataclasses
 import functools
 import json
 import threading
@@ -29,7 +28,7 @@ def example(
 
     schema: of `layouts.SCHEMAS`, or recognised. source, id: where the record has none of its own.
     root: the folder that its images are in; without one they must be in the record. Of images the
-    headers are read here; `decoded` reads the rest.
+    headers are read here, the pixels where an example is drawn (`feed.decoded`).
     """
     try:
         row = canonical(record, schema)
@@ -55,15 +54,6 @@ def example(
         accuracy_weight=row["accuracy_weight"],
         metadata=row["metadata"],
     )
-
-
-def decoded(example: Example) -> Example:
-    """The example with the pixels of its images; Dropped if one cannot be decoded."""
-    try:
-        images = tuple(x.decode() if isinstance(x, StoredImage) else x for x in example.images)
-    except ImageError as error:
-        raise Dropped(example.source, example.id, error.reason, str(error)) from error
-    return dataclasses.replace(example, images=images)
 
 
 def inline(example: Example) -> dict:

@@ -7,6 +7,7 @@ comes; a file whose damage cannot be told to one record is a ValueError that nam
 import os
 import re
 import tarfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def kind(file: str) -> str:
     """jsonl, json, parquet, array_record or tar, by the name of a file; empty for others."""
     found = re.search(r"\.(jsonl|json|parquet|tar|array_record)(?:-\d+-of-\d+)?$", file)
     return found[1] if found else ""
+
+
+def _opened(shard, file: str) -> int:
+    """A descriptor to read at offsets, by any thread; it is closed when the shard is gone."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    weakref.finalize(shard, os.close, descriptor)
+    return descriptor
 
 
 def _damaged(store, i: int, detail) -> Dropped:
@@ -59,7 +67,7 @@ class Lines:
     """
 
     def __init__(self, file: str):
-        self.file, self.name = open(file, "rb"), Path(file).stem
+        self.file, self.name = _opened(self, file), Path(file).stem
         ends = _line_ends(self.file)
         starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
         filled = ends - starts > 0
@@ -72,7 +80,7 @@ class Lines:
         return len(self.starts)
 
     def _read(self, start: int, end: int) -> bytes:
-        return os.pread(self.file.fileno(), int(end - start), int(start))
+        return os.pread(self.file, int(end - start), int(start))
 
     def __getitem__(self, i: int) -> dict:
         start, end = self.starts[i], self.ends[i]
@@ -85,10 +93,10 @@ class Lines:
         return f"{self.name}/{self.numbers[i]}"
 
 
-def _line_ends(file) -> np.ndarray:
+def _line_ends(file: int) -> np.ndarray:
     """int64[lines]: the offset behind the last byte of each line, without its newline."""
     found, at = [], 0
-    while chunk := file.read(CHUNK):
+    while chunk := os.pread(file, CHUNK, at):
         found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + at)
         at += len(chunk)
     ends = np.concatenate(found) if found else np.zeros(0, np.int64)
@@ -170,7 +178,7 @@ class Tar:
     IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
     def __init__(self, file: str):
-        self.file, self.name = open(file, "rb"), Path(file).stem
+        self.file, self.name = _opened(self, file), Path(file).stem
         grouped: dict[str, list[tuple[str, int, int]]] = {}
         try:
             with tarfile.open(file, "r:") as tar:
@@ -184,7 +192,7 @@ class Tar:
         except tarfile.TarError as error:
             raise ValueError(f"{file}: no tar, or cut short ({error}); copy it again") from error
         # tarfile takes a damaged header for the end; the real one is a block of zeros.
-        if os.pread(self.file.fileno(), 512, end) != bytes(512):
+        if os.pread(self.file, 512, end) != bytes(512):
             raise ValueError(f"{file}: damaged or cut short at byte {end}; copy it again")
         self.keys, self.places = list(grouped), [sorted(p) for p in grouped.values()]
 
@@ -199,7 +207,7 @@ class Tar:
                 continue
             if size > MAX_RECORD:
                 raise _damaged(self, i, f"a member of {size} bytes, at most {MAX_RECORD} are read")
-            data = os.pread(self.file.fileno(), size, start)
+            data = os.pread(self.file, size, start)
             if image:
                 images.append(data)
                 continue

@@ -22,7 +22,7 @@ REASONS = {
     "image_size": "an image too large, too small or too narrow",
     "image_damaged": "an image that cannot be decoded",
     "no_question": "the question is empty",
-    "no_answer": "there is neither an answer nor a chain of thought",
+    "no_answer": "there is no answer to verify, or neither an answer nor a chain of thought",
     "no_chain": "there is no chain of thought to learn from",
     "answer": "the reference answer does not verify against itself",
     "verifier": "the verifier that the row names does not exist",

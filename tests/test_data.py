@@ -174,6 +174,13 @@ def test_turns_before_the_question_are_read_and_the_assistants_learnt(encoder):
     assert encoder.prompt(source(0)).tokens.tolist() != prompt  # the cache tells them apart
 
 
+def test_a_row_that_only_teaches_is_no_prompt(encoder):
+    teaches = dataclasses.replace(source(1), answer="", source="set")
+    assert encoder.supervised(teaches).loss_mask.any()
+    with pytest.raises(Dropped, match=r"set, 1: a chain of thought alone \(no_answer\)"):
+        encoder.prompt(teaches)
+
+
 def test_prompts_are_padded_on_the_right(encoder):
     examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
     encoded = [encoder.prompt(example) for example in examples]

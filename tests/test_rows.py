@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_layouts import digit
 
-from r1v3_jax import layouts, rows
+from r1v3_jax import feed, layouts, rows
 from r1v3_jax.images import StoredImage
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import REASONS, Dropped, Example
@@ -77,7 +77,7 @@ def test_every_one_of_2000_rows_is_trained_on_or_dropped_with_its_reason(tmp_pat
 
     def draw(index):
         try:
-            example = rows.decoded(source(index))
+            example = feed.decoded(source(index))
         except Dropped as dropped:
             assert dropped.reason in REASONS and dropped.source == "rows"
             assert "\n" not in str(dropped) and len(str(dropped)) < 500
@@ -100,7 +100,7 @@ def test_each_damage_has_its_reason(tmp_path, damage, reason):
     write_images(tmp_path)
     (tmp_path / "one.jsonl").write_bytes(damaged_line(damage))
     with pytest.raises(Dropped) as error:
-        rows.decoded(Rows(str(tmp_path / "one.jsonl"))(0))
+        feed.decoded(Rows(str(tmp_path / "one.jsonl"))(0))
     assert (error.value.source, error.value.id, error.value.reason) == ("one", "one/1", reason)
 
 

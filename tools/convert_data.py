@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import checksums, cli, hf_config, rows
+from r1v3_jax import checksums, cli, feed, hf_config, rows
 from r1v3_jax.shards import EXTRA
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
@@ -64,7 +64,7 @@ def good_rows(source: Rows, reasons: collections.Counter, drops) -> Iterator[dic
             example = source.row(number)
             if example.id in seen:
                 raise Dropped(example.source, example.id, "duplicate_id", f"row {number}")
-            rows.decoded(example)
+            feed.decoded(example)
         except Dropped as dropped:
             reasons[dropped.reason] += 1
             fields = ("source", "id", "reason", "detail")
