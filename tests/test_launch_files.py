@@ -627,12 +627,17 @@ def test_packages_of_the_image_are_pinned_and_enough():
         name, version = re.fullmatch(r"([\w.-]+)==(\d[\w.]*)", line).groups()
         versions[re.sub("[-_.]+", "-", name).lower()] = version
     assert len(versions) == len(lines)
-    arguments = {
-        node.arg: ast.literal_eval(node.value)
-        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
-        if isinstance(node, ast.keyword) and node.arg in ("install_requires", "extras_require")
-    }
-    for asked in arguments["install_requires"] + arguments["extras_require"]["tpu"]:
+    wanted = []
+    for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())):
+        if isinstance(node, ast.keyword) and node.arg == "install_requires":
+            wanted += ast.literal_eval(node.value)
+        elif isinstance(node, ast.Assign) and node.targets[0].id == "DATA":
+            wanted += ast.literal_eval(node.value)
+        elif isinstance(node, ast.keyword) and node.arg == "extras_require":
+            extras = zip(node.value.keys, node.value.values, strict=True)
+            wanted += next(ast.literal_eval(value) for key, value in extras if key.value == "tpu")
+    assert len(wanted) > 20
+    for asked in wanted:
         requirement = Requirement(asked)
         name = re.sub("[-_.]+", "-", requirement.name).lower()
         assert versions.get(name) in requirement.specifier, asked

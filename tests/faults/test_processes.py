@@ -122,7 +122,7 @@ config = replace(config, grpo=replace(config.grpo, train={train}))
     limit = 20
     workdir, processes = begin(
         other, whole, "stuck",
-        "--config.health.stuck_after_s=10", "--config.health.stuck_after_medians=2",
+        "--config.health.stuck_after_s=12", "--config.health.stuck_after_medians=1",
     )  # fmt: skip
     flag.touch()
     codes, took = ends(processes, 120)
