@@ -207,7 +207,7 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path):
         pipeline.run(torn, tmp_path, quiet=True)
     done = [line["step"] for line in metrics.read(tmp_path)]
     assert done and len(done) < 3  # it was stopped on the way
-    pipeline.run(short, tmp_path, quiet=True)
+    pipeline.run(short, tmp_path, quiet=True, accept_changes=True)  # of the source
     assert logged(tmp_path) == logged(workdir, ["base"])
     resumed = checkpoint.load_weights(tmp_path / "base/done")
     straight = checkpoint.load_weights(workdir / "base/done")
