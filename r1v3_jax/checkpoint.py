@@ -162,7 +162,7 @@ class States:
         Waits for the save before it, whose error surfaces here or in `check`, whichever comes
         first. What is there under this number, not finished or passed over, is replaced.
         """
-        for other in _under_way:
+        for other in list(_under_way):
             other.wait()
         target, arrays = self.directory / str(step), _named(state)
         with self._errors():

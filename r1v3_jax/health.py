@@ -28,11 +28,17 @@ _terminated = threading.Event()
 
 
 def catch_sigterm() -> None:
-    """From now on SIGTERM does not end this process: `preempted` tells. For a process that is not
-    one of several; those have JAX's own catcher, which all of them hear of.
+    """From now on the first SIGTERM does not end this process: `preempted` tells of it; the second
+    does. For a process that is not one of several; those have JAX's own catcher, which all of them
+    hear of.
     """
+
+    def caught(*_):
+        _terminated.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     if not jax.distributed.is_initialized():
-        signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+        signal.signal(signal.SIGTERM, caught)
 
 
 def preempted(step: int) -> bool:

@@ -83,11 +83,12 @@ def main() -> None:
                 "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
             )
         # After the flags: a typing error costs no import of the models.
-        from r1v3_jax import pipeline, report
+        from r1v3_jax import health, pipeline, report
         from r1v3_jax.metrics import first_process
 
         pipeline.check(config, None if ACCEPT_CHANGES.value else Path(workdir))
         cli.start_processes(PROCESSES, config.topology)
+        health.catch_sigterm()
         summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         if first_process():
             print(report.table(summary))

@@ -44,7 +44,6 @@ def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool
     """
     started = time.time()
     context = prepare(config, workdir, quiet, accept_changes)
-    health.catch_sigterm()
     with jax.set_mesh(make_mesh(config.mesh)):
         stages = (config.stage,) if config.stage else config.pipeline
         model = start(context, before=stages[0])

@@ -128,3 +128,21 @@ def test_what_is_not_finite_is_written_whole(tmp_path):
     health.not_finite(skip, "a loss is", batch, path, skipped=2)
     with pytest.raises(FloatingPointError, match="3 such steps"):
         health.not_finite(skip, "a loss is", batch, path, skipped=3)
+
+
+def test_the_first_sigterm_is_told_the_second_ends_the_process():
+    code = """
+    import os, signal, time
+    from r1v3_jax import health
+    health.catch_sigterm()
+    assert not health.preempted(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    assert health.preempted(1)
+    print("saved", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
