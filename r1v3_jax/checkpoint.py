@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -123,9 +124,13 @@ class States:
     is no other state. Of all States of a process one save is under way at a time. Every process of
     a run calls every method.
 
+    failed: saves of this process that went wrong, where on_error is "warn".
+
     about: {field: value} of the run; a state whose own differ is refused, unless accept_changes.
     on_error: see `config.Checkpoints`.
     """
+
+    failed = 0
 
     def __init__(
         self,
@@ -140,7 +145,6 @@ class States:
         self.directory, self.about = Path(directory), about or {}
         self.accept_changes = accept_changes
         self.keep, self.keep_every, self.on_error = keep, keep_every, on_error
-        self.failed = 0  # saves, where on_error is "warn"
         self.chosen: set[int] = set()  # steps that are kept whatever their age
         self._pending = None
 
@@ -148,13 +152,11 @@ class States:
         """Steps whose save was finished, in order; whether their files are as they were written is
         for `newest` and `restore` to see.
         """
-        found = []
-        for path in self.directory.glob("*/manifest") if self.directory.is_dir() else ():
-            parts = [part.name for part in path.glob("*-of-*.json")]
-            whole = parts and len(parts) == int(parts[0].rpartition("-")[2][:-5])
-            if whole and path.parent.name.isdigit():
-                found.append(int(path.parent.name))
-        return sorted(found)
+        return sorted(int(p.name) for p in self._directories() if checksums.has_manifest(p))
+
+    def _directories(self) -> list[Path]:
+        paths = self.directory.iterdir() if self.directory.is_dir() else ()
+        return [path for path in paths if path.name.isdigit()]
 
     def save(self, step: int, state, extra: dict) -> None:
         """Begins to write `state`, a pytree of arrays: it may be given away once this returns.
@@ -166,13 +168,7 @@ class States:
             other.wait()
         target, arrays = self.directory / str(step), _named(state)
         with self._errors():
-            if jax.process_index() == 0:
-                for old in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(old)
-                if target.exists():
-                    shutil.rmtree(target)
-                target.mkdir(parents=True)
-            sync(f"{target}: begun")
+            _first_process_does(lambda: (_remove(target), target.mkdir(parents=True)))
             saver, thread = _background()
             leaves = {str(i): leaf for i, leaf in enumerate(arrays.values())}
             saver.save(target.resolve() / "state", args=ocp.args.StandardSave(leaves))
@@ -186,10 +182,14 @@ class States:
         body = {"arrays": arrays, "about": self.about, "extra": extra}
         checksums.write_manifest(target, body)
         if jax.process_index() == 0:
-            steps = self.steps()
+            step = int(target.name)
+            steps = [s for s in self.steps() if s <= step]
             kept = {s for s in steps if self.keep_every and s % self.keep_every == 0}
-            for old in set(steps[: -self.keep]) - kept - self.chosen:
-                shutil.rmtree(self.directory / str(old))
+            kept |= self.chosen | set(steps[-self.keep :])
+            # Later ones too: they were passed over, or belong to a future that was cut off.
+            for path in self._directories():
+                if int(path.name) not in kept:
+                    _remove(path)
 
     def check(self) -> None:
         """Raises what a save that has ended in the meantime met with. Call it once a step."""
@@ -212,7 +212,7 @@ class States:
             said = f"{self.directory}: the state was not saved ({error})"
             if self.on_error == "stop":
                 raise OSError(f"{said}; steps that can be restored: {self.steps()}") from error
-            self.failed += 1
+            States.failed += 1
             logging.warning("%s; trying again at the next save", said)
 
     def newest(self, like) -> tuple[int, object, dict] | None:
@@ -222,6 +222,9 @@ class States:
         ValueError if all are damaged, or if the newest good one is of another run.
         """
         steps, damaged = self._agreed_steps(), []
+        for path in self._directories():
+            if int(path.name) not in steps:
+                logging.warning("%s: its save was not finished; passed over", path)
         for step in reversed(steps):
             if problems := self._problems(step):
                 damaged.append(f"{self.directory / str(step)} is damaged: {problems}")
@@ -281,7 +284,7 @@ class States:
 def check_same(what, there: dict, here: dict, advice: str = "") -> None:
     """ValueError naming every field in which `there` (what a checkpoint says) and `here` differ."""
     differing = [
-        f"{name} is {there.get(name, 'not there')} there and {here.get(name, 'not there')} here"
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
         for name in {**there, **here}
         if there.get(name) != here.get(name)
     ]
@@ -299,6 +302,23 @@ def _named(state) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
-def sync(message: str) -> None:
+def _remove(directory: Path) -> None:
+    """A step, its manifest first: what a kill leaves of it is not taken for a damaged one."""
+    for part in ("manifest", ""):
+        if (directory / part).exists():
+            shutil.rmtree(directory / part)
+
+
+def _first_process_does(work: Callable[[], object]) -> None:
+    """Process 0 does it, the others wait; if it fails all of them raise."""
+    error = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except OSError as caught:
+            error = caught
+    failed = error is not None
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(message)
+        failed = bool(multihost_utils.process_allgather(np.int32(failed)).any())
+    if failed:
+        raise OSError(f"process 0 could not prepare the directory ({error})") from error

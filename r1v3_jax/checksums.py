@@ -59,9 +59,9 @@ def read_manifest(directory: Path) -> dict:
     """The body that `write_manifest` was given, with the checksums of all files. ValueError or
     FileNotFoundError if it is not whole.
     """
-    paths = sorted((directory / "manifest").glob("*-of-*.json"))
-    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
+    if not has_manifest(directory):
         raise FileNotFoundError(f"{directory}: its manifest is not whole")
+    paths = sorted((directory / "manifest").glob("*-of-*.json"))
     body, files = {}, {}
     for path in paths:
         whole = hf_config.read_json(path)
@@ -72,6 +72,12 @@ def read_manifest(directory: Path) -> dict:
     return {**body, "files": files}
 
 
+def has_manifest(directory: Path) -> bool:
+    """Whether the manifest has all its parts."""
+    parts = [path.stem for path in (directory / "manifest").glob("*-of-*.json")]
+    return bool(parts) and len(parts) == int(parts[0].rpartition("-")[2])
+
+
 def check_manifest(directory: Path) -> list[str]:
     """What is missing or has changed, of this process's share of the files; [] if nothing."""
     try:
@@ -80,6 +86,7 @@ def check_manifest(directory: Path) -> list[str]:
         return [str(error)]
     found = dict(_manifest_files(directory))
     problems = [f"{name} is missing" for name in sums if name not in found]
+    problems += [f"{name} is in no manifest" for name in found if name not in sums]
     mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
     return problems + [f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]]
 

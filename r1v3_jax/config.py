@@ -7,9 +7,11 @@ layout.
 
 import dataclasses
 import functools
+import hashlib
 import math
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from r1v3_jax import tpu
@@ -57,11 +59,21 @@ def _said(value) -> str:
     if isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.items()]
         return f"partial({', '.join(map(_said, parts))})"
-    if callable(value):
-        cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-        name = getattr(value, "__qualname__", type(value).__qualname__)
-        return f"{name}({', '.join(map(_said, cells))})" if cells else name
-    return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_said, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_said(k)}: {_said(v)}' for k, v in value.items())}}}"
+    if isinstance(value, str | int | float | bytes | None):
+        return repr(value)
+    # A function, or an object of one's own: its name, and what it holds.
+    holds = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    holds += getattr(value, "__defaults__", None) or ()
+    if (owner := getattr(value, "__self__", None)) is not None:
+        holds.append(owner)
+    if not hasattr(value, "__qualname__"):
+        holds += [vars(value)] if hasattr(value, "__dict__") else []
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{name}({', '.join(map(_said, holds))})" if holds else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -555,8 +567,11 @@ class Health:
         _one_of(self, "not_finite", ("stop", "skip"))
 
 
-# Fields of a stage that may change between the parts of a run.
-FREE = "checkpoint_every rollouts_every accumulate prompt_parts slots".split()
+# Fields of a stage that may change between the parts of a run: where and how often, not what.
+FREE = {
+    SFT: {"checkpoint_every"},
+    GRPO: {"checkpoint_every", "rollouts_every", "accumulate", "prompt_parts", "slots"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -612,13 +627,27 @@ class Run:
         """The fields that make `stage` what it is: with another one a state of it is another
         run's. Left out is what changes where and how often it is done, not what is done.
         """
-        parts = {"model": self.model, stage: getattr(self, stage)}
+        config = getattr(self, stage)
+        free = set(FREE[type(config)])
+        parts = {"model": self.model, stage: config}
+        if isinstance(config, GRPO):
+            parts |= {"verify.custom": self.verify.custom, "verify.model": self.verify.model_name}
+            if config.evaluate_every:
+                parts |= {
+                    f"evaluate.{name}": getattr(self.evaluate, name)
+                    for name in ("probe", "probe_questions", "select_by")
+                }
+            if config.off_policy_steps:  # no rollout is begun across a save
+                free.remove("checkpoint_every")
         named = {k: v for part, c in parts.items() for k, v in described(c, part).items()}
         named |= {f"compute.{k}": repr(getattr(self.compute, k)) for k in ("dtype", "param_dtype")}
         named["seed"] = repr(self.seed)
-        if hasattr(source := getattr(self, stage).train, "fingerprint"):
-            named[f"{stage}.train.rows"] = source.fingerprint()
-        return {k: v for k, v in named.items() if k.rpartition(".")[2] not in FREE}
+        for name in ("train", "validation"):
+            if hasattr(source := getattr(config, name, None), "fingerprint"):
+                named[f"{stage}.{name}.rows"] = source.fingerprint()
+        if chains := getattr(config, "chains", ""):
+            named[f"{stage}.chains.sha256"] = hashlib.sha256(Path(chains).read_bytes()).hexdigest()
+        return {k: v for k, v in named.items() if k.rpartition(".")[2] not in free}
 
     def mesh_of(self, chips: int) -> tuple[int, int, int]:
         """This mesh for another number of chips: `data` takes what `fsdp` and `tensor` leave."""

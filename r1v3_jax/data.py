@@ -330,10 +330,16 @@ def place(batch, rules: Rules, mesh):
 
 
 def fetch(tree):
-    """Arrays of the devices, whole, on the host of every process."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    """Arrays of the devices, whole, on the host of every process; what is there stays as it is."""
+
+    def whole(x):
+        if not isinstance(x, jax.Array):
+            return x
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return jax.device_get(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(whole, tree)
 
 
 def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:

@@ -5,6 +5,7 @@ Knows metrics by name and nothing of models.
 
 import contextlib
 import faulthandler
+import itertools
 import math
 import signal
 import socket
@@ -25,6 +26,7 @@ GRACE_S = 5
 PREEMPTED = 42  # exit code: the state is saved, the same command goes on
 
 _terminated = threading.Event()
+_asked = itertools.count()
 
 
 def catch_sigterm() -> None:
@@ -41,12 +43,14 @@ def catch_sigterm() -> None:
         signal.signal(signal.SIGTERM, caught)
 
 
-def preempted(step: int) -> bool:
-    """Whether the machine is to be taken away (SIGTERM): true in all processes of a run after the
-    same step, so that all save it. Call it once a step.
+def preempted() -> bool:
+    """Whether the machine is to be taken away (SIGTERM). All processes of a run call it in the same
+    places and hear of it in the same one, so that all save the same step.
     """
-    if jax.distributed.is_initialized():
-        return multihost_utils.reached_preemption_sync_point(step)
+    # JAX chooses a number of a call that is still to come, so calls are numbered through the run.
+    if not _terminated.is_set() and jax.distributed.is_initialized():
+        if multihost_utils.reached_preemption_sync_point(next(_asked)):
+            _terminated.set()
     return _terminated.is_set()
 
 
@@ -91,6 +95,13 @@ class Watchdog:
             return self.config.stuck_first_step_s
         median = statistics.median(self.seconds[1:][-100:])
         return max(self.config.stuck_after_medians * median, self.config.stuck_after_s)
+
+    @contextlib.contextmanager
+    def slow(self) -> Iterator[None]:
+        """Around what no step before it is a measure of: a save, a probe."""
+        self._wait(self.config.stuck_first_step_s)
+        yield
+        self._wait(self.limit())
 
     def _wait(self, limit: float) -> None:
         self.began = self.began or time.monotonic()

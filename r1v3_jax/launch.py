@@ -86,7 +86,7 @@ def main() -> None:
         from r1v3_jax import health, pipeline, report
         from r1v3_jax.metrics import first_process
 
-        pipeline.check(config, None if ACCEPT_CHANGES.value else Path(workdir))
+        pipeline.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         cli.start_processes(PROCESSES, config.topology)
         health.catch_sigterm()
         summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)

@@ -105,12 +105,13 @@ def _verl(record: dict) -> dict:
     if not isinstance(model, dict) or not isinstance(extra, dict):
         raise Bad("fields", "reward_model and extra_info must be objects")
     names = ("data_source", "prompt", "images", "image", "reward_model", "extra_info")
+    stored = [] if (path := extra.get("image_path")) is None else [path]
     return _dialogue(record.get("prompt")) | {
         "id": _first(extra, "id"),
         "source": _first(record, "data_source"),
         "answer": _first(model, "ground_truth", "answer"),
-        "images": _given_images(record),
-        "metadata": _rest(extra, "id", "question", "answer") | _rest(record, *names),
+        "images": _given_images(record) or stored,
+        "metadata": _rest(extra, "id", "question", "answer", "image_path") | _rest(record, *names),
     }
 
 

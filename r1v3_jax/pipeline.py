@@ -96,7 +96,7 @@ def identity(config: Run, workdir: Path) -> dict:
     return {**named, "tokenizer": checksums.digest(workdir / "tokenizer")}
 
 
-def check_workdir(config: Run, workdir: Path) -> None:
+def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> None:
     """ValueError naming every field in which the run that was begun in `workdir` is another one. Of
     stages that are done it is only said: nothing will be computed with what changed.
     """
@@ -112,18 +112,20 @@ def check_workdir(config: Run, workdir: Path) -> None:
         try:
             check_same(path, *pair)
         except ValueError as error:
-            if parts is not done:
+            if parts is not done and not accept_changes:
                 raise
-            logging.warning("%s (a stage that is done stays as it is)", error)
+            logging.warning(
+                "%s%s", error, " (a stage that is done stays as it is)" * (parts is done)
+            )
 
 
-def check(config: Run, workdir: Path | None = None) -> None:
+def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = False) -> None:
     """ValueError or FileNotFoundError for what is wrong with a run and can be seen on the host: the
     checkpoint it starts from, its data, a mesh that does not divide the model, another run in
-    `workdir`.
+    `workdir` (of which it is only said with accept_changes).
     """
     if workdir is not None:
-        check_workdir(config, workdir)
+        check_workdir(config, workdir, accept_changes)
     if config.init_from:
         check_init(config)
     for name in (config.stage,) if config.stage else config.pipeline:
@@ -235,10 +237,8 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
 
 
 def leave_if_preempted(stage: str) -> None:
-    """Between steps of a stage nobody but this process asks: with others the end of a stage is as
-    good as any kill.
-    """
-    if jax.process_count() == 1 and health.preempted(0):
+    """For work between the steps of stages: what is lost of it is done again."""
+    if health.preempted():
         health.leave(f"{stage}, its last step")
 
 
@@ -267,7 +267,7 @@ def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder
     )
     groups = {}
     for name, source in config.sets:
-        leave_if_preempted("this")
+        leave_if_preempted("the stage before")
         groups[name] = evaluate.sample_groups(
             sampler, model, source, config.questions, config.batch, context.key("evaluate")
         )

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -197,11 +198,13 @@ class Sampler:
 def sample(
     sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
 ) -> Iterator[tuple[int, Group]]:
-    """(index, group) of the first `count` good rows of a source, `batch` prompts at a time.
+    """(index, group) of the first `count` good rows of a source, `batch` prompts at a time; of a
+    source with an end none twice.
 
     `model`: as it is trained. Warns if rows were left out.
     """
     model, left_out = for_decoding(model), collections.Counter()
+    end = len(source) if hasattr(source, "__len__") else sys.maxsize
     with contextlib.closing(sampler.reader(source, batch)) as reader:
         for start in range(0, count, batch):
             # The last batch is as large as the others: one shape, one program. What is too much is
@@ -214,8 +217,10 @@ def sample(
                 jax.random.fold_in(key, start),
                 sampler.sampling.max_tokens,
             )
-            indices = [item.index for item in items]
-            yield from list(zip(indices, groups, strict=True))[: count - start]
+            pairs = [(item.index, group) for item, group in zip(items, groups, strict=True)]
+            yield from [pair for pair in pairs if pair[0] < end][: count - start]
+            if pairs[-1][0] >= end - 1:
+                break
     if left_out:
         warnings.warn(f"the questions asked are without bad rows: {told(left_out)}", stacklevel=2)
 

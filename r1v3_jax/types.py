@@ -26,7 +26,7 @@ REASONS = {
     "no_chain": "there is no chain of thought to learn from",
     "answer": "the reference answer does not verify against itself",
     "verifier": "the verifier that the row names does not exist",
-    "duplicate_id": "an earlier row has the same id",
+    "duplicate": "an earlier row is the same",
     "too_long": "more tokens than there is room for; nothing is ever cut",
     "too_many_tiles": "more tiles of images than there is room for",
 }

@@ -287,7 +287,7 @@ def test_a_state_of_another_run_is_refused_by_its_fields(tmp_path):
     for like, message in (
         (tiny_state(0) | {"weights": jnp.zeros(7)}, r"\['weights'\] is \[\[6\], 'float32'\] there"),
         (tiny_state(0) | {"weights": jnp.zeros(6, jnp.bfloat16)}, "'bfloat16'] here"),
-        (tiny_state(0) | {"bias": jnp.zeros(6)}, r"\['bias'\] is not there there"),
+        (tiny_state(0) | {"bias": jnp.zeros(6)}, r"\['bias'\] is missing there"),
     ):
         with pytest.raises(ValueError, match=message):
             states.newest(like)

@@ -71,7 +71,7 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
         "--shard_mb=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    expected = collections.Counter([reason for _, reason in DAMAGE] + 2 * ["duplicate_id"])
+    expected = collections.Counter([reason for _, reason in DAMAGE] + 2 * ["duplicate"])
     told = f"{out}: {count} rows in 4 shards of {kind}; {expected.total()} dropped ("
     assert told in done.stdout and f"{len(DAMAGE) + count + 2:,} rows; layouts of some: own" in (
         done.stdout

@@ -3,7 +3,8 @@
     python tools/doctor.py WORKDIR [--config=NAME]
 
 Reads everything, changes nothing. Exit code 0 if the run can go on as it is, 1 if something is
-damaged or in the way. With --config also whether that config would go on here.
+damaged or in the way. With --config also whether that config, as its file says it, would go on
+here, and whether the data it names is as tools/convert_data.py wrote it.
 """
 
 import importlib.metadata
@@ -40,6 +41,11 @@ def main(argv: list[str]) -> None:
             config = load_config(CONFIG.value)
             pipeline.check(config, workdir)
             print(f"  ok   {CONFIG.value} goes on here")
+            for name in config.pipeline:
+                path = Path(getattr(getattr(config, name).train, "path", ""))
+                if (path / "SHA256SUMS").is_file():
+                    checksums.check_sums(path)
+                    print(f"  ok   {path}: the data verifies")
         except (ValueError, OSError) as error:
             print(f"  BAD  {error}")
             wrong.append(str(error))
@@ -60,17 +66,21 @@ def checkpoints(workdir: Path):
                 good.append(step)
                 version = checksums.read_manifest(directory / str(step))["version"]
                 yield True, f"{name}/{step} verifies (written by version {version})"
+        if directory.name == "candidates":
+            continue
         if good:
             yield True, f"{name}: the stage would go on from step {good[-1]}"
-        elif any(directory.iterdir()):
+        elif States(directory).steps():
             yield False, f"{name} has no good step: remove it to begin the stage anew"
+        else:
+            yield True, f"{name}: no save was finished, the stage would begin anew"
     for weights in sorted(workdir.glob("*/done/weights")):
         found, name = True, weights.parent.relative_to(workdir)
         try:
             checksums.check_sums(weights)
             yield True, f"{name} verifies"
         except (ValueError, OSError) as error:
-            yield False, f"{error}, or remove {name}: the stage's last state is still there"
+            yield False, f"{error}, or remove {name}: the stage goes on from its newest state"
     if not found:
         yield True, "none yet"
 

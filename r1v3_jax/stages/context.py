@@ -109,7 +109,7 @@ class Loop:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics, with what the watchers add to it."""
         config = self.context.run.health
-        metrics = metrics | {"skipped": self.skipped, "save_errors": self.states.failed}
+        metrics = metrics | {"skipped": self.skipped, "save_errors": States.failed}
         metrics |= self.alarms.step(step, metrics)
         metrics |= self.clock.step(config) | self.timer.values
         self.logger.log(step, metrics)
@@ -118,11 +118,13 @@ class Loop:
     def end(self, step: int, state, extra: dict, *, save: bool = False) -> None:
         """The end of a step: a save if it is due, and the end of the process if it is preempted."""
         self.states.check()
-        going = health.preempted(step)
+        going = health.preempted()
         if save or going or self.is_saved(step):
-            self.logger.sync()
-            self.states.save(step + 1, state, {**extra, "skipped": self.skipped})
+            with self.watchdog.slow():
+                self.logger.sync()
+                self.states.save(step + 1, state, {**extra, "skipped": self.skipped})
+                if going and not self.is_last(step):
+                    self.states.wait()
         if going and not self.is_last(step):
-            self.states.wait()
             health.leave(f"{self.stage}, step {step + 1}")
         self.watchdog.step()

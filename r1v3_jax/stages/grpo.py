@@ -115,7 +115,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.evaluate_every and (
                 (step + 1) % config.evaluate_every == 0 or loop.is_last(step)
             ):
-                with timer("probe"):
+                with timer("probe"), loop.watchdog.slow():
                     measured = prober.measure(state.model)
                 checkpoints.append({"step": step + 1, **measured})
                 candidates.chosen = evaluate.selectable(checkpoints)
@@ -168,6 +168,9 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     (grads, asked), metrics = train.summed_gradients(
         loss, (params, prompts), batch.rows, batch.used
     )
+    # Means over what is learnt from, whatever the weights add up to.
+    for name in ("sampler_gap", "policy_entropy"):
+        metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
     (through,) = pull_back(jax.tree.map(lambda a, x: a.astype(x.dtype), asked, prompts))
     return jax.tree.map(lambda g, x: g + x.astype(g.dtype), grads, through), metrics
 

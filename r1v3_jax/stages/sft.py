@@ -12,6 +12,7 @@ import math
 
 import jax
 import numpy as np
+from absl import logging
 
 from r1v3_jax import data, feed, health, train
 from r1v3_jax.config import SFT
@@ -65,7 +66,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
             if config.validate_every and (
                 (step + 1) % config.validate_every == 0 or loop.is_last(step)
             ):
-                with loop.timer("validate"):
+                with loop.timer("validate"), loop.watchdog.slow():
                     metrics["eval/loss"] = value = validate(state.model, held_out)
                 if improved := value < best["loss"]:
                     best = {"loss": value, "step": step + 1, "since": 0}
@@ -78,7 +79,10 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
             loop.end(step, state, extra, save=improved)
             done = step + 1
     if config.patience and best["step"] and best["step"] != done:
-        state, _ = states.restore(best["step"], state)
+        try:
+            state, _ = states.restore(best["step"], state)
+        except ValueError as error:
+            logging.warning("%s; the last weights are handed on in place of the best", error)
     return state.model
 
 

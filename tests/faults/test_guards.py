@@ -87,7 +87,7 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
         pipeline.check_workdir(config, other)
     renamed = hf_config.read_json(begun / "run.json")
     renamed["grpo.group_count"] = renamed.pop("grpo.group_size")
-    with pytest.raises(ValueError, match="grpo.group_count is 4 there and not there here"):
+    with pytest.raises(ValueError, match="grpo.group_count is 4 there and missing here"):
         checkpoint.check_same("run.json", renamed, pipeline.identity(config, begun))
     shows("12 mismatches refused by field", refused + 2, 13, refused + 2 == 13)
 
