@@ -161,5 +161,5 @@ def test_a_preempted_run_saves_what_it_has(tmp_path):
     assert script.returncode != 0
     saved = [int(path.name) for path in (tmp_path / "cold_start/states").iterdir()]
     assert len(saved) == 1 and 1 <= saved[0] < 5000
-    assert printed.count(f"preempted; step {saved[0]} is saved") == 2
+    assert printed.count(f"preempted; cold_start, step {saved[0]} is saved") == 2
     assert lines.read_text().count("\n") == saved[0]
