@@ -114,9 +114,8 @@ def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> N
         except ValueError as error:
             if parts is not done and not accept_changes:
                 raise
-            logging.warning(
-                "%s%s", error, " (a stage that is done stays as it is)" * (parts is done)
-            )
+            why = "a stage that is done stays as it is" if parts is done else "accepted"
+            logging.warning("%s (%s)", error, why)
 
 
 def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = False) -> None:

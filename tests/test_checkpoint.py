@@ -1,6 +1,7 @@
 """Checkpoints of our own: bitwise, onto any mesh, whole or not there, damage refused."""
 
 import dataclasses
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -291,3 +292,25 @@ def test_a_state_of_another_run_is_refused_by_its_fields(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             states.newest(like)
+
+
+def test_damaged_steps_do_not_count_among_those_that_are_kept(tmp_path, caplog):
+    """Passed over, a damaged step with a higher number must not push out the good one."""
+    logging.getLogger("absl").propagate = True
+    directory = tmp_path / "states"
+    states = checkpoint.States(directory, keep=2, keep_every=10)
+    for step in (10, 18, 19):
+        states.save(step, tiny_state(step), {})
+    states.wait()
+    for step in (18, 19):
+        flip_a_bit(max(p for p in (directory / f"{step}/state").rglob("*") if p.is_file()))
+    (directory / "20" / "state").mkdir(parents=True)
+    assert states.newest(tiny_state(0))[0] == 10
+    assert caplog.text.count("is damaged") == 2
+    assert "20: its save was not finished; passed over" in caplog.text
+    states.save(14, tiny_state(14), {})
+    states.wait()
+    assert states.steps() == [10, 14] and sorted(os.listdir(directory)) == ["10", "14"]
+    (directory / "14" / "state" / "more").write_text("x")
+    assert states.newest(tiny_state(0))[0] == 10
+    assert "more is in no manifest" in caplog.text

@@ -58,7 +58,7 @@ RECORDS = {
          "reward_model": {"answer": "3", "ground_truth": "\\boxed{3}", **V_TRIUNE}},
         {"id": "m-1", "source": "mm_math", "question": "<image>Which?", "images": [A],
          "answer": "3", "verifier": "mathematics", "accuracy_weight": 0.9,
-         "metadata": {"ability": "math", "image_path": "a.png"}},
+         "metadata": {"ability": "math"}},
     ),
     "V-Triune, detection": (
         "vtriune",

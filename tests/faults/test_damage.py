@@ -79,7 +79,7 @@ def test_bit_flips(saved, tmp_path, shows, caplog):
 
 
 def test_each_file_cut_zeroed_and_lost(saved, tmp_path, shows, caplog):
-    directory, wrong, cases = tmp_path / "states", 0, 0
+    directory, wrong, cases, quiet = tmp_path / "states", 0, 0, 0
     shutil.copytree(saved, directory)
     for path in files(directory):
         original = path.read_bytes()
@@ -90,11 +90,14 @@ def test_each_file_cut_zeroed_and_lost(saved, tmp_path, shows, caplog):
                 path.write_bytes(bytes(len(original)))
             else:
                 path.unlink()
+            caplog.clear()
             step, same = newest(directory)
             cases += 1
+            quiet += step == 10 and "passed over" not in caplog.text
             wrong += not same or (step != 10 and path.read_bytes() != original if original else 0)
             path.write_bytes(original)
     shows(f"9 {cases} files cut, zeroed, lost: wrong or at step 0", wrong, 0, wrong == 0)
+    shows("9 ... fell back without a word", quiet, 0, quiet == 0)
 
 
 def test_when_every_step_is_damaged_nothing_begins_anew(saved, tmp_path):
@@ -125,7 +128,7 @@ def test_a_full_disk(tmp_path, shows):
 
     place.run(full, *flags, *small, code=1, limit=limit)
     said = runs.said(full)
-    shows("10 full disk: exit code", 1, 1, "the state was not saved" in said and "[16]" in said)
+    assert "the state was not saved" in said and "[16]" in said  # what can still be restored
     # Orbax and tensorstore print tracebacks of theirs before it.
     last = said.splitlines()[-1]
     shows("10 full disk: the last line", last[:60], "error: ...", last.startswith("error: "))
@@ -137,8 +140,10 @@ def test_a_full_disk(tmp_path, shows):
     shutil.copytree(workdir, warned)
     more = ["--config.cold_start.checkpoint_every=1", "--config.checkpoints.on_error=warn"]
     place.run(warned, *flags, *small, *more, code=1, limit=limit)  # of the stage's last weights
-    errors = runs.lines(warned, "cold_start")[-1]["save_errors"]
-    shows("10 on_error=warn: saves that failed, steps made", (errors, 20), "3, 20", errors >= 2)
+    row = runs.lines(warned, "cold_start")[-1]
+    found = row["step"] + 1, row["save_errors"]
+    passed = found[0] == 20 and found[1] >= 2
+    shows("10 on_error=warn: steps made, saves that failed", found, "20, at least 2", passed)
 
 
 def test_another_mesh(shows, tmp_path):

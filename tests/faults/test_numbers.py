@@ -199,6 +199,52 @@ def test_sampler_and_trainer_agree(sampled, shows):
     shows("15 temperature on one side only: alarms at once", found, "sampler_gap", passed)
 
 
+def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
+    """The sampler's side as it is, and with the temperature left out, whatever the aggregation."""
+    batch, fresh, _, _ = made
+    for aggregation in ("sequence", "constant"):
+        config = dataclasses.replace(KL, kl_coef=0.0, aggregation=aggregation)
+        _, update = grpo.make_update(config)
+        weights = batch.rows.loss_weights * (0.1 if aggregation == "constant" else 1.0)
+        for temperature, wanted in ((config.temperature, []), (2.0, ["sampler_gap"])):
+            state = fresh()
+            sampled = grpo.score(state.model, batch, temperature)
+            rows = dataclasses.replace(
+                batch.rows, sampler_logprobs=sampled, old_logprobs=None, ref_logprobs=None,
+                loss_weights=weights,
+            )  # fmt: skip
+            _, metrics = update(state, dataclasses.replace(batch, rows=rows))
+            gap = float(metrics["sampler_gap"])
+            found = [n for n in health.alarms({"sampler_gap": gap}, Health())]
+            what = f"15 an update's gap, {aggregation}, sampled at {temperature}"
+            shows(what, f"{gap:.1e} {found}", wanted, found == wanted)
+
+
+def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
+    """What is learnt from is what was drawn, id by id, also where text would give other ids."""
+    plan = rollout.pack(np.stack([g.completions.lengths for g in groups]), CONFIG)
+    rows = rollout.policy_batch(groups, CONFIG, Encoder).rows
+    changed = 0
+    for (p, g), (n, b, start, _) in plan.places.items():
+        size = int(groups[p].completions.lengths[g])
+        drawn = groups[p].completions.tokens[g, :size]
+        changed += int((rows.tokens[n, b, start : start + size] != drawn).sum())
+    assert len(plan.places) == 24
+    shows("16 sampled ids that changed on the way to the update", changed, 0, changed == 0)
+
+
+def test_text_comes_back_from_its_ids(tmp_path, shows):
+    from r1v3_jax import digits
+
+    digits.write_tokenizer(tmp_path)
+    tokenizer, rng, changed = tokens.load(tmp_path), np.random.default_rng(0), 0
+    letters = "0123456789+-=; abcdefghijklmnopqrstuvwxyz\\boxed{}\n"
+    for _ in range(1000):
+        text = "".join(rng.choice(list(letters), rng.integers(1, 60)))
+        changed += tokenizer.decode(tokenizer.encode_text(text), skip_special=False) != text
+    shows("16 1,000 strings encoded and decoded: changed", changed, 0, changed == 0)
+
+
 def test_token_ids_are_checked_on_the_host(shows):
     rng, vocab, wrong = np.random.default_rng(0), 331, 0
     for _ in range(10_000):

@@ -2,6 +2,7 @@
 the collectives (gloo) are real.
 """
 
+import json
 import shutil
 import signal
 import time
@@ -147,3 +148,6 @@ def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
         workdir, 0
     )
     shows("7 SIGSTOP for 5 s: the log names the host", named, True, named)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    longest = max(row.get("time/host_1_s", 0) for row in rows)
+    shows("7 SIGSTOP for 5 s: the metric of that host", f"{longest:.1f}", "over 4", longest > 4)
