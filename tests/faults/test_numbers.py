@@ -10,6 +10,7 @@ import runs
 from flax import nnx
 from random_models import random_model
 from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
+from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import health, rollout, tokens, train
 from r1v3_jax.config import Compute, Health, Optimizer
@@ -234,13 +235,12 @@ def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
 
 
 def test_text_comes_back_from_its_ids(tmp_path, shows):
-    from r1v3_jax import digits
-
-    digits.write_tokenizer(tmp_path)
+    """A byte-level vocabulary; Qwen's own in test_tokens.py."""
+    write_tiny_tokenizer(tmp_path)
     tokenizer, rng, changed = tokens.load(tmp_path), np.random.default_rng(0), 0
-    letters = "0123456789+-=; abcdefghijklmnopqrstuvwxyz\\boxed{}\n"
+    letters = list("0123456789+-=; abcdefghijklmnopqrstuvwxyz\\{}\n\u00e9\u4e2d\U0001f600")
     for _ in range(1000):
-        text = "".join(rng.choice(list(letters), rng.integers(1, 60)))
+        text = "".join(rng.choice(letters, rng.integers(1, 60)))
         changed += tokenizer.decode(tokenizer.encode_text(text), skip_special=False) != text
     shows("16 1,000 strings encoded and decoded: changed", changed, 0, changed == 0)
 
