@@ -185,7 +185,8 @@ class States:
             step = int(target.name)
             steps = [s for s in self.steps() if s <= step]
             kept = {s for s in steps if self.keep_every and s % self.keep_every == 0}
-            kept |= self.chosen | set(steps[-self.keep :])
+            # This one too: the others' parts of its manifest may be still to come.
+            kept |= {step, *self.chosen, *steps[-self.keep :]}
             # Later ones too: they were passed over, or belong to a future that was cut off.
             for path in self._directories():
                 if int(path.name) not in kept:
