@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import traceback
 from logging import getLogger
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -31,11 +33,25 @@ def run(main) -> None:
         try:
             main()
         except (ValueError, OSError, ImportError, FloatingPointError, Dropped) as error:
-            sys.exit(f"error: {error}")
+            end(1, f"error: {error}")
         except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+            end(128 + signal.SIGINT)
+        except Exception:
+            end(1, traceback.format_exc())
 
     app.run(guarded)
+
+
+def end(code: int, message: str = "") -> NoReturn:
+    """Ends this process after saying why. One of several ends at once: on its way out it would wait
+    for the others, which wait for it in the middle of a step, and nobody would end.
+    """
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def define_processes() -> dict[str, flags.FlagHolder]:
