@@ -138,7 +138,7 @@ def test_what_is_missing_is_named_before_anything_starts(tmp_path):
     done = launch(tmp_path, "--config=tpu_v5e_8", f"--config.init_from={tmp_path}/none")
     assert done.returncode == 1 and f"{tmp_path}/none" in done.stderr
     assert "Traceback" not in done.stderr
-    with pytest.raises(FileNotFoundError, match="no such file of questions; give one JSON object"):
+    with pytest.raises(FileNotFoundError, match="no such file of questions; give .jsonl"):
         pipeline.check(
             dataclasses.replace(load_config("tpu_v5e_8"), init_from="", write_tokenizer=print)
         )
