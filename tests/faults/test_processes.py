@@ -124,6 +124,7 @@ config = replace(config, grpo=replace(config.grpo, train={train}))
     workdir, processes = begin(
         other, whole, "stuck",
         "--config.health.stuck_after_s=12", "--config.health.stuck_after_medians=1",
+        "--config.data.ahead=1", "--config.data.threads=1",
     )  # fmt: skip
     flag.touch()
     codes, took = ends(processes, 120)
