@@ -182,6 +182,7 @@ config = Run(
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_a_small_run_with_machine_code_and_again_from_the_cache(tmp_path):
     path, out = tmp_path / "small.py", tmp_path / "out.json"
     path.write_text(SMALL)
