@@ -109,6 +109,18 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
             ) from error
 
 
+def define_sampling(samples: int) -> dict[str, flags.FlagHolder]:
+    """The flags of a tool that asks a checkpoint questions, for `distill.ask`. samples: of each, by
+    default.
+    """
+    return {
+        "samples": flags.DEFINE_integer("samples", samples, "Samples of each.", 1),
+        "batch": flags.DEFINE_integer("batch", 64, "Questions at a time.", 1),
+        "temperature": flags.DEFINE_float("temperature", 1.0, "Of the samples.", 0.0),
+        "seed": flags.DEFINE_integer("seed", 0, "Of the samples."),
+    }
+
+
 def define_rope_impl() -> flags.FlagHolder:
     """The flag --rope_impl, of a Hugging Face checkpoint: its config.json does not say it."""
     return flags.DEFINE_enum(

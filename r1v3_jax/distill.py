@@ -8,7 +8,7 @@ solves; `mixtures.ByPassRate` reads those. One JSON row a question.
 
 import collections
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -16,7 +16,6 @@ import numpy as np
 from r1v3_jax import checkpoint, tokens
 from r1v3_jax.config import Run
 from r1v3_jax.data import Encoder
-from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.types import Example
@@ -54,21 +53,13 @@ def rambles(ids: np.ndarray, ngram: int, repeats: int) -> bool:
     return max(seen.values(), default=0) > repeats
 
 
-def distill(
-    sampler: Sampler,
-    model,
-    source: Callable[[int], Example],
-    count: int,
-    batch: int,
-    key: jax.Array,
-    keep: Filter,
-) -> tuple[list[dict], dict[str, int]]:
-    """Rows for the first `count` good rows of `source`, and how many samples met which verdict.
+def chains(groups: Iterable[tuple[int, Group]], keep: Filter) -> tuple[list[dict], dict[str, int]]:
+    """Rows for the questions of `rollout.sample`, and how many samples met which verdict.
 
     Of an example's kept chains the shortest is taken; an example without one has no row.
     """
     rows, verdicts = [], collections.Counter()
-    for index, group in sample(sampler, model, source, count, batch, key):
+    for index, group in groups:
         said = [keep.verdict(group, g) for g in range(len(group.texts))]
         verdicts.update(said)
         kept = [g for g, verdict in enumerate(said) if verdict == "kept"]
@@ -78,19 +69,12 @@ def distill(
     return rows, dict(verdicts)
 
 
-def pass_rates(
-    sampler: Sampler,
-    model,
-    source: Callable[[int], Example],
-    count: int,
-    batch: int,
-    key: jax.Array,
-) -> list[dict]:
-    """{index, id, source, pass_rate, samples} of the first `count` good rows of `source`: the share
-    of right answers among the samples whose verifier did not fail; null where all did.
+def pass_rates(groups: Iterable[tuple[int, Group]]) -> list[dict]:
+    """{index, id, source, pass_rate, samples} of the questions of `rollout.sample`: the share of
+    right answers among the samples whose verifier did not fail; null where all did.
     """
     rows = []
-    for index, group in sample(sampler, model, source, count, batch, key):
+    for index, group in groups:
         right = [score.accuracy == 1 for score in group.scores if score.total is not None]
         rate = sum(right) / len(right) if right else None
         row = {"index": index, "id": group.example.id, "source": group.example.source}
@@ -98,10 +82,20 @@ def pass_rates(
     return rows
 
 
-def load(
-    config: Run, directory: str, *, samples: int, batch: int, temperature: float
-) -> tuple[Sampler, R1V3]:
-    """A checkpoint of ours, and what samples from it, with the room of `config.grpo`."""
+def ask(
+    config: Run,
+    directory: str,
+    source: Callable[[int], Example],
+    count: int,
+    *,
+    samples: int,
+    batch: int,
+    temperature: float,
+    seed: int,
+) -> Iterator[tuple[int, Group]]:
+    """What a checkpoint of ours says to the first `count` good rows of `source`, `samples` times
+    each, with the room of `config.grpo`; see `rollout.sample`.
+    """
     described, _ = checkpoint.read_config(directory)
     tokenizer = tokens.load(f"{directory}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
@@ -118,4 +112,5 @@ def load(
         verify=config.verify,
         data=config.data,
     )
-    return sampler, checkpoint.load_weights(directory)
+    model = checkpoint.load_weights(directory)
+    return sample(sampler, model, source, count, batch, jax.random.key(seed))

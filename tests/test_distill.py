@@ -94,7 +94,8 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
             [([1], True, WRONG), ([2], True, WRONG), ([3], True, FAILED)],
         ]
     )
-    rows, verdicts = distill.distill(sampler, None, source, 3, 2, jax.random.key(0), Filter(9))
+    groups = rollout.sample(sampler, None, source, 3, 2, jax.random.key(0))
+    rows, verdicts = distill.chains(groups, Filter(9))
     assert rows == [
         {"index": 0, "id": "q0", "chain": "4 5"},
         {"index": 2, "id": "q2", "chain": "4 5"},
@@ -125,7 +126,8 @@ def test_the_share_of_right_answers_of_each_question(monkeypatch):
         return source(index)
 
     with pytest.warns(UserWarning, match="the questions asked are without bad rows: 1 answer"):
-        rows = distill.pass_rates(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
+        groups = rollout.sample(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
+        rows = distill.pass_rates(groups)
     assert rows == [
         {"index": 0, "id": "q0", "source": "set", "pass_rate": 1 / 3, "samples": 3},
         {"index": 2, "id": "q2", "source": "set", "pass_rate": None, "samples": 0},

@@ -105,17 +105,23 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
         )
 
 
+def asks_three(tool: str, *flags: str) -> str:
+    """What a tool prints that asks a checkpoint three questions, twice each."""
+    done = subprocess.run(
+        [sys.executable, f"tools/{tool}.py", *flags, "--examples=3", "--samples=2", "--batch=2"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_distillation_tool_asks_the_teacher(finished, tmp_path):
     """The teacher of a few steps answers nothing right, and the tool says so."""
     workdir, _ = finished
     out = tmp_path / "chains.jsonl"
     flags = ["--config=digits_smoke", f"--checkpoint={workdir}/grpo/done", f"--out={out}"]
-    done = subprocess.run(
-        [sys.executable, "tools/distill.py", *flags, "--examples=3", "--samples=2", "--batch=2"],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = re.fullmatch(rf"{out}: 0 chains for 3 questions; samples: (.*)\n", done.stdout)
+    printed = asks_three("distill", *flags)
+    said = re.fullmatch(rf"{out}: 0 chains for 3 questions; samples: (.*)\n", printed)
     counts = {verdict: int(count) for count, verdict in re.findall(r"(\d+) ([a-z ]+)", said[1])}
     assert sum(counts.values()) == 6 and set(counts) <= {"wrong", "too long"}
     assert out.read_text() == ""
@@ -125,12 +131,10 @@ def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
     workdir, _ = finished
     out = tmp_path / "rates.jsonl"
     flags = ["--config=digits_smoke", f"--checkpoint={workdir}/cold_start/done", f"--out={out}"]
-    done = subprocess.run(
-        [sys.executable, "tools/pass_rates.py", *flags, "--examples=3", "--samples=2", "--batch=2"],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{out}: 3 questions; 0 always solved, 3 never, 0 between\n"
+    assert (
+        asks_three("pass_rates", *flags)
+        == f"{out}: 3 questions; 0 always solved, 3 never, 0 between, 0 not verified\n"
+    )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     source = config_files.load_config("digits_smoke").grpo.train
     assert rows == [

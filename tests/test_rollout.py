@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, distill, evaluate, feed, losses, rewards, rollout, tokens, train
+from r1v3_jax import data, evaluate, feed, losses, rewards, rollout, tokens, train
 from r1v3_jax.config import GRPO, Compute, Data, Shaping
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
@@ -175,7 +175,7 @@ def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch
     spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
     rollout.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
     evaluate.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
-    distill.distill(spy, model, source, 4, 4, jax.random.key(0), distill.Filter(8))
+    list(rollout.sample(spy, model, source, 4, 4, jax.random.key(0)))  # chains, pass rates
     assert used == [DECODE] * 3
 
 

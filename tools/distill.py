@@ -9,7 +9,6 @@ Train on them with --config.cold_start.chains=chains.jsonl.
 
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from r1v3_jax import cli, config_files, distill
@@ -19,35 +18,19 @@ CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the question
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The teacher, a directory.", required=True)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer("examples", 1000, "Questions to ask.", lower_bound=1)
-SAMPLES = flags.DEFINE_integer("samples", 4, "Samples of each.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 64, "Questions at a time.", lower_bound=1)
-TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples.", lower_bound=0.0)
+HOW = cli.define_sampling(samples=4)
 MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default: all.", 1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 
 
 def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = config_files.load_config(CONFIG.value)
-    sampler, model = distill.load(
-        config,
-        CHECKPOINT.value,
-        samples=SAMPLES.value,
-        batch=BATCH.value,
-        temperature=TEMPERATURE.value,
-    )
+    how = {name: HOW[name].value for name in HOW}
+    groups = distill.ask(config, CHECKPOINT.value, config.cold_start.train, EXAMPLES.value, **how)
     most = config.grpo.max_completion_tokens
     keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
-    rows, verdicts = distill.distill(
-        sampler,
-        model,
-        config.cold_start.train,
-        EXAMPLES.value,
-        BATCH.value,
-        jax.random.key(SEED.value),
-        keep,
-    )
+    rows, verdicts = distill.chains(groups, keep)
     write_jsonl(OUT.value, rows)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     print(f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {told}")

@@ -9,7 +9,6 @@ solved teach GRPO nothing: `mixtures.ByPassRate(source, "rates.jsonl")` leaves t
 
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from r1v3_jax import cli, config_files, distill
@@ -21,10 +20,7 @@ OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer(
     "examples", None, "Questions to ask; default: one pass, where the data has an end.", 1
 )
-SAMPLES = flags.DEFINE_integer("samples", 8, "Samples of each.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 64, "Questions at a time.", lower_bound=1)
-TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Of the samples.", lower_bound=0.0)
-SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+HOW = cli.define_sampling(samples=8)
 
 
 def main():
@@ -34,23 +30,16 @@ def main():
     source = config.grpo.train
     if EXAMPLES.value is None and not hasattr(source, "__len__"):
         raise ValueError(f"the questions of {CONFIG.value} have no end; give --examples=N")
-    sampler, model = distill.load(
-        config,
-        CHECKPOINT.value,
-        samples=SAMPLES.value,
-        batch=BATCH.value,
-        temperature=TEMPERATURE.value,
-    )
+    how = {name: HOW[name].value for name in HOW}
     count = EXAMPLES.value or len(source)
-    rows = distill.pass_rates(
-        sampler, model, source, count, BATCH.value, jax.random.key(SEED.value)
-    )  # fmt: skip
+    rows = distill.pass_rates(distill.ask(config, CHECKPOINT.value, source, count, **how))
     write_jsonl(OUT.value, rows)
     never = sum(row["pass_rate"] == 0 for row in rows)
+    failed = sum(row["pass_rate"] is None for row in rows)
     always = sum(row["pass_rate"] == 1 for row in rows)
     print(
         f"{OUT.value}: {len(rows)} questions; {always} always solved, {never} never, "
-        f"{len(rows) - always - never} between"
+        f"{len(rows) - always - never - failed} between, {failed} not verified"
     )
 
 
