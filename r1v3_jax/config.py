@@ -631,10 +631,12 @@ class Run:
         free = set(FREE[type(config)])
         parts = {"model": self.model, stage: config}
         if isinstance(config, GRPO):
-            parts |= {"verify.custom": self.verify.custom, "verify.model": self.verify.model_name}
+            # Under the stage's name: when it is done they may change.
+            for name in ("custom", "model_name"):
+                parts[f"{stage}.verify.{name}"] = getattr(self.verify, name)
             if config.evaluate_every:
                 parts |= {
-                    f"evaluate.{name}": getattr(self.evaluate, name)
+                    f"{stage}.evaluate.{name}": getattr(self.evaluate, name)
                     for name in ("probe", "probe_questions", "select_by")
                 }
             if config.off_policy_steps:  # no rollout is begun across a save

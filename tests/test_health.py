@@ -146,3 +146,27 @@ def test_the_first_sigterm_is_told_the_second_ends_the_process():
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGTERM and done.stdout == "saved\n", done.stderr
+
+
+def test_a_sigterm_between_stages_is_heard_of_in_the_next_one():
+    """JAX hears of it by the number of a call; steps are counted anew in each stage, calls not."""
+    code = """
+    import os, signal, socket, time
+    import jax
+    from r1v3_jax import health
+    with socket.socket() as s:
+        s.bind(("", 0))
+        port = s.getsockname()[1]
+    jax.distributed.initialize(f"localhost:{port}", 1, 0)
+    health.catch_sigterm()
+    assert not any(health.preempted() for step in range(150))
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(2)
+    heard = [health.preempted() for step in range(5)]
+    assert any(heard) and heard[-1], heard
+    print("heard", flush=True)
+    os._exit(0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "heard\n", done.stderr[-2000:]

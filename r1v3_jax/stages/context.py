@@ -65,7 +65,7 @@ class Loop:
     ):
         self.context, self.stage, self.states = context, stage, states
         self.total, self.every = config.steps, config.checkpoint_every
-        self.skipped, self.timer = skipped, Timer()
+        self.skipped, self._skipped_at, self.timer = skipped, -1, Timer()
         run = context.run
         self.watchdog, self.clock = health.Watchdog(run.health), health.HostClock()
         self.alarms = health.Alarms(stage, run.health)
@@ -100,9 +100,10 @@ class Loop:
 
     def skip(self, step: int, what: str, batch) -> None:
         """Counts a step whose numbers are not finite, or ends the run; nothing was applied. batch:
-        arrays of the devices, or of this host.
+        arrays of the devices, or of this host. A step of several updates counts once.
         """
-        self.skipped += 1
+        self.skipped += step != self._skipped_at
+        self._skipped_at = step
         path = self.context.workdir / "not_finite" / f"{self.stage}_{step:06d}.npz"
         health.not_finite(self.context.run.health, what, fetch(batch), path, self.skipped)
 

@@ -79,6 +79,13 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
             pipeline.check_workdir(change(config), begun)
         assert str(raised.value).count(" there and ") == 1, (name, str(raised.value))
         refused += 1
+    finished = tmp_path / "finished"
+    shutil.copytree(begun, finished)
+    (finished / "grpo" / "done").mkdir()
+    evaluate = replace(config.evaluate, probe_questions=4)
+    pipeline.check_workdir(replace(grpo(config, prompts=8, tiles=8), evaluate=evaluate), finished)
+    with pytest.raises(ValueError, match="grpo.evaluate.probe_questions is 8 there and 4 here"):
+        pipeline.check_workdir(replace(config, evaluate=evaluate), begun)
     other = tmp_path / "run"
     shutil.copytree(begun, other)
     settings = hf_config.read_json(other / "tokenizer" / "tokenizer.json")
