@@ -8,7 +8,8 @@ data/grpo.jsonl and data/probe.jsonl, on a file system that all hosts share. Mem
 the README's table.
 """
 
-from r1v3_jax.config import GRPO, Compute, Evaluate, Optimizer, Run
+from r1v3_jax.config import GRPO, Evaluate, Optimizer, Run
+from r1v3_jax.model_config import Compute
 from r1v3_jax.presets import R1V3_38B
 from r1v3_jax.sources import Rows
 

@@ -8,7 +8,8 @@ checkpoint is this model.
 
 import dataclasses
 
-from r1v3_jax.config import SFT, Compute, Optimizer, Run
+from r1v3_jax.config import SFT, Optimizer, Run
+from r1v3_jax.model_config import Compute
 from r1v3_jax.presets import R1V3_38B
 from r1v3_jax.sources import Rows
 

@@ -24,9 +24,10 @@ import numpy as np
 
 from r1v3_jax import data, metrics, rewards, rollout, sampler, train
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
-from r1v3_jax.config import GRPO, num_params
+from r1v3_jax.config import GRPO
 from r1v3_jax.estimate import CHIPS
 from r1v3_jax.losses import clipped_policy_loss, group_advantages, token_weights, weighted_sum
+from r1v3_jax.model_config import num_params
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rewards import Verdict

@@ -1,12 +1,6 @@
-"""What a model is (`ModelConfig`) and how it is run (`Compute`).
-
-A `ModelConfig` is what a checkpoint's `config.json` says: it fixes the mathematics and travels with
-the weights. A `Compute` changes nothing of that: number format, memory against recomputation,
-layout.
-"""
+"""What a run is (`Run`): its stages, and every knob of theirs."""
 
 import dataclasses
-import functools
 import hashlib
 import math
 import urllib.parse
@@ -15,232 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from r1v3_jax import tpu
-from r1v3_jax.sharding import TRAIN, Rules, check_mesh_shape
-
-
-def _require(config, names: str, holds, wanted: str) -> None:
-    for name in names.split():
-        value = getattr(config, name)
-        if not holds(value):
-            raise ValueError(f"{type(config).__name__}.{name} is {value!r}; it must be {wanted}")
-
-
-def _one_of(config, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(
-            f"{type(config).__name__}.{name} is {value!r}; choose from {', '.join(choices)}"
-        )
-
-
-def _positive(n) -> bool:
-    return n >= 1
-
-
-def described(config, prefix: str = "") -> dict[str, str]:
-    """{"grpo.optimizer.lr": "1e-05", ...}: every field, the same words in every process: functions
-    by name and by what they enclose.
-    """
-    if not dataclasses.is_dataclass(config):
-        return {prefix: _said(config)}
-    out = {}
-    for field in dataclasses.fields(config):
-        name = f"{prefix}.{field.name}" if prefix else field.name
-        out |= described(getattr(config, field.name), name)
-    return out
-
-
-def _said(value) -> str:
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_said, value))}{',' * (len(value) == 1)})"
-    if dataclasses.is_dataclass(value):
-        inner = (f"{f.name}={_said(getattr(value, f.name))}" for f in dataclasses.fields(value))
-        return f"{type(value).__name__}({', '.join(inner)})"
-    if isinstance(value, functools.partial):
-        parts = [value.func, *value.args, *value.keywords.items()]
-        return f"partial({', '.join(map(_said, parts))})"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_said, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_said(k)}: {_said(v)}' for k, v in value.items())}}}"
-    if isinstance(value, str | int | float | bytes | None):
-        return repr(value)
-    # A function, or an object of one's own: its name, and what it holds.
-    holds = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-    holds += getattr(value, "__defaults__", None) or ()
-    if (owner := getattr(value, "__self__", None)) is not None:
-        holds.append(owner)
-    if not hasattr(value, "__qualname__"):
-        holds += [vars(value)] if hasattr(value, "__dict__") else []
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{name}({', '.join(map(_said, holds))})" if holds else name
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    """InternViT. Two published forms: 300M (LayerNorm, qkv bias) and 6B (RMSNorm, no qkv bias,
-    qk-norm).
-    """
-
-    image_size: int = 448  # pixels a side; every tile is resized to it
-    patch_size: int = 14
-    embed: int = 1024
-    layers: int = 24
-    heads: int = 16
-    mlp: int = 4096
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_eps: float = 1e-6
-    qkv_bias: bool = True
-    qk_norm: bool = False  # RMSNorm over the full width, before the head split
-    qk_norm_eps: float = 1e-6
-
-    @property
-    def head_dim(self) -> int:
-        return self.embed // self.heads
-
-    @property
-    def patches(self) -> int:
-        """Patches a tile, without the class token."""
-        return (self.image_size // self.patch_size) ** 2
-
-    def __post_init__(self):
-        _require(
-            self, "image_size patch_size embed layers heads mlp", lambda n: n >= 1, "at least 1"
-        )
-        _require(self, "norm_eps qk_norm_eps", lambda x: x > 0, "positive")
-        if self.embed % self.heads:
-            raise ValueError(f"vision embed {self.embed} does not divide into {self.heads} heads")
-        if self.image_size % self.patch_size or (self.image_size // self.patch_size) % 2:
-            raise ValueError(
-                f"image_size {self.image_size} must be an even number of patches of "
-                f"{self.patch_size} pixels: the pixel shuffle merges 2 x 2 patches"
-            )
-        _one_of(self, "norm", ("layer_norm", "rms_norm"))
-
-
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """Qwen2 (qkv bias) or Qwen3 (per-head qk-norm). A Llama without biases is the same model."""
-
-    vocab_size: int = 151674  # Qwen2.5's 151,665 tokens and InternVL's 9
-    embed: int = 5120
-    layers: int = 64
-    heads: int = 40
-    kv_heads: int = 8
-    head_dim: int = 128
-    mlp: int = 27648
-    norm_eps: float = 1e-6
-    qkv_bias: bool = True
-    qk_norm: bool = False  # Qwen3: RMSNorm over each head
-    tie_embeddings: bool = False  # the head is the embedding
-    rope_theta: float = 1e6
-    rope_factor: float = 1.0  # `factor` of dynamic RoPE scaling; 1 where there is none
-    # What a `dynamic` rope_scaling means below `max_positions`. hf: nothing, theta stays.
-    # vllm_static: vLLM scales theta at every length (Skywork's own evaluation ran on vLLM); see
-    # `layers.rope_base`.
-    rope_impl: Literal["hf", "vllm_static"] = "hf"
-    max_positions: int = 32768
-    # Rows of the embedding and the head are padded to a multiple of this: 151,674 divides by no
-    # power of two above 2. The logits of pad rows are masked, their weights never leave the
-    # program.
-    vocab_multiple: int = 128
-
-    @property
-    def padded_vocab(self) -> int:
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
-
-    @property
-    def queries_per_kv(self) -> int:
-        return self.heads // self.kv_heads
-
-    def __post_init__(self):
-        _require(
-            self,
-            "vocab_size embed layers heads kv_heads head_dim mlp max_positions vocab_multiple",
-            lambda n: n >= 1,
-            "at least 1",
-        )
-        _require(self, "rope_factor", lambda x: x >= 1, "at least 1")
-        _require(self, "norm_eps rope_theta", lambda x: x > 0, "positive")
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"{self.heads} query heads do not divide over {self.kv_heads} kv heads"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even: RoPE turns pairs")
-        _one_of(self, "rope_impl", ("hf", "vllm_static"))
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A vision-language model, or (vision None) the language model alone."""
-
-    text: TextConfig
-    vision: VisionConfig | None
-    image_token_id: int | None = 151667  # <IMG_CONTEXT>: where an image embedding goes
-    end_token_id: int = 151645  # <|im_end|>
-    pad_token_id: int = 151643  # <|endoftext|>
-    max_tiles: int = 12  # tiles an image, without the thumbnail
-    # Name of the exported class in the original layout; vLLM knows both.
-    architecture: Literal["SkyworkR1VChatModel", "InternVLChatModel"] = "InternVLChatModel"
-
-    @property
-    def image_tokens_per_tile(self) -> int:
-        return self.vision.patches // 4
-
-    def __post_init__(self):
-        _one_of(self, "architecture", ("SkyworkR1VChatModel", "InternVLChatModel"))
-        _require(self, "max_tiles", lambda n: n >= 1, "at least 1")
-        if (self.vision is None) != (self.image_token_id is None):
-            raise ValueError(
-                f"image_token_id {self.image_token_id!r} goes with a vision tower: "
-                "set both or neither"
-            )
-        for name in ("image_token_id", "end_token_id", "pad_token_id"):
-            token = getattr(self, name)
-            if token is not None and not 0 <= token < self.text.vocab_size:
-                raise ValueError(
-                    f"{name} {token} is outside the vocabulary of {self.text.vocab_size} tokens"
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How a model is run. Two runs that differ only here compute the same function."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and of weights in use
-    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of stored weights
-    # What a layer keeps for the backward pass, by name; see `layers.REMAT`.
-    remat: Literal["none", "dots", "attention", "full"] = "attention"
-    attention: Literal["reference", "splash"] = "reference"  # splash: the Pallas kernel, TPU only
-    logprob_chunk: int = 512  # tokens a row whose logits exist at one time
-    rules: Rules = TRAIN
-
-    def __post_init__(self):
-        _one_of(self, "dtype", ("float32", "bfloat16"))
-        _one_of(self, "param_dtype", ("float32", "bfloat16"))
-        _one_of(self, "remat", ("none", "dots", "attention", "full"))
-        _one_of(self, "attention", ("reference", "splash"))
-        _require(self, "logprob_chunk", lambda n: n >= 1, "at least 1")
-
-
-def num_params(config: ModelConfig) -> int:
-    """Parameters of a model, pad rows of the vocabulary not counted."""
-    t = config.text
-    q, kv = t.heads * t.head_dim, t.kv_heads * t.head_dim
-    attention = t.embed * (2 * q + 2 * kv) + t.qkv_bias * (q + 2 * kv) + t.qk_norm * 2 * t.head_dim
-    layer = attention + 3 * t.embed * t.mlp + 2 * t.embed
-    total = t.layers * layer + t.embed + (1 if t.tie_embeddings else 2) * t.vocab_size * t.embed
-    if config.vision is None:
-        return total
-    v = config.vision
-    norm = v.embed * (2 if v.norm == "layer_norm" else 1)
-    attention = 4 * v.embed**2 + v.embed + v.qkv_bias * 3 * v.embed + v.qk_norm * 2 * v.embed
-    layer = attention + 2 * v.embed * v.mlp + v.mlp + v.embed + 2 * norm + 2 * v.embed
-    patch = 3 * v.patch_size**2 * v.embed + v.embed
-    total += v.layers * layer + patch + v.embed + (v.patches + 1) * v.embed
-    shuffled = 4 * v.embed
-    return total + 2 * shuffled + shuffled * t.embed + t.embed + t.embed**2 + t.embed
+from r1v3_jax.fields import described, one_of, positive, require
+from r1v3_jax.model_config import Compute, ModelConfig
+from r1v3_jax.sharding import check_mesh_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,10 +29,10 @@ class Optimizer:
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        _one_of(self, "schedule", ("constant", "cosine"))
-        _require(self, "lr eps max_grad_norm", lambda x: x > 0, "positive")
-        _require(self, "warmup_steps weight_decay", lambda x: x >= 0, "at least 0")
-        _require(self, "final_lr_fraction b1 b2", lambda x: 0 <= x <= 1, "between 0 and 1")
+        one_of(self, "schedule", ("constant", "cosine"))
+        require(self, "lr eps max_grad_norm", lambda x: x > 0, "positive")
+        require(self, "warmup_steps weight_decay", lambda x: x >= 0, "at least 0")
+        require(self, "final_lr_fraction b1 b2", lambda x: 0 <= x <= 1, "between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,13 +62,13 @@ class SFT:
     checkpoint_every: int = 100
 
     def __post_init__(self):
-        _require(
+        require(
             self,
             "steps rows row_tokens accumulate validation_steps checkpoint_every",
-            _positive,
+            positive,
             "at least 1",
         )
-        _require(self, "tiles validate_every patience", lambda n: n >= 0, "at least 0")
+        require(self, "tiles validate_every patience", lambda n: n >= 0, "at least 0")
         if self.rows % self.accumulate or self.tiles % self.accumulate:
             raise ValueError(
                 f"SFT.rows {self.rows} and tiles {self.tiles} must divide into accumulate = "
@@ -319,8 +90,8 @@ class Shaping:
     language: float = 0.0  # times the share of words in another script than the question's
 
     def __post_init__(self):
-        _require(self, "repetition overlong overlong_tokens language", lambda x: x >= 0, ">= 0")
-        _require(self, "repetition_ngram", _positive, "at least 1")
+        require(self, "repetition overlong overlong_tokens language", lambda x: x >= 0, ">= 0")
+        require(self, "repetition_ngram", positive, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,9 +115,9 @@ class Verify:
     model_cache: str = ""  # a file that keeps judgements; empty: they are kept in memory
 
     def __post_init__(self):
-        _require(self, "processes model_retries", lambda n: n >= 0, "at least 0")
-        _require(self, "deadline_s memory_gib model_timeout_s", lambda x: x > 0, "positive")
-        _require(self, "model_requests", _positive, "at least 1")
+        require(self, "processes model_retries", lambda n: n >= 0, "at least 0")
+        require(self, "deadline_s memory_gib model_timeout_s", lambda x: x > 0, "positive")
+        require(self, "model_requests", positive, "at least 1")
         if bool(self.model_url) != bool(self.model_name):
             raise ValueError("Verify.model_url and Verify.model_name go together; set both")
         address = urllib.parse.urlsplit(self.model_url)
@@ -403,30 +174,30 @@ class GRPO:
     rollouts_every: int = 10  # steps between rollouts written to disk
 
     def __post_init__(self):
-        _require(
+        require(
             self,
             "steps prompts max_prompt_tokens max_completion_tokens updates_per_rollout accumulate "
             "prompt_parts checkpoint_every",
-            _positive,
+            positive,
             "at least 1",
         )
-        _require(
+        require(
             self,
             "group_size",
             lambda n: n >= 2,
             "at least 2: an advantage compares samples of one prompt",
         )
-        _require(
+        require(
             self,
             "slots tiles refills kl_coef importance_cap evaluate_every rollouts_every",
             lambda n: n >= 0,
             ">= 0",
         )
-        _require(self, "temperature", lambda x: x > 0, "positive: greedy samples do not explore")
-        _require(self, "accuracy_weight clip_low", lambda x: 0 <= x <= 1, "between 0 and 1")
-        _require(self, "clip_high", lambda x: x >= 0, "at least 0")
-        _one_of(self, "aggregation", ("token", "sequence", "constant"))
-        _one_of(self, "kl_estimator", ("k1", "k2", "k3"))
+        require(self, "temperature", lambda x: x > 0, "positive: greedy samples do not explore")
+        require(self, "accuracy_weight clip_low", lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(self, "clip_high", lambda x: x >= 0, "at least 0")
+        one_of(self, "aggregation", ("token", "sequence", "constant"))
+        one_of(self, "kl_estimator", ("k1", "k2", "k3"))
         if self.off_policy_steps not in (0, 1):
             raise ValueError(f"GRPO.off_policy_steps is {self.off_policy_steps}; it must be 0 or 1")
         if self.off_policy_steps and (self.refills or not self.importance_cap):
@@ -488,14 +259,14 @@ class Evaluate:
 
     def __post_init__(self):
         names = "questions batch probe_questions max_prompt_tokens max_tokens"
-        _require(self, names, _positive, "at least 1")
+        require(self, names, positive, "at least 1")
         known = {name for name, _ in self.sets}
         for name, parts in self.pooled:
             if missing := set(parts) - known:
                 raise ValueError(f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}")
-        _one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
-        _one_of(self, "thinking", ("slow", "none", "no_wait"))
-        _require(self, "slots thinking_tokens", lambda n: n >= 0, "at least 0")
+        one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
+        one_of(self, "thinking", ("slow", "none", "no_wait"))
+        require(self, "slots thinking_tokens", lambda n: n >= 0, "at least 0")
         if self.slots > self.batch:
             raise ValueError(
                 f"Evaluate.slots is {self.slots}; it must be at most batch = {self.batch}"
@@ -518,9 +289,9 @@ class Data:
     max_drop_fraction: float = 0.01
 
     def __post_init__(self):
-        _require(self, "threads", lambda n: n >= 0, "at least 0")
-        _require(self, "ahead", _positive, "at least 1")
-        _require(self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1")
+        require(self, "threads", lambda n: n >= 0, "at least 0")
+        require(self, "ahead", positive, "at least 1")
+        require(self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -534,9 +305,9 @@ class Checkpoints:
     on_error: Literal["stop", "warn"] = "stop"
 
     def __post_init__(self):
-        _require(self, "keep", _positive, "at least 1")
-        _require(self, "keep_every", lambda n: n >= 0, "at least 0")
-        _one_of(self, "on_error", ("stop", "warn"))
+        require(self, "keep", positive, "at least 1")
+        require(self, "keep_every", lambda n: n >= 0, "at least 0")
+        one_of(self, "on_error", ("stop", "warn"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -563,8 +334,8 @@ class Health:
 
     def __post_init__(self):
         names = [f.name for f in dataclasses.fields(self) if f.name != "not_finite"]
-        _require(self, " ".join(names), lambda x: x >= 0, "at least 0")
-        _one_of(self, "not_finite", ("stop", "skip"))
+        require(self, " ".join(names), lambda x: x >= 0, "at least 0")
+        one_of(self, "not_finite", ("stop", "skip"))
 
 
 # Fields of a stage that may change between the parts of a run: where and how often, not what.

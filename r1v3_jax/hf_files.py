@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from r1v3_jax import hf_config
-from r1v3_jax.config import ModelConfig
+from r1v3_jax.model_config import ModelConfig
 
 
 @contextlib.contextmanager

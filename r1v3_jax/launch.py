@@ -15,8 +15,9 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli, tpu
-from r1v3_jax.config import Run, described
+from r1v3_jax.config import Run
 from r1v3_jax.config_files import list_configs, load_config
+from r1v3_jax.fields import described
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
 ACCEPT_CHANGES = flags.DEFINE_bool(

@@ -17,10 +17,11 @@ from jax.experimental import multihost_utils
 
 from r1v3_jax import checkpoint, checksums, evaluate, health, hf, hf_config, report, tokens
 from r1v3_jax.checkpoint import check_same
-from r1v3_jax.config import ModelConfig, Run
+from r1v3_jax.config import Run
 from r1v3_jax.data import Encoder, Tiles
 from r1v3_jax.metrics import first_process, peak_rss_gib, versions, write_json
 from r1v3_jax.mixtures import with_chains
+from r1v3_jax.model_config import ModelConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling

@@ -16,7 +16,7 @@ import pytest
 
 from r1v3_jax import bench, rollout
 from r1v3_jax.bench_shapes import SHAPES, Shape
-from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent

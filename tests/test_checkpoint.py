@@ -16,7 +16,7 @@ from flax import nnx
 from random_models import params, random_model
 
 from r1v3_jax import checkpoint, hf_config
-from r1v3_jax.config import Compute
+from r1v3_jax.model_config import Compute
 from r1v3_jax.presets import TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
 

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from random_models import random_model
 from tpu_compiler import answer_of, devices, needs_libtpu
 
-from r1v3_jax.config import Compute
+from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
 from r1v3_jax.models.layers import NEVER

@@ -153,7 +153,8 @@ def test_a_url_is_no_workdir(tmp_path):
 # --- the compiler ------------------------------------------------------------------------------
 
 SMALL = '''
-from r1v3_jax.config import GRPO, Compute, Evaluate, ModelConfig, Run, TextConfig, VisionConfig
+from r1v3_jax.config import GRPO, Evaluate, Run
+from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax import digits
 
 words = digits.vocabulary()

@@ -39,7 +39,7 @@ from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
 from r1v3_jax import checkpoint, hf, hf_config, hf_files, hf_weights
-from r1v3_jax.config import Compute, num_params
+from r1v3_jax.model_config import Compute, num_params
 from r1v3_jax.presets import PRESETS, TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
 

@@ -514,6 +514,8 @@ for number in range(int(sys.argv[2])):
     print(found[0], peak_mb() - before, (time.perf_counter() - start) / 2)
 """
     printed = run_measured(code, tmp_path, len(hostile))
+    growth, times = (max(map(float, printed[i::3])) for i in (1, 2))
+    print(f"{len(hostile)} hostile images: {growth:.0f} MB at most, {times:.2f} s at most")
     for at, (name, (_, expected)) in enumerate(hostile.items()):
         found, growth_mb, seconds = printed[3 * at : 3 * at + 3]
         if isinstance(expected, tuple) and isinstance(expected[0], int):

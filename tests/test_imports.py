@@ -7,9 +7,10 @@ PACKAGE = Path(__file__).parent.parent / "r1v3_jax"
 
 # A module may import modules of the layers above it in this list, and none of its own layer.
 LAYERS = [
-    "hlo tpu",
+    "hlo tpu fields",
     "estimate",
     "sharding losses metrics report",
+    "model_config",
     "config",
     "health verifiers.verdict verifiers.spelling",
     "verifiers.units",

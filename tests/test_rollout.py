@@ -12,7 +12,8 @@ from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import data, evaluate, feed, losses, rewards, rollout, tokens, train
-from r1v3_jax.config import GRPO, Compute, Data, Shaping
+from r1v3_jax.config import GRPO, Data, Shaping
+from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from r1v3_jax import hf, sampler
-from r1v3_jax.config import Compute, ModelConfig
+from r1v3_jax.model_config import Compute, ModelConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.layers import NEVER
 from r1v3_jax.presets import TINY

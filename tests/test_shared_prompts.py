@@ -12,7 +12,8 @@ from jax.sharding import get_mesh
 from random_models import random_model
 
 from r1v3_jax import data, losses, rewards, rollout, train
-from r1v3_jax.config import GRPO, Compute, Run
+from r1v3_jax.config import GRPO, Run
+from r1v3_jax.model_config import Compute
 from r1v3_jax.models import internvit, layers, qwen2
 from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Completions

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from r1v3_jax.config import Compute, ModelConfig
+from r1v3_jax.model_config import Compute, ModelConfig
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.qwen2 import Cache, PromptCache, Qwen2
