@@ -1,14 +1,14 @@
-"""What a save costs: the same GRPO or SFT steps with a state saved every ten steps, and with none.
+"""What a save costs beside the steps between two of them.
 
-    python tests/save_cost.py --stage=grpo --steps=20 --pairs=3
+    python tests/save_cost.py --stage=grpo --steps=10 --saves=20
 
-Pairs of runs in turn, in one process after a warm-up; per pair the seconds of a step, wall and CPU,
-with saves over without. Checksums are part of a save.
+Steps of the digits run without a save, then saves of its state, checksums included, one after the
+other. A save every `steps` steps adds to them: at least the seconds for which it holds the loop up,
+at most all its CPU seconds, if no core were free while it goes on.
 """
 
 import argparse
 import dataclasses
-import resource
 import statistics
 import tempfile
 import time
@@ -16,58 +16,61 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import pipeline
+from r1v3_jax import metrics, pipeline, train
+from r1v3_jax.checkpoint import States
 from r1v3_jax.config_files import load_config
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft
 
 
-def seconds(config, stage: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a stage, its last save left out as far as it goes on after it."""
-    with tempfile.TemporaryDirectory() as directory:
-        context = pipeline.prepare(config, Path(directory), quiet=True)
-        model = r1v3.init(config.model, config.compute, seed=0)
-        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        run = grpo.run if stage == "grpo" else sft.run
-        run(context, stage, getattr(config, stage), model)
-        took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return took, cpu
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=("grpo", "cold_start"), default="grpo")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--saves", type=int, default=20)
     arguments = parser.parse_args()
+    name, steps = arguments.stage, arguments.steps
+    off = {"evaluate_every": 0} if name == "grpo" else {"validate_every": 0}
     digits = load_config("digits")
+    # The first steps compile; the last one saves when its time is taken.
+    changes = {"steps": steps + 3, "checkpoint_every": steps + 3, **off}
+    config = dataclasses.replace(
+        digits, **{name: dataclasses.replace(getattr(digits, name), **changes)}
+    )
+    stage = grpo if name == "grpo" else sft
+    with jax.set_mesh(make_mesh(config.mesh)), tempfile.TemporaryDirectory() as directory:
+        context = pipeline.prepare(config, Path(directory), quiet=True)
+        marks = []
+        log = metrics.Logger.log
 
-    def config(every: int, steps: int):
-        changes = {"steps": steps, "checkpoint_every": every}
-        off = {"evaluate_every": 0} if arguments.stage == "grpo" else {"validate_every": 0}
-        stage = dataclasses.replace(getattr(digits, arguments.stage), **changes, **off)
-        return dataclasses.replace(digits, **{arguments.stage: stage})
+        def marked(self, step, values):
+            log(self, step, values)
+            marks.append((time.perf_counter(), time.process_time()))
 
-    ratios = []
-    with jax.set_mesh(make_mesh(digits.mesh)):
-        seconds(config(10, 10), arguments.stage)
-        for _ in range(arguments.pairs):
-            often = seconds(config(10, arguments.steps), arguments.stage)
-            once = seconds(config(arguments.steps, arguments.steps), arguments.stage)
-            # Both save their last step, so the difference is of the saves before it.
-            saves = arguments.steps // 10 - 1
-            ratios.append(
-                [
-                    1 + (a - b) / saves * (arguments.steps / 10) / b
-                    for a, b in zip(often, once, strict=True)
-                ]
-            )
-            pairs = zip(("wall", "CPU"), often, once, strict=True)
-            print(", ".join(f"{name} {a:.2f} s with, {b:.2f} without" for name, a, b in pairs))
-    for name, column in zip(("wall", "CPU"), zip(*ratios, strict=True), strict=True):
-        print(f"{name}: {statistics.median(column):.4f} ({min(column):.4f} to {max(column):.4f})")
+        metrics.Logger.log = marked
+        model = r1v3.init(config.model, config.compute, seed=0)
+        stage.run(context, name, getattr(config, name), model)
+        wall, cpu = (b - a for a, b in zip(marks[2], marks[-1], strict=True))
+        print(f"{name}: {steps} steps take {wall:.2f} s, {cpu:.2f} of CPU")
+
+        optimizer, _ = stage.make_update(getattr(config, name))
+        learns = train.trainable(getattr(config, name).trainable)
+        model = r1v3.init(config.model, config.compute, seed=0)
+        state = train.create(model, optimizer, learns)
+        states, held, used = States(Path(directory) / "saves"), [], []
+        for number in range(arguments.saves + 1):
+            began, cpu_began = time.perf_counter(), time.process_time()
+            states.save(number, state, {})
+            held.append(time.perf_counter() - began)
+            states.wait()
+            used.append(time.process_time() - cpu_began)
+    for what, each, total in (("held up", held, wall), ("CPU", used, cpu)):
+        share = [100 * x / total for x in each[1:]]
+        print(
+            f"{what}: a save {statistics.median(each[1:]):.3f} s, {statistics.median(share):.2f}% "
+            f"of the steps ({min(share):.2f} to {max(share):.2f})"
+        )
 
 
 if __name__ == "__main__":
