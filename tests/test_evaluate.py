@@ -82,3 +82,29 @@ def test_correlation_leaves_out_what_has_no_entropy():
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="set grpo.evaluate_every"):
         evaluate.select([], "both")
+
+
+def test_what_can_no_longer_be_chosen_written_out():
+    found = evaluate.selectable(
+        [
+            checkpoint(10, 0.9, 0.3),  # the most entropy
+            checkpoint(20, 0.5, 0.6),  # beaten by 30 in both
+            checkpoint(30, 0.7, 0.7),
+            checkpoint(40, 0.2, 0.8),  # the best accuracy
+            checkpoint(50, float("nan"), 0.1),
+        ]
+    )
+    assert found == {10, 30, 40}
+
+
+@pytest.mark.parametrize("by", ["accuracy", "critical_entropy", "both"])
+def test_whatever_comes_the_chosen_one_was_kept(by):
+    """A checkpoint that was dropped on the way is never the one chosen at the end."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        kept, seen = set(), []
+        for step in range(1, 9):
+            entropy = float(rng.choice([0.1, 0.2, 0.3, 0.4, np.nan]))
+            seen.append(checkpoint(step, entropy, float(rng.integers(0, 6)) / 6))
+            kept = (kept | {step}) & evaluate.selectable(seen)
+        assert evaluate.select(seen, by)[0]["step"] in kept

@@ -44,10 +44,12 @@ class Place:
     """Where the runs of a test session lie, and the compiled programs they share."""
 
     directory: Path
+    config: Path | None = None  # None: CONFIG
 
     def __post_init__(self):
-        self.config = self.directory / "faults.py"
-        self.config.write_text(CONFIG)
+        if self.config is None:
+            self.config = self.directory / "faults.py"
+            self.config.write_text(CONFIG)
 
     def start(
         self, workdir: Path, *flags: str, devices: int = 1, processes: int = 1, limit=None

@@ -2,6 +2,7 @@
 the collectives (gloo) are real.
 """
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -84,56 +85,69 @@ def test_sigkill_of_one(place, whole, shows):
     shows("5 resumed: the same numbers", same, True, same)
 
 
-STUCK = """
+FAULTY = """
+import functools
 import time
 from pathlib import Path
 
 import jax
 
 
-def stuck(source, index, flag):
-    \"\"\"The source, which sleeps for ever in process 1 once `flag` is there.\"\"\"
-    if jax.process_index() == 1 and Path(flag).exists():
+def faulty(source, flags, index):
+    \"\"\"The source; in process 1 it hangs or fails once a file says so.\"\"\"
+    if jax.process_index() == 1 and Path(flags, "stuck").exists():
         time.sleep(10_000)
+    if jax.process_index() == 1 and Path(flags, "failed").exists():
+        raise RuntimeError("a fault of this host alone")
     return source(index)
+
+
+train = functools.partial(faulty, config.grpo.train, FLAGS)
+config = replace(config, grpo=replace(config.grpo, train=train))
 """
+AT_ONCE = ["--config.data.ahead=1", "--config.data.threads=1"]  # no rows are made ahead
+
+
+def faulty(place):
+    """(the place with such a config, the folder of its files)."""
+    flags = place.directory / "flags"
+    flags.mkdir(exist_ok=True)
+    config = place.directory / "faulty.py"
+    config.write_text(runs.CONFIG + FAULTY.replace("FLAGS", repr(str(flags))))
+    return dataclasses.replace(place, config=config), flags
+
+
+def test_a_process_that_fails(place, whole, shows):
+    """On its way out it must not wait for the other, which waits for it in the middle of a step."""
+    other, flags = faulty(place)
+    workdir, processes = begin(other, whole, "failed", *AT_ONCE)
+    (flags / "failed").touch()
+    codes, took = ends(processes, 120)
+    (flags / "failed").unlink()
+    limit = HEARTBEAT + 10
+    shows("5 one of two fails: exit codes", codes, "not 0", 0 not in codes and codes[1] == 1)
+    shows("5 one of two fails: seconds", f"{took:.1f}", limit, took <= limit)
+    assert "a fault of this host alone" in runs.said(workdir, 1)
 
 
 def test_a_stuck_host(place, whole, shows):
     """It sleeps where it makes a question, its heartbeat alive; both write their stacks and end."""
-    flag = place.directory / "stuck.flag"
-    config = place.directory / "stuck.py"
-    train = f"functools.partial(asleep, config.grpo.train, {str(flag)!r})"
-    config.write_text(
-        runs.CONFIG
-        + STUCK
-        + f"""
-import functools
-
-
-def asleep(source, flag, index):
-    return stuck(source, index, flag)
-
-
-config = replace(config, grpo=replace(config.grpo, train={train}))
-"""
-    )
-    other = runs.Place.__new__(runs.Place)
-    other.directory, other.config = place.directory, config
+    other, flags = faulty(place)
     limit = 20
     workdir, processes = begin(
         other, whole, "stuck",
         "--config.health.stuck_after_s=12", "--config.health.stuck_after_medians=1",
-        "--config.data.ahead=1", "--config.data.threads=1",
+        *AT_ONCE,
     )  # fmt: skip
-    flag.touch()
+    (flags / "stuck").touch()
     codes, took = ends(processes, 120)
+    (flags / "stuck").unlink()
     shows("6 stuck host: exit codes", codes, "not 0", 0 not in codes)
     shows("6 stuck host: seconds", f"{took:.1f}", limit, took <= limit)
     stacks = [runs.said(workdir, i) for i in (0, 1)]
     told = ["Timeout (" in text and "most recent call first" in text for text in stacks]
     shows("6 stuck host: both wrote their stacks", told, [True, True], all(told))
-    shows("6 stuck host: the sleeping line is shown", True, True, "in stuck" in stacks[1])
+    shows("6 stuck host: the sleeping line is shown", True, True, "in faulty" in stacks[1])
 
 
 def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
