@@ -3,16 +3,13 @@
 import collections
 import io
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_layouts import RECORDS, digit
 from test_rows import DAMAGE, GOOD, damaged_line, write_images
+from tools_for_tests import run_tool
 
 from r1v3_jax import checksums, rows
 from r1v3_jax.sources import Rows
@@ -21,15 +18,9 @@ from r1v3_jax.types import REASONS
 pytest.importorskip("datasets")
 pytest.importorskip("array_record")
 
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-
 
 def convert(*arguments):
-    return subprocess.run(
-        [sys.executable, "tools/convert_data.py", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=300,
-    )  # fmt: skip
+    return run_tool("convert_data", *arguments)
 
 
 def noise_png(seed):

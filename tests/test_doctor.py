@@ -1,16 +1,11 @@
 """The doctor finds what is wrong in a run's directory, and says nothing of what is not."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax.numpy as jnp
 import pytest
+from tools_for_tests import run_tool
 
 from r1v3_jax import checkpoint
 from r1v3_jax.metrics import Logger
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -26,10 +21,7 @@ def workdir(tmp_path):
 
 
 def doctor(workdir, *flags):
-    done = subprocess.run(
-        [sys.executable, "tools/doctor.py", str(workdir), *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_tool("doctor", workdir, *flags)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 

@@ -2,17 +2,15 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import exported_answers
 import jax
 import numpy as np
 import pytest
+from tools_for_tests import run_tool
 
 from r1v3_jax import checkpoint, config_files, evaluate, hf, metrics, pipeline
 
@@ -107,10 +105,7 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
 
 def asks_three(tool: str, *flags: str) -> str:
     """What a tool prints that asks a checkpoint three questions, twice each."""
-    done = subprocess.run(
-        [sys.executable, f"tools/{tool}.py", *flags, "--examples=3", "--samples=2", "--batch=2"],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_tool(tool, *flags, "--examples=3", "--samples=2", "--batch=2")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

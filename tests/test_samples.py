@@ -4,15 +4,13 @@ import base64
 import dataclasses
 import html.parser
 import io
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tools_for_tests import run_tool
 
 from r1v3_jax import digits, feed, pipeline, samples
 from r1v3_jax.config_files import load_config
@@ -134,12 +132,8 @@ def test_the_tool_shows_a_file_and_what_is_wrong_with_it(tmp_path):
     lines = [row % chain, "{", (row % chain).replace("a.png", "b.png"), row % chain]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     out = tmp_path / "page.html"
-    command = [sys.executable, "tools/inspect_data.py", "--config=digits_smoke"]
-    command += [f"--data={tmp_path}/rows.jsonl", "--stage=cold_start", f"--out={out}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    flags = ["--config=digits_smoke", "--stage=cold_start", f"--data={tmp_path}/rows.jsonl"]
+    done = run_tool("inspect_data", *flags, f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "4 rows looked at, 2 left out: " in done.stdout
     assert "1 json" in done.stdout and "1 image_missing" in done.stdout

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import transformers
 from PIL import Image
 from random_models import random_model
 from safetensors.torch import load_file, save_file
+from tools_for_tests import ENVIRONMENT, run_tool
 from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -47,16 +47,12 @@ TEXT_TEMPLATE = (
 
 def succeed(tool: str, *arguments: str) -> str:
     """`python tools/TOOL.py --...`, from the root of the repository; returns what it prints."""
-    done = subprocess.run(
-        [sys.executable, f"tools/{tool}.py", *arguments],
-        capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT,
-    )  # fmt: skip
+    done = run_tool(tool, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
 
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 # Imports once, then runs every command line in a fork of its own, before JAX has a backend. A fork
 # ends as the interpreter does, without its seconds of tidying up.
 RUN_ALL = """

@@ -1,22 +1,16 @@
 """tools/verify.py as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tools_for_tests import run_tool
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 
 
 def verify(*arguments):
-    return subprocess.run(
-        [sys.executable, "tools/verify.py", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=300,
-    )  # fmt: skip
+    return run_tool("verify", *arguments)
 
 
 LINES = [  # line, verdict, extracted, reason

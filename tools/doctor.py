@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             pipeline.check(config, workdir)
             print(f"  ok   {CONFIG.value} goes on here")
             for name in config.pipeline:
-                path = Path(getattr(getattr(config, name).train, "path", ""))
+                path = Path(getattr(getattr(config, name).train, "path", "none"))
                 if (path / "SHA256SUMS").is_file():
                     checksums.check_sums(path)
                     print(f"  ok   {path}: the data verifies")
