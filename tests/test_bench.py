@@ -154,16 +154,17 @@ def test_ratios_are_taken_within_pairs():
 
 # Imports once, then runs every command line in a fork of its own.
 REFUSALS = """
-import json, os, runpy, sys
+import io, json, os, runpy, sys
 from r1v3_jax import bench, hf, report
 
 for arguments in json.load(sys.stdin):
     if (child := os.fork()) == 0:
         sys.argv = ["tools/bench.py", *arguments]
+        sys.stderr = io.StringIO()
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as stop:
-            print(json.dumps(stop.code), flush=True)
+            print(json.dumps([stop.code, sys.stderr.getvalue().rstrip()]), flush=True)
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -195,4 +196,5 @@ def test_refusals(tmp_path):
         capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
     )  # fmt: skip
-    assert [json.loads(line) for line in done.stdout.splitlines()] == list(cases.values())
+    wanted = [[1, message] for message in cases.values()]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == wanted

@@ -165,10 +165,18 @@ def test_gradients_equal_the_naive_computation(model, groups, case):
     assert worst(grads, want) <= 1e-5  # float32, other orders of summation
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 2), (2, 2, 2), (8, 1, 1)])
-def test_a_mesh_changes_nothing(model, groups, shape):
+@pytest.fixture(scope="module")
+def on_one_device(model, groups):
+    return shared_gradient(model, groups, CONFIG, "all")
+
+
+SHAPES = [pytest.param((1, 2, 2), marks=pytest.mark.slow), (2, 2, 2), (8, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mesh_changes_nothing(model, groups, on_one_device, shape):
     """Also where there are more devices than prompts, so that prompts are there twice."""
-    want_loss, want = shared_gradient(model, groups, CONFIG, "all")
+    want_loss, want = on_one_device
     mesh = make_mesh(shape, jax.devices()[: np.prod(shape)])
     config = dataclasses.replace(CONFIG, accumulate=3, prompt_parts=2)
     with jax.set_mesh(mesh):

@@ -585,7 +585,7 @@ def test_a_mistake_ends_in_one_message_and_exit_code_1(mistakes, name):
     if name == "no-flag":  # absl's own, with the usage
         assert message in stdout + stderr and "Traceback" not in stderr
     else:
-        assert (stdout, stderr) == ("", f"error: {message}")
+        assert (stdout, stderr) == ("", f"error: {message}\n")
 
 
 def test_the_tools_split_the_weights_over_a_mesh(tmp_path, work, monkeypatch):

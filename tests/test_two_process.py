@@ -7,10 +7,8 @@ start, so that rewards differ and there is a gradient.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,8 @@ config = dataclasses.replace(
     name="two",
     pipeline=("cold_start", "grpo"),
     cold_start=dataclasses.replace(
-        smoke.cold_start, steps=150, rows=8, tiles=40, validate_every=0, patience=0
+        smoke.cold_start, steps=60, rows=6, tiles=30, validate_every=0, patience=0,
+        optimizer=dataclasses.replace(smoke.cold_start.optimizer, lr=4e-3, warmup_steps=5),
     ),
     grpo=dataclasses.replace(
         smoke.grpo, steps=2, prompts=8, tiles=8, slots=12, evaluate_every=0
@@ -39,16 +38,22 @@ config = dataclasses.replace(
 """
 
 
-def run(command, devices=None, **variables):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **variables}
-    environment["VIRTUAL_ENV"] = sys.prefix  # the script makes none
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={devices}" if devices else ""
-    )
+ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "",
+    "VIRTUAL_ENV": sys.prefix,  # the script makes none
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/one_cache'}",
+}
+
+
+def run(command, devices=None):
+    flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
-    )
+        command, cwd=ROOT, env={**ENVIRONMENT, "XLA_FLAGS": flags}, capture_output=True, text=True,
+        timeout=900,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -78,9 +83,13 @@ def test_the_same_losses(runs):
     assert [line["step"] for line in two] == [0, 1]
     assert max(abs(line["loss"]) for line in one) > 1e-3 and one[0]["grad_norm"] > 1e-3
     for ours, theirs in zip(two, one, strict=True):
+        ours, theirs = (
+            {name: x for name, x in line.items() if not name.endswith(("_s", "_per_s"))}
+            for line in (ours, theirs)
+        )
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
-            if name.endswith(("_s", "_per_s")) or isinstance(value, str) or value is None:
+            if isinstance(value, str) or value is None:
                 continue
             np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
@@ -130,36 +139,3 @@ def test_flags_that_do_not_go_together(flags, message, tmp_path):
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 1 and message in done.stderr
-
-
-def test_a_preempted_run_saves_what_it_has(tmp_path):
-    """SIGTERM, as a machine that is taken away gets it: both save after the same step and leave."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "VIRTUAL_ENV": sys.prefix}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    flags = (
-        "--config=digits_smoke --config.stage=cold_start --config.cold_start.steps=5000 "
-        "--config.cold_start.checkpoint_every=5000 --config.cold_start.validate_every=0 "
-        "--config.mesh=(2,2,1)"
-    )
-    script = subprocess.Popen(
-        ["bash", "launch/local/two_process.sh", *flags.split(), f"--workdir={tmp_path}"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        lines = tmp_path / "metrics.jsonl"
-        deadline = time.time() + 600
-        while not (lines.exists() and lines.read_text().count("\n")):
-            assert script.poll() is None and time.time() < deadline
-            time.sleep(0.5)
-        children = Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()
-        assert len(children) == 2
-        for child in children:
-            os.kill(int(child), signal.SIGTERM)
-        printed, _ = script.communicate(timeout=300)
-    finally:
-        script.kill()
-    assert script.returncode != 0
-    saved = [int(path.name) for path in (tmp_path / "cold_start/states").iterdir()]
-    assert len(saved) == 1 and 1 <= saved[0] < 5000
-    assert printed.count(f"preempted; cold_start, step {saved[0]} is saved") == 2
-    assert lines.read_text().count("\n") == saved[0]

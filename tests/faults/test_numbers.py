@@ -141,7 +141,7 @@ def test_a_run_skips_counts_and_stops(tmp_path, shows):
     counted = [row["skipped"] for row in runs.lines(workdir)]
     shows("14 skip: counted", counted, [0, 1, 2, 3], counted == [0, 1, 2, 3])
     with np.load(workdir / "not_finite" / dumped[0], allow_pickle=False) as batch:
-        assert batch["tokens"].shape == (1, 8, 144 + 16) and "tiles" in batch
+        assert batch["tokens"].shape == (1, 6, 144 + 16) and "tiles" in batch
     assert "Traceback" not in runs.said(workdir)
     stop = tmp_path / "stop"
     place.run(stop, *flags, code=1)
