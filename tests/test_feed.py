@@ -256,7 +256,7 @@ def test_counts_of_before_count():
             one.take(200)
 
 
-def test_a_slow_source_is_waited_for_and_loses_nothing():
+def test_a_slow_source_is_waited_for_and_loses_nothing(shows):
     def slow(index):
         time.sleep(0.02)
         return source(index)
@@ -268,12 +268,17 @@ def test_a_slow_source_is_waited_for_and_loses_nothing():
             items, drawn = one.take(60)
         seen.append([item.index for item in items])
         waits.append(drawn.wait_s)
-    assert seen[0] == seen[1]
-    assert waits[1] > 0.4 > 0.2 > waits[0]  # 60 rows of 20 ms by two threads take 0.6 s
+    same = seen[0] == seen[1]
+    shows("22 a slow source: the same rows", same, True, same)
+    passed = waits[1] > 0.4 > 0.2 > waits[0]  # 60 rows of 20 ms by two threads take 0.6 s
+    waited = f"{waits[0]:.2f}, {waits[1]:.2f}"
+    shows("22 a fast and a slow source: data wait, s", waited, "under 0.2, over 0.4", passed)
 
 
-def test_an_error_in_a_thread_ends_the_run_with_that_error():
-    """In packed batches made ahead, as the supervised stages read them; nothing hangs."""
+def test_an_error_in_a_thread_ends_the_run_with_that_error(shows):
+    """In packed batches made ahead, as the supervised stages read them; nothing hangs. (Rows are
+    made by threads: there is no process of theirs that could be killed alone.)
+    """
 
     def failing(index):
         if index == 30:
@@ -291,7 +296,8 @@ def test_an_error_in_a_thread_ends_the_run_with_that_error():
         with contextlib.closing(data.prefetch(batches)) as batches:
             for _ in batches:
                 pass
-    assert time.perf_counter() - began < 5
+    took = time.perf_counter() - began
+    shows("22 a source that fails: seconds to its error", f"{took:.1f}", 5, took < 5)
 
 
 def test_closing_does_not_wait_for_a_source_that_hangs():

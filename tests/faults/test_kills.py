@@ -23,6 +23,12 @@ def whole(place):
     return place.directory / "whole", place.run(place.directory / "whole")
 
 
+@pytest.fixture(scope="module")
+def kills(request):
+    """How many kills the storm is made of."""
+    return 200 if request.config.getoption("--storm") else 20
+
+
 def test_the_same_seed_twice(place, whole, shows):
     first, second = (runs.fingerprint(place.directory / name) for name in ("first", "whole"))
     rows = second["metrics"]
