@@ -6,12 +6,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from r1v3_jax import health
 from r1v3_jax.config import Health
+from r1v3_jax.stages.context import Loop
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,19 @@ def test_what_is_not_finite_is_written_whole(tmp_path):
     health.not_finite(skip, "a loss is", batch, path, skipped=2)
     with pytest.raises(FloatingPointError, match="3 such steps"):
         health.not_finite(skip, "a loss is", batch, path, skipped=3)
+
+
+def test_a_step_of_several_updates_is_skipped_once(tmp_path):
+    run = SimpleNamespace(health=Health(not_finite="skip", max_skipped=2))
+    context = SimpleNamespace(run=run, workdir=tmp_path, quiet=True)
+    config = SimpleNamespace(steps=9, checkpoint_every=9)
+    loop = Loop(context, "grpo", config, None, first=0, skipped=0)
+    batch = {"tokens": np.zeros(3)}
+    for step in (3, 3, 5):
+        loop.skip(step, "a loss is", batch)
+    assert loop.skipped == 2
+    with pytest.raises(FloatingPointError, match="3 such steps"):
+        loop.skip(6, "a loss is", batch)
 
 
 def test_the_first_sigterm_is_told_the_second_ends_the_process():

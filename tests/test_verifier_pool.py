@@ -145,6 +145,21 @@ def test_a_process_that_somebody_else_ends_is_replaced():
         pool.close()
 
 
+def test_a_sigterm_to_the_whole_job_leaves_the_verifiers_at_work():
+    """The step at work is still to be finished and saved, rewards and all."""
+    pool = Pool(1, 3.0, 2**30)
+    item = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
+    try:
+        assert pool.run([item])[0].verdict is RIGHT
+        first = pool.workers[0].process
+        os.kill(first.pid, signal.SIGTERM)
+        time.sleep(0.2)
+        assert first.poll() is None
+        assert pool.run([item])[0].verdict is RIGHT and pool.workers[0].process.pid == first.pid
+    finally:
+        pool.close()
+
+
 def test_processes_are_replaced_after_so_many_items(monkeypatch):
     monkeypatch.setattr("r1v3_jax.verifiers.pool.MAX_ITEMS", 4)
     pool = Pool(1, 3.0, 2**30)

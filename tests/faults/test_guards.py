@@ -100,6 +100,14 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
     shows("12 mismatches refused by field", refused + 2, 13, refused + 2 == 13)
 
 
+def test_how_often_it_saves_may_change_unless_rollouts_are_begun_ahead():
+    """None is begun across a save, so a save more is another run."""
+    config = load_config("digits_smoke")
+    ahead = grpo(config, off_policy_steps=1, importance_cap=2.0)
+    found = ["grpo.checkpoint_every" in run.identity("grpo") for run in (config, ahead)]
+    assert found == [False, True]
+
+
 def fields(config) -> list[tuple[str, str]]:
     return [(name, value) for name, value in described(config, "config").items()]
 
