@@ -25,7 +25,7 @@ def run(main) -> None:
 
     def guarded(argv):
         if len(argv) > 1:
-            sys.exit(f"error: unexpected argument {argv[1]!r}; see --help")
+            end(1, f"error: unexpected argument {argv[1]!r}; see --help")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
             # It warns of a config.json of our layouts when the tokenizer beside it is read.

@@ -49,9 +49,11 @@ def test_every_part_has_times(measured):
     assert set(timings) == set(
         "step rollout batch update distinct prefill generate decode naive_update".split()
     )
-    for row in timings.values():
+    for name, row in timings.items():
         for unit in ("cpu_s", "wall_s"):
-            assert 0 <= row[unit]["min"] <= row[unit]["median"] <= row[unit]["max"] < 60
+            # Decoding is all less the prefill: next to nothing here, so it may seem less than that.
+            least = -0.1 if name == "decode" else 0
+            assert least <= row[unit]["min"] <= row[unit]["median"] <= row[unit]["max"] < 60
             assert math.isfinite(row[f"compile_{unit}"])
     assert timings["step"]["runs"] == 1
     assert timings["update"]["runs"] == 3  # in two steps and beside the naive one, less the first
