@@ -9,6 +9,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Compiling is most of what the suite does, and its programs run for milliseconds.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Programs that several tests compile are compiled once; those of their child processes too.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="r1v3_tests_")  # of this process: gone with it

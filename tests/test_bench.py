@@ -29,11 +29,9 @@ SMALL = Shape(BLIND, prompts=2, group_size=3, prompt_tokens=12, new_tokens=5, ac
 
 @pytest.fixture(scope="module", autouse=True)
 def setting():
-    """One device; programs that are run twice are compiled in a hurry."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """One device."""
     with jax.set_mesh(make_mesh((1, 1, 1))):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,10 @@ def launch(tmp_path, *arguments, cache="cache"):
     return subprocess.run(
         [sys.executable, "-m", "r1v3_jax.launch", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / cache)},
+        env={
+            **os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / cache),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+        },
     )  # fmt: skip
 
 
