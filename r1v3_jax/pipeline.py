@@ -124,8 +124,6 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
     checkpoint it starts from, its data, a mesh that does not divide the model, another run in
     `workdir` (of which it is only said with accept_changes).
     """
-    if workdir is not None:
-        check_workdir(config, workdir, accept_changes)
     if config.init_from:
         check_init(config)
     for name in (config.stage,) if config.stage else config.pipeline:
@@ -139,6 +137,8 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
         if chains := getattr(stage_config, "chains", ""):
             with contextlib.suppress(Dropped):  # a bad row is left out when its turn comes
                 with_chains(stage_config.train, chains)(0)
+    if workdir is not None:  # it reads the files that were looked for above
+        check_workdir(config, workdir, accept_changes)
     mesh = abstract_mesh(config.mesh)
     for compute in (config.compute, r1v3.decode_compute(config.compute)):
         r1v3.abstract(config.model, compute, mesh)
