@@ -43,15 +43,14 @@ def run(main) -> None:
 
 
 def end(code: int, message: str = "") -> NoReturn:
-    """Ends this process after saying why. One of several ends at once: on its way out it would wait
-    for the others, which wait for it in the middle of a step, and nobody would end.
+    """Ends this process after saying why, at once. On its way out one of several would wait for the
+    others, which wait for it in the middle of a step, and nobody would end; and threads of
+    libraries that are still at work would print their own troubles behind what was said.
     """
     if message:
         print(message, file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def define_processes() -> dict[str, flags.FlagHolder]:

@@ -163,7 +163,7 @@ def test_half_precision_files_want_a_dtype(tmp_path):
         hf.load(tmp_path / "in", dtype="float32", compute=Compute())
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (8, 1, 1), (1, 4, 2)])
 def test_a_mesh_holds_the_same_bits(tmp_path, shape):
     """One device or eight, in and out; also where the program has set the mesh."""
     source = vision_language("rms-qwen2")

@@ -7,8 +7,10 @@ start, so that rewards differ and there is a gradient.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +141,34 @@ def test_flags_that_do_not_go_together(flags, message, tmp_path):
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 1 and message in done.stderr
+
+
+def test_a_preempted_run_saves_what_it_has(tmp_path):
+    """SIGTERM, as a machine that is taken away gets it: both save after the same step and leave."""
+    flags = (
+        "--config=digits_smoke --config.stage=cold_start --config.cold_start.steps=5000 "
+        "--config.cold_start.checkpoint_every=5000 --config.cold_start.validate_every=0 "
+        "--config.mesh=(2,2,1)"
+    )
+    script = subprocess.Popen(
+        ["bash", "launch/local/two_process.sh", *flags.split(), f"--workdir={tmp_path}"],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        lines = tmp_path / "metrics.jsonl"
+        deadline = time.time() + 600
+        while not (lines.exists() and lines.read_text().count("\n")):
+            assert script.poll() is None and time.time() < deadline
+            time.sleep(0.5)
+        children = Path(f"/proc/{script.pid}/task/{script.pid}/children").read_text().split()
+        assert len(children) == 2
+        for child in children:
+            os.kill(int(child), signal.SIGTERM)
+        printed, _ = script.communicate(timeout=300)
+    finally:
+        script.kill()
+    assert script.returncode != 0
+    saved = [int(path.name) for path in (tmp_path / "cold_start/states").iterdir()]
+    assert len(saved) == 1 and 1 <= saved[0] < 5000
+    assert printed.count(f"preempted; cold_start, step {saved[0]} is saved") == 2
+    assert lines.read_text().count("\n") == saved[0]

@@ -59,12 +59,11 @@ def test_a_storm_of_kills(place, whole, shows, kills):
         before = len(runs.lines(storm))
         processes = place.start(storm)
         wait = random_times.uniform(0, seconds / 3) if killed < kills else 600
-        deadline = time.monotonic() + wait
         if killed % 2 and killed < kills:
             wait = random_times.uniform(0, 3)
             while len(runs.lines(storm)) <= before and processes[0].poll() is None:
                 time.sleep(0.01)
-            deadline = time.monotonic() + wait
+        deadline = time.monotonic() + wait
         while time.monotonic() < deadline and processes[0].poll() is None:
             time.sleep(0.01)
         if processes[0].poll() is None:

@@ -73,17 +73,6 @@ def test_sigterm_to_one(place, whole, shows):
     shows("4 resumed: the same numbers", same, True, same)
 
 
-def test_sigterm_to_both(place, whole, shows):
-    workdir, processes = begin(place, whole, "terms", "--config.grpo.checkpoint_every=1000")
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    codes, _ = ends(processes, 120)
-    shows("4 SIGTERM to both: exit codes", codes, [42, 42], codes == [42, 42])
-    last = grpo(workdir)[-1]["step"] + 1
-    said = [f"preempted; grpo, step {last} is saved" in runs.said(workdir, i) for i in (0, 1)]
-    shows("4 SIGTERM to both: each says what it saved", said, [True, True], all(said))
-
-
 def test_sigkill_of_one(place, whole, shows):
     workdir, processes = begin(place, whole, "killed")
     runs.kill(processes[1:])
