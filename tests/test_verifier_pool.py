@@ -131,33 +131,35 @@ def test_rows_may_name_only_what_the_config_allows():
         assert verify(boxed("1"), "1", verifier=name).verdict is ERROR
 
 
-def test_a_process_that_somebody_else_ends_is_replaced():
+ITEM = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
+
+
+@pytest.fixture
+def pool():
+    """A pool of one process, which has verified something."""
     pool = Pool(1, 3.0, 2**30)
-    item = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
     try:
-        assert pool.run([item])[0].verdict is RIGHT
-        first = pool.workers[0].process
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
-        assert pool.run([item] * 3)[2].verdict is RIGHT
-        assert pool.workers[0].process.pid != first.pid
+        assert pool.run([ITEM])[0].verdict is RIGHT
+        yield pool
     finally:
         pool.close()
 
 
-def test_a_sigterm_to_the_whole_job_leaves_the_verifiers_at_work():
+def test_a_process_that_somebody_else_ends_is_replaced(pool):
+    first = pool.workers[0].process
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert pool.run([ITEM] * 3)[2].verdict is RIGHT
+    assert pool.workers[0].process.pid != first.pid
+
+
+def test_a_sigterm_to_the_whole_job_leaves_the_verifiers_at_work(pool):
     """The step at work is still to be finished and saved, rewards and all."""
-    pool = Pool(1, 3.0, 2**30)
-    item = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
-    try:
-        assert pool.run([item])[0].verdict is RIGHT
-        first = pool.workers[0].process
-        os.kill(first.pid, signal.SIGTERM)
-        time.sleep(0.2)
-        assert first.poll() is None
-        assert pool.run([item])[0].verdict is RIGHT and pool.workers[0].process.pid == first.pid
-    finally:
-        pool.close()
+    first = pool.workers[0].process
+    os.kill(first.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert first.poll() is None
+    assert pool.run([ITEM])[0].verdict is RIGHT and pool.workers[0].process.pid == first.pid
 
 
 def test_processes_are_replaced_after_so_many_items(monkeypatch):
