@@ -11,6 +11,7 @@ import jax
 from absl import app, flags, logging
 
 from r1v3_jax import tpu
+from r1v3_jax.health import PREEMPTED
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.types import Dropped
 
@@ -36,6 +37,11 @@ def run(main) -> None:
             end(1, f"error: {error}")
         except KeyboardInterrupt:
             end(128 + signal.SIGINT)
+        except SystemExit as leaving:
+            if leaving.code != PREEMPTED:
+                raise
+            jax.distributed.shutdown()  # the first to go would end the others
+            end(PREEMPTED)  # the interpreter's own way out takes seconds of a short grace time
         except Exception:
             end(1, traceback.format_exc())
 

@@ -12,6 +12,7 @@ import pytest
 import runs
 
 FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=8"]
+FLAGS += ["--config.grpo.prompts=4", "--config.grpo.tiles=4"]
 FLAGS += ["--config.grpo.evaluate_every=8"]  # what it compiles is not compiled while time is taken
 TWO = {"devices": 2, "processes": 2}
 HEARTBEAT = 10
