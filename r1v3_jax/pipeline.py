@@ -282,9 +282,12 @@ class NoiseEncoder(Encoder):
 
     def tiles(self, example):
         counts, size = super().tiles(example).counts, self.config.vision.image_size
-        rng = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
-        shape = (sum(counts), size, size, 3)
-        return Tiles(counts, lambda: rng.normal(size=shape).astype(np.float32))
+
+        def noise(out: np.ndarray) -> None:
+            rng = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
+            out[:] = rng.normal(size=out.shape)
+
+        return Tiles(counts, size, noise)
 
 
 def blind(context: Context, model: r1v3.R1V3) -> dict:

@@ -44,7 +44,7 @@ def encode(example: Example) -> data.Encoded:
     if example.id.endswith("99"):
         raise ValueError("a control token")
     ids = np.full(len(example.question), int(example.id), np.int32)
-    return data.Encoded(ids, ids, np.ones(len(ids), bool), data.Tiles([1], lambda: None))
+    return data.Encoded(ids, ids, np.ones(len(ids), bool), data.Tiles([1], 1, lambda out: None))
 
 
 REASONS = {

@@ -262,6 +262,17 @@ def test_budget_for_several_images():
     assert (len(tiles), counts) == (20, [1] * 20)
 
 
+def test_tiles_are_cut_into_memory_of_the_caller():
+    pictures = [noise(90, 30), noise(30, 30), noise(40, 70)]
+    for options in ({}, {"thumbnail": False}, {"share": False}):
+        wanted, counts = images.tile_images(pictures, tile_size=28, **options)
+        out = np.full((len(wanted) + 2, 28, 28, 3), 7, np.float32)
+        _, again = images.tile_images(pictures, tile_size=28, **options, out=out[1:-1])
+        assert counts == again == images.count_tiles(pictures, tile_size=28, **options)
+        assert_same_bits(out[1:-1], wanted)
+        assert (out[0] == 7).all() and (out[-1] == 7).all()
+
+
 def test_a_prompt_without_images_has_no_tiles():
     tiles, counts = images.tile_images([], tile_size=28)
     assert (tiles.shape, tiles.dtype, counts) == ((0, 28, 28, 3), np.float32, [])

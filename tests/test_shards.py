@@ -181,6 +181,13 @@ def test_tar_members_are_grouped_and_images_stay_in_the_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]  # nothing was extracted
 
 
+def test_images_of_a_tar_member_are_in_order_of_their_numbers(tmp_path):
+    names = ["a.10.png", "a.2.png", "a.b.png", "a.1.jpg", "a.b1.png", "a.png"]
+    tar = shards.Tar(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names]))
+    ordered = [b"a.1.jpg", b"a.2.png", b"a.10.png", b"a.b1.png", b"a.b.png", b"a.png"]
+    assert tar[0] == {"images": ordered}
+
+
 def test_tar_without_json_and_with_bad_json(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.png", b"x"), ("b.json", b"{"), ("c.txt", b"hello")])
     tar = shards.Tar(path)

@@ -53,9 +53,8 @@ def groups():
         ids = rng.integers(10, 331, rng.integers(8, S + 1)).astype(np.int32)
         ids[2:6] = TINY.image_token_id
         pixels = rng.normal(size=(1, 28, 28, 3)).astype(np.float32)
-        prompt = data.Encoded(
-            ids, ids, np.zeros(len(ids), bool), data.Tiles([1], lambda pixels=pixels: pixels)
-        )
+        tiles = data.Tiles([1], 28, functools.partial(np.copyto, src=pixels))
+        prompt = data.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
         completions = Completions(
             tokens=rng.integers(10, 331, (G, C)).astype(np.int32),
             logprobs=rng.normal(-2, 0.1, (G, C)).astype(np.float32),

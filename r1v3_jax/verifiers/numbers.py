@@ -8,7 +8,7 @@ import functools
 import re
 from fractions import Fraction
 
-from r1v3_jax.verifiers import expressions, units
+from r1v3_jax.verifiers import units
 from r1v3_jax.verifiers.spelling import (
     MAX_ANSWER,
     MAX_DEPTH,
@@ -57,8 +57,11 @@ def _read(text: str) -> tuple[Fraction, str] | None:
     body, unit = _split(text)
     if (number := read_number(body)) is not None:
         return number[0], unit
-    short = len(body) <= MAX_EXPRESSION and nesting(body) <= MAX_DEPTH
-    value = expressions.constant(body) if short else None
+    if len(body) > MAX_EXPRESSION or nesting(body) > MAX_DEPTH:
+        return None
+    from r1v3_jax.verifiers import expressions  # sympy: most runs start without it
+
+    value = expressions.constant(body)
     # 2+3 still has to be computed; \sqrt{2} is as short as it gets.
     return None if value is None or value.denominator == 1 else (value, unit)
 

@@ -63,6 +63,7 @@ class Place:
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/one_cache'}",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # compiled once, run in many processes
         }
         command = [sys.executable, "-m", "r1v3_jax.launch", f"--config={self.config}"]
         command += [f"--workdir={workdir}", *flags]
