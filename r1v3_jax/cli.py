@@ -40,8 +40,10 @@ def run(main) -> None:
         except SystemExit as leaving:
             if leaving.code != PREEMPTED:
                 raise
-            jax.distributed.shutdown()  # the first to go would end the others
-            end(PREEMPTED)  # the interpreter's own way out takes seconds of a short grace time
+            try:
+                jax.distributed.shutdown()  # the first to go would end the others
+            finally:  # the interpreter's own way out takes seconds of a short grace time
+                end(PREEMPTED)
         except Exception:
             end(1, traceback.format_exc())
 

@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable
 
 from r1v3_jax import tokens
-from r1v3_jax.verifiers import boxes, detection
+from r1v3_jax.verifiers import boxes
 
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each
@@ -126,10 +126,6 @@ def _vtriune(record: dict) -> dict:
     if verifier == "detection":
         if isinstance(parameters, dict) and parameters.get("det_verifier_normalized"):
             raise Bad("verifier", "boxes relative to the image: det_verifier_normalized")
-        # As its reward server reads them: {'bbox_2d': ...} in <answer> tags.
-        answer = unboxed(read_text(row["answer"], "answer"))
-        plain = detection.read(answer) is not None
-        row["answer"] = answer if plain else answer.replace("'", '"')
         return row | {"verifier": "detection iou=dynamic"}
     if verifier != "mathverify":
         raise Bad("verifier", f"{verifier!r}; V-Triune has mathverify and detection")
@@ -163,12 +159,12 @@ def _llava(record: dict) -> dict:
     asked = [turn for turn in turns if turn["role"] == "user"]
     if images and asked and not any(tokens.IMAGE_MARKER in turn["content"] for turn in asked):
         asked[0]["content"] = f"{tokens.IMAGE_MARKER}\n" * len(images) + asked[0]["content"]
-    row = _dialogue(turns)
+    row, answer = _dialogue(turns), _first(record, "answer")
     names = ("id", "image", "images", "conversations", "source", "answer")
     return row | {
         "id": _first(record, "id"),
         "source": _first(record, "source"),
-        "answer": _first(record, "answer") or _boxed(row["chain"]),
+        "answer": _boxed(row["chain"]) if answer is None else answer,
         "images": images,
         "metadata": _rest(record, *names),
     }

@@ -133,6 +133,11 @@ class Curriculum:
             )
 
     def check(self) -> None:
+        if not hasattr(self.source, "__len__"):
+            raise ValueError(
+                f"a curriculum of {type(self.source).__name__}, which has no end: its rows cannot "
+                "be sorted into phases; give each part of a mixture its own curriculum"
+            )
         _check(self.source)
         _ = self.rows
 
@@ -210,7 +215,7 @@ class ByPassRate:
         return dataclasses.replace(example, metadata={**example.metadata, "pass_rate": rate})
 
 
-@functools.lru_cache(8)
+@functools.lru_cache(64)
 def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
     """(index, id, pass rate) of the rows wanted."""
     if not Path(path).is_file():
@@ -226,7 +231,7 @@ def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
     return wanted
 
 
-@functools.lru_cache(8)
+@functools.lru_cache(64)
 def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).permutation(count)
 

@@ -15,9 +15,19 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checkpoint, checksums, evaluate, health, hf, hf_config, report, tokens
+from r1v3_jax import (
+    checkpoint,
+    checksums,
+    evaluate,
+    health,
+    hf,
+    hf_config,
+    report,
+    rewards,
+    tokens,
+)
 from r1v3_jax.checkpoint import check_same
-from r1v3_jax.config import Run
+from r1v3_jax.config import Run, Verify
 from r1v3_jax.data import Encoder, Tiles
 from r1v3_jax.metrics import first_process, peak_rss_gib, versions, write_json
 from r1v3_jax.mixtures import with_chains
@@ -26,9 +36,11 @@ from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
+from r1v3_jax.sources import CHECKED
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
 from r1v3_jax.types import Dropped
+from r1v3_jax.verifiers import routing
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `prefill` and
 # `decode` for rollouts, for the probe and for the held-out questions, ...
@@ -126,6 +138,7 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
     """
     if config.init_from:
         check_init(config)
+    rewards.check_functions(config.verify)
     for name in (config.stage,) if config.stage else config.pipeline:
         stage_config = getattr(config, name)
         sources = [stage_config.train, getattr(stage_config, "validation", None)]
@@ -137,11 +150,26 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
         if chains := getattr(stage_config, "chains", ""):
             with contextlib.suppress(Dropped):  # a bad row is left out when its turn comes
                 with_chains(stage_config.train, chains)(0)
+        if name == "grpo" and hasattr(stage_config.train, "check"):
+            check_verifiers(stage_config.train, config.verify)
     if workdir is not None:  # it reads the files that were looked for above
         check_workdir(config, workdir, accept_changes)
     mesh = abstract_mesh(config.mesh)
     for compute in (config.compute, r1v3.decode_compute(config.compute)):
         r1v3.abstract(config.model, compute, mesh)
+
+
+def check_verifiers(source, how: Verify) -> None:
+    """ValueError if one of the first rows names a function or a model that the run does not have:
+    its samples would all be errors.
+    """
+    for index in range(CHECKED):
+        with contextlib.suppress(Dropped):
+            example = source(index)
+            try:
+                rewards.check_allowed(routing.parse(example.verifier), how)
+            except ValueError as error:
+                raise ValueError(f"{example.source}, {example.id}: {error}") from error
 
 
 def write_tokenizer(config: Run, directory: Path) -> None:

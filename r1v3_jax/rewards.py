@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 
 from r1v3_jax.config import Shaping, Verify
-from r1v3_jax.verifiers import model, pool, routing
+from r1v3_jax.verifiers import custom, model, pool, routing
 from r1v3_jax.verifiers.boxes import find_boxes, only_box, summary
+from r1v3_jax.verifiers.routing import describe
 from r1v3_jax.verifiers.verdict import Check, Verdict
 
 
@@ -72,9 +73,9 @@ def verify_all(
     progress: of the run, 0 to 1.
 
     Letters, text and plain numbers are compared here; what needs a parser goes to the processes of
-    `pool`, the same box of the same answer once. A model verifier is asked where a rule finds one
-    box and says WRONG, or where there is no rule: a missing box and a second one are not open to
-    appeal. Its ERROR is the verdict.
+    `pool`, the same box of the same answer once. A model verifier is asked where there is one box
+    and no rule says RIGHT: a missing box and a second one are not open to appeal. Its ERROR is the
+    verdict.
     """
     count, how = len(completions), how or Verify()
     checks: list[Check | None] = [None] * count
@@ -103,7 +104,7 @@ def verify_all(
     for check, places in zip(processes(how).run(list(items)), items.values(), strict=True):
         for i in places:
             checks[i] = check
-    asked = {i: one for i, one in appeals.items() if checks[i].verdict is Verdict.WRONG}
+    asked = {i: one for i, one in appeals.items() if checks[i].verdict is not Verdict.RIGHT}
     if asked:
         judgements = endpoint(how).judge_all(list(asked.values()))
         for i, check in zip(asked, judgements, strict=True):
@@ -120,10 +121,19 @@ def check_allowed(verifier: routing.Verifier, how: Verify) -> None:
         raise ValueError("the row asks for a model verifier and verify.model_url is not set")
 
 
+def check_functions(how: Verify) -> None:
+    """ValueError if one of the functions of `how.custom` is not there. Imports them."""
+    for name in how.custom:
+        try:
+            custom.load(name)
+        except Exception as error:  # whatever somebody's module raises
+            raise ValueError(f"verify.custom: {name} cannot be used: {describe(error)}") from error
+
+
 def processes(how: Verify) -> pool.Pool:
     """The pool of this process with the limits of `how`."""
     size = how.processes or min(os.cpu_count() or 1, 8)
-    return pool.get(size, how.deadline_s, int(how.memory_gib * 2**30))
+    return pool.get(size, how.deadline_s, int(how.memory_gib * 2**30), how.custom)
 
 
 def endpoint(how: Verify) -> model.Judge:
@@ -144,13 +154,13 @@ def check_gold(answer: str, verifier: str = "") -> str | None:
     Text always does. Of mathematics each part must parse and equal itself.
     """
     try:
-        rules = routing.parse(verifier).rules
+        parsed = routing.parse(verifier)
     except ValueError as error:
         return str(error)
     # A model says nothing before a run, and a function runs in a process.
-    if not rules or any(rule.name not in routing.RULES for rule in rules):
+    if parsed.model or any(rule.name not in routing.RULES for rule in parsed.rules):
         return None
-    check = routing.check(rules, answer, answer)
+    check = routing.check(parsed.rules, answer, answer)
     return None if check.verdict is Verdict.RIGHT else f"{answer[:100]!r}: {check.reason}"
 
 
@@ -274,7 +284,10 @@ def overlong(length: int, limit: int, buffer: int) -> float:
     return min(max((length - (limit - buffer)) / buffer, 0.0), 1.0)
 
 
-_FORMULAS = re.compile(r"\$[^$]*\$|\\[A-Za-z]+|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
+# None begins in another one: what is never closed is not searched to the end again and again.
+_FORMULAS = re.compile(
+    r"\$[^$]*\$|\\[A-Za-z]+|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)", re.DOTALL
+)
 _WORDS = {
     "latin": re.compile(r"[A-Za-zÀ-ɏ]{2,}"),
     "cyrillic": re.compile(r"[Ѐ-ӿ]{2,}"),

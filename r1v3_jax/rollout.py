@@ -81,9 +81,12 @@ class Sampler:
     slots: int = 0  # samples decoded at a time; 0: all
 
     def reader(self, source: Callable[[int], Example], prompts: int) -> Reader:
-        """The good rows of a source, `prompts` of which are sampled from at a time."""
+        """The good rows of a source, `prompts` of which are sampled from at a time. Not for
+        training: bad rows stop nothing but where they are most of them.
+        """
         limits = {"tokens": self.max_prompt_tokens, "tiles": self.tiles // prompts}
-        return Reader(source, self.encoder.prompt, how=self.data, **limits)
+        how = dataclasses.replace(self.data, max_drop_fraction=0.5)
+        return Reader(source, self.encoder.prompt, how=how, **limits)
 
     def groups(
         self,

@@ -109,7 +109,7 @@ class List:
     def __init__(self, file: str):
         self.name = Path(file).stem
         try:
-            self.records = layouts.loads(Path(file).read_bytes())
+            self.records = layouts.loads(Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf"))
         except layouts.Bad as error:
             raise ValueError(
                 f"{file}: {error.args[1]}; one object a line goes as .jsonl"
@@ -232,7 +232,8 @@ def _by_number(place: tuple[str, int, int]) -> list[tuple[int, str]]:
 def _json(file: str) -> Lines | List:
     """What a .json file is, by its first byte."""
     with open(file, "rb") as opened:
-        return List(file) if opened.read(100).lstrip().startswith(b"[") else Lines(file)
+        beginning = opened.read(100).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return List(file) if beginning.startswith(b"[") else Lines(file)
 
 
 SHARDS = {"jsonl": Lines, "json": _json, "array_record": Records, "tar": Tar}

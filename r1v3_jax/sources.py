@@ -143,6 +143,6 @@ class Rows:
         return dict(found)
 
 
-@functools.lru_cache(4)
+@functools.lru_cache(64)  # two of each source of a mixture: a pass, and the next one
 def _order(count: int, seed: int, place: int) -> np.ndarray:
     return np.random.default_rng([seed, place]).permutation(count)

@@ -259,4 +259,4 @@ def _copied(system, name: str, folder: Path) -> str:
     return str(copy)
 
 
-cached_store = functools.lru_cache(16)(open_store)
+cached_store = functools.cache(open_store)

@@ -66,8 +66,9 @@ RECORDS = {
          "reward_model": {**V_TRIUNE, "ground_truth":
                           f"<answer>\n{BOX}\n</answer>".replace('"', "'"),
                           "verifier": "detection", "format_ratio": 1.0, "accuracy_ratio": 1.0}},
-        {"source": "coco", "question": "<image>Which?", "images": [B], "answer": BOX,
-         "verifier": "detection iou=dynamic", "accuracy_weight": 0.5},
+        {"source": "coco", "question": "<image>Which?", "images": [B],
+         "answer": BOX.replace('"', "'"), "verifier": "detection iou=dynamic",
+         "accuracy_weight": 0.5},
     ),
     "TRL, parts": (
         "trl",
@@ -109,9 +110,9 @@ RECORDS = {
         {"image": ["a.png", "b.png"], "conversations": [
             {"from": "system", "value": "Be brief."},
             {"from": "human", "value": "A <image>\nB <image>\nEqual?"},
-            {"from": "gpt", "value": "No."}], "answer": "No"},
+            {"from": "gpt", "value": "No."}], "answer": 0},
         {"images": ["a.png", "b.png"], "before": [{"role": "system", "content": "Be brief."}],
-         "question": "A <image>\nB <image>\nEqual?", "chain": "No.", "answer": "No"},
+         "question": "A <image>\nB <image>\nEqual?", "chain": "No.", "answer": "0"},
     ),
     "MMK12": (
         "mmk12",

@@ -105,7 +105,8 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
 
 def asks_three(tool: str, *flags: str) -> str:
     """What a tool prints that asks a checkpoint three questions, twice each."""
-    done = run_tool(tool, *flags, "--examples=3", "--samples=2", "--batch=2")
+    mesh = ["--mesh=1,2,1"]  # of two devices
+    done = run_tool(tool, *flags, *mesh, "--examples=3", "--samples=2", "--batch=2", devices=2)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

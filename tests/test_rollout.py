@@ -13,6 +13,7 @@ from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import data, evaluate, feed, losses, rewards, rollout, tokens, train
 from r1v3_jax.config import GRPO, Data, Shaping
+from r1v3_jax.feed import TooManyDropped
 from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
@@ -36,6 +37,29 @@ CONFIG = GRPO(
     tiles=4,
     aggregation="token",
 )
+
+
+def test_a_bad_row_of_a_held_out_set_stops_nothing(setup):
+    sampler, _ = setup
+
+    class Few:
+        bad = {10, 20, 30}
+
+        def __len__(self):
+            return 40
+
+        def __call__(self, index):
+            if index % 40 in self.bad:
+                raise Dropped("few", str(index), "fields", "no question")
+            return source(index)
+
+    few = Few()
+    items, drawn = sampler.reader(few, 4).take(50)
+    assert [item.index for item in items] == [i for i in range(54) if i % 40 not in few.bad]
+    assert [drop["index"] for drop in drawn.drops] == [10, 20, 30, 50]
+    few.bad = set(range(40))
+    with pytest.raises(TooManyDropped):  # and does not look for ever
+        sampler.reader(few, 4).take(1)
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,8 @@ def test_a_json_file_is_a_list_or_lines(tmp_path):
     assert [found[0], found[1], found.where(1), len(found)] == [{"a": 1}, {"a": 2}, "a/1", 3]
     with pytest.raises(Dropped, match="wanted an object, got int"):
         found[2]
+    path.write_text('[{"a": 4}]', encoding="utf-8-sig")
+    assert shards.SHARDS["json"](str(path))[0] == {"a": 4}
     path.write_text('{"a": 1}\n{"a": 2}\n')
     assert shards.SHARDS["json"](str(path))[1] == {"a": 2}
     path.write_text("[NaN]")

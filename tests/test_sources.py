@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from r1v3_jax import data, images
+from r1v3_jax import data, images, pipeline
+from r1v3_jax.config import Verify
 from r1v3_jax.presets import TINY
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
@@ -121,6 +122,19 @@ def test_a_verifier_that_does_not_exist_is_named_before_a_run(tmp_path):
     source = write(tmp_path / "typo.jsonl", row, {**row, "verifier": "chioce"})
     with pytest.raises(ValueError, match="typo.jsonl, typo/2: no verifier 'chioce'; did you mean"):
         source.check()
+
+
+def test_a_verifier_that_the_run_does_not_have_is_named_before_it(tmp_path):
+    row = {"question": "q", "answer": "7"}
+    plain = write(tmp_path / "plain.jsonl", row, "{", {**row, "verifier": "number"})
+    pipeline.check_verifiers(plain, Verify())
+    asks = write(tmp_path / "asks.jsonl", row, {**row, "verifier": "number|model"})
+    with pytest.raises(ValueError, match="asks, asks/2: .* verify.model_url is not set"):
+        pipeline.check_verifiers(asks, Verify())
+    pipeline.check_verifiers(asks, Verify(model_url="http://localhost:1/v1", model_name="m"))
+    calls = write(tmp_path / "calls.jsonl", {**row, "verifier": "os:system"})
+    with pytest.raises(ValueError, match="os:system is not among the functions"):
+        pipeline.check_verifiers(calls, Verify())
 
 
 def test_data_that_changed_has_another_fingerprint(tmp_path):

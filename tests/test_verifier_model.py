@@ -207,7 +207,9 @@ def test_many_are_asked_at_a_time():
 
 
 def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
-    """Where the rule says WRONG of one box, and nowhere else; its ERROR is the verdict."""
+    """Where no rule says RIGHT of one box, and nowhere else; its ERROR is the verdict. (`choice`
+    cannot read the answer 7.)
+    """
 
     def behave(handler, request):
         answer = student(request)["student's final answer"]
@@ -217,7 +219,7 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
         ("", "7", RIGHT, False), ("", "seven", RIGHT, True), ("", "eight", WRONG, True),
         ("mathematics", "seven", WRONG, False), ("mathematics|model", "seven", RIGHT, True),
         ("number|model", "7", RIGHT, False), ("model", "7", WRONG, True),
-        ("model", "seven", RIGHT, True), ("choice|model", "seven", ERROR, False),
+        ("model", "seven", RIGHT, True), ("choice|model", "seven", RIGHT, True),
         ("number|model", "nine", WRONG, True),
     ]  # fmt: skip
     with server(behave) as (url, requests):

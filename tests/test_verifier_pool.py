@@ -131,6 +131,19 @@ def test_rows_may_name_only_what_the_config_allows():
         assert verify(boxed("1"), "1", verifier=name).verdict is ERROR
 
 
+def test_a_function_is_imported_before_it_has_a_deadline(tmp_path, monkeypatch):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\ntime.sleep(3)\ndef same(answer, box): return answer == box\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    how = Verify(processes=1, deadline_s=2.0, custom=("slow_to_import:same",))
+    assert run([("slow_to_import:same", "1", "1")], how)[0].verdict is RIGHT
+    with pytest.raises(ValueError, match="slow_to_import:other cannot be used: AttributeError"):
+        rewards.check_functions(Verify(custom=("slow_to_import:other",)))
+    with pytest.raises(ValueError, match="no_module:same cannot be used: ModuleNotFoundError"):
+        rewards.check_functions(Verify(custom=("no_module:same",)))
+
+
 ITEM = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
 
 

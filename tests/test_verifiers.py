@@ -1,6 +1,7 @@
 """What each rule says of answers: pairs labelled by hand, and the corners of every room."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_golds_that_cannot_be_verified_are_named():
         assert rewards.check_gold(good, verifier) is None
         assert rewards.check_gold(bad, verifier)
         assert verify(boxed(good), bad, verifier=verifier).verdict is ERROR
+    assert rewards.check_gold("seven", "choice|model") is None  # the model may know
 
 
 # Rooms
@@ -123,6 +125,11 @@ def test_choices():
     assert choice.read("(A) and (C)") == choice.read("ca") == {"A", "C"}
     for text in ("", "A or C", "AA", "aB", "a triangle", "A. or C", "A? B?", "A" * 401, "1"):
         assert choice.read(text) is None
+    for text in ("A. 5 B. 6 C. 7 D. 8", "(A) 5 (B) 6", "A: yes C: yes", "A. none; choose D",
+                 "A. no, the answer is B", "A) 5 B) 6", "[A] 5 [B] 6"):  # fmt: skip
+        assert choice.read(text) is None, text
+    for text in ("A. Washington D.C.", "A. Vitamin C", "A. the U.S.", "A: 5 m"):
+        assert choice.read(text) == {"A"}, text
 
 
 def test_units_convert():
@@ -189,6 +196,20 @@ def test_boxes_are_matched_one_to_one():
         assert detection.difference("[0, 0, 1, 1]", text) == "no boxes"
 
 
+def test_boxes_may_be_spelled_as_python_prints_them():
+    wanted = [((1.0, 2.0, 3.0, 4.0), "woman's bag")]
+    box = {"bbox_2d": [1, 2, 3, 4], "label": "woman's bag"}
+    for text in (
+        json.dumps(box), repr(box), repr([box]), f"```json\n{json.dumps([box])}\n```",
+        r"{'bbox_2d': [1, 2, 3, 4], 'label': 'woman\'s bag'}",
+    ):  # fmt: skip
+        assert detection.read(text) == wanted, text
+    for text in ("[1, 2, 3, 'a", "{'bbox_2d': __import__('os')}", "'" * 9999, '"\\' * 9999):
+        assert detection.read(text) is None
+    [check] = verify_all([boxed(repr([box]))], [json.dumps(box)], verifiers=["detection"])
+    assert check.verdict is RIGHT
+
+
 def test_the_threshold_follows_the_run():
     """V-Triune: 0.85 for the first tenth of the steps, 0.95 up to a quarter, then 0.99."""
     gold, box = "[0, 0, 100, 100]", "[0, 0, 100, 90]"
@@ -232,6 +253,11 @@ def test_languages_are_told_by_script():
     assert rewards.other_language(formulas, chinese) < 0.3
     assert rewards.other_language("3 + 4 = 7", chinese) == 0.0
     assert rewards.other_language("any words", "3 + 4 = ?") == 0.0
+    assert rewards.other_language(r"\(all formula\) \[all of it\] 三个", english) == 1.0
+    started = time.perf_counter()
+    for opened in (r"\( ", r"\[ ", "$ ", r"\( \[ "):
+        rewards.other_language(opened * 20_000, english)
+    assert time.perf_counter() - started < 5  # 40 s where each is searched to the end
 
 
 def test_penalties_are_weighed_and_an_error_stays_without_a_reward():

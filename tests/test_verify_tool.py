@@ -30,6 +30,7 @@ LINES = [  # line, verdict, extracted, reason
     ('{"completion": "a</think>\\\\boxed{\\ud800}", "answer": "7"}', "wrong", "\ud800", ""),
     ('{"completion": "a</think>\\\\boxed{7}", "answer": "\\\\frac{1}{"}', "error", "7",
      "ValueError"),
+    ('{"completion": "a</think>\\\\boxed{7}", "answer": "so \\\\boxed{7}"}', "right", "7", "equal"),
     ('{"completion": 7, "answer": "7"}', "error", None, "no text under `completion`"),
     ('{"completion": "a</think>\\\\boxed{7}"}', "error", None, "no text or number under `answer`"),
     ('[1, 2]', "error", None, "wanted an object, got list"),
@@ -46,7 +47,7 @@ def test_the_rows_come_out_in_order_with_verdicts(tmp_path):
         f"--file={tmp_path}/answers.jsonl", f"--out={tmp_path}/verdicts.jsonl", "--processes=1"
     )
     assert done.returncode == 0, done.stderr
-    assert "4 right, 3 wrong, 9 error" in done.stdout
+    assert "5 right, 3 wrong, 9 error" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert len(rows) == len(LINES)
     for row, (line, verdict, extracted, reason) in zip(rows, LINES, strict=True):

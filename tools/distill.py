@@ -19,6 +19,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The teacher, a directory."
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer("examples", 1000, "Questions to ask.", lower_bound=1)
 HOW = cli.define_sampling(samples=4)
+MESH = cli.define_mesh()
 MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default: all.", 1)
 
 
@@ -27,10 +28,11 @@ def main():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = config_files.load_config(CONFIG.value)
     how = {name: HOW[name].value for name in HOW}
-    groups = distill.ask(config, CHECKPOINT.value, config.cold_start.train, EXAMPLES.value, **how)
-    most = config.grpo.max_completion_tokens
+    source, most = config.cold_start.train, config.grpo.max_completion_tokens
     keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
-    rows, verdicts = distill.chains(groups, keep)
+    with cli.set_mesh(MESH):
+        groups = distill.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **how)
+        rows, verdicts = distill.chains(groups, keep)
     write_jsonl(OUT.value, rows)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     print(f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {told}")

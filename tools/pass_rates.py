@@ -1,6 +1,6 @@
 """How often a checkpoint of ours solves each question that GRPO would ask it.
 
-python tools/pass_rates.py --config=tpu_v5e_8 --checkpoint=CHECKPOINT --out=rates.jsonl
+python tools/pass_rates.py --config=tpu_v5e_8 --checkpoint=CHECKPOINT --mesh=1,8,1 --out=rates.jsonl
 
 One line a question: index, id, source, pass_rate, samples. Questions that are always or never
 solved teach GRPO nothing: `mixtures.ByPassRate(source, "rates.jsonl")` leaves them out, and
@@ -13,6 +13,7 @@ from absl import flags
 
 from r1v3_jax import cli, config_files, distill
 from r1v3_jax.metrics import write_jsonl
+from r1v3_jax.sources import Rows
 
 CONFIG = flags.DEFINE_string("config", None, "Whose GRPO asks the questions.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The policy, a directory.", required=True)
@@ -20,7 +21,11 @@ OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer(
     "examples", None, "Questions to ask; default: one pass, where the data has an end.", 1
 )
+DATA = flags.DEFINE_string("data", None, "Rows to ask; default: what the config's GRPO asks.")
+ROOT = flags.DEFINE_string("root", "", "The folder of --data's images; default: that of the file.")
+SCHEMA = flags.DEFINE_string("schema", "", "The layout of --data; default: recognised.")
 HOW = cli.define_sampling(samples=8)
+MESH = cli.define_mesh()
 
 
 def main():
@@ -28,11 +33,16 @@ def main():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = config_files.load_config(CONFIG.value)
     source = config.grpo.train
+    if DATA.value:
+        source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)
+    if hasattr(source, "check"):
+        source.check()
     if EXAMPLES.value is None and not hasattr(source, "__len__"):
         raise ValueError(f"the questions of {CONFIG.value} have no end; give --examples=N")
     how = {name: HOW[name].value for name in HOW}
     count = EXAMPLES.value or len(source)
-    rows = distill.pass_rates(distill.ask(config, CHECKPOINT.value, source, count, **how))
+    with cli.set_mesh(MESH):
+        rows = distill.pass_rates(distill.ask(config, CHECKPOINT.value, source, count, **how))
     write_jsonl(OUT.value, rows)
     never = sum(row["pass_rate"] == 0 for row in rows)
     failed = sum(row["pass_rate"] is None for row in rows)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, rewards
+from r1v3_jax import cli, layouts, rewards
 from r1v3_jax.config import Verify
 
 FILE = flags.DEFINE_string("file", None, "JSON lines to score.", required=True)
@@ -52,7 +52,7 @@ def main():
     started = time.perf_counter()
     checks = rewards.verify_all(
         [rows[i]["completion"] for i in good],
-        [str(rows[i]["answer"]) for i in good],
+        [layouts.unboxed(str(rows[i]["answer"])) for i in good],
         verifiers=[rows[i].get("verifier") or "" for i in good],
         questions=[rows[i].get("question") or "" for i in good],
         thinking=THINKING.value,

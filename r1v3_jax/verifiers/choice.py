@@ -1,7 +1,7 @@
 """Multiple choice: the same letters, in any order, whatever stands behind a letter.
 
 gold       right                                    wrong
-B          b  (B)  B.  Option B  B. 7 cm  (B) yes    A  AB  B or C  B. or C  7 cm
+B          b  (B)  B.  Option B  B. 7 cm  (B) yes    A  AB  B or C  B. or C  B. 7 C. 8  7 cm
 ACD        A, C, D  (A)(C)(D)  A and C and D  DCA    AC  A or C or D
 """
 
@@ -19,10 +19,11 @@ _LETTER = r"[(\[]?(?<![A-Za-z])[A-Za-z](?![A-Za-z])[)\].]?"
 _SEPARATOR = r"[ ~]*(?:[,;&]|\band\b|和|与)?[ ~]*"
 _LIST = re.compile(rf"{_LETTER}(?:{_SEPARATOR}{_LETTER})*|[(\[]?[A-Za-z]+[)\]]?")
 _WITH_TEXT = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:])~?(.+)", re.DOTALL)
-# What chooses once more behind the first letter; "A triangle" does not.
+# What chooses once more behind the first letter; "A triangle" does not, nor "Washington D.C".
 _HEDGE = re.compile(
-    r"(?:^|\b(?:or|and|not|both)\b|[,;/&]|或|和)[ ~]*"
+    r"(?:^|\b(?:or|and|not|both|is|choose|pick|options?|choices?|answers?)\b|[,;/&]|或|和)[ ~]*"
     r"[(\[]?(?:[Aa](?! [a-z]{3})|[B-Zb-z])[)\].]?(?![A-Za-z])"
+    r"|(?<![A-Za-z.])(?:[(\[][A-Z][)\]]|[A-Z][.:)](?=[^ ~])(?![A-Z](?:\.|$)))"
 )
 
 

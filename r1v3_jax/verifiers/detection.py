@@ -1,13 +1,15 @@
 r"""Boxes on an image: as many as gold has, each on one of gold's, with its label.
 
 Both are JSON: [x1, y1, x2, y2], a list of such, or a list of {"bbox_2d": [x1, y1, x2, y2], "label":
-"cat"}, as Qwen2.5-VL and V-Triune write them. Two boxes match if the labels are equal (where gold
+"cat"}, as Qwen2.5-VL and V-Triune write them, also with Python's quotes or in ```json fences. Two
+boxes match if the labels are equal (where gold
 has one) and intersection over union is at least `iou`; a box is given once however often it is
 written.
 """
 
 import json
 import math
+import re
 
 MAX_TEXT = 20_000  # characters
 MAX_BOXES = 200
@@ -39,16 +41,32 @@ def difference(answer: str, box: str, *, iou: float = 0.5) -> str | None:
 
 def read(text: str) -> list[Found] | None:
     """((x1, y1, x2, y2), label or "") of each box; None if the text is anything else."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        try:
+            value = json.loads(_STRINGS.sub(_requoted, text))
+        except (ValueError, RecursionError):
+            return None
     if isinstance(value, dict) or (isinstance(value, list) and value and _is_number(value[0])):
         value = [value]
     if not isinstance(value, list) or len(value) > MAX_BOXES:
         return None
     boxes = [_read_one(one) for one in value]
     return None if None in boxes else list(dict.fromkeys(boxes))
+
+
+# The last may be open, so that none is looked for from every quote to the end.
+_STRINGS = re.compile(r""" "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? """, re.VERBOSE | re.DOTALL)
+
+
+def _requoted(match: re.Match) -> str:
+    """A string in single quotes, as Python prints them, in JSON's; one in JSON's as it is."""
+    text = match[0]
+    return text if text[0] == '"' else json.dumps(text[1:-1].replace("\\'", "'"))
 
 
 def _read_one(value) -> Found | None:

@@ -45,13 +45,13 @@ class Item:
 class Worker:
     """A process and the item it is at; `index` is None while there is none."""
 
-    def __init__(self, memory_bytes: int, deadline_s: float):
+    def __init__(self, memory_bytes: int, deadline_s: float, custom: tuple[str, ...]):
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "r1v3_jax.verifiers.worker"]
         path = os.pathsep.join(os.path.abspath(place) for place in sys.path)
         with theirs:
             self.process = subprocess.Popen(
-                [*command, str(memory_bytes), str(int(deadline_s) + 1)],
+                [*command, str(memory_bytes), str(int(deadline_s) + 1), *custom],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -96,10 +96,13 @@ class Worker:
 
 
 class Pool:
-    """`size` processes, started when there is work for them."""
+    """`size` processes, started when there is work for them. custom: functions they import then."""
 
-    def __init__(self, size: int, deadline_s: float, memory_bytes: int):
+    def __init__(
+        self, size: int, deadline_s: float, memory_bytes: int, custom: tuple[str, ...] = ()
+    ):
         self.size, self.deadline_s, self.memory_bytes = size, deadline_s, memory_bytes
+        self.custom = custom
         self.workers: list[Worker] = []
         self.failed_starts, self.why, self.ended = 0, "", 0
         self.lock = threading.Lock()
@@ -130,7 +133,7 @@ class Pool:
             if self.failed_starts >= FAILED_STARTS:
                 break
             try:
-                worker = Worker(self.memory_bytes, self.deadline_s)
+                worker = Worker(self.memory_bytes, self.deadline_s, self.custom)
             except OSError as error:
                 self.failed_starts, self.why = self.failed_starts + 1, describe(error)
                 continue
@@ -216,8 +219,8 @@ class Pool:
 
 
 @functools.cache
-def get(size: int, deadline_s: float, memory_bytes: int) -> Pool:
+def get(size: int, deadline_s: float, memory_bytes: int, custom: tuple[str, ...] = ()) -> Pool:
     """The pool of this process with these limits, which lives as long as the process."""
-    pool = Pool(size, deadline_s, memory_bytes)
+    pool = Pool(size, deadline_s, memory_bytes, custom)
     atexit.register(pool.close)
     return pool

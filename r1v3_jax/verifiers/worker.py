@@ -1,4 +1,4 @@
-"""One process of `pool`: python -m r1v3_jax.verifiers.worker MEMORY_BYTES DEADLINE_S
+"""One process of `pool`: python -m r1v3_jax.verifiers.worker MEMORY_BYTES DEADLINE_S FUNCTION ...
 
 Reads a JSON object a line from its standard input, which is a socket, and answers there with one.
 It imports the rules and nothing else of this program: no jax, no accelerator.
@@ -12,7 +12,7 @@ import socket
 import sys
 
 
-def main(memory_bytes: int, deadline_s: int) -> None:
+def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
     """Answers until the socket is closed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to all of a job: the step is still to be saved
     channel = socket.socket(fileno=os.dup(0))
@@ -21,8 +21,11 @@ def main(memory_bytes: int, deadline_s: int) -> None:
         os.dup2(nothing, standard)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        # expressions: now, not in the time of the first answer that needs it.
-        from r1v3_jax.verifiers import expressions, routing  # noqa: F401
+        from r1v3_jax.verifiers import custom, expressions, routing  # noqa: F401
+
+        # Now, not in the time and the memory of the first answer that needs them.
+        for name in functions:
+            custom.load(name)
     except Exception as error:
         channel.sendall(encode({"failed": f"{type(error).__name__}: {error}"[:200]}))
         return
@@ -50,4 +53,4 @@ def encode(message: dict) -> bytes:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
