@@ -126,8 +126,9 @@ class Judge:
             finally:
                 timer.cancel()
         except (OSError, http.client.HTTPException, ValueError) as error:
+            silent = late.is_set() or isinstance(error, TimeoutError)  # whose clock is the faster
             late_reply = f"no reply in {self.timeout_s:g} s"
-            raise Unavailable(late_reply if late.is_set() else describe(error)) from error
+            raise Unavailable(late_reply if silent else describe(error)) from error
         finally:
             connection.close()
         if late.is_set():
