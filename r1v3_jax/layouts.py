@@ -277,17 +277,6 @@ def read_metadata(value: dict) -> dict:
     return dict(list(small.items())[:MAX_METADATA])
 
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-
-
-def unboxed(text: str) -> str:
-    """An answer without <answer> tags and the box around it."""
-    if (tagged := _ANSWER.search(text)) is not None:
-        text = tagged[1]
-    found = set(boxes.find_boxes(text)[0])
-    return (found.pop() if len(found) == 1 else text).strip()
-
-
 def _boxed(chain: str | None) -> str:
     """What the last box of a chain of thought holds."""
     found = boxes.find_boxes(chain)[0] if chain else []

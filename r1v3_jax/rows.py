@@ -14,7 +14,7 @@ from r1v3_jax import layouts, rewards, tokens
 from r1v3_jax.images import ImageError, StoredImage, confined
 from r1v3_jax.layouts import Bad
 from r1v3_jax.types import Dropped, Example
-from r1v3_jax.verifiers import routing
+from r1v3_jax.verifiers import boxes, routing
 
 # What stands for structure in a chat, in every checkpoint of the family.
 CONTROL = (tokens.TURN_START, tokens.TURN_END, *tokens.IMAGE_TOKENS, "<|endoftext|>")
@@ -77,7 +77,7 @@ def canonical(record, schema: str = "") -> dict:
     row["id"] = layouts.read_text(row["id"], "id", 1000)
     row["source"] = layouts.read_text(row["source"], "source", 1000)
     row["question"] = layouts.read_text(row["question"], "question").strip()
-    row["answer"] = layouts.unboxed(layouts.read_text(row["answer"], "answer"))
+    row["answer"] = boxes.unboxed(layouts.read_text(row["answer"], "answer"))
     row["images"] = layouts.read_images(row["images"])
     row["before"] = layouts.read_turns(row["before"])
     row["chain"] = layouts.read_text(row["chain"], "chain")

@@ -107,6 +107,12 @@ def test_a_curriculum_by_level():
     assert len(lessons) == 20
 
 
+def test_a_curriculum_wants_an_end():
+    lessons = Curriculum(Mixture(((1, A), (1, A))), (Phase(),))
+    with pytest.raises(ValueError, match="of Mixture, which has no end: .* its own curriculum"):
+        lessons.check()
+
+
 def test_a_curriculum_by_a_number():
     """Row 0 has no difficulty: no phase that asks for one wants it."""
     lessons = Curriculum(A, (Phase(0, by="difficulty", high=0.3), Phase(6), Phase(16, ("hard",))))

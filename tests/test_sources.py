@@ -1,11 +1,12 @@
 """Questions in files: rows, their order, images that are read late, and what is refused."""
 
+import dataclasses
 import json
 
 import pytest
 from PIL import Image
 
-from r1v3_jax import data, images, pipeline
+from r1v3_jax import data, images, pipeline, sources, stores
 from r1v3_jax.config import Verify
 from r1v3_jax.presets import TINY
 from r1v3_jax.sources import Rows
@@ -122,6 +123,19 @@ def test_a_verifier_that_does_not_exist_is_named_before_a_run(tmp_path):
     source = write(tmp_path / "typo.jsonl", row, {**row, "verifier": "chioce"})
     with pytest.raises(ValueError, match="typo.jsonl, typo/2: no verifier 'chioce'; did you mean"):
         source.check()
+
+
+def test_many_sources_stay_open_and_keep_their_orders(tmp_path):
+    """As a mixture asks them, in turn: each file is opened once, each order drawn once."""
+    rows = [{"id": str(i), "question": "q", "answer": "a"} for i in range(10)]
+    many = [write(tmp_path / f"{i}.jsonl", *rows[: 4 + i // 5]) for i in range(25)]
+    many = [dataclasses.replace(one, seed=i) for i, one in enumerate(many)]
+    before = stores.cached_store.cache_info().misses, sources._order.cache_info().misses
+    for index in (0, 1, 2):
+        for one in many:
+            one(index)
+    after = stores.cached_store.cache_info().misses, sources._order.cache_info().misses
+    assert (after[0] - before[0], after[1] - before[1]) == (25, 25)
 
 
 def test_a_verifier_that_the_run_does_not_have_is_named_before_it(tmp_path):

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, layouts, rewards
+from r1v3_jax import cli, rewards
 from r1v3_jax.config import Verify
+from r1v3_jax.verifiers import boxes
 
 FILE = flags.DEFINE_string("file", None, "JSON lines to score.", required=True)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
@@ -52,7 +53,7 @@ def main():
     started = time.perf_counter()
     checks = rewards.verify_all(
         [rows[i]["completion"] for i in good],
-        [layouts.unboxed(str(rows[i]["answer"])) for i in good],
+        [boxes.unboxed(str(rows[i]["answer"])) for i in good],
         verifiers=[rows[i].get("verifier") or "" for i in good],
         questions=[rows[i].get("question") or "" for i in good],
         thinking=THINKING.value,

@@ -37,6 +37,17 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
     return [text[start:end].strip() for start, end in spans], unfinished
 
 
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def unboxed(text: str) -> str:
+    """A reference answer without <answer> tags and the box around it."""
+    if (tagged := _ANSWER.search(text)) is not None:
+        text = tagged[1]
+    found = set(find_boxes(text)[0])
+    return (found.pop() if len(found) == 1 else text).strip()
+
+
 def extract(completion: str, *, thinking: bool = True) -> str | None:
     r"""The inside of the last balanced \boxed{...} after the last </think>; None if there is none.
 
