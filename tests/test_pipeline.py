@@ -13,6 +13,7 @@ import pytest
 from tools_for_tests import run_tool
 
 from r1v3_jax import checkpoint, config_files, evaluate, hf, metrics, pipeline
+from r1v3_jax.sources import Rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,18 +126,29 @@ def test_the_distillation_tool_asks_the_teacher(finished, tmp_path):
 
 def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
     workdir, _ = finished
-    out = tmp_path / "rates.jsonl"
+    out, data = tmp_path / "rates.jsonl", tmp_path / "mine.jsonl"
+    source = config_files.load_config("digits_smoke").grpo.train
+    examples = [source(i) for i in range(3)]
+    for i, example in enumerate(examples):
+        example.images[0].save(tmp_path / f"{i}.png")
+    asked = [
+        {"id": x.id, "question": x.question, "answer": x.answer, "images": [f"{i}.png"]}
+        for i, x in enumerate(examples)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in asked))
     flags = ["--config=digits_smoke", f"--checkpoint={workdir}/cold_start/done", f"--out={out}"]
+    flags.append(f"--data={data}")
     assert (
         asks_three("pass_rates", *flags)
         == f"{out}: 3 questions; 0 always solved, 3 never, 0 between, 0 not verified\n"
     )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    source = config_files.load_config("digits_smoke").grpo.train
+    own = Rows(str(data))  # in an order of its own
     assert rows == [
-        {"index": i, "id": source(i).id, "source": "", "pass_rate": 0.0, "samples": 2}
+        {"index": i, "id": own(i).id, "source": "mine", "pass_rate": 0.0, "samples": 2}
         for i in range(3)
     ]
+    assert {row["id"] for row in rows} == {example.id for example in examples}
 
 
 def test_connector_tuning_moves_the_connector_alone(finished):
