@@ -19,6 +19,7 @@ from r1v3_jax.data import Encoder
 from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.types import Example
+from r1v3_jax.verifiers.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Filter:
         score, size = group.scores[sample], int(group.completions.lengths[sample])
         if not group.completions.ended[sample] or size > self.max_tokens:
             return "too long"
-        if score.accuracy != 1:
+        if score.verdict is not Verdict.RIGHT:
             return "wrong" if score.total is not None else "verifier failed"
         if score.format != 1:
             return "format"
@@ -75,7 +76,7 @@ def pass_rates(groups: Iterable[tuple[int, Group]]) -> list[dict]:
     """
     rows = []
     for index, group in groups:
-        right = [score.accuracy == 1 for score in group.scores if score.total is not None]
+        right = [s.verdict is Verdict.RIGHT for s in group.scores if s.total is not None]
         rate = sum(right) / len(right) if right else None
         row = {"index": index, "id": group.example.id, "source": group.example.source}
         rows.append({**row, "pass_rate": rate, "samples": len(right)})

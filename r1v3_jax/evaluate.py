@@ -11,6 +11,7 @@ from r1v3_jax.metrics import rank_correlation, wilson
 from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.tokens import Tokenizer
 from r1v3_jax.types import Example
+from r1v3_jax.verifiers.verdict import Verdict
 
 
 def sample_groups(
@@ -34,7 +35,7 @@ def accuracy(groups: list[Group]) -> dict[str, float]:
     A failed verification is not an answer: it leaves n.
     """
     scores = [s for group in groups for s in group.scores if s.total is not None]
-    mean, low, high = wilson(sum(s.accuracy == 1 for s in scores), len(scores))
+    mean, low, high = wilson(sum(s.verdict is Verdict.RIGHT for s in scores), len(scores))
     return {"mean": mean, "low": low, "high": high, "n": len(scores)}
 
 

@@ -21,6 +21,7 @@ class Score:
     """The reward of one completion, and what it is made of.
 
     total and accuracy are None after an ERROR: the caller masks the sample out of its group.
+    accuracy: 1 if the answer is right and 0 if not, or by degrees where its rule knows them.
     penalty: what `shaped` has taken off the total.
     """
 
@@ -115,7 +116,7 @@ def verify_all(
 def check_allowed(verifier: routing.Verifier, how: Verify) -> None:
     """ValueError if a row asks for what the run does not have."""
     for rule in verifier.rules:
-        if rule.name not in routing.RULES and rule.name not in how.custom:
+        if rule.name not in routing.NAMES and rule.name not in how.custom:
             raise ValueError(f"{rule.name} is not among the functions that verify.custom allows")
     if verifier.model and not how.model_url:
         raise ValueError("the row asks for a model verifier and verify.model_url is not set")
@@ -158,7 +159,7 @@ def check_gold(answer: str, verifier: str = "") -> str | None:
     except ValueError as error:
         return str(error)
     # A model says nothing before a run, and a function runs in a process.
-    if parsed.model or any(rule.name not in routing.RULES for rule in parsed.rules):
+    if parsed.model or any(rule.name not in routing.NAMES for rule in parsed.rules):
         return None
     check = routing.check(parsed.rules, answer, answer)
     return None if check.verdict is Verdict.RIGHT else f"{answer[:100]!r}: {check.reason}"
@@ -197,20 +198,16 @@ def score(
     """w accuracy + (1 - w) format, as in the report, section 3.1; by `verify`."""
     check = verify(completion, answer, thinking=thinking, verifier=verifier)
     form = format_score(completion, ended=ended, thinking=thinking)
-    return scored(check.verdict, form, accuracy_weight, check.extracted, check.reason)
+    return scored(check, form, accuracy_weight)
 
 
-def scored(
-    verdict: Verdict,
-    form: float,
-    accuracy_weight: float,
-    extracted: str | None = None,
-    reason: str = "",
-) -> Score:
+def scored(check: Check, form: float, accuracy_weight: float) -> Score:
     """The Score that a verdict and a format score make."""
-    accuracy = {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.ERROR: None}[verdict]
-    total = None if accuracy is None else accuracy_weight * accuracy + (1 - accuracy_weight) * form
-    return Score(total, accuracy, form, verdict, extracted, reason)
+    total = accuracy = None
+    if check.verdict is not Verdict.ERROR:
+        accuracy = float(check.verdict is Verdict.RIGHT) if check.credit is None else check.credit
+        total = accuracy_weight * accuracy + (1 - accuracy_weight) * form
+    return Score(total, accuracy, form, check.verdict, check.extracted, check.reason)
 
 
 def score_all(
@@ -234,7 +231,7 @@ def score_all(
         completions, ended, checks, accuracy_weight, strict=True
     ):
         form = format_score(completion, ended=bool(end), thinking=thinking)
-        out.append(scored(check.verdict, form, weight, check.extracted, check.reason))
+        out.append(scored(check, form, weight))
     return out
 
 

@@ -242,19 +242,22 @@ def my_share(count: int) -> slice:
 
 def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewards.Score]:
     """The scores of all samples in order, from each process's share. Of the others' a process
-    learns verdict and format, not what was extracted and why. weights: of accuracy, of each.
+    learns verdict, accuracy and format, not what was extracted and why. weights: of accuracy, of
+    each.
     """
     if jax.process_count() == 1:
         return mine
     verdicts, count = list(rewards.Verdict), len(weights)
-    table = np.zeros((-(-count // jax.process_count()), 2), np.float32)  # equal on all processes
+    table = np.zeros((-(-count // jax.process_count()), 3), np.float32)  # equal on all processes
     for row, score in zip(table, mine, strict=False):
-        row[:] = verdicts.index(score.verdict), score.format
+        row[:] = verdicts.index(score.verdict), score.accuracy or 0.0, score.format
     table = multihost_utils.process_allgather(table, tiled=True)[:count]
-    return [
-        rewards.scored(verdicts[int(verdict)], float(form), weight)
-        for (verdict, form), weight in zip(table, weights, strict=True)
-    ]
+    out = []
+    for (verdict, accuracy, form), weight in zip(table, weights, strict=True):
+        # As `detection.overlap` rounds: float32 holds six digits.
+        check = rewards.Check(verdicts[int(verdict)], None, "", round(float(accuracy), 6))
+        out.append(rewards.scored(check, float(form), weight))
+    return out
 
 
 def collect(

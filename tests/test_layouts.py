@@ -67,8 +67,18 @@ RECORDS = {
                           f"<answer>\n{BOX}\n</answer>".replace('"', "'"),
                           "verifier": "detection", "format_ratio": 1.0, "accuracy_ratio": 1.0}},
         {"source": "coco", "question": "<image>Which?", "images": [B],
-         "answer": BOX.replace('"', "'"), "verifier": "detection iou=dynamic",
-         "accuracy_weight": 0.5},
+         "answer": BOX.replace('"', "'"), 
+         "verifier": "overlap iou=dynamic completeness=0.0", "accuracy_weight": 0.5},
+    ),
+    "V-Triune, detection by degrees, in thousandths": (
+        "vtriune",
+        {"data_source": "coco", "prompt": ASK[1:], "images": [{"bytes": B, "path": None}],
+         "reward_model": {"ground_truth": BOX, "verifier": "detection", "format_ratio": None,
+                          "verifier_parm": {"det_verifier_normalized": True, "det_reward_ratio": {
+                              "iou_max_label_first": 1.0, "iou_max_iou_first": 0.0,
+                              "iou_completeness": 0.3, "map": 0.0, "map50": None}}}},
+        {"source": "coco", "question": "<image>Which?", "images": [B], "answer": BOX,
+         "verifier": "overlap iou=dynamic completeness=0.3"},
     ),
     "TRL, parts": (
         "trl",
@@ -188,8 +198,11 @@ def test_every_layout_has_a_record():
         ({"prompt": ASK, "reward_model": {"verifier": "clevr"}}, "verifier", "'clevr'"),
         ({"prompt": ASK, "reward_model": V_TRIUNE | {"format_ratio": "all"}}, "fields", "'all'"),
         ({"prompt": ASK, "reward_model": {
-            "verifier": "detection", "verifier_parm": {"det_verifier_normalized": True}}},
-         "verifier", "relative to the image"),
+            "verifier": "detection", "verifier_parm": {"det_reward_ratio": {"map50": 0.5}}}},
+         "verifier", "mean average precision"),
+        ({"prompt": ASK, "reward_model": {
+            "verifier": "detection", "verifier_parm": {"det_reward_ratio": {"map": "all"}}}},
+         "fields", "det_reward_ratio"),
         ({"question": "q", "answer": "a", "metadata": 3}, "fields", "metadata of type int"),
         ({"question": "q", "answer": "a", "images": [{"bytes": None}]}, "fields", "an image of"),
         ({"question": "q", "answer": "a", "images": ["data:image/png;base64,AA*="]},

@@ -364,7 +364,7 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
             assert after.rewards[g] == pytest.approx(before.rewards[g] - penalty, abs=1e-6)
     mean = np.mean([score.penalty for group in shaped for score in group.scores])
     assert rollout.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
-    failed = rewards.scored(rewards.Verdict.ERROR, 1.0, 0.8)
+    failed = rewards.scored(rewards.Check(rewards.Verdict.ERROR, None, ""), 1.0, 0.8)
     group = dataclasses.replace(plain[0], scores=[failed] * 3)
     assert np.isnan(rollout.shaped(group, config, 8).rewards).all()
 

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_layouts
 from PIL import Image
 from test_layouts import digit
 from test_shards import write_array_record, write_tar
 
-from r1v3_jax import rows, stores
+from r1v3_jax import layouts, rows, stores
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
 
@@ -125,6 +126,28 @@ def test_the_same_rows_at_every_kind_of_path(tmp_path, cache):
         source.check()
         assert sorted(int(source(i).answer) for i in range(30)) == list(range(30))
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("name", test_layouts.RECORDS)
+def test_each_layout_from_a_file(tmp_path, cache, name):
+    """As tables have them: structs for objects, and columns that only another row fills."""
+    schema, record, expected = test_layouts.RECORDS[name]
+    table, other = [record | {"later": None}, {"later": "x"}], {"question": "q", "answer": "a"}
+    paths = {"rows.parquet", "rows.jsonl"}
+    if name == "EasyR1, paths and a solution":  # a list of texts and objects is in no table
+        paths.remove("rows.parquet")
+    else:
+        write_parquet(tmp_path / "rows.parquet", table)
+    try:
+        lines = [json.dumps(row) for row in (record, other)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    except TypeError:  # bytes are not in JSON
+        paths.remove("rows.jsonl")
+    assert paths
+    for path in paths:
+        first = stores.open_store(str(tmp_path / path), cache)[0]
+        assert layouts.recognise(first) == schema
+        assert rows.canonical(first) == layouts.CANONICAL | expected
 
 
 def test_records_of_files_of_one_name_have_names_of_their_own(tmp_path):

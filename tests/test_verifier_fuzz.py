@@ -18,7 +18,7 @@ import pytest
 from r1v3_jax import rewards
 from r1v3_jax.config import Verify
 from r1v3_jax.rewards import Verdict, score_all, verify, verify_all
-from r1v3_jax.verifiers.routing import RULES
+from r1v3_jax.verifiers.routing import NAMES
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 HOW = Verify(processes=2, deadline_s=10.0, memory_gib=2.0)
@@ -174,12 +174,12 @@ def test_hostile_answers_are_wrong_at_once_and_hurt_nobody(capsys):
 
 def test_hostile_answers_as_golds_raise_nothing():
     for gold in HOSTILE:
-        for verifier in RULES:
+        for verifier in NAMES:
             checks = verify_all([boxed("7")], [gold], verifiers=[verifier], how=HOW)
             assert checks[0].verdict in (WRONG, ERROR) or gold.strip("0.") == "7", gold[:50]
 
 
-@pytest.mark.parametrize("verifier", ["", *RULES])
+@pytest.mark.parametrize("verifier", ["", *NAMES])
 def test_hostile_completions_take_linear_time(verifier):
     for piece in (r"\boxed{", r"\boxed{}", r"\boxed{7}", "{", "}", "\\", "</think>", " ", "\ud800"):
         completion = "</think>" + piece * (200_000 // len(piece)) + r"\boxed{7}"
@@ -226,11 +226,12 @@ WATCHED = """
 import json, sys
 from r1v3_jax.verifiers import routing
 golds = {"detection": "[1, 2, 3, 4]", "grid": "1 2", "number": "3.5 m", "choice": "B"}
+golds["overlap"] = golds["detection"]
 mathematics = ["7", r"2\\sqrt{3}", "y=2x+1", "1,7", r"[1,\\infty)"]
 strings = json.load(sys.stdin)
 
 def run(inside):
-    for name in routing.RULES:
+    for name in routing.NAMES:
         rules = (routing.Rule(name),)
         for gold in [golds[name]] if name in golds else mathematics:
             assert routing.check(rules, gold, inside).verdict is not routing.Verdict.RIGHT, inside

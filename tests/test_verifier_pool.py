@@ -21,7 +21,8 @@ from r1v3_jax.verifiers.routing import Rule
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 HERE = "verifier_functions_for_tests"
 FUNCTIONS = [
-    f"{HERE}:{name}" for name in "same loop abort exhaust raises prints maybe leave".split()
+    f"{HERE}:{name}"
+    for name in "same loop abort exhaust raises prints maybe leave half over".split()
 ]
 # Two processes, a short deadline: what is late here is late for ever.
 HOW = Verify(processes=2, deadline_s=5.0, memory_gib=1.0, custom=tuple(FUNCTIONS))
@@ -65,7 +66,8 @@ def test_verdicts_are_those_of_the_plain_loop():
         ("exhaust", "MemoryError"),
         ("raises", "ZeroDivisionError: division by zero"),
         ("leave", "the verifier's process died (3)"),
-        ("maybe", f"TypeError: {HERE}:maybe returned str, wanted True or False"),
+        ("maybe", f"TypeError: {HERE}:maybe returned str, wanted True, False or 0.0 to 1.0"),
+        ("over", f"ValueError: {HERE}:over returned 1.5, wanted True, False or 0.0 to 1.0"),
     ],
 )
 def test_a_process_that_fails_takes_nobody_with_it(function, reason):
@@ -75,6 +77,13 @@ def test_a_process_that_fails_takes_nobody_with_it(function, reason):
         assert checks[i].verdict is ERROR and checks[i].reason.startswith(reason), checks[i]
     others = [check for i, check in enumerate(checks) if i not in places]
     assert others == [verify(boxed(box), gold) for gold, box in ROWS]
+
+
+def test_a_function_may_give_a_part():
+    [check] = run([(f"{HERE}:half", "1", "1")])
+    assert (check.verdict, check.credit) == (WRONG, 0.5)
+    [check] = run([("overlap", "[0, 0, 1, 1]", "[0, 0, 1, 0.75]")])
+    assert (check.verdict, check.credit) == (RIGHT, 0.75)  # through the process as well
 
 
 def test_what_a_function_prints_is_no_verdict():

@@ -196,6 +196,52 @@ def test_boxes_are_matched_one_to_one():
         assert detection.difference("[0, 0, 1, 1]", text) == "no boxes"
 
 
+def test_boxes_by_degrees():
+    """V-Triune's reward, by hand: its README's rule over pairs, counts and labels."""
+
+    def worth(gold, found, **how):
+        return detection.overlap(json.dumps(gold), json.dumps(found), **how)[1]
+
+    a, b, far = [0, 0, 10, 10], [20, 0, 30, 10], [100, 100, 110, 110]
+    near = [0, 0, 10, 8]  # 0.8 of a
+    assert worth([a, b], [b, a]) == 1
+    assert worth([a, b], [b, near]) == 0.9
+    assert worth([a, b], [b, near], iou=0.85) == 0.5
+    assert worth([a, b], [b, far]) == 0.5
+    assert worth([a, b], [b]) == pytest.approx(0.5 * 0.6)  # one too few
+    assert worth([a], [a, b, far]) == pytest.approx(0.6**2)  # two too many
+    # Half is completeness: all of gold found, two of the three are right.
+    assert worth([a, b], [near, b, far], completeness=0.5) == pytest.approx(
+        (0.5 * (0.8 + 1) / 2 + 0.5 * (1 + 2 / 3) / 2) * 0.6, abs=1e-6
+    )
+    # The closest pair first, whatever the order.
+    assert worth([a], [near, a]) == worth([a], [a, near]) == 0.6
+    cat, dog = ({"bbox_2d": a, "label": label} for label in ("Cat", "dog"))
+    assert worth([cat], [dog]) == 0 and worth([cat], [{"bbox_2d": near, "label": "cat"}]) == 0.8
+    assert worth([a], "far") == worth([a], [far]) == worth([a], []) == 0
+    assert rewards.check_gold("[1, 2, 3, 4]", "overlap completeness=2")
+
+
+def test_an_answer_by_degrees_has_a_reward_between():
+    verifier = "overlap iou=dynamic completeness=0"
+    found = ["[0, 0, 100, 100]", "[0, 0, 100, 90]", "[0, 0, 100, 80]", "many"]
+    completions = [boxed(box) for box in found]
+
+    def scores(progress, verifier=verifier):
+        return rewards.score_all(
+            completions, ["[0, 0, 100, 100]"] * 4, [True] * 4,
+            accuracy_weight=0.5, verifiers=[verifier] * 4, progress=progress,
+        )  # fmt: skip
+
+    assert [score.verdict for score in scores(0.0)] == [RIGHT, RIGHT, WRONG, WRONG]
+    assert [score.accuracy for score in scores(0.0)] == [1.0, 0.9, 0.0, 0.0]
+    assert [score.total for score in scores(0.0)] == pytest.approx([1.0, 0.95, 0.5, 0.5])
+    assert [score.accuracy for score in scores(1.0)] == [1.0, 0.0, 0.0, 0.0]
+    assert [score.accuracy for score in scores(0.0, "choice|" + verifier)][:2] == [1.0, 0.9]
+    alone = rewards.score(completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap")
+    assert alone.accuracy == 0.9 and alone.verdict is RIGHT
+
+
 def test_boxes_may_be_spelled_as_python_prints_them():
     wanted = [((1.0, 2.0, 3.0, 4.0), "woman's bag")]
     box = {"bbox_2d": [1, 2, 3, 4], "label": "woman's bag"}

@@ -1,4 +1,4 @@
-"""A rule of one's own: "package.module:function", function(answer, box) -> bool.
+"""A rule of one's own: "package.module:function", function(answer, box) -> bool, or 0 to 1.
 
 It runs in a process of `pool`, with its deadline and its memory. Rows are data and choose no code:
 which functions they may name is the config's to say (`Verify.custom`).
@@ -11,17 +11,21 @@ from collections.abc import Callable
 is_name = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*").fullmatch
 
 
-def load(name: str) -> Callable[[str, str], bool]:
+def load(name: str) -> Callable[[str, str], bool | float]:
     """The function; imports its module."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
-def difference(name: str, answer: str, box: str) -> str | None:
-    """None if the function says True, a few words if it says False; TypeError for anything else,
-    and whatever it raises itself.
+def difference(name: str, answer: str, box: str) -> tuple[str | None, float | None]:
+    """None if the function says True or 1.0, else a few words; and the number, if it is one.
+
+    TypeError or ValueError for anything else, and whatever it raises itself.
     """
-    verdict = load(name)(answer, box)
-    if not isinstance(verdict, bool):
-        raise TypeError(f"{name} returned {type(verdict).__name__}, wanted True or False")
-    return None if verdict else f"as {name} says"
+    said = load(name)(answer, box)
+    if not isinstance(said, bool | float):
+        raise TypeError(f"{name} returned {type(said).__name__}, wanted True, False or 0.0 to 1.0")
+    if not 0 <= said <= 1:
+        raise ValueError(f"{name} returned {said}, wanted True, False or 0.0 to 1.0")
+    credit = None if isinstance(said, bool) else round(said, 6)
+    return None if said == 1 else f"as {name} says", credit

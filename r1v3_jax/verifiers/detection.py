@@ -5,6 +5,9 @@ Both are JSON: [x1, y1, x2, y2], a list of such, or a list of {"bbox_2d": [x1, y
 boxes match if the labels are equal (where gold
 has one) and intersection over union is at least `iou`; a box is given once however often it is
 written.
+
+`difference` is all or nothing. `overlap` is by degrees, as V-Triune's reward is (arXiv 2505.18129,
+its reward_server/verify.py): of many boxes, nobody finds all at once.
 """
 
 import json
@@ -13,6 +16,7 @@ import re
 
 MAX_TEXT = 20_000  # characters
 MAX_BOXES = 200
+NO_BOXES = "no boxes"
 
 Found = tuple[tuple[float, ...], str]
 
@@ -28,7 +32,7 @@ def difference(answer: str, box: str, *, iou: float = 0.5) -> str | None:
         raise ValueError(f"the answer {answer[:100]!r} has no boxes, such as [10, 20, 30, 40]")
     found = read(box) if len(box) <= MAX_TEXT else None
     if not found:
-        return "no boxes"
+        return NO_BOXES
     if len(found) != len(gold):
         return f"{len(found)} boxes for {len(gold)}"
     fits = [
@@ -37,6 +41,40 @@ def difference(answer: str, box: str, *, iou: float = 0.5) -> str | None:
         for where, other in found
     ]  # fmt: skip
     return None if _each_has_its_own(fits) else f"not every box matches at {iou:g}"
+
+
+def overlap(
+    answer: str, box: str, *, iou: float = 0.5, completeness: float = 0.0
+) -> tuple[str | None, float]:
+    """What is wrong with a box, as `difference` says it, and what it is worth, 0 to 1.
+
+        ((1 - c) * sum of the pairs' IoU / gold's boxes + c * (recall + precision) / 2)
+        * 0.6 ** (how many boxes too many or too few)
+
+    c: `completeness`. Pairs are made one to one, the closest first, of equal labels, at `iou` or
+    more. ValueError if `answer` holds no boxes, or c is above 1.
+    """
+    if completeness > 1:
+        raise ValueError(f"completeness={completeness:g}: wanted 0 to 1")
+    wrong = difference(answer, box, iou=iou)
+    if wrong == NO_BOXES:
+        return wrong, 0.0
+    gold, found = read(answer), read(box)
+    near = sorted(
+        (-intersection_over_union(place, where), g, f)
+        for g, (place, label) in enumerate(gold)
+        for f, (where, other) in enumerate(found)
+        if label in ("", other)
+    )
+    pairs: dict[int, int] = {}
+    total = 0.0
+    for negative, g, f in near:
+        if -negative >= iou and g not in pairs and f not in pairs.values():
+            pairs[g] = f
+            total -= negative
+    complete = (len(pairs) / len(gold) + len(pairs) / len(found)) / 2
+    worth = (1 - completeness) * total / len(gold) + completeness * complete
+    return wrong, round(worth * 0.6 ** abs(len(found) - len(gold)), 6)
 
 
 def read(text: str) -> list[Found] | None:

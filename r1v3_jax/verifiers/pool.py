@@ -187,12 +187,15 @@ class Pool:
             worker.ready, self.failed_starts = True, 0
         else:
             index, worker.index = worker.index, None
-            self._settle(index, Verdict(message["verdict"]), message["reason"])
+            said = Verdict(message["verdict"]), message["reason"], message["credit"]
+            self._settle(index, *said)
             if message["last"] or worker.items >= MAX_ITEMS:
                 self._drop(worker)
 
-    def _settle(self, index: int, verdict: Verdict, reason: str) -> None:
-        self.checks[index] = Check(verdict, self.items[index].box, reason)
+    def _settle(
+        self, index: int, verdict: Verdict, reason: str, credit: float | None = None
+    ) -> None:
+        self.checks[index] = Check(verdict, self.items[index].box, reason, credit)
 
     def _drop(self, worker: Worker, reason: str = "") -> None:
         """Ends a process. The item that it is at, if any, is an ERROR."""

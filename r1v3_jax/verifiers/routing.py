@@ -4,6 +4,7 @@
 mathematics                         the rule alone
 number relative=0.01                a rule with an argument
 detection iou=0.5                   ... iou=dynamic is V-Triune's threshold, see `detection`
+overlap iou=dynamic completeness=0.3    detection by degrees: V-Triune's reward
 my_project.checks:same_molecule     a function of one's own, see `custom`
 choice|model                        right if the rule says so OR the model verifier does
 model                               the model verifier alone
@@ -34,14 +35,21 @@ RULES = {
     "detection": detection.difference,
     "grid": grids.difference,
 }
-ARGUMENTS = {"number": ("relative", "absolute"), "detection": ("iou",)}
+# Rules by degrees: what is wrong, and what the answer is worth.
+GRADED = {"overlap": detection.overlap}
+NAMES = [*RULES, *GRADED]
+ARGUMENTS = {
+    "number": ("relative", "absolute"),
+    "detection": ("iou",),
+    "overlap": ("iou", "completeness"),
+}
 MODEL = "model"
 MAX_BOX = 20_000  # characters of what a rule looks at
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """name: of RULES, or of a function. arguments: (name, value), ..."""
+    """name: of NAMES, or of a function. arguments: (name, value), ..."""
 
     name: str
     arguments: tuple[tuple[str, float], ...] = ()
@@ -70,9 +78,9 @@ def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
 
 def _rule(text: str, progress: float) -> Rule:
     name, *words = text.split() or [""]
-    if name not in RULES and not custom.is_name(name):
-        near = difflib.get_close_matches(name, [*RULES, MODEL], 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(RULES)}, {MODEL}"
+    if name not in NAMES and not custom.is_name(name):
+        near = difflib.get_close_matches(name, [*NAMES, MODEL], 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(NAMES)}, {MODEL}"
         raise ValueError(f"no verifier {name[:100]!r}; {hint}")
     arguments = []
     for word in words:
@@ -112,26 +120,30 @@ def is_quick(rules: tuple[Rule, ...], answer: str, box: str) -> bool:
 
 
 def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
-    """RIGHT if one of the rules finds the box right; ERROR if none does and one failed.
+    """RIGHT if one of the rules finds the box right; ERROR if none does and one failed. Worth the
+    most that one of them gives.
 
     Raises nothing.
     """
     if len(box) > MAX_BOX:
         return Check(Verdict.WRONG, box, "too long")
-    reason, failed = "", False
+    reason, failed, worth = "", False, None
     for rule in rules:
         try:
             if rule.name in RULES:
-                difference = RULES[rule.name](answer, box, **dict(rule.arguments))
+                difference, credit = RULES[rule.name](answer, box, **dict(rule.arguments)), None
+            elif rule.name in GRADED:
+                difference, credit = GRADED[rule.name](answer, box, **dict(rule.arguments))
             else:
-                difference = custom.difference(rule.name, answer, box)
+                difference, credit = custom.difference(rule.name, answer, box)
         except Exception as error:  # whatever sympy raises, or somebody's function
             reason, failed = describe(error), True
             continue
         if difference is None:
-            return Check(Verdict.RIGHT, box, "equal")
+            return Check(Verdict.RIGHT, box, "equal", credit)
         reason = reason if failed else difference
-    return Check(Verdict.ERROR if failed else Verdict.WRONG, box, reason)
+        worth = credit if worth is None else max(worth, credit or 0.0)
+    return Check(Verdict.ERROR, box, reason) if failed else Check(Verdict.WRONG, box, reason, worth)
 
 
 def describe(error: BaseException) -> str:

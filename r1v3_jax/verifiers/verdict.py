@@ -14,8 +14,12 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What became of one answer. extracted: inside the last box; reason: a few words."""
+    """What became of one answer. extracted: inside the last box; reason: a few words. credit: 0 to
+    1, what the answer is worth by a rule that knows degrees; None: all if it is right, else
+    nothing.
+    """
 
     verdict: Verdict
     extracted: str | None
     reason: str
+    credit: float | None = None

@@ -43,8 +43,8 @@ def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
             check = routing.check(rules, item["answer"], item["box"])
             signal.alarm(0)
             last = check.reason.startswith("MemoryError")  # whatever is still in its memory
-            answer = {"verdict": check.verdict.value, "reason": check.reason, "last": last}
-            channel.sendall(encode(answer))
+            said = {"verdict": check.verdict.value, "reason": check.reason, "credit": check.credit}
+            channel.sendall(encode(said | {"last": last}))
 
 
 def encode(message: dict) -> bytes:
