@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from r1v3_jax import layouts, rewards, tokens
+from r1v3_jax.downloads import Downloads, is_address
 from r1v3_jax.images import ImageError, StoredImage, confined
 from r1v3_jax.layouts import Bad
 from r1v3_jax.types import Dropped, Example
@@ -22,19 +23,26 @@ DATA_URI = "data:;base64,"
 
 
 def example(
-    record, *, schema: str = "", source: str = "", id: str = "", root: str | Path | None = None
+    record,
+    *,
+    schema: str = "",
+    source: str = "",
+    id: str = "",
+    root: str | Path | None = None,
+    downloads: Downloads | None = None,
 ) -> Example:
     """The Example that a record holds; Dropped, with the reason, if it holds none.
 
     schema: of `layouts.SCHEMAS`, or recognised. source, id: where the record has none of its own.
-    root: the folder that its images are in; without one they must be in the record. Of images the
+    root: the folder that its images are in; without one they must be in the record. downloads:
+    where images may be fetched from; without it an address is refused. Of images the
     headers are read here, the pixels where an example is drawn (`feed.decoded`).
     """
     try:
         row = canonical(record, schema)
         source, id = row["source"] or source, row["id"] or id
         check(row)
-        images = tuple(_stored(image, root) for image in row["images"])
+        images = tuple(_stored(image, root, downloads) for image in row["images"])
         for image in images:
             _ = image.size  # of the header: whatever is wrong there is found now
     except Bad as error:
@@ -133,9 +141,11 @@ def _gold_problem(answer: str, verifier: str) -> str | None:
         return rewards.check_gold(answer, verifier)
 
 
-def _stored(image: str | bytes, root) -> StoredImage:
+def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImage:
     if isinstance(image, bytes):
         return StoredImage(image)
+    if downloads is not None and is_address(image):
+        return StoredImage(downloads.fetch(image))
     if root is None:
         detail = f"{image[:100]!r}: rows from there hold their images; or set root, a folder here"
         raise Bad("image_missing", detail)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from r1v3_jax import layouts, rows, stores
+from r1v3_jax.downloads import Downloads
 from r1v3_jax.shards import kind
 from r1v3_jax.types import Dropped, Example
 
@@ -55,14 +56,18 @@ class Rows:
                 digest.update(error.reason.encode())
         return f"{len(self)} rows, {digest.hexdigest()[:16]}"
 
-    def row(self, number: int) -> Example:
-        """The row that stands at a place in the files, whatever the order. Dropped if it is bad."""
+    def row(self, number: int, downloads: Downloads | None = None) -> Example:
+        """The row that stands at a place in the files, whatever the order. Dropped if it is bad.
+
+        downloads: where images may be fetched from.
+        """
         return rows.example(
             self.record(number),
             schema=self.schema,
             source=self.source,
             id=self._store.where(number),
             root=self.folder,
+            downloads=downloads,
         )
 
     def record(self, number: int) -> dict:

@@ -28,7 +28,7 @@ LAYERS = [
     "models.internvit models.qwen2",
     "models.r1v3",
     "hf_weights tokens images rewards checkpoint sampler",
-    "hf layouts",
+    "hf layouts downloads",
     "rows shards",
     "stores",
     "digits data train sources mixtures",

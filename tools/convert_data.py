@@ -6,12 +6,17 @@ PATH: as of r1v3_jax/stores.py; layouts: r1v3_jax/layouts.py. Every row comes ou
 with its images inline, in order; a row that cannot be trained on is left out and listed, with its
 reason, in DIR/drops.jsonl. Train on it with --config.grpo.train.path=DIR.
 
+Images at addresses are refused, but for those of hosts that --download names: they are fetched,
+once and here.
+
 ArrayRecord is read at random fastest and finds every flipped bit by itself; parquet is what other
 programs read, here with checksums of its pages. SHA256SUMS is over all files.
 """
 
 import collections
+import concurrent.futures
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,9 +25,10 @@ from pathlib import Path
 from absl import flags
 
 from r1v3_jax import checksums, cli, feed, hf_config, rows
+from r1v3_jax.downloads import Downloads
 from r1v3_jax.shards import EXTRA
 from r1v3_jax.sources import Rows
-from r1v3_jax.types import Dropped
+from r1v3_jax.types import Dropped, Example
 
 DATA = flags.DEFINE_string("data", None, "What to convert.", required=True)
 TO = flags.DEFINE_enum("to", "array_record", ["array_record", "parquet"], "What to write.")
@@ -31,18 +37,21 @@ SCHEMA = flags.DEFINE_string("schema", "", "The layout; empty: recognised, row b
 ROOT = flags.DEFINE_string("root", "", "The folder of the images; empty: of the files.")
 NAME = flags.DEFINE_string("name", "", "The data set's, for rows that do not say; empty: PATH's.")
 SHARD_MB = flags.DEFINE_integer("shard_mb", 256, "Size of a shard, which is held in memory.", 1)
+DOWNLOAD = flags.DEFINE_list("download", [], "Hosts that images may be fetched from.")
+THREADS = flags.DEFINE_integer("threads", 0, "That read rows; 0: one a core, 16 to download.", 0)
 CACHE = flags.DEFINE_string("cache", "", "For copies of remote files, and of parquet as Arrow.")
 
 
 def main():
     out = hf_config.empty_directory(OUT.value)
+    downloads = Downloads(tuple(DOWNLOAD.value)) if DOWNLOAD.value else None
     source = Rows(DATA.value, SCHEMA.value, ROOT.value, NAME.value, cache=CACHE.value).open()
     layouts = ", ".join(f"{name} {count}" for name, count in source.recognised().items())
     print(f"{DATA.value}: {len(source):,} rows; layouts of some: {layouts}")
     partial = hf_config.partial_directory(out)
     reasons, written, shards = collections.Counter(), 0, 0
     with open(partial / "drops.jsonl", "w", encoding="utf-8") as drops:
-        good = good_rows(source, reasons, drops)
+        good = good_rows(source, reasons, drops, downloads)
         for shards, chunk in enumerate(chunks(good, SHARD_MB.value * 10**6), start=1):
             WRITERS[TO.value](partial / f"rows-{shards - 1:05}.{TO.value}", chunk)
             written += len(chunk)
@@ -55,15 +64,17 @@ def main():
     print(f"{out}: {written:,} rows in {shards} shards of {TO.value}; {dropped}")
 
 
-def good_rows(source: Rows, reasons: collections.Counter, drops) -> Iterator[dict]:
+def good_rows(
+    source: Rows, reasons: collections.Counter, drops, downloads: Downloads | None
+) -> Iterator[dict]:
     """The rows that can be trained on, their images decoded once to see that they can be. The
     others are counted, and written to the file `drops`.
     """
     seen = collections.defaultdict(set)  # of each source and id, what the rows are
-    for number in range(len(source)):
+    for number, example in enumerate(ahead(source, downloads)):
         try:
-            example = source.row(number)
-            feed.decoded(example)
+            if isinstance(example, Dropped):
+                raise example
             row, same = rows.inline(example), seen[example.source, example.id]
             content = hashlib.sha256(rows.dumps(row).encode()).digest()
             if content in same:
@@ -77,6 +88,28 @@ def good_rows(source: Rows, reasons: collections.Counter, drops) -> Iterator[dic
         same.add(content)
         # Several questions about one picture may share its id.
         yield row if len(same) == 1 else row | {"id": f"{example.id}#{len(same)}"}
+
+
+def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropped]:
+    """All rows in order, decoded to see that they can be; threads are at those that come next."""
+    threads = THREADS.value or (16 if downloads else os.cpu_count() or 1)
+
+    def read(number: int) -> Example | Dropped:
+        try:
+            example = source.row(number, downloads)
+            feed.decoded(example)
+        except Dropped as dropped:
+            return dropped
+        return example
+
+    numbers, waiting = iter(range(len(source))), collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for number in itertools.islice(numbers, 4 * threads):
+            waiting.append(pool.submit(read, number))
+        while waiting:
+            yield waiting.popleft().result()
+            for number in itertools.islice(numbers, 1):
+                waiting.append(pool.submit(read, number))
 
 
 def chunks(good: Iterator[dict], limit: int) -> Iterator[list[dict]]:
