@@ -5,6 +5,8 @@ that the user has named, also by a redirect.
 """
 
 import dataclasses
+import http.client
+import string
 import time
 import urllib.error
 import urllib.parse
@@ -43,6 +45,7 @@ class Downloads:
         "image_path" for another host, "image_size", "image_missing".
         """
         self.check(address)
+        address = urllib.parse.quote(address, safe=string.punctuation)  # a space, an umlaut
         opener = urllib.request.build_opener(_Redirects(self))
         request = urllib.request.Request(address, headers={"User-Agent": "r1v3_jax"})
         for tried in range(1, TRIES + 1):
@@ -52,8 +55,10 @@ class Downloads:
             except ImageError:
                 raise
             except Exception as error:  # of the network, or of a server that speaks no HTTP
-                gone = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
-                if tried == TRIES or (gone and error.code not in (408, 429)):
+                final = isinstance(error, (ValueError, http.client.InvalidURL))
+                if isinstance(error, urllib.error.HTTPError):
+                    final = 400 <= error.code < 500 and error.code not in (408, 429)
+                if tried == TRIES or final:
                     text = f"{address[:200]!r}: got {error!r}, wanted a file; drop the row"
                     raise ImageError(text, "image_missing") from error
                 time.sleep(2.0 ** (tried - 1))
@@ -81,6 +86,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, request, file, code, message, headers, address):
         self.downloads.check(address)
+        file.close()  # or urllib reads what comes with it, however much
         return super().redirect_request(request, file, code, message, headers, address)
 
 

@@ -32,7 +32,8 @@ def sample_groups(
 def accuracy(groups: list[Group]) -> dict[str, float]:
     """{mean, low, high, n}: the share of right answers with its 95% interval (Wilson).
 
-    A failed verification is not an answer: it leaves n.
+    A failed verification is not an answer: it leaves n. Right is a verdict: what a rule by degrees
+    gives for an answer that is not counts in rewards, and not here.
     """
     scores = [s for group in groups for s in group.scores if s.total is not None]
     mean, low, high = wilson(sum(s.verdict is Verdict.RIGHT for s in scores), len(scores))

@@ -124,9 +124,12 @@ def _vtriune(record: dict) -> dict:
     if None not in ratios and sum(ratios) > 0:
         row["accuracy_weight"] = ratios[0] / sum(ratios)
     if verifier == "detection":
-        # det_verifier_normalized says that boxes are in thousandths of the image. They are taken as
-        # they stand: in what they are measured is between the data and the model.
-        ratio = parameters.get("det_reward_ratio") if isinstance(parameters, dict) else None
+        parameters = parameters if isinstance(parameters, dict) else {}
+        if parameters.get("det_verifier_normalized"):
+            # Gold is in thousandths of the image. V-Triune takes answers in pixels and turns them
+            # into those; here an answer is compared as it stands: InternVL writes thousandths.
+            row["metadata"]["det_verifier_normalized"] = True
+        ratio = parameters.get("det_reward_ratio")
         return row | {"verifier": f"overlap iou=dynamic completeness={_completeness(ratio)}"}
     if verifier != "mathverify":
         raise Bad("verifier", f"{verifier!r}; V-Triune has mathverify and detection")
@@ -135,14 +138,16 @@ def _vtriune(record: dict) -> dict:
 
 def _completeness(ratio) -> float:
     """Its share of V-Triune's detection reward. The two ways to pair boxes that its data can weigh
-    are one here, as they agree where labels do.
+    are one here: the closest first, of equal labels.
     """
     ratio = {} if ratio is None else ratio
     if not isinstance(ratio, dict) or not all(x is None or is_number(x) for x in ratio.values()):
         raise Bad("fields", f"det_reward_ratio is {str(ratio)[:100]}")
     if any(ratio.get(name) for name in ("map", "map50", "map75")):
         raise Bad("verifier", "det_reward_ratio asks for mean average precision; IoU is to be had")
-    return float(ratio.get("iou_completeness") or 0.0)
+    if not 0 <= (completeness := float(ratio.get("iou_completeness") or 0.0)) <= 1:
+        raise Bad("fields", f"iou_completeness is {completeness:g}, wanted 0 to 1")
+    return completeness
 
 
 def _trl(record: dict) -> dict:

@@ -109,7 +109,8 @@ def verify_all(
     if asked:
         judgements = endpoint(how).judge_all(list(asked.values()))
         for i, check in zip(asked, judgements, strict=True):
-            checks[i] = check
+            wrong = check.verdict is Verdict.WRONG  # what a function of one's own gave stays
+            checks[i] = dataclasses.replace(check, credit=checks[i].credit) if wrong else check
     return checks
 
 

@@ -144,8 +144,8 @@ def _gold_problem(answer: str, verifier: str) -> str | None:
 def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImage:
     if isinstance(image, bytes):
         return StoredImage(image)
-    if downloads is not None and is_address(image):
-        return StoredImage(downloads.fetch(image))
+    if downloads is not None and is_address(image.strip()):
+        return StoredImage(downloads.fetch(image.strip()))
     if root is None:
         detail = f"{image[:100]!r}: rows from there hold their images; or set root, a folder here"
         raise Bad("image_missing", detail)

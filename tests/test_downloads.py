@@ -33,12 +33,13 @@ def server():
             if self.path == "/moved":
                 self.send_response(302)
                 self.send_header("Location", "/7.png")
+                self.send_header("Content-Length", "1000")  # and none of them: nobody waits for it
             elif self.path == "/elsewhere":  # the same machine under another name
                 self.send_response(302)
                 self.send_header("Location", f"http://localhost:{self.server.server_port}/7.png")
             elif self.path == "/busy" and asked.count("/busy") < 3:
                 self.send_response(503)
-            elif self.path in ("/7.png", "/busy", "/short", "/large"):
+            elif self.path in ("/7.png", "/7%20%C3%BC.png", "/busy", "/short", "/large"):
                 data = digit(7) if self.path != "/large" else bytes(downloads.MAX_BYTES + 1)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data) + (self.path == "/short")))
@@ -65,9 +66,9 @@ def no_waiting(monkeypatch):
 
 def test_a_file_is_fetched_also_where_it_has_moved_to_and_from_a_busy_server(server):
     address, asked = server
-    for path in ("/7.png", "/moved", "/busy"):
+    for path in ("/7.png", "/7 ü.png", "/moved", "/busy"):
         assert HERE.fetch(address + path) == digit(7)
-    assert asked == ["/7.png", "/moved", "/7.png", "/busy", "/busy", "/busy"]
+    assert asked == ["/7.png", "/7%20%C3%BC.png", "/moved", "/7.png", "/busy", "/busy", "/busy"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_host_is_a_name():
 
 def test_only_converting_downloads(server, tmp_path):
     address, asked = server
-    names = ["7.png", "none", "elsewhere", "7.png"]
+    names = ["7.png", "none", "elsewhere", "7.png "]
     lines = [
         {"id": str(i), "question": "Which?", "answer": "7", "images": [f"{address}/{name}"]}
         for i, name in enumerate(names)

@@ -78,7 +78,8 @@ RECORDS = {
                               "iou_max_label_first": 1.0, "iou_max_iou_first": 0.0,
                               "iou_completeness": 0.3, "map": 0.0, "map50": None}}}},
         {"source": "coco", "question": "<image>Which?", "images": [B], "answer": BOX,
-         "verifier": "overlap iou=dynamic completeness=0.3"},
+         "verifier": "overlap iou=dynamic completeness=0.3",
+         "metadata": {"det_verifier_normalized": True}},
     ),
     "TRL, parts": (
         "trl",
@@ -203,6 +204,10 @@ def test_every_layout_has_a_record():
         ({"prompt": ASK, "reward_model": {
             "verifier": "detection", "verifier_parm": {"det_reward_ratio": {"map": "all"}}}},
          "fields", "det_reward_ratio"),
+        ({"prompt": ASK, "reward_model": {
+            "verifier": "detection", "verifier_parm": {"det_reward_ratio": {
+                "iou_completeness": 2}}}},
+         "fields", "iou_completeness is 2"),
         ({"question": "q", "answer": "a", "metadata": 3}, "fields", "metadata of type int"),
         ({"question": "q", "answer": "a", "images": [{"bytes": None}]}, "fields", "an image of"),
         ({"question": "q", "answer": "a", "images": ["data:image/png;base64,AA*="]},

@@ -349,6 +349,31 @@ def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
         np.testing.assert_allclose(group.rewards, weight)
 
 
+def test_scores_of_other_processes_are_the_same(monkeypatch):
+    """Two processes, the second with fewer: all totals, also those between, are kept."""
+    right, wrong, error = rewards.Verdict
+    checks = [
+        rewards.Check(right, "7", "equal", 0.912346), rewards.Check(wrong, "8", "another", 0.1),
+        rewards.Check(error, "9", "late"), rewards.Check(right, "7", "equal"),
+        rewards.Check(wrong, "8", "another"),
+    ]  # fmt: skip
+    weights = [0.8, 0.5, 0.8, 0.25, 1.0]
+    scores = [rewards.scored(check, 1.0, w) for check, w in zip(checks, weights, strict=True)]
+    tables = []
+
+    def gather(table, tiled):
+        tables.append(np.array(table))
+        return np.concatenate(tables)
+
+    monkeypatch.setattr(rollout.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(rollout.multihost_utils, "process_allgather", gather)
+    with contextlib.suppress(ValueError):  # the rest is not there yet
+        rollout.gather_scores(scores[:3], weights)
+    found = rollout.gather_scores(scores[3:], weights)
+    for mine, theirs in zip(scores, found, strict=True):
+        assert theirs == dataclasses.replace(mine, extracted=None, reason="")
+
+
 def test_penalties_come_off_the_rewards_of_training(setup, reader):
     """Cut off at the limit: the whole punishment; an error stays one."""
     sampler, model = setup

@@ -66,8 +66,8 @@ def test_verdicts_are_those_of_the_plain_loop():
         ("exhaust", "MemoryError"),
         ("raises", "ZeroDivisionError: division by zero"),
         ("leave", "the verifier's process died (3)"),
-        ("maybe", f"TypeError: {HERE}:maybe returned str, wanted True, False or 0.0 to 1.0"),
-        ("over", f"ValueError: {HERE}:over returned 1.5, wanted True, False or 0.0 to 1.0"),
+        ("maybe", f"TypeError: {HERE}:maybe returned str, wanted True, False or 0 to 1"),
+        ("over", f"ValueError: {HERE}:over returned 1.5, wanted True, False or 0 to 1"),
     ],
 )
 def test_a_process_that_fails_takes_nobody_with_it(function, reason):
@@ -82,6 +82,8 @@ def test_a_process_that_fails_takes_nobody_with_it(function, reason):
 def test_a_function_may_give_a_part():
     [check] = run([(f"{HERE}:half", "1", "1")])
     assert (check.verdict, check.credit) == (WRONG, 0.5)
+    [check] = run([(f"{HERE}:half", "1", "all")])
+    assert (check.verdict, check.credit) == (RIGHT, 1)
     [check] = run([("overlap", "[0, 0, 1, 1]", "[0, 0, 1, 0.75]")])
     assert (check.verdict, check.credit) == (RIGHT, 0.75)  # through the process as well
 

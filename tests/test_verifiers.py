@@ -192,7 +192,15 @@ def test_boxes_are_matched_one_to_one():
     assert difference([a], [[0, 0, 10, 4.9]], iou=0.5) is not None
     for bad in ([10, 0, 0, 10], [0, 0, 0, 10], [0, 0, 10], ["0", 0, 1, 1], [True, 0, 10, 10], {}):
         assert difference([a], bad) in ("no boxes", "0 boxes for 1")
-    for text in ("NaN", "[0, 0, NaN, 1]", "[0, 0, 1e999, 1]", "[" * 9999, "[0,0,1,1" * 99, "null"):
+    for text in (
+        "NaN",
+        f"[0, 0, 1{'0' * 400}, 1]",
+        "[0, 0, NaN, 1]",
+        "[0, 0, 1e999, 1]",
+        "[" * 9999,
+        "[0,0,1,1" * 99,
+        "null",
+    ):
         assert detection.difference("[0, 0, 1, 1]", text) == "no boxes"
 
 
@@ -238,6 +246,12 @@ def test_an_answer_by_degrees_has_a_reward_between():
     assert [score.total for score in scores(0.0)] == pytest.approx([1.0, 0.95, 0.5, 0.5])
     assert [score.accuracy for score in scores(1.0)] == [1.0, 0.0, 0.0, 0.0]
     assert [score.accuracy for score in scores(0.0, "choice|" + verifier)][:2] == [1.0, 0.9]
+    for both in ("overlap iou=0.5|detection iou=0.5", "detection iou=0.5|overlap iou=0.5"):
+        assert [score.accuracy for score in scores(0.0, both)] == [1.0, 1.0, 1.0, 0.0]
+    both = "overlap iou=0.85|overlap iou=0.5"  # the second gives more
+    assert [score.accuracy for score in scores(0.0, both)] == [1.0, 0.9, 0.8, 0.0]
+    with pytest.raises(ValueError, match="overlap has degrees"):
+        routing.parse("overlap|model")
     alone = rewards.score(completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap")
     assert alone.accuracy == 0.9 and alone.verdict is RIGHT
 

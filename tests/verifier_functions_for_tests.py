@@ -42,7 +42,7 @@ def prints(answer, box):
 
 
 def half(answer, box):
-    return 0.5 if box else 1.0
+    return 1 if box == "all" else 0.5
 
 
 def over(answer, box):

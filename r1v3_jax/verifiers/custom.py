@@ -18,14 +18,14 @@ def load(name: str) -> Callable[[str, str], bool | float]:
 
 
 def difference(name: str, answer: str, box: str) -> tuple[str | None, float | None]:
-    """None if the function says True or 1.0, else a few words; and the number, if it is one.
+    """None if the function says True or 1, else a few words; and the number, if it is one.
 
     TypeError or ValueError for anything else, and whatever it raises itself.
     """
     said = load(name)(answer, box)
-    if not isinstance(said, bool | float):
-        raise TypeError(f"{name} returned {type(said).__name__}, wanted True, False or 0.0 to 1.0")
+    if not isinstance(said, bool | int | float):
+        raise TypeError(f"{name} returned {type(said).__name__}, wanted True, False or 0 to 1")
     if not 0 <= said <= 1:
-        raise ValueError(f"{name} returned {said}, wanted True, False or 0.0 to 1.0")
-    credit = None if isinstance(said, bool) else round(said, 6)
-    return None if said == 1 else f"as {name} says", credit
+        raise ValueError(f"{name} returned {said:g}, wanted True, False or 0 to 1")
+    worth = round(float(said), 6)
+    return None if worth == 1 else f"as {name} says", None if isinstance(said, bool) else worth

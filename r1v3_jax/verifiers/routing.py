@@ -73,6 +73,10 @@ def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
     parts = [part.strip() for part in text.split("|")] if text.strip() else ["mathematics"]
     with_model = MODEL in parts or (model and not text.strip())
     rules = tuple(_rule(part, progress) for part in parts if part != MODEL)
+    if with_model and (graded := next((r.name for r in rules if r.name in GRADED), None)):
+        raise ValueError(
+            f"{graded} has degrees, which a model does not know; leave one of them out"
+        )
     return Verifier(rules, with_model)
 
 
@@ -127,7 +131,7 @@ def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
     """
     if len(box) > MAX_BOX:
         return Check(Verdict.WRONG, box, "too long")
-    reason, failed, worth = "", False, None
+    reason, failed, right, worth = "", False, False, None
     for rule in rules:
         try:
             if rule.name in RULES:
@@ -139,10 +143,14 @@ def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
         except Exception as error:  # whatever sympy raises, or somebody's function
             reason, failed = describe(error), True
             continue
-        if difference is None:
-            return Check(Verdict.RIGHT, box, "equal", credit)
+        if difference is None and credit is None:
+            return Check(Verdict.RIGHT, box, "equal")
+        right = right or difference is None
         reason = reason if failed else difference
-        worth = credit if worth is None else max(worth, credit or 0.0)
+        if credit is not None:
+            worth = credit if worth is None else max(worth, credit)
+    if right:
+        return Check(Verdict.RIGHT, box, "equal", worth)
     return Check(Verdict.ERROR, box, reason) if failed else Check(Verdict.WRONG, box, reason, worth)
 
 
