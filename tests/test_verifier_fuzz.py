@@ -3,6 +3,7 @@
 The full counts (10,000 malformed answers) run with --slow.
 """
 
+import dataclasses
 import json
 import os
 import random
@@ -280,8 +281,11 @@ def test_injected_code_touches_no_file_process_or_socket(tmp_path):
 def test_injected_code_makes_this_process_do_nothing_either():
     """The pool is up: from then on it neither starts nor opens anything."""
     texts = [boxed(inside) for inside in INJECTIONS]
-    verify_all([boxed(r"\sqrt{2}+1")] * 2, [r"1+\sqrt{2}"] * 2, how=HOW)
-    before = [worker.process.pid for worker in rewards.processes(HOW).workers]
+    # A pool of its own: processes of one that has done much would be replaced on the way.
+    how = dataclasses.replace(HOW, deadline_s=HOW.deadline_s + 1)
+    verify_all([boxed(r"\sqrt{2}+1"), boxed(r"\sqrt{3}+1")], [r"1+\sqrt{2}"] * 2, how=how)
+    before = [worker.process.pid for worker in rewards.processes(how).workers]
+    assert len(before) == how.processes == 2
     events, active = [], True
 
     def audit(event, arguments):  # cannot be taken off again
@@ -290,11 +294,11 @@ def test_injected_code_makes_this_process_do_nothing_either():
             events.append((event, repr(arguments)[:200]))
 
     sys.addaudithook(audit)
-    checks = verify_all(texts, [r"2\sqrt{3}"] * len(texts), how=HOW)
+    checks = verify_all(texts, [r"2\sqrt{3}"] * len(texts), how=how)
     active = False
     assert {check.verdict for check in checks} == {WRONG}
     assert events == []
-    assert [worker.process.pid for worker in rewards.processes(HOW).workers] == before
+    assert [worker.process.pid for worker in rewards.processes(how).workers] == before
 
 
 def test_the_source_has_no_way_to_execute_text():
