@@ -44,8 +44,8 @@ class Downloads:
         """The file at an address, at most MAX_BYTES of it. ImageError if it is not to be had:
         "image_path" for another host, "image_size", "image_missing".
         """
-        self.check(address)
         address = urllib.parse.quote(address, safe=string.punctuation)  # a space, an umlaut
+        self.check(address)
         opener = urllib.request.build_opener(_Redirects(self))
         request = urllib.request.Request(address, headers={"User-Agent": "r1v3_jax"})
         for tried in range(1, TRIES + 1):

@@ -312,10 +312,7 @@ def confined(root: str | os.PathLike, name: str) -> Path:
         plain = decoded
     wanted = "a path below the data's folder"
     if plain.startswith("//") or _SCHEME.match(plain.strip()):
-        change = (
-            "training downloads nothing: store the file, or its bytes in the row, or, of http, "
-        )
-        change += "let tools/convert_data.py --download=HOST do it"
+        change = "store the file, or have tools/convert_data.py --download=HOST do it"
         raise _image_error(repr(name[:200]), "an address", wanted, change, "image_path")
     parts = re.split(r"[/\\]", plain)
     if ".." in parts or "\\" in plain or _CONTROL.search(plain) or plain.startswith("~"):

@@ -136,20 +136,6 @@ def _vtriune(record: dict) -> dict:
     return row | {"verifier": "mathematics"}
 
 
-def _completeness(ratio) -> float:
-    """Its share of V-Triune's detection reward. The two ways to pair boxes that its data can weigh
-    are one here: the closest first, of equal labels.
-    """
-    ratio = {} if ratio is None else ratio
-    if not isinstance(ratio, dict) or not all(x is None or is_number(x) for x in ratio.values()):
-        raise Bad("fields", f"det_reward_ratio is {str(ratio)[:100]}")
-    if any(ratio.get(name) for name in ("map", "map50", "map75")):
-        raise Bad("verifier", "det_reward_ratio asks for mean average precision; IoU is to be had")
-    if not 0 <= (completeness := float(ratio.get("iou_completeness") or 0.0)) <= 1:
-        raise Bad("fields", f"iou_completeness is {completeness:g}, wanted 0 to 1")
-    return completeness
-
-
 def _trl(record: dict) -> dict:
     turns = _first(record, "messages", "prompt")
     turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
@@ -230,6 +216,20 @@ def is_number(value) -> bool:
     return (whole and not isinstance(value, bool)) or (
         isinstance(value, float) and math.isfinite(value)
     )
+
+
+def _completeness(ratio) -> float:
+    """Its share of V-Triune's detection reward. The two ways to pair boxes that its data can weigh
+    are one here: the closest first, of equal labels.
+    """
+    ratio = {} if ratio is None else ratio
+    if not isinstance(ratio, dict) or not all(x is None or is_number(x) for x in ratio.values()):
+        raise Bad("fields", f"det_reward_ratio is {str(ratio)[:100]}")
+    if any(ratio.get(name) for name in ("map", "map50", "map75")):
+        raise Bad("verifier", "det_reward_ratio asks for mean average precision; IoU is to be had")
+    if not 0 <= (completeness := float(ratio.get("iou_completeness") or 0.0)) <= 1:
+        raise Bad("fields", f"iou_completeness is {completeness:g}, wanted 0 to 1")
+    return completeness
 
 
 def _dialogue(turns) -> dict:

@@ -67,7 +67,7 @@ RECORDS = {
                           f"<answer>\n{BOX}\n</answer>".replace('"', "'"),
                           "verifier": "detection", "format_ratio": 1.0, "accuracy_ratio": 1.0}},
         {"source": "coco", "question": "<image>Which?", "images": [B],
-         "answer": BOX.replace('"', "'"), 
+         "answer": BOX.replace('"', "'"),
          "verifier": "overlap iou=dynamic completeness=0.0", "accuracy_weight": 0.5},
     ),
     "V-Triune, detection by degrees, in thousandths": (

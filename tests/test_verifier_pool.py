@@ -1,5 +1,6 @@
 """The processes that verify: whatever happens to one, the others' verdicts are as without it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -86,6 +87,17 @@ def test_a_function_may_give_a_part():
     assert (check.verdict, check.credit) == (RIGHT, 1)
     [check] = run([("overlap", "[0, 0, 1, 1]", "[0, 0, 1, 0.75]")])
     assert (check.verdict, check.credit) == (RIGHT, 0.75)  # through the process as well
+
+
+def test_a_part_outlasts_a_model_that_says_no(monkeypatch):
+    class Judge:
+        def judge_all(self, asked):
+            return [rewards.Check(WRONG if box == "1" else RIGHT, box, "") for *_, box in asked]
+
+    monkeypatch.setattr(rewards, "endpoint", lambda how: Judge())
+    how = dataclasses.replace(HOW, model_url="http://localhost:1/v1", model_name="judge")
+    checks = run([(f"{HERE}:half|model", "1", "1"), (f"{HERE}:half|model", "1", "2")], how)
+    assert [(check.verdict, check.credit) for check in checks] == [(WRONG, 0.5), (RIGHT, None)]
 
 
 def test_what_a_function_prints_is_no_verdict():

@@ -205,7 +205,7 @@ def test_boxes_are_matched_one_to_one():
 
 
 def test_boxes_by_degrees():
-    """V-Triune's reward, by hand: its README's rule over pairs, counts and labels."""
+    """By hand, from the formula in its docstring."""
 
     def worth(gold, found, **how):
         return detection.overlap(json.dumps(gold), json.dumps(found), **how)[1]
