@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import urllib.parse
 from collections.abc import Callable
@@ -142,6 +143,9 @@ class GRPO:
     length_limits: tuple[tuple[int, int], ...] = ()
     slots: int = 0  # decode slots; 0: one for each sample
     tiles: int = 32  # tile slots of a step: its images are encoded once to sample, once to learn
+    # Smaller (max_prompt_tokens, tiles), rising: a step whose prompts all fit into one is padded to
+    # that. The programs of each are compiled when it first comes up.
+    buckets: tuple[tuple[int, int], ...] = ()
     temperature: float = 1.0
     accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
     shaping: Shaping = Shaping()
@@ -215,6 +219,14 @@ class GRPO:
                 f"GRPO.prompts x group_size = {samples} samples must divide into accumulate = "
                 f"{self.accumulate} parts"
             )
+        sizes = (*self.buckets, (self.max_prompt_tokens, self.tiles))
+        for small, large in itertools.pairwise(sizes):
+            if not (0 < small[0] < large[0] and 0 <= small[1] <= large[1]):
+                raise ValueError(
+                    f"GRPO.buckets: (prompt tokens, tiles) must rise, the tokens strictly, up to "
+                    f"max_prompt_tokens and tiles = {sizes[-1]}; {tuple(small)} stands before "
+                    f"{tuple(large)}"
+                )
         for start, tokens in self.length_limits:
             if not 0 < tokens <= self.max_completion_tokens:
                 raise ValueError(
@@ -341,7 +353,7 @@ class Health:
 # Fields of a stage that may change between the parts of a run: where and how often, not what.
 FREE = {
     SFT: {"checkpoint_every"},
-    GRPO: {"checkpoint_every", "rollouts_every", "accumulate", "prompt_parts", "slots"},
+    GRPO: {"checkpoint_every", "rollouts_every", "accumulate", "prompt_parts", "slots", "buckets"},
 }
 
 
@@ -454,6 +466,8 @@ class Run:
         self._splits(named, rows // parts, "data fsdp")
         if self.model.vision is not None:
             self._splits(f"{name}.tiles", stage.tiles, "data fsdp tensor")
+            for _, tiles in getattr(stage, "buckets", ()):
+                self._splits(f"{name}.buckets: tiles", tiles, "data fsdp tensor")
             if isinstance(stage, SFT):
                 named = f"{name}.tiles / {name}.accumulate"
                 self._splits(named, stage.tiles // parts, "data fsdp tensor")

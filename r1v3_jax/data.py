@@ -278,12 +278,26 @@ def split(batch, parts: int):
 
 
 def prompt_batch(
-    encoded: list[Encoded], encoder: Encoder, *, max_prompt_tokens: int, tiles: int
+    encoded: list[Encoded],
+    encoder: Encoder,
+    *,
+    max_prompt_tokens: int,
+    tiles: int,
+    buckets: tuple[tuple[int, int], ...] = (),
 ) -> PromptBatch:
-    """Prompts as arrays of one padded length; ValueError for one that is too long."""
+    """Prompts as arrays of one padded length, the shortest that will do; ValueError for one that is
+    too long.
+
+    buckets: smaller sizes than (max_prompt_tokens, tiles), rising. Each is a program of its own.
+    """
     for one in encoded:
         tokens.check_prompt_length(len(one.tokens), max_prompt_tokens)
-    shape = (len(encoded), max_prompt_tokens)
+    longest, count = max(len(one.tokens) for one in encoded), sum(len(one.tiles) for one in encoded)
+    length, tiles = next(
+        (size for size in buckets if longest <= size[0] and count <= size[1]),
+        (max_prompt_tokens, tiles),
+    )
+    shape = (len(encoded), length)
     ids = np.full(shape, encoder.tokenizer.pad_token_id, np.int32)
     index, at = np.full(shape, -1, np.int32), 0
     for row, one in enumerate(encoded):

@@ -246,7 +246,7 @@ _stopped = threading.Event()
 
 def _scheduled(out: Path, name: str) -> dict | None:
     """What the compiler has written of the scheduled program, once it is all there."""
-    function = name.rpartition("/")[2].removeprefix("probe_")
+    function = programs.Program.function(name.rpartition("/")[2])
     stem = f"*.jit_{function}.*after_optimizations"
     hlo = sorted(out.glob(f"{stem}.txt"))
     report = sorted(out.glob(f"{stem}-memory-usage-report.txt"))

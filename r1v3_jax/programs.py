@@ -28,8 +28,8 @@ from r1v3_jax.types import Batch, PolicyBatch, PromptBatch, SampleRows
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """name: of the jitted function; use: what it is for, where it is compiled twice; calls: a step
-    of its stage makes of it; trips: of its loop whose end depends on data, at most (1 where there
+    """name: of the jitted function; use: what it is for, size: of the prompts, where it is compiled
+    more than once; calls: a full step of its stage makes of it; trips: of its loop whose end depends on data, at most (1 where there
     is none), and what one is; resident: bytes on a chip meanwhile that it is not given; given:
     those of its arguments, which may lie beside other programs.
     """
@@ -37,6 +37,7 @@ class Program:
     name: str
     lower: Callable[[], jax.stages.Lowered]
     use: str = ""
+    size: str = ""
     calls: int = 1
     trips: int = 1
     trip: str = ""
@@ -45,7 +46,13 @@ class Program:
 
     @property
     def label(self) -> str:
-        return f"{self.use}_{self.name}" if self.use else self.name
+        name = f"{self.use}_{self.name}" if self.use else self.name
+        return f"{name}@{self.size}" if self.size else name
+
+    @staticmethod
+    def function(label: str) -> str:
+        """The name of the jitted function of a label."""
+        return label.partition("@")[0].removeprefix("probe_")
 
 
 def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -79,35 +86,44 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     optimizer, update = grpo.make_update(stage)
     state = _state(model, optimizer, train.trainable(stage.trainable), mesh)
     scored = grpo.needs_old_logprobs(stage)
-    batch, policy = (
-        on_mesh(policy_batch_of(config.model, stage, **columns), config, mesh)
-        for columns in ({}, {"old": scored, "ref": bool(stage.kl_coef)})
-    )
+    columns = {"old": scored, "ref": bool(stage.kl_coef)}
     weights = shard_bytes(model)
     reference = weights if stage.kl_coef else 0
     kept = shard_bytes(state) + reference
     how = Sampling(stage.max_completion_tokens, stage.temperature, banned=banned)
-    prompts = {"max_prompt_tokens": stage.max_prompt_tokens, "resident": kept}
-    out = _of_rollout(
-        config, mesh, how,
-        prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=stage.tiles,
-        **prompts,
-    )  # fmt: skip
-    # The next rollout, if it is begun before this update.
-    ahead = out[-1].given if stage.off_policy_steps else 0
-    if stage.evaluate_every:  # `grpo.Prober`
-        probe = _of_rollout(config, mesh, how, **_batch_of(config.evaluate), **prompts)
-        out += [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
-    if scored:
-        lower = _in(
-            mesh, lambda: grpo.score.lower(model, batch, stage.temperature, stage.prompt_parts)
-        )
-        calls = 2 if stage.kl_coef else 1
-        out.append(Program("score", lower, calls=calls, resident=kept - weights + ahead, **loop))
-    lower = _in(mesh, lambda: update.lower(state, policy))
-    calls = stage.updates_per_rollout
-    return [*out, Program("update", lower, calls=calls, resident=reference + ahead, **loop)]
+
+    def of_size(length: int, tiles: int) -> list[Program]:
+        out = _of_rollout(
+            config, mesh, how,
+            prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=tiles,
+            max_prompt_tokens=length, resident=kept,
+        )  # fmt: skip
+        # The next rollout, if it is begun before this update.
+        ahead = out[-1].given if stage.off_policy_steps else 0
+        if scored:
+            batch = on_mesh(policy_batch_of(config.model, stage, length, tiles), config, mesh)
+            how_scored = stage.temperature, stage.prompt_parts
+            lower = _in(mesh, lambda: grpo.score.lower(model, batch, *how_scored))
+            calls, beside = 2 if stage.kl_coef else 1, kept - weights + ahead
+            out.append(Program("score", lower, calls=calls, resident=beside, **loop))
+        policy = policy_batch_of(config.model, stage, length, tiles, **columns)
+        policy = on_mesh(policy, config, mesh)
+        lower = _in(mesh, lambda: update.lower(state, policy))
+        calls, beside = stage.updates_per_rollout, reference + ahead
+        return [*out, Program("update", lower, calls=calls, resident=beside, **loop)]
+
+    out = of_size(stage.max_prompt_tokens, stage.tiles)
+    if stage.evaluate_every:  # `grpo.Prober`
+        probe = _of_rollout(
+            config, mesh, how, **_batch_of(config.evaluate),
+            max_prompt_tokens=stage.max_prompt_tokens, resident=kept,
+        )  # fmt: skip
+        out[-1:-1] = [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
+    for length, tiles in stage.buckets:  # the weights are laid out once
+        small = of_size(length, tiles)[1:]
+        out += [dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small]
+    return out
 
 
 def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -211,9 +227,17 @@ def prompt_batch_of(config: ModelConfig, prompts: int, length: int, tiles: int) 
 
 
 def policy_batch_of(
-    config: ModelConfig, stage: GRPO, *, old: bool = False, ref: bool = False
+    config: ModelConfig,
+    stage: GRPO,
+    length: int,
+    tiles: int,
+    *,
+    old: bool = False,
+    ref: bool = False,
 ) -> PolicyBatch:
-    """The shapes of what `rollout.policy_batch` makes on the current mesh."""
+    """The shapes of what `rollout.policy_batch` makes on the current mesh, of prompts padded to
+    `length` tokens, with `tiles` tile slots.
+    """
     full = np.full((stage.prompts, stage.group_size), stage.max_completion_tokens)
     plan = rollout.pack(full, stage)
     ints, floats = (jax.ShapeDtypeStruct(plan.shape, x) for x in (jnp.int32, jnp.float32))
@@ -228,9 +252,7 @@ def policy_batch_of(
         old_logprobs=floats if old else None,
         ref_logprobs=floats if ref else None,
     )
-    prompts = prompt_batch_of(
-        config, stage.prompts * plan.copies, stage.max_prompt_tokens, stage.tiles
-    )
+    prompts = prompt_batch_of(config, stage.prompts * plan.copies, length, tiles)
     return PolicyBatch(prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32))
 
 

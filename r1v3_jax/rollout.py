@@ -59,12 +59,28 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
-    """A rollout under way; see `Sampler.looks`. drawn: what it took of a reader."""
+    """A rollout under way; see `Sampler.looks`. length: to which its prompts are padded; drawn: what
+    it took of a reader.
+    """
 
     examples: list[Example]
     encoded: list[Encoded]
+    length: int
     looks: Iterator
     drawn: Drawn = Drawn(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The groups of one step, what they took of the reader, and counts for the log. lengths: to
+    which the prompts of each pass were padded; ahead: the next rollout, if it was begun.
+    """
+
+    groups: list[Group]
+    drawn: Drawn
+    counts: dict[str, float]
+    lengths: list[int]
+    ahead: Flight | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +95,7 @@ class Sampler:
     verify: Verify = Verify()
     data: Data = Data()
     slots: int = 0  # samples decoded at a time; 0: all
+    buckets: tuple[tuple[int, int], ...] = ()  # see `data.prompt_batch`
 
     def reader(self, source: Callable[[int], Example], prompts: int) -> Reader:
         """The good rows of a source, `prompts` of which are sampled from at a time. Not for
@@ -111,11 +128,12 @@ class Sampler:
         """Sends the devices to sample, and does not wait for them."""
         encoded = [self.encoder.prompt(example) for example in examples]
         prompts = prompt_batch(
-            encoded, self.encoder, max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles
-        )
+            encoded, self.encoder,
+            max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles, buckets=self.buckets,
+        )  # fmt: skip
         looks = self.looks(model, prompts, key, limit)
         next(looks)
-        return Flight(examples, encoded, looks)
+        return Flight(examples, encoded, prompts.tokens.shape[1], looks)
 
     def finish(
         self,
@@ -271,9 +289,9 @@ def collect(
     *,
     flight: Flight | None = None,
     then: Callable[[], Flight] | None = None,
-) -> tuple[list[Group], Drawn, dict[str, float], Flight | None]:
-    """P groups for one step, what they took of the reader, counts, and what `then` has begun: it is
-    called as soon as the devices are done. flight: this rollout, if it was begun so.
+) -> Collected:
+    """P groups for one step. `then` begins the next rollout, as soon as the devices are done;
+    flight: this one, if it was begun so.
 
     With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
     as refills last (dynamic sampling); what is still missing is filled up with groups without
@@ -282,23 +300,24 @@ def collect(
     decoding, begun = None, []
     kept: list[Group] = []
     idle: list[Group] = []
-    passes, drawn = 0, Drawn(reader.cursor)
-    while len(kept) < config.prompts and passes <= config.refills:
+    lengths, drawn = [], Drawn(reader.cursor)
+    while len(kept) < config.prompts and len(lengths) <= config.refills:
         if flight is None:
             decoding = decoding or for_decoding(model)
-            flight = begin(sampler, decoding, reader, key, config, limit, passes)
+            flight = begin(sampler, decoding, reader, key, config, limit, len(lengths))
         groups = sampler.finish(
             flight, accuracy_weight=config.accuracy_weight, progress=progress,
             meanwhile=lambda: then and begun.append(then()),
         )  # fmt: skip
+        lengths.append(flight.length)
         drawn, flight = drawn.then(flight.drawn), None
-        passes += 1
         for group in (shaped(group, config, limit) for group in groups):
             (kept if group.has_signal or not config.refills else idle).append(group)
     seen = len(kept) + len(idle)
     without = sum(not group.has_signal for group in kept) + len(idle)
-    stats = {"frac_reward_zero_std": without / seen, "rollout_passes": passes}
-    return (kept + idle)[: config.prompts], drawn, stats, begun[0] if begun else None
+    counts = {"frac_reward_zero_std": without / seen, "rollout_passes": len(lengths)}
+    groups = (kept + idle)[: config.prompts]
+    return Collected(groups, drawn, counts, lengths, begun[0] if begun else None)
 
 
 def begin(
@@ -370,7 +389,7 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
         out["sampler_logprobs"][at] = group.completions.logprobs[g, :size]
     prompts = prompt_batch(
         [group.prompt for group in groups], encoder,
-        max_prompt_tokens=config.max_prompt_tokens, tiles=config.tiles,
+        max_prompt_tokens=config.max_prompt_tokens, tiles=config.tiles, buckets=config.buckets,
     )  # fmt: skip
     again = {
         name: np.repeat(x, plan.copies, axis=0)

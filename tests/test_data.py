@@ -201,6 +201,27 @@ def test_prompts_are_padded_on_the_right(encoder):
     assert index == [list(range(4)), list(range(4, 12)), []]
 
 
+def test_prompts_are_padded_to_the_first_bucket_they_fit(encoder):
+    """Lengths 48 and more, one tile; two tiles; none."""
+    encoded = [encoder.prompt(source(i)) for i in (0, 2, 3)]
+    longest = max(len(one.tokens) for one in encoded)
+    how = {"max_prompt_tokens": 120, "tiles": 5}
+
+    def padded(of, *buckets):
+        batch = data.prompt_batch(of, encoder, buckets=buckets, **how)
+        return batch.tokens.shape[1], batch.tiles.shape[1]
+
+    assert padded(encoded, (longest, 3), (110, 4)) == (longest, 3)
+    assert padded(encoded, (longest - 1, 3), (110, 4)) == (110, 4)
+    assert padded(encoded, (longest, 2), (110, 3)) == (110, 3)
+    assert padded(encoded, (longest, 2), (110, 2)) == (120, 5)
+    small = data.prompt_batch(encoded, encoder, buckets=((longest, 3),), **how)
+    large = data.prompt_batch(encoded, encoder, **how)
+    np.testing.assert_array_equal(small.tokens, large.tokens[:, :longest])
+    np.testing.assert_array_equal(small.image_index, large.image_index[:, :longest])
+    np.testing.assert_array_equal(small.tiles[:, :3][0], large.tiles[:, :3][0])
+
+
 def test_what_does_not_fit_is_refused(encoder):
     none = Data(max_drop_fraction=0.0)
     with pytest.raises(feed.TooManyDropped, match="1 too_long.* tokens, room for 10"):

@@ -91,6 +91,18 @@ REFUSED = {
         lambda: changed(tiles=500),
         "grpo.tiles = 500 does not split over data x fsdp x tensor = 128 .*; 512 would do",
     ),
+    "a bucket's tiles that do not split": (
+        lambda: changed(buckets=((1024, 100),)),
+        "grpo.buckets: tiles = 100 does not split over data x fsdp x tensor = 128 .*; 128 would do",
+    ),
+    "buckets that do not rise": (
+        lambda: changed(buckets=((2048, 256), (1024, 256))),
+        r"GRPO.buckets: .* must rise, .* = \(4096, 512\); \(2048, 256\) stands before \(1024, 256\)",
+    ),
+    "a bucket that is the whole": (
+        lambda: changed(buckets=((4096, 256),)),
+        r"must rise, the tokens strictly, .*; \(4096, 256\) stands before \(4096, 512\)",
+    ),
     "slots that do not split": (
         lambda: changed(slots=100),
         r"grpo.slots = 100 does not split over data = 16 of mesh \(16, 4, 2\); 112 would do",

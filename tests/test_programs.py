@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import pytest
 
@@ -21,8 +22,9 @@ def config():
         pipeline=("cold_start", "grpo"),
         cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
         grpo=dataclasses.replace(
-            smoke.grpo, steps=1, updates_per_rollout=2, evaluate_every=1, slots=6
-        ),
+            smoke.grpo, steps=2, updates_per_rollout=2, evaluate_every=1, slots=6,
+            buckets=((24, 4),),  # the prompts of step 0 have up to 25 tokens, of step 1 up to 23
+        ),  # fmt: skip
         evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=(), slots=4),
         mesh=(2, 2, 1),
     )
@@ -60,6 +62,10 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
 
         monkeypatch.setattr(stage, "make_update", watched_update)
     pipeline.run(config, tmp_path, quiet=True)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if line["stage"] == "grpo"]
+    assert [line["prompts/padded_length"] for line in steps] == [26, 24]
+    assert json.loads((tmp_path / "summary.json").read_text())["compiles_after_warmup"] == 0
     monkeypatch.undo()
 
     tokenizer = pipeline.make_encoder(config, tmp_path / "tokenizer").tokenizer

@@ -217,21 +217,22 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     def then():
         return rollout.begin(sampler, r1v3.for_decoding(state.model), examples, key, *where)
 
-    groups, drawn, _, ahead = rollout.collect(
+    first = rollout.collect(
         sampler, state.model, examples, jax.random.key(0), *where, then=then
     )
-    assert drawn.cursor == 4
-    batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
+    assert first.drawn.cursor == 4
+    batch = rollout.policy_batch(first.groups, CONFIG, sampler.encoder)
     batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
     weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
     state, _ = update(state, dataclasses.replace(batch, rows=weights))
-    groups, drawn, _, ahead = rollout.collect(
-        sampler, state.model, examples, jax.random.key(9), *where, flight=ahead
+    second = rollout.collect(
+        sampler, state.model, examples, jax.random.key(9), *where, flight=first.ahead
     )
-    assert host(groups) == expected and drawn.cursor == 8 and ahead is None
+    assert host(second.groups) == expected
+    assert second.drawn.cursor == 8 and second.ahead is None
     new = rollout.begin(sampler, r1v3.for_decoding(state.model), reader(4), key, *where)
     moved = [group.completions.logprobs for group in sampler.finish(new)]
-    stayed = [group.completions.logprobs for group in groups]
+    stayed = [group.completions.logprobs for group in second.groups]
     assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
 
 
@@ -241,10 +242,10 @@ def test_the_next_rollout_is_begun_once(setup, reader):
     banned = (*sampler.sampling.banned, sampler.encoder.tokenizer.end_token_id)
     sampler = dataclasses.replace(sampler, sampling=Sampling(max_tokens=8, banned=banned))
     begun = []
-    *_, ahead = rollout.collect(
+    found = rollout.collect(
         sampler, model, reader(), jax.random.key(0), CONFIG, 8, then=lambda: begun.append(1) or 7
     )
-    assert begun == [1] and ahead == 7
+    assert begun == [1] and found.ahead == 7
 
 
 def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, reader):
@@ -260,15 +261,30 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, rea
 
     monkeypatch.setattr(rewards, "score_all", score_all)  # the verifier is not what is tested
     config = dataclasses.replace(CONFIG, refills=2)
-    kept, drawn, stats, _ = rollout.collect(
-        sampler, model, reader(), jax.random.key(0), config, 8
-    )  # fmt: skip
-    assert [int(group.example.id) for group in kept] == [1, 3, 5, 7]
-    assert drawn.cursor == 8 and stats == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
-    kept, drawn, stats, _ = rollout.collect(
-        sampler, model, reader(), jax.random.key(0), CONFIG, 8
-    )  # fmt: skip
-    assert [int(group.example.id) for group in kept] == [0, 1, 2, 3] and drawn.cursor == 4
+    found = rollout.collect(sampler, model, reader(), jax.random.key(0), config, 8)
+    assert [int(group.example.id) for group in found.groups] == [1, 3, 5, 7]
+    assert found.drawn.cursor == 8 and found.lengths == [100, 100]
+    assert found.counts == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
+    found = rollout.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
+    assert [int(group.example.id) for group in found.groups] == [0, 1, 2, 3]
+    assert found.drawn.cursor == 4
+
+
+def test_a_bucket_changes_no_sample(setup, reader):
+    """Four prompts padded to 100 tokens, and to the first bucket that they fit."""
+    sampler, model = setup
+    buckets = ((20, 4), (90, 4), (95, 4))
+    found = []
+    for how, length in ((CONFIG, 100), (dataclasses.replace(CONFIG, buckets=buckets), 90)):
+        mine = dataclasses.replace(sampler, buckets=how.buckets)
+        made = rollout.collect(mine, model, reader(), jax.random.key(0), how, 8)
+        batch = rollout.policy_batch(made.groups, how, sampler.encoder)
+        assert made.lengths == [length] and batch.prompts.tokens.shape[1] == length
+        found.append(made.groups)
+    for large, small in zip(*found, strict=True):
+        np.testing.assert_array_equal(small.completions.tokens, large.completions.tokens)
+        a, b = small.completions.logprobs, large.completions.logprobs
+        np.testing.assert_allclose(a, b, atol=1e-5)  # sums in another order
 
 
 def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
@@ -286,16 +302,16 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
         then = functools.partial(
             rollout.begin, sampler, r1v3.for_decoding(model), examples, jax.random.key(1), CONFIG, 8
         )
-        groups, drawn, _, ahead = rollout.collect(
+        first = rollout.collect(
             sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then
         )
-        assert [group.example.id for group in groups] == ["0", "3", "4", "5"]
-        assert drawn.cursor == 6 and [drop["index"] for drop in drawn.drops] == [1, 2]
-        after, later, _, _ = rollout.collect(
-            sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=ahead
+        assert [group.example.id for group in first.groups] == ["0", "3", "4", "5"]
+        assert first.drawn.cursor == 6 and [x["index"] for x in first.drawn.drops] == [1, 2]
+        later = rollout.collect(
+            sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=first.ahead
         )
-    assert [group.example.id for group in after] == ["7", "8", "9", "10"]
-    assert later.cursor == 11 and [drop["index"] for drop in later.drops] == [6]
+    assert [group.example.id for group in later.groups] == ["7", "8", "9", "10"]
+    assert later.drawn.cursor == 11 and [x["index"] for x in later.drawn.drops] == [6]
 
 
 def test_the_accuracy_of_each_source_written_out(setup, groups):
@@ -379,8 +395,10 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
     sampler, model = setup
     shaping = Shaping(overlong=0.5, overlong_tokens=2, repetition=1.0, repetition_ngram=1)
     config = dataclasses.replace(CONFIG, shaping=shaping)
-    plain, *_ = rollout.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
-    shaped, *_ = rollout.collect(sampler, model, reader(), jax.random.key(0), config, 8)
+    plain, shaped = (
+        rollout.collect(sampler, model, reader(), jax.random.key(0), how, 8).groups
+        for how in (CONFIG, config)
+    )
     for before, after in zip(plain, shaped, strict=True):
         for g, size in enumerate(before.completions.lengths):
             ids = before.completions.tokens[g, :size].tolist()

@@ -149,6 +149,7 @@ CASES = {
     "the tower is frozen": ({"aggregation": "token", "accumulate": 2}, "llm+connector"),
     "the connector alone": ({"aggregation": "constant", "accumulate": 4}, "connector"),
     "prompts in parts": ({"accumulate": 3, "prompt_parts": 4}, "all"),
+    "padded to a bucket": ({"max_prompt_tokens": 40, "tiles": 16, "buckets": ((S, 8),)}, "all"),
     "one sample at a time, corrected": ({"accumulate": 24, "importance_cap": 1.05}, "llm"),
 }
 

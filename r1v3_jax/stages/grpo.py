@@ -75,7 +75,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.off_policy_steps and not loop.is_saved(step):
                 then = functools.partial(begin, step + 1, state.model)
             with timer("rollout"), ledger.reading(step):
-                groups, drawn, counts, ahead = rollout.collect(
+                collected = rollout.collect(
                     sampler,
                     state.model,
                     reader,
@@ -86,9 +86,14 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     flight=ahead,
                     then=then,
                 )
+                groups, drawn, ahead = collected.groups, collected.drawn, collected.ahead
                 ledger.add(step, drawn.drops)
                 host_batch = rollout.policy_batch(groups, config, context.encoder)
-                counts["rows/busy"] = rollout.busy(host_batch)
+                padded = host_batch.prompts.tokens.shape[1]
+                counts = collected.counts | {
+                    "rows/busy": rollout.busy(host_batch),
+                    "prompts/padded_length": padded,
+                }
                 batch = data.place(host_batch, rules, mesh)
             metrics = {}
             if problem := rollout.not_finite(groups):
@@ -123,8 +128,11 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 metrics["eval/accuracy"] = measured["accuracy"]["mean"]
                 metrics["eval/critical_entropy"] = measured["critical_entropy"]
             loop.log(step, metrics)
+            sampled_at = {*collected.lengths, *([ahead.length] if ahead else [])}
             context.compiles.after(
-                f"{name}/step", *[f"{name}/probe"] * ("eval/accuracy" in metrics)
+                *[f"{name}/rollout/{length}" for length in sampled_at],
+                f"{name}/update/{padded}",
+                *[f"{name}/probe"] * ("eval/accuracy" in metrics),
             )
             if config.rollouts_every and step % config.rollouts_every == 0:
                 write_jsonl(
@@ -252,6 +260,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
         verify=context.run.verify,
         data=context.run.data,
         slots=config.slots,
+        buckets=config.buckets,
     )
 
 
@@ -270,6 +279,7 @@ class Prober:
             group_size=1,
             slots=self.config.slots,
             tiles=self.config.tiles,
+            buckets=(),
         )
 
     def measure(self, model: R1V3) -> dict:
