@@ -163,6 +163,9 @@ class GRPO:
     # that are an update old; `importance_cap` corrects for it.
     off_policy_steps: int = 0
     importance_cap: float = 0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
+    # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
+    # half the bytes of its weights. `importance_cap` corrects for it.
+    rollout_int8: bool = False
     # Micro-batches that the samples of a step are cut into. A micro-batch has room for prompts x
     # group_size / accumulate samples of full length; shorter ones are packed, and micro-batches
     # that stay empty are not run.
@@ -208,6 +211,11 @@ class GRPO:
             raise ValueError(
                 f"GRPO.off_policy_steps = 1 wants refills = 0, not {self.refills}, and an "
                 f"importance_cap, not {self.importance_cap}; 2.0 would do"
+            )
+        if self.rollout_int8 and not self.importance_cap:
+            raise ValueError(
+                "GRPO.rollout_int8 samples from a slightly other policy than the one that learns, "
+                "and wants an importance_cap, not 0; 2.0 would do"
             )
         samples = self.prompts * self.group_size
         if self.slots > samples:

@@ -372,9 +372,19 @@ class _Program:
         for user in ops.values():
             for i, name in enumerate(user.operands):
                 if name == value.name:
-                    renamed = user.opcode == "bitcast"
+                    renamed = user.opcode == "bitcast" or self.retiled(user)
                     total += self.used(user, ops) if renamed else self.read(user, i, ops)
         return total
+
+    def retiled(self, op: hlo.Op) -> bool:
+        """Whether an op inside a fusion only reads its operand in other tiles, in its place: so
+        8-bit numbers come to a matmul.
+        """
+        made = {x.opcode for x in self.callee(op).values()}
+        return "output_to_operand_aliasing={{}: (0, {})}" in op.text and made == {
+            "parameter",
+            "copy",
+        }
 
     def written(self, op: hlo.Op, ops: hlo.Ops) -> float:
         """Bytes that an op writes: of an update in place, only the update."""

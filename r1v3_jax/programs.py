@@ -28,10 +28,11 @@ from r1v3_jax.types import Batch, PolicyBatch, PromptBatch, SampleRows
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """name: of the jitted function; use: what it is for, size: of the prompts, where it is compiled
-    more than once; calls: a full step of its stage makes of it; trips: of its loop whose end depends on data, at most (1 where there
-    is none), and what one is; resident: bytes on a chip meanwhile that it is not given; given:
-    those of its arguments, which may lie beside other programs.
+    """name: of the jitted function; use: what it is for, and size: of its prompts, where it is
+    compiled more than once; calls: a step of full size makes of it; trips: of its loop whose end
+    depends on data, at most (1 where there is none), and what one is; resident: bytes on a chip
+    meanwhile that it is not given; given: those of its arguments, which may lie beside other
+    programs.
     """
 
     name: str
@@ -97,7 +98,7 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         out = _of_rollout(
             config, mesh, how,
             prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=tiles,
-            max_prompt_tokens=length, resident=kept,
+            max_prompt_tokens=length, resident=kept, int8=stage.rollout_int8,
         )  # fmt: skip
         # The next rollout, if it is begun before this update.
         ahead = out[-1].given if stage.off_policy_steps else 0
@@ -119,7 +120,9 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             config, mesh, how, **_batch_of(config.evaluate),
             max_prompt_tokens=stage.max_prompt_tokens, resident=kept,
         )  # fmt: skip
-        out[-1:-1] = [dataclasses.replace(p, use="probe", calls=0) for p in probe[1:]]
+        # A probe is of the weights as they are.
+        probe = probe if stage.rollout_int8 else probe[1:]
+        out[-1:-1] = [dataclasses.replace(p, use="probe", calls=0) for p in probe]
     for length, tiles in stage.buckets:  # the weights are laid out once
         small = of_size(length, tiles)[1:]
         out += [dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small]
@@ -158,11 +161,14 @@ def _of_rollout(
     max_prompt_tokens: int,
     tiles: int,
     resident: int,
+    int8: bool = False,
 ) -> list[Program]:
     """`rollout.Sampler.looks`, program by program, beside `resident` bytes."""
     trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
     compute = r1v3.decode_compute(config.compute)
+    weights = jax.eval_shape(lambda w: r1v3.reshard(w, compute, int8), trained)
     model = r1v3.abstract(config.model, compute, mesh)
+    model = nnx.merge(nnx.graphdef(model), concrete(weights, mesh))
     with_images = config.model.vision is not None
     batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
     batch = _placed(batch, data.specs(batch, compute.rules), mesh)
@@ -176,7 +182,7 @@ def _of_rollout(
     )
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
-    reshard = _in(mesh, lambda: r1v3.reshard.lower(trained, compute))
+    reshard = _in(mesh, lambda: r1v3.reshard.lower(trained, compute, int8))
     out = [Program("reshard", reshard, resident=resident - shard_bytes(trained))]
     if with_images:
         lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))

@@ -59,8 +59,8 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
-    """A rollout under way; see `Sampler.looks`. length: to which its prompts are padded; drawn: what
-    it took of a reader.
+    """A rollout under way; see `Sampler.looks`. length: to which its prompts are padded; drawn:
+    what it took of a reader.
     """
 
     examples: list[Example]
@@ -303,7 +303,7 @@ def collect(
     lengths, drawn = [], Drawn(reader.cursor)
     while len(kept) < config.prompts and len(lengths) <= config.refills:
         if flight is None:
-            decoding = decoding or for_decoding(model)
+            decoding = decoding or for_decoding(model, int8=config.rollout_int8)
             flight = begin(sampler, decoding, reader, key, config, limit, len(lengths))
         groups = sampler.finish(
             flight, accuracy_weight=config.accuracy_weight, progress=progress,

@@ -97,7 +97,7 @@ REFUSED = {
     ),
     "buckets that do not rise": (
         lambda: changed(buckets=((2048, 256), (1024, 256))),
-        r"GRPO.buckets: .* must rise, .* = \(4096, 512\); \(2048, 256\) stands before \(1024, 256\)",
+        r"GRPO.buckets: .* = \(4096, 512\); \(2048, 256\) stands before \(1024, 256\)",
     ),
     "a bucket that is the whole": (
         lambda: changed(buckets=((4096, 256),)),
@@ -114,6 +114,10 @@ REFUSED = {
     "more slots than samples": (
         lambda: changed(slots=1040),
         "GRPO.slots is 1040; it must be at most prompts x group_size = 1024",
+    ),
+    "eight bits without a correction": (
+        lambda: changed(rollout_int8=True),
+        "GRPO.rollout_int8 samples from .* wants an importance_cap, not 0; 2.0 would do",
     ),
     "fewer slots than none": (lambda: changed(slots=-1), "GRPO.slots is -1; it must be >= 0"),
     "more slots than questions": (

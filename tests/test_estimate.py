@@ -156,6 +156,36 @@ def test_of_a_stack_only_the_layer_is_read_and_written():
     assert not run(entry, SLICED).copies
 
 
+EIGHT_BITS = """
+%tiles (in: s8[64,1024,1024]) -> s8[64,1024,1024] {
+  %in = s8[64,1024,1024]{2,1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %out = s8[64,1024,1024]{2,1,0:T(8,128)(4,1)} copy(%in)
+}
+
+%cut (stack: s8[64,1024,1024], layer: s32[]) -> bf16[1024,1024] {
+  %stack = s8[64,1024,1024]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %again = s8[64,1024,1024]{2,1,0:T(8,128)(4,1)} fusion(%stack), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiles
+  %layer = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = s8[1,1024,1024]{2,1,0} dynamic-slice(%again, %layer, %zero, %zero), dynamic_slice_sizes={1,1024,1024}
+  %wide = bf16[1,1024,1024]{2,1,0} convert(%one)
+  ROOT %row = bf16[1024,1024]{1,0} bitcast(%wide)
+}
+"""  # noqa: E501
+
+
+def test_a_layer_in_eight_bits_is_read_in_eight_bits():
+    """The compiler gives the numbers other tiles on their way into a matmul; nothing is copied."""
+    entry = """
+        %stack = s8[64,1024,1024]{2,1,0} parameter(0)
+        %layer = s32[]{:S(6)} parameter(1)
+        %one = bf16[1024,1024]{1,0} fusion(%stack, %layer), kind=kLoop, calls=%cut
+    """
+    assert run(entry, EIGHT_BITS).hbm_bytes == (1 + 2) * 1024 * 1024
+    moved = EIGHT_BITS.replace("output_to_operand_aliasing={{}: (0, {})}, ", "")
+    assert run(entry, moved).hbm_bytes == (64 + 2) * 1024 * 1024  # a copy that is one
+
+
 def test_copies_are_listed():
     result = run("""
         %x = bf16[64,1024,1024]{2,1,0} parameter(0)

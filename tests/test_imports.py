@@ -24,7 +24,7 @@ LAYERS = [
     "types presets hf_config config_files",
     "hf_files checksums",
     "models.layers",
-    "models.decode_kernels",
+    "models.decode_kernels models.int8",
     "models.internvit models.qwen2",
     "models.r1v3",
     "hf_weights tokens images rewards checkpoint sampler",

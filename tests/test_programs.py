@@ -22,7 +22,13 @@ def config():
         pipeline=("cold_start", "grpo"),
         cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
         grpo=dataclasses.replace(
-            smoke.grpo, steps=2, updates_per_rollout=2, evaluate_every=1, slots=6,
+            smoke.grpo,
+            steps=2,
+            updates_per_rollout=2,
+            evaluate_every=1,
+            slots=6,
+            rollout_int8=True,
+            importance_cap=2.0,
             buckets=((24, 4),),  # the prompts of step 0 have up to 25 tokens, of step 1 up to 23
         ),  # fmt: skip
         evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=(), slots=4),

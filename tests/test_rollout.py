@@ -217,9 +217,7 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     def then():
         return rollout.begin(sampler, r1v3.for_decoding(state.model), examples, key, *where)
 
-    first = rollout.collect(
-        sampler, state.model, examples, jax.random.key(0), *where, then=then
-    )
+    first = rollout.collect(sampler, state.model, examples, jax.random.key(0), *where, then=then)
     assert first.drawn.cursor == 4
     batch = rollout.policy_batch(first.groups, CONFIG, sampler.encoder)
     batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
@@ -302,9 +300,7 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
         then = functools.partial(
             rollout.begin, sampler, r1v3.for_decoding(model), examples, jax.random.key(1), CONFIG, 8
         )
-        first = rollout.collect(
-            sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then
-        )
+        first = rollout.collect(sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then)
         assert [group.example.id for group in first.groups] == ["0", "3", "4", "5"]
         assert first.drawn.cursor == 6 and [x["index"] for x in first.drawn.drops] == [1, 2]
         later = rollout.collect(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1v3_jax.model_config import Compute, TextConfig
-from r1v3_jax.models import decode_kernels
+from r1v3_jax.models import decode_kernels, int8
 from r1v3_jax.models.layers import (
     LANES,
     NEVER,
@@ -147,6 +147,7 @@ class Qwen2(nnx.Module):
         return jnp.dtype(self.compute.dtype)
 
     def gather(self, weights):
+        weights = int8.whole(weights, self.dtype)
         return gather(weights, self.compute.rules.text_gather, self.dtype)
 
     def embed(self, tokens: jax.Array) -> jax.Array:

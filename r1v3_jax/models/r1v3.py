@@ -25,6 +25,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 
 from r1v3_jax.model_config import Compute, ModelConfig
+from r1v3_jax.models.int8 import is_matrix, quantised
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.qwen2 import Cache, PromptCache, Qwen2
@@ -175,16 +176,18 @@ def abstract(config: ModelConfig, compute: Compute, mesh=None) -> R1V3:
     return model if mesh is None else with_shardings(model, compute.rules, mesh)
 
 
-def for_decoding(model: R1V3) -> R1V3:
-    """The same weights in the computation's dtype, laid out by the DECODE table.
+def for_decoding(model: R1V3, *, int8: bool = False) -> R1V3:
+    """The same weights in the computation's dtype, laid out by the DECODE table; with `int8` the
+    language model's matrices in 8 bits, its embedding and head not.
 
     In TRAIN's layout every decoded token would gather the language model's weights. Arrays move
     between devices, never through the host; where nothing changes they are shared with `model`.
     """
     compute = decode_compute(model.compute)
     weights = nnx.state(model)
-    if compute.param_dtype != model.compute.param_dtype or not jax.sharding.get_mesh().empty:
-        weights = reshard(weights, compute)
+    on_mesh = not jax.sharding.get_mesh().empty
+    if int8 or on_mesh or compute.param_dtype != model.compute.param_dtype:
+        weights = reshard(weights, compute, int8)
     return nnx.merge(nnx.graphdef(_described(model.config, compute)), weights)
 
 
@@ -193,16 +196,27 @@ def decode_compute(compute: Compute) -> Compute:
     return dataclasses.replace(compute, rules=DECODE, param_dtype=compute.dtype)
 
 
-@functools.partial(jax.jit, static_argnames="compute")
-def reshard(weights: nnx.State, compute: Compute) -> nnx.State:
-    """The weights in the layout and the dtype that `compute` says."""
+@functools.partial(jax.jit, static_argnames=("compute", "int8"))
+def reshard(weights: nnx.State, compute: Compute, int8: bool = False) -> nnx.State:
+    """The weights in the layout and the dtype that `compute` says; int8: see `for_decoding`."""
 
-    def move(_, variable):
-        weight = variable.get_value().astype(compute.param_dtype)
-        for rules in (BETWEEN, compute.rules):
-            spec = rules.spec(*variable.axes)
-            weight = weight if spec is None else jax.reshard(weight, spec)
-        return variable.replace(weight)
+    def move(path, variable):
+        weight, axes = variable.get_value(), variable.axes
+        if int8 and path[:2] == ("language", "blocks") and is_matrix(axes):
+            weight = quantised(weight, axes)
+        else:
+            weight = weight.astype(compute.param_dtype)
+
+        def moved(array):
+            # A scale is whole along the axes over which its matrix is summed.
+            sizes = zip(axes, array.shape, strict=True)
+            named = [axis if size > 1 else None for axis, size in sizes]
+            for rules in (BETWEEN, compute.rules):
+                spec = rules.spec(*named)
+                array = array if spec is None else jax.reshard(array, spec)
+            return array
+
+        return variable.replace(jax.tree.map(moved, weight))
 
     return nnx.map_state(move, weights)
 

@@ -58,7 +58,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
 
     def begin(step: int, model: R1V3) -> rollout.Flight:
         key, limit = context.key("rollout", step), config.length_limit(step)
-        return rollout.begin(sampler, for_decoding(model), reader, key, config, limit)
+        model = for_decoding(model, int8=config.rollout_int8)
+        return rollout.begin(sampler, model, reader, key, config, limit)
 
     ahead = None  # the next step's rollout, if it is under way
 

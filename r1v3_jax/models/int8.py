@@ -1,0 +1,50 @@
+"""Matrices in 8 bits, for decoding alone: a decoded token reads half the bytes of its weights.
+
+Weight-only and symmetric, with a scale for each output. What is sampled with them is sampled from a
+slightly other policy than the one that learns; `GRPO.importance_cap` corrects for it.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """values int8[...] times scales float32[...], which have size 1 along the axes that a product
+    with the matrix sums over.
+    """
+
+    values: jax.Array
+    scales: jax.Array
+
+
+def is_matrix(axes: tuple[str | None, ...]) -> bool:
+    """Whether a weight of the layers with these logical axes is one; norms and biases are none."""
+    return "embed" in axes
+
+
+def quantised(weight: jax.Array, axes: tuple[str | None, ...]) -> Int8:
+    """A stacked matrix of the language model's layers, float[L, ...] with its logical axes.
+
+    q, k, v, gate, up   [L, embed, outputs...]      a product sums over embed
+    out, down           [L, inputs..., embed]       over all but embed
+    """
+    summed = (1,) if axes[1] == "embed" else tuple(range(1, weight.ndim - 1))
+    weight = weight.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(weight), axis=summed, keepdims=True)
+    scales = jnp.where(largest > 0, largest / 127, 1)
+    return Int8(jnp.round(weight / scales).astype(jnp.int8), scales)
+
+
+def whole(tree, dtype):
+    """The tree with its matrices in `dtype` again."""
+
+    def one(leaf):
+        if not isinstance(leaf, Int8):
+            return leaf
+        return leaf.values.astype(dtype) * leaf.scales.astype(dtype)
+
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, Int8))
