@@ -8,6 +8,8 @@ import re
 import pytest
 from tpu_compiler import answer_of, devices, needs_libtpu
 
+from r1v3_jax import tpu
+
 MESH = (1, 2, 2)
 
 pytestmark = needs_libtpu
@@ -52,6 +54,17 @@ def test_decoding_in_slots_copies_neither_cache_nor_prompts(reports):
     assert report["kernels"] == {"decode_append": 1, "decode_attend": 2}
     assert report["scores"] == [] and report["cache"] == {} and report["prompts"] == {}
     assert len(report["all_gathers"]) <= 1, report["all_gathers"]
+
+
+def test_the_attention_of_a_pods_update_becomes_machine_code(reports):
+    """Samples of 8,192 tokens behind prompts of 4,096, a chip's share: within the compiler's own
+    limit of VMEM a kernel's blocks do not fit, within that of `tpu.flags()` they do.
+    """
+    assert reports["attention"]["kernels"] == {
+        f"splash_mqa_{name}": 1 for name in ("dkv", "dq", "fwd")
+    }
+    assert reports["attention"]["scores"] == []
+    assert "exceeded scoped vmem limit" in reports["attention without flags"]
 
 
 def show(name, report):
@@ -129,7 +142,41 @@ def compile_all() -> dict:
         prefill, decode = rollout(prompts, 0)
         _, slots = rollout(2 * prompts, prompts * group)
     programs = {"gradient": gradient, "prefill": prefill, "decode": decode, "slots": slots}
-    return {name: report(program.compile()) for name, program in programs.items()}
+    reports = {name: report(program.compile()) for name, program in programs.items()}
+    attention = attention_of_a_pod()
+    reports["attention"] = report(attention.compile(compiler_options=tpu.flags()))
+    try:
+        attention.compile()
+        reports["attention without flags"] = "compiles"
+    except jax.errors.JaxRuntimeError as error:
+        reports["attention without flags"] = str(error)
+    return reports
+
+
+def attention_of_a_pod():
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import SingleDeviceSharding
+
+    from r1v3_jax.models.layers import splash_behind
+
+    here = SingleDeviceSharding(devices()[0])
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+
+    def loss(q, k, v, prompt_k, prompt_v, segments, used):
+        out = splash_behind(q, k, v, prompt_k, prompt_v, segments, used)
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    rows, heads, queries, width, length, prompt = 1, 4, 5, 128, 8192, 4096
+    own, before = (rows, length, heads, width), (1, heads, prompt, width)
+    return jax.jit(jax.grad(loss, argnums=range(5))).lower(
+        array(jnp.bfloat16, rows, length, heads, queries, width),
+        array(jnp.bfloat16, *own), array(jnp.bfloat16, *own),
+        array(jnp.bfloat16, *before), array(jnp.bfloat16, *before),
+        array(jnp.int32, rows, length), array(jnp.int32, 1),
+    )  # fmt: skip
 
 
 def report(compiled) -> dict:
