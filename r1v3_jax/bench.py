@@ -166,6 +166,26 @@ class Bench:
         decode = Run(both.wall_s - prefill.wall_s, both.cpu_s - prefill.cpu_s)
         self.clock.runs.setdefault("decode", []).append(decode)
 
+    def multiply(self) -> None:
+        """The matrix products of a rollout's tokens and nothing else, on one device: the floor of
+        any sampler.
+        """
+        model, text = r1v3.for_decoding(self.state.model), self.shape.model.text
+
+        def plain(name: str, i: int):  # without a layout, and as a matrix
+            w = np.asarray(getattr(model.language.blocks, name)[i])
+            return w.reshape(-1, text.embed) if name in ("out", "down") else w.reshape(len(w), -1)
+
+        names = ("q", "k", "v", "out", "gate", "up", "down")
+        layers = [{name: plain(name, i) for name in names} for i in range(text.layers)]
+        head, rows = np.asarray(model.language.head_weights()), self.shape.prompts
+        rows *= self.shape.group_size
+        given = layers, head, np.ones((rows, text.embed), head.dtype)
+        given = jax.tree.map(jnp.asarray, given)
+        with self.clock("products") as run:
+            jax.block_until_ready(products(*given, jnp.int32(self.shape.new_tokens)))
+            run.tokens = rows * self.shape.new_tokens
+
     def naive(self) -> None:
         """Two updates on the same groups: ours, and one that repeats a prompt for each sample."""
         groups = self.groups(self.sampler)
@@ -239,8 +259,26 @@ PARTS = {
     "distinct": Bench.sample_distinct,
     "step": Bench.step,
     "profile": Bench.profile,
+    "products": Bench.multiply,
     "naive": Bench.naive,
 }
+
+
+@jax.jit
+def products(layers: list[dict], head: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The products of `tokens` tokens of float[B, D] rows with the 2-D matrices of all layers, and
+    with the head [V, D]. Each depends on the one before, or it would be left out.
+    """
+
+    def token(_, x):
+        for w in layers:
+            query, key, value = x @ w["q"], x @ w["k"], x @ w["v"]
+            x = query @ w["out"] + jnp.max(key) + jnp.max(value)
+            x = (x @ w["gate"] * (x @ w["up"])) @ w["down"]
+            x = x / jnp.max(jnp.abs(x))
+        return x + jnp.max(x @ head.T)
+
+    return jax.lax.fori_loop(0, tokens, token, x)
 
 
 def rewards_of(completions: sampler.Completions) -> list[rewards.Score]:

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def setting():
 @pytest.fixture(scope="module")
 def measured(setting):
     ready = bench.Bench(SMALL)
-    ready.run(["step", "distinct", "profile", "naive"], runs=1)
+    ready.run(["step", "distinct", "profile", "products", "naive"], runs=1)
     return ready
 
 
@@ -45,7 +46,7 @@ def test_every_part_has_times(measured):
     report = json.loads(json.dumps(measured.report()))  # what a file holds
     timings = report["timings"]
     assert set(timings) == set(
-        "step rollout batch update distinct prefill generate decode naive_update".split()
+        "step rollout batch update distinct prefill generate decode products naive_update".split()
     )
     for name, row in timings.items():
         for unit in ("cpu_s", "wall_s"):
@@ -58,8 +59,24 @@ def test_every_part_has_times(measured):
     assert timings["step"]["runs"] == 1
     assert timings["update"]["runs"] == 3  # in two steps and beside the naive one, less the first
     assert timings["step"]["compile_cpu_s"] > 0
-    assert set(report["peak_rss_gib"]) == {"step", "distinct", "profile", "naive"}
+    assert set(report["peak_rss_gib"]) == {"step", "distinct", "profile", "products", "naive"}
     assert "mfu" not in report and "peak_device_gib" not in report  # a CPU
+
+
+def test_the_products_are_those_of_all_matrices():
+    """By the compiler's count: 2 a weight and row, of one trip through the loop."""
+    ones = {name: jnp.ones(shape) for name, shape in {
+        "q": (8, 12), "k": (8, 4), "v": (8, 4), "out": (12, 8),
+        "gate": (8, 20), "up": (8, 20), "down": (20, 8),
+    }.items()}  # fmt: skip
+    head, rows = jnp.ones((30, 8)), 6
+    lowered = bench.products.lower([ones, ones], head, jnp.ones((rows, 8)), jnp.int32(3))
+    dots = re.findall(
+        r"dot_general.*: \(tensor<(\d+)x(\d+)xf32>.* -> tensor<\d+x(\d+)xf32>", lowered.as_text()
+    )
+    found = sum(2 * int(m) * int(k) * int(n) for m, k, n in dots)
+    weights = 2 * sum(w.size for w in ones.values()) + head.size
+    assert len(dots) == 15 and found == 2 * rows * weights
 
 
 def test_every_sample_runs_to_its_last_token(measured):
@@ -188,7 +205,8 @@ def test_refusals(tmp_path):
         ),
         ("--growth",): "error: --growth writes two files; name the first with --out=FILE.json",
         ("--parts=step,all",): (
-            "error: --parts: no part 'all'; there are sampler, distinct, step, profile, naive"
+            "error: --parts: no part 'all'; there are sampler, distinct, step, profile, products, "
+            "naive"
         ),
         (f"--out={tmp_path}/no/x.json",): (
             f"error: --out={tmp_path}/no/x.json: its directory does not exist"

@@ -6,8 +6,9 @@ python tools/bench.py --compare=transformers --shape=trl
 python tools/bench.py --growth --out=growth.json                    # and growth.png beside it
 
 --parts: sampler (G samples a prompt), distinct (as many samples, each of a prompt of its own), step
-(a whole GRPO step), profile (the sampler's programs one by one), naive (the update against one that
-repeats a prompt for each of its samples). A part's first run compiles and is reported by itself.
+(a whole GRPO step), profile (the sampler's programs one by one), products (a rollout's matrix
+products and nothing else), naive (the update against one that repeats a prompt for each of its
+samples). A part's first run compiles and is reported by itself.
 
 CPU seconds are those of all threads: they hold on a busy machine, where wall time does not. In a
 comparison the two programs run in turn, each in a fresh process, and are compared pair by pair;

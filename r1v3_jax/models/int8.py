@@ -32,11 +32,19 @@ def quantised(weight: jax.Array, axes: tuple[str | None, ...]) -> Int8:
     q, k, v, gate, up   [L, embed, outputs...]      a product sums over embed
     out, down           [L, inputs..., embed]       over all but embed
     """
-    summed = (1,) if axes[1] == "embed" else tuple(range(1, weight.ndim - 1))
     weight = weight.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(weight), axis=summed, keepdims=True)
+    largest = jnp.max(jnp.abs(weight), axis=_summed(axes), keepdims=True)
     scales = jnp.where(largest > 0, largest / 127, 1)
     return Int8(jnp.round(weight / scales).astype(jnp.int8), scales)
+
+
+def scale_axes(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """The logical axes of the scales of such a matrix."""
+    return tuple(None if i in _summed(axes) else axis for i, axis in enumerate(axes))
+
+
+def _summed(axes: tuple[str | None, ...]) -> tuple[int, ...]:
+    return (1,) if axes[1] == "embed" else tuple(range(1, len(axes) - 1))
 
 
 def whole(tree, dtype):

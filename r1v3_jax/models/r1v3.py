@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 
 from r1v3_jax.model_config import Compute, ModelConfig
-from r1v3_jax.models.int8 import is_matrix, quantised
+from r1v3_jax.models.int8 import Int8, is_matrix, quantised, scale_axes
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.qwen2 import Cache, PromptCache, Qwen2
@@ -202,21 +202,17 @@ def reshard(weights: nnx.State, compute: Compute, int8: bool = False) -> nnx.Sta
 
     def move(path, variable):
         weight, axes = variable.get_value(), variable.axes
-        if int8 and path[:2] == ("language", "blocks") and is_matrix(axes):
-            weight = quantised(weight, axes)
-        else:
-            weight = weight.astype(compute.param_dtype)
+        if not (int8 and path[:2] == ("language", "blocks") and is_matrix(axes)):
+            return variable.replace(moved(weight.astype(compute.param_dtype), axes))
+        weight = quantised(weight, axes)
+        values, scales = moved(weight.values, axes), moved(weight.scales, scale_axes(axes))
+        return variable.replace(Int8(values, scales))
 
-        def moved(array):
-            # A scale is whole along the axes over which its matrix is summed.
-            sizes = zip(axes, array.shape, strict=True)
-            named = [axis if size > 1 else None for axis, size in sizes]
-            for rules in (BETWEEN, compute.rules):
-                spec = rules.spec(*named)
-                array = array if spec is None else jax.reshard(array, spec)
-            return array
-
-        return variable.replace(jax.tree.map(moved, weight))
+    def moved(array, axes):
+        for rules in (BETWEEN, compute.rules):
+            spec = rules.spec(*axes)
+            array = array if spec is None else jax.reshard(array, spec)
+        return array
 
     return nnx.map_state(move, weights)
 
