@@ -48,6 +48,7 @@ class Run:
     wall_s: float = 0.0
     cpu_s: float = 0.0  # of all threads of this process
     tokens: int = 0  # sampled
+    busy: float = 0.0  # tokens for each decode slot and step, of a rollout
 
 
 class Clock:
@@ -75,6 +76,8 @@ def summary(runs: list[Run]) -> dict:
         out[f"compile_{unit}"] = getattr(first, unit) - middle
     if first.tokens:
         out["tokens"] = [run.tokens for run in steady]
+        if first.busy:
+            out["busy"] = statistics.median(run.busy for run in steady)
         out["tokens_per_s"] = statistics.median(run.tokens / run.wall_s for run in steady)
         out["tokens_per_cpu_s"] = statistics.median(run.tokens / run.cpu_s for run in steady)
     return out
@@ -129,7 +132,25 @@ class Bench:
     def sample(self) -> None:
         """One rollout: G samples of each of the P prompts."""
         with self.clock("sampler") as run:
-            run.tokens = tokens_of(self.groups(self.sampler))
+            run.tokens, run.busy = counts_of([self.groups(self.sampler)])
+
+    def sample_static(self) -> None:
+        """As many samples, in batches of as many as there are slots: each waits for its longest."""
+        each, odd = divmod(self.sampler.slots, self.shape.group_size)  # prompts
+        if odd or not each or self.shape.prompts % each:
+            raise ValueError(
+                f"static takes batches of {self.sampler.slots} samples (--slots) from "
+                f"{self.shape.prompts} prompts x {self.shape.group_size}; use a multiple of "
+                f"{self.shape.group_size} that divides {self.shape.prompts * self.shape.group_size}"
+            )
+        with self.clock("static") as run:
+            alone = dataclasses.replace(
+                self.sampler, slots=0, tiles=each if self.shape.tiles else 0
+            )
+            firsts = range(0, self.shape.prompts, each)
+            run.tokens, run.busy = counts_of(
+                [self.groups(alone, prompts=each, first=first) for first in firsts]
+            )
 
     def sample_distinct(self) -> None:
         """As many samples, each of a prompt of its own: nothing is shared."""
@@ -137,14 +158,15 @@ class Bench:
         tiles = rows if self.shape.tiles else 0
         with self.clock("distinct") as run:
             alone = dataclasses.replace(self.sampler, group_size=1, tiles=tiles)
-            run.tokens = tokens_of(self.groups(alone, prompts=rows))
+            run.tokens, run.busy = counts_of([self.groups(alone, prompts=rows)])
 
     def step(self) -> None:
         """One GRPO step, and how it divides into rollout, batch (on the host) and update."""
         with self.clock("step") as whole:
             with self.clock("rollout") as run:
                 groups = self.groups(self.sampler)
-                whole.tokens = run.tokens = tokens_of(groups)
+                run.tokens, run.busy = counts_of([groups])
+                whole.tokens, whole.busy = run.tokens, run.busy
             with self.clock("batch"):
                 batch = self.place(rollout.policy_batch(groups, self.config, self.encoder))
             self.learn("update", self.update, batch)
@@ -167,7 +189,7 @@ class Bench:
         self.clock.runs.setdefault("decode", []).append(decode)
 
     def multiply(self) -> None:
-        """The matrix products of a rollout's tokens and nothing else, on one device: the floor of
+        """The matrix products of rows of full length and nothing else, on one device: the floor of
         any sampler.
         """
         model, text = r1v3.for_decoding(self.state.model), self.shape.model.text
@@ -208,10 +230,10 @@ class Bench:
             encoded, self.encoder, max_prompt_tokens=shape.prompt_tokens, tiles=shape.tiles
         )
 
-    def groups(self, how: rollout.Sampler, prompts: int = 0) -> list[rollout.Group]:
+    def groups(self, how: rollout.Sampler, prompts: int = 0, first: int = 0) -> list[rollout.Group]:
         """Sampled groups on the host, with scores that differ."""
-        model = r1v3.for_decoding(self.state.model)
-        examples = [self.config.train(i) for i in range(prompts or self.shape.prompts)]
+        model, count = r1v3.for_decoding(self.state.model), prompts or self.shape.prompts
+        examples = [self.config.train(i) for i in range(first, first + count)]
         return [
             dataclasses.replace(group, scores=rewards_of(group.completions))
             for group in how.groups(model, examples, self.key(), self.shape.new_tokens)
@@ -256,6 +278,7 @@ class Bench:
 
 PARTS = {
     "sampler": Bench.sample,
+    "static": Bench.sample_static,
     "distinct": Bench.sample_distinct,
     "step": Bench.step,
     "profile": Bench.profile,
@@ -288,8 +311,13 @@ def rewards_of(completions: sampler.Completions) -> list[rewards.Score]:
     return [rewards.Score(share, share, 0.0, Verdict.RIGHT, None, "") for share in shares]
 
 
-def tokens_of(groups: list[rollout.Group]) -> int:
-    return int(sum(group.completions.lengths.sum() for group in groups))
+def counts_of(batches: list[list[rollout.Group]]) -> tuple[int, float]:
+    """Tokens sampled in rollouts of equally many slots, and the share of slots and steps that they
+    fill.
+    """
+    tokens = [sum(int(group.completions.lengths.sum()) for group in batch) for batch in batches]
+    places = sum(count / batch[0].busy for count, batch in zip(tokens, batches, strict=True))
+    return sum(tokens), sum(tokens) / places
 
 
 def flops(shape: Shape) -> dict[str, float]:

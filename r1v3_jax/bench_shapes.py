@@ -65,7 +65,10 @@ SHAPES = {
     "long_prompt": Shape(
         _LANGUAGE_ONLY, prompts=1, group_size=32, prompt_tokens=1000, compute=Compute(remat="full")
     ),
-    "ragged": Shape(_LANGUAGE_ONLY, prompts=8, new_tokens=512, shortest=8, accumulate=4),
+    # As many samples as a step of R1V3 has.
+    "ragged": Shape(
+        _LANGUAGE_ONLY, prompts=32, group_size=32, new_tokens=512, shortest=8, accumulate=32
+    ),
     "internvl3_1b": Shape(
         INTERNVL3_1B, prompts=32, prompt_tokens=320, new_tokens=512, accumulate=8,
         compute=Compute(dtype="bfloat16", remat="full", logprob_chunk=128),

@@ -227,6 +227,12 @@ class GRPO:
                 f"GRPO.prompts x group_size = {samples} samples must divide into accumulate = "
                 f"{self.accumulate} parts"
             )
+        for bucket in self.buckets if isinstance(self.buckets, tuple) else (self.buckets,):
+            if not (isinstance(bucket, tuple) and [type(n) for n in bucket] == [int, int]):
+                raise ValueError(
+                    f"GRPO.buckets: {bucket!r} is not (prompt tokens, tiles); give pairs of whole "
+                    "numbers, as ((1024, 128),)"
+                )
         sizes = (*self.buckets, (self.max_prompt_tokens, self.tiles))
         for small, large in itertools.pairwise(sizes):
             if not (0 < small[0] < large[0] and 0 <= small[1] <= large[1]):
@@ -473,9 +479,15 @@ class Run:
             raise ValueError(f"{limit} the model's {room} positions; {change}")
         self._splits(named, rows // parts, "data fsdp")
         if self.model.vision is not None:
-            self._splits(f"{name}.tiles", stage.tiles, "data fsdp tensor")
-            for _, tiles in getattr(stage, "buckets", ()):
-                self._splits(f"{name}.buckets: tiles", tiles, "data fsdp tensor")
+            buckets = stage.buckets if isinstance(stage, GRPO) else ()
+            sizes = [("tiles", stage.tiles), *(("buckets: tiles", tiles) for _, tiles in buckets)]
+            for field, tiles in sizes:
+                if not tiles:
+                    raise ValueError(
+                        f"{name}.{field} = 0: this model has a vision tower, whose programs take "
+                        f"at least one tile a device; {math.prod(self.mesh)} would do"
+                    )
+                self._splits(f"{name}.{field}", tiles, "data fsdp tensor")
             if isinstance(stage, SFT):
                 named = f"{name}.tiles / {name}.accumulate"
                 self._splits(named, stage.tiles // parts, "data fsdp tensor")

@@ -36,6 +36,7 @@ from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.sharding import make_mesh, shard_bytes
 
 GIB = 2**30
+OUTCOME = 2  # raised when what is kept of a compilation comes to mean something else
 # In a child's environment: what it compiles, as JSON {"name", "out", "banned"}.
 CHILD = "R1V3_DRY_RUN_CHILD"
 
@@ -148,8 +149,13 @@ def compile_here(config: Run) -> None:
     )
     lowered = next(p for p in table if p.label == program).lower()
     compiled = lowered.compile(compiler_options=tpu.flags())
-    # Not the sum of arguments, outputs and temporaries: not all of them are there at one time.
-    peak = compiled.memory_analysis().peak_memory_in_bytes
+    # Arguments, outputs and temporaries, as far as they are there at one time.
+    memory = compiled.memory_analysis()
+    peak = memory.peak_memory_in_bytes
+    if peak < memory.argument_size_in_bytes:
+        raise ValueError(
+            f"this compiler says {peak} bytes for a program's peak, less than it is given"
+        )
     (out / "full.txt").write_text(compiled.as_text())
     (out / "full.json").write_text(json.dumps({"peak": peak}))
 
@@ -171,9 +177,8 @@ def _outcome(
     versions = libtpu.__version__, jax.__version__
     environment = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     # The text does not say for which chip it is.
-    identity = json.dumps(
-        [lowered.as_text(), topology, tpu.flags(), versions, environment, full], sort_keys=True
-    )
+    how = [topology, tpu.flags(), versions, environment, full, OUTCOME]
+    identity = json.dumps([lowered.as_text(), *how], sort_keys=True)
     arguments = shard_bytes(lowered.in_avals)
     path = cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.json.gz"
     if path.is_file():
@@ -329,7 +334,7 @@ def _line(name: str, one: Compiled) -> str:
     gib = f"{one.peak / GIB:6.2f} GiB of {one.limit / GIB:.2f} (arguments {one.arguments / GIB:.2f}"
     gib += f", beside it {one.program.resident / GIB:.2f})"
     if not one.fits or one.estimate is None:
-        return f"{name:24} {gib}  DOES NOT FIT"
+        return f"{name:30} {gib}  DOES NOT FIT"
     found = one.estimate
     moved = ", ".join(
         f"{kind} {c.count:,.0f} x, {c.bytes / 1e9:.2f} GB, {c.exposed:.3f} s waited for"
@@ -339,8 +344,8 @@ def _line(name: str, one: Compiled) -> str:
     if one.program.trips > 1:
         time_ += f" ({found.dynamic_loop_seconds * 1e3:.2f} ms a {one.program.trip})"
     return (
-        f"{name:24} {gib}  {found.flops / 1e12:9.1f} TFLOP  {time_}  bound by {found.bound}"
-        f"\n{'':26}{moved or 'no collectives'}"
+        f"{name:30} {gib}  {found.flops / 1e12:9.1f} TFLOP  {time_}  bound by {found.bound}"
+        f"\n{'':32}{moved or 'no collectives'}"
     )
 
 

@@ -66,8 +66,8 @@ class Watchdog:
     interpreter does not stop them. Between stacks and end there is time for the other processes of
     the run to write theirs: the end of one ends them all.
 
-    The first step has `stuck_first_step_s`, for it compiles; each later one a multiple of the
-    median.
+    The first step has `stuck_first_step_s`, for it compiles, and so has one that may compile again;
+    each other a multiple of the median.
     """
 
     def __init__(self, config: Health):
@@ -95,6 +95,10 @@ class Watchdog:
             return self.config.stuck_first_step_s
         median = statistics.median(self.seconds[1:][-100:])
         return max(self.config.stuck_after_medians * median, self.config.stuck_after_s)
+
+    def may_compile(self) -> None:
+        """Says of the step at work that it may meet a shape that none before it had."""
+        self._wait(self.config.stuck_first_step_s)
 
     @contextlib.contextmanager
     def slow(self) -> Iterator[None]:
@@ -190,7 +194,8 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
         "sampler_gap": (
             h.sampler_gap_above and metrics.get("sampler_gap", np.nan) > h.sampler_gap_above,
             f"sampler and trainer disagree by more than {h.sampler_gap_above} nats a token: they "
-            "do not compute the same policy (temperature, weights or masks differ)",
+            "do not compute the same policy (temperature, weights or masks differ; of rollout_int8 "
+            "some is expected)",
         ),
         "clipped_length": (
             h.clipped_above and metrics.get("completions/clipped_ratio", np.nan) > h.clipped_above,

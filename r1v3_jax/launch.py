@@ -32,7 +32,9 @@ TOPOLOGY = flags.DEFINE_string(
 )
 DRY_RUN_OUT = flags.DEFINE_string("dry_run_out", None, "A JSON file for what the dry run found.")
 DRY_RUN_FULL = flags.DEFINE_bool(
-    "dry_run_full", False, "Also make the machine code: slower by far, estimates a little better."
+    "dry_run_full",
+    False,
+    "Also make the machine code (minutes): some programs that fit cannot be made.",
 )
 DRY_RUN_DATA = flags.DEFINE_bool(
     "dry_run_data", True, "Open checkpoint and data too; --nodry_run_data where they are not."

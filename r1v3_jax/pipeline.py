@@ -42,8 +42,8 @@ from r1v3_jax.stages.context import Context
 from r1v3_jax.types import Dropped
 from r1v3_jax.verifiers import routing
 
-# The jitted functions of a run. Each is compiled once a shape: `update` once a stage, `prefill` and
-# `decode` for rollouts, for the probe and for the held-out questions, ...
+# The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
+# `prefill` and `decode` for rollouts, for the probe and for the held-out questions, ...
 PROGRAMS = tuple("update reshard encode_images prefill decode score validation_loss".split())
 
 # An answer that begins so has thought of nothing. (The report leaves `<think>` out of the template

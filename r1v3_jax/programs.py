@@ -94,14 +94,20 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     how = Sampling(stage.max_completion_tokens, stage.temperature, banned=banned)
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
 
-    def of_size(length: int, tiles: int) -> list[Program]:
-        out = _of_rollout(
+    def sampled(length: int, tiles: int) -> list[Program]:
+        return _of_rollout(
             config, mesh, how,
             prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=tiles,
             max_prompt_tokens=length, resident=kept, int8=stage.rollout_int8,
         )  # fmt: skip
-        # The next rollout, if it is begun before this update.
-        ahead = out[-1].given if stage.off_policy_steps else 0
+
+    full = stage.max_prompt_tokens, stage.tiles
+    out = sampled(*full)
+    # The next rollout, if it is begun before this update.
+    ahead = out[-1].given if stage.off_policy_steps else 0
+
+    def learnt(length: int, tiles: int) -> list[Program]:
+        out = []
         if scored:
             batch = on_mesh(policy_batch_of(config.model, stage, length, tiles), config, mesh)
             how_scored = stage.temperature, stage.prompt_parts
@@ -114,17 +120,17 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         calls, beside = stage.updates_per_rollout, reference + ahead
         return [*out, Program("update", lower, calls=calls, resident=beside, **loop)]
 
-    out = of_size(stage.max_prompt_tokens, stage.tiles)
     if stage.evaluate_every:  # `grpo.Prober`
         probe = _of_rollout(
             config, mesh, how, **_batch_of(config.evaluate),
-            max_prompt_tokens=stage.max_prompt_tokens, resident=kept,
+            max_prompt_tokens=stage.max_prompt_tokens, resident=kept + ahead,
         )  # fmt: skip
         # A probe is of the weights as they are.
         probe = probe if stage.rollout_int8 else probe[1:]
-        out[-1:-1] = [dataclasses.replace(p, use="probe", calls=0) for p in probe]
+        out += [dataclasses.replace(p, use="probe", calls=0) for p in probe]
+    out += learnt(*full)
     for length, tiles in stage.buckets:  # the weights are laid out once
-        small = of_size(length, tiles)[1:]
+        small = [*sampled(length, tiles)[1:], *learnt(length, tiles)]
         out += [dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small]
     return out
 

@@ -21,10 +21,10 @@ from r1v3_jax.config_files import load_config
 ROOT = Path(__file__).parent.parent
 
 
-def launch(tmp_path, *arguments, cache="cache"):
+def launch(tmp_path, *arguments, cache="cache", timeout=900):
     return subprocess.run(
         [sys.executable, "-m", "r1v3_jax.launch", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=900,
+        cwd=ROOT, capture_output=True, text=True, timeout=timeout,
         env={
             **os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / cache),
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
@@ -95,6 +95,21 @@ REFUSED = {
         lambda: changed(buckets=((1024, 100),)),
         "grpo.buckets: tiles = 100 does not split over data x fsdp x tensor = 128 .*; 128 would do",
     ),
+    "a bucket that is no pair": (
+        lambda: changed(buckets=(24, 8)),
+        r"GRPO.buckets: 24 is not \(prompt tokens, tiles\); give pairs .* as \(\(1024, 128\),\)",
+    ),
+    "a bucket of one number": (lambda: changed(buckets=((24,),)), r"GRPO.buckets: \(24,\) is not"),
+    "a bucket of half a token": (
+        lambda: changed(buckets=((24.5, 8),)),
+        r"GRPO.buckets: \(24.5, 8\) is not",
+    ),
+    "buckets that are a number": (lambda: changed(buckets=24), "GRPO.buckets: 24 is not"),
+    "a bucket without images": (
+        lambda: changed(buckets=((1024, 0),)),
+        "grpo.buckets: tiles = 0: this model has a vision tower, .*; 128 would do",
+    ),
+    "no tiles": (lambda: changed(tiles=0), "grpo.tiles = 0: this model has a vision tower"),
     "buckets that do not rise": (
         lambda: changed(buckets=((2048, 256), (1024, 256))),
         r"GRPO.buckets: .* = \(4096, 512\); \(2048, 256\) stands before \(1024, 256\)",
@@ -299,6 +314,20 @@ def test_the_whole_table_of_the_pod(tmp_path):
     # Guards against a layout that got worse; the figures themselves are in the README.
     assert found["mfu"] > 0.58
     assert found["programs"]["grpo/decode"]["seconds_a_trip"] < 0.016
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_update_of_the_pod_becomes_machine_code(tmp_path):
+    """Some ten minutes: what fits into memory need not fit into VMEM."""
+    out = tmp_path / "out.json"
+    done = launch(
+        tmp_path, "--config=tpu_v5p_256", "--dry_run", "--dry_run_full", "--nodry_run_data",
+        "--dry_run_only=grpo/update", f"--dry_run_out={out}", timeout=2400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    update = json.loads(out.read_text())["programs"]["grpo/update"]
+    assert 70 < update["peak_gib"] <= 80 and 40 < update["seconds"] < 56
 
 
 def test_model_flops_by_hand():

@@ -67,6 +67,20 @@ def test_the_limit_of_a_step_written_out():
     assert dog.limit() == 9
 
 
+def test_a_step_that_may_compile_has_the_time_of_the_first(monkeypatch):
+    """Of a bucket that comes up late, all programs are compiled in one step."""
+    given = []
+    monkeypatch.setattr(health.faulthandler, "dump_traceback_later", given.append)
+    monkeypatch.setattr(health.signal, "alarm", lambda seconds: None)
+    limits = Health(stuck_after_medians=3, stuck_after_s=5, stuck_first_step_s=100)
+    with health.Watchdog(limits) as dog:
+        for _ in range(3):
+            dog.step()
+        dog.may_compile()
+        dog.step()
+    assert given == [100, 100, 5, 5, 100, 5]
+
+
 STUCK = """
 import time
 from r1v3_jax import health

@@ -149,7 +149,7 @@ CASES = {
     "the tower is frozen": ({"aggregation": "token", "accumulate": 2}, "llm+connector"),
     "the connector alone": ({"aggregation": "constant", "accumulate": 4}, "connector"),
     "prompts in parts": ({"accumulate": 3, "prompt_parts": 4}, "all"),
-    "padded to a bucket": ({"max_prompt_tokens": 40, "tiles": 16, "buckets": ((S, 8),)}, "all"),
+    "padded to a bucket": ({"max_prompt_tokens": 40, "buckets": ((12, 4), (24, 8))}, "all"),
     "one sample at a time, corrected": ({"accumulate": 24, "importance_cap": 1.05}, "llm"),
 }
 
@@ -159,6 +159,8 @@ def test_gradients_equal_the_naive_computation(model, groups, case):
     changes, names = CASES[case]
     config = dataclasses.replace(CONFIG, **changes)
     want_loss, want = naive_gradient(model, groups, config, names)
+    padded = rollout.policy_batch(groups, config, Encoder).prompts.tokens.shape[1]
+    assert padded == (24 if config.buckets else S)
     loss, grads = shared_gradient(model, groups, config, names)
     print(f"{case}: worst relative difference {worst(grads, want):.1e}")
     np.testing.assert_allclose(loss, want_loss, atol=1e-6)

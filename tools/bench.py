@@ -5,7 +5,8 @@ python tools/bench.py --compare=tunix,trl --out=compare.json
 python tools/bench.py --compare=transformers --shape=trl
 python tools/bench.py --growth --out=growth.json                    # and growth.png beside it
 
---parts: sampler (G samples a prompt), distinct (as many samples, each of a prompt of its own), step
+--parts: sampler (G samples a prompt, with --slots in a continuous batch), static (the same, so many
+at a time as there are --slots), distinct (as many samples, each of a prompt of its own), step
 (a whole GRPO step), profile (the sampler's programs one by one), products (a rollout's matrix
 products and nothing else), naive (the update against one that repeats a prompt for each of its
 samples). A part's first run compiles and is reported by itself.
@@ -105,8 +106,11 @@ def show(result: dict) -> None:
         f"shape {result['name']}, {result['parameters']:,} parameters, on {versions['device_kind']}"
         f", jax {versions['jax']}; load {load['before']:.1f} before, {load['after']:.1f} after"
     )
-    heads = ("CPU s: min median max", "wall s: min median max", "tok/s", "tok/CPU s", "compile s")
-    print(f"{'':14}{heads[0]:>26}{heads[1]:>26}{heads[2]:>10}{heads[3]:>11}{heads[4]:>11}")
+    heads = ("CPU s: min median max", "wall s: min median max", "tok/s", "tok/CPU s", "busy")
+    heads = "".join(
+        f"{head:>{size}}" for head, size in zip(heads, (26, 26, 10, 11, 7), strict=True)
+    )
+    print(f"{'':14}{heads}{'compile s':>11}")
     for name, row in result["timings"].items():
         seconds = (
             " ".join(f"{row[unit][key]:8.3f}" for key in ("min", "median", "max"))
@@ -116,7 +120,8 @@ def show(result: dict) -> None:
         rates = [f"{rate:,.0f}" if rate else "" for rate in rates]
         compiling = f"{row['compile_wall_s']:.1f}"
         line = "".join(f"{text:>26}" for text in seconds)
-        print(f"{name:14}{line}{rates[0]:>10}{rates[1]:>11}{compiling:>11}")
+        busy = f"{row['busy']:.0%}" if "busy" in row else ""
+        print(f"{name:14}{line}{rates[0]:>10}{rates[1]:>11}{busy:>7}{compiling:>11}")
     for part, gib in result["peak_rss_gib"].items():
         print(f"peak memory of the process after {part}: {gib:.2f} GiB")
     if "peak_device_gib" in result:

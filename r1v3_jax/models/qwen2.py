@@ -147,8 +147,7 @@ class Qwen2(nnx.Module):
         return jnp.dtype(self.compute.dtype)
 
     def gather(self, weights):
-        weights = int8.whole(weights, self.dtype)
-        return gather(weights, self.compute.rules.text_gather, self.dtype)
+        return gather(int8.whole(weights), self.compute.rules.text_gather, self.dtype)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int32[B, T] -> float[B, T, D]. Ids are checked on the host (`tokens.check_token_ids`):

@@ -2,7 +2,7 @@
 
 One step: P prompts, G samples each, rewards, advantages within each group, `updates_per_rollout`
 optimizer steps. What is deliberately absent: a value network, a reward model, a second engine. One
-set of weights samples, scores and learns.
+set of weights samples (in 8 bits, if `rollout_int8` says so), scores and learns.
 
 With one update per rollout the policy that learns is the policy that sampled: no scoring pass is
 needed, the update's own forward pass is the old policy. With kl_coef 0 there is no reference model
@@ -61,6 +61,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
         model = for_decoding(model, int8=config.rollout_int8)
         return rollout.begin(sampler, model, reader, key, config, limit)
 
+    lengths = [length for length, _ in (*config.buckets, (config.max_prompt_tokens, 0))]
+    shapes = {f"{name}/{what}/{length}" for what in ("rollout", "update") for length in lengths}
     ahead = None  # the next step's rollout, if it is under way
 
     with (
@@ -69,6 +71,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     ):
         for step in range(first, config.steps):
             timer, limit = loop.timer, config.length_limit(step)
+            if not shapes <= context.compiles.done:
+                loop.watchdog.may_compile()
             # Off-policy, the devices sample for the next step while this one's samples are scored
             # here. Not across a save: resumed there, a run would sample with newer weights (as it
             # does where it was preempted).
@@ -132,7 +136,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             sampled_at = {*collected.lengths, *([ahead.length] if ahead else [])}
             context.compiles.after(
                 *[f"{name}/rollout/{length}" for length in sampled_at],
-                f"{name}/update/{padded}",
+                *[f"{name}/update/{padded}"] * ("loss" in metrics),
                 *[f"{name}/probe"] * ("eval/accuracy" in metrics),
             )
             if config.rollouts_every and step % config.rollouts_every == 0:
@@ -267,7 +271,7 @@ def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
 
 class Prober:
     """Measures a checkpoint on the fixed probe set: accuracy and critical-token entropy, sampled as
-    in training.
+    in training, but always by the weights as they are.
     """
 
     def __init__(self, context: Context, config: GRPO):
