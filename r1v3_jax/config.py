@@ -144,7 +144,8 @@ class GRPO:
     slots: int = 0  # decode slots; 0: one for each sample
     tiles: int = 32  # tile slots of a step: its images are encoded once to sample, once to learn
     # Smaller (max_prompt_tokens, tiles), rising: a step whose prompts all fit into one is padded to
-    # that. The programs of each are compiled when it first comes up.
+    # that. The programs of each are compiled when it first comes up; until all have, a step is not
+    # called stuck before `Health.stuck_first_step_s`.
     buckets: tuple[tuple[int, int], ...] = ()
     temperature: float = 1.0
     accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
