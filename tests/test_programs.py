@@ -29,8 +29,9 @@ def config():
             slots=6,
             rollout_int8=True,
             importance_cap=2.0,
+            off_policy_steps=1,
             buckets=((24, 4),),  # the prompts of step 0 have up to 25 tokens, of step 1 up to 23
-        ),  # fmt: skip
+        ),
         evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=(), slots=4),
         mesh=(2, 2, 1),
     )
