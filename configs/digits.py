@@ -19,6 +19,7 @@ VOCABULARY = digits.vocabulary()
 MODEL = ModelConfig(
     text=TextConfig(
         vocab_size=len(VOCABULARY),
+        vocab_multiple=128,
         embed=128,
         layers=3,
         heads=4,

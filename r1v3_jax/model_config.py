@@ -77,9 +77,9 @@ class TextConfig:
     rope_impl: Literal["hf", "vllm_static"] = "hf"
     max_positions: int = 32768
     # Rows of the embedding and the head are padded to a multiple of this: 151,674 divides by no
-    # power of two above 2. The logits of pad rows are masked, their weights never leave the
-    # program.
-    vocab_multiple: int = 128
+    # power of two above 2, and of 1,024 each of 8 devices gets whole rows of a TPU's 128 lanes. The
+    # logits of pad rows are masked, their weights never leave the program.
+    vocab_multiple: int = 1024
 
     @property
     def padded_vocab(self) -> int:

@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.model_config import ModelConfig
-from r1v3_jax.models.layers import NEVER
+from r1v3_jax.models.layers import LANES, NEVER
 from r1v3_jax.models.qwen2 import Cache, PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sharding import each_shard, split_last, split_rows, take_rows
+from r1v3_jax.sharding import each_shard, merge_rows, split_last, split_rows, take_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +284,7 @@ def decode(
     rows = rules.spec("batch")
     limit, until = jnp.minimum(sampling.max_tokens, limit), jnp.minimum(count, until)
     samples = jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=rows)
-    block = math.gcd(model.config.text.padded_vocab // rules.shards("vocab"), BLOCK)
+    tile = tile_of(state.logits.shape, rules.shards("batch"), rules.shards("vocab"))
 
     def advance(sample_keys, state: State):
         record = state.record
@@ -292,7 +292,7 @@ def decode(
         logits = state.logits
         if rows is not None and (sampling.top_k or sampling.top_p < 1):
             logits = jax.reshard(logits, rules.spec("batch", None))  # to be sorted
-        token = choose(penalised(logits, record, sampling), keys, sampling, block)
+        token = choose(penalised(logits, record, sampling), keys, sampling, tile)
         token, chosen, closed = close_thinking(
             token, record.lengths, record.tokens, state.closed, sampling
         )
@@ -387,11 +387,18 @@ def refill(state: State, model: R1V3) -> State:
     )
 
 
-BLOCK = 16  # tokens of a block in `draw`; divides the vocabulary of each of up to 8 devices
+def tile_of(shape: tuple[int, int], batch: int, vocab: int) -> tuple[int, int]:
+    """The tile for `draw` of logits [B, V], dealt out in so many shards: that of a TPU's memory, 8
+    x 128, as far as it divides a shard. Its columns are the same on any of up to 8 devices.
+    """
+    B, V = shape
+    return math.gcd(B // batch, 8), math.gcd(V // math.gcd(V, math.lcm(8, vocab)), LANES)
 
 
-def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling, block: int) -> jax.Array:
-    """One token a row of float32[B, V] logits: int32[B]. `block` divides V: see `draw`."""
+def choose(
+    logits: jax.Array, keys: jax.Array, sampling: Sampling, tile: tuple[int, int]
+) -> jax.Array:
+    """One token a row of float32[B, V] logits: int32[B]; `tile`: see `draw`."""
     allowed = logits / sampling.temperature if sampling.temperature > 0 else logits
     if sampling.banned:
         forbidden = jnp.zeros(logits.shape[-1], bool).at[jnp.asarray(sampling.banned)].set(True)
@@ -402,25 +409,33 @@ def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling, block: int) -
     if sampling.top_p < 1:
         allowed = jnp.where(allowed < nucleus_floor(allowed, sampling.top_p), NEVER, allowed)
     if sampling.temperature > 0:
-        return draw(allowed, keys, block)
+        return draw(allowed, keys, tile)
     return jnp.argmax(allowed, axis=-1).astype(jnp.int32)
 
 
-def draw(logits: jax.Array, keys: jax.Array, block: int) -> jax.Array:
-    """A token a row from softmax(logits), float32[B, V] -> int32[B]: first a block of `block`
-    tokens by its share of the probability, then one of its tokens.
+def draw(logits: jax.Array, keys: jax.Array, tile: tuple[int, int]) -> jax.Array:
+    """A token a row from softmax(logits), float32[B, V] -> int32[B]: first a column of the
+    vocabulary by its share of the probability, then one of its tokens.
 
-    The same distribution as one draw from all, with V / block + block random numbers in place of V:
-    making those takes longer than the logits of a small model.
+    The same distribution as one draw from all, with V / columns + columns random numbers in place
+    of V: making those takes longer than the logits of a small model.
+
+    tile: rows and columns, which divide B and V. That of a TPU's memory: there the numbers lie as
+    the tables of columns want them, and none is moved.
+
+    V 8, 4 columns     0 1 2 3
+                       4 5 6 7     column 2, and of its tokens the second: token 6
     """
-    blocks = split_last(logits, block)
+    rows, columns = tile
+    # [B / rows, rows, V / columns, columns]
+    table = split_last(split_rows(logits, len(logits) // rows), columns)
     keys = jax.vmap(jax.random.split)(keys)
-    first = jax.vmap(jax.random.categorical)(keys[:, 0], jax.nn.logsumexp(blocks, axis=-1))
-    # Compared instead of looked up: the blocks may be sharded.
-    here = (jnp.arange(blocks.shape[1]) == first[:, None])[..., None]
-    inside = jnp.max(jnp.where(here, blocks, -jnp.inf), axis=1)
-    second = jax.vmap(jax.random.categorical)(keys[:, 1], inside)
-    return (first * block + second).astype(jnp.int32)
+    shares = merge_rows(jax.nn.logsumexp(table, axis=2))
+    column = jax.vmap(jax.random.categorical)(keys[:, 0], shares)
+    here = split_rows(column, len(table))[:, :, None, None] == jnp.arange(columns)
+    inside = merge_rows(jnp.max(jnp.where(here, table, -jnp.inf), axis=3))
+    place = jax.vmap(jax.random.categorical)(keys[:, 1], inside)
+    return (place * columns + column).astype(jnp.int32)
 
 
 def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:

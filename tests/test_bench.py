@@ -113,7 +113,7 @@ def test_naive_rows_hold_the_images(setting):
     loss = jax.jit(functools.partial(bench.naive_loss, config=ready.config))
     for n in range(2):
         _, found = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], batch))
-        assert 0 < found["sampler_gap"] < 1e-5  # float32
+        assert found["sampler_gap"] < 1e-5  # float32; some come out alike to the bit
         assert found["policy_entropy"] > 1
 
 
