@@ -264,7 +264,7 @@ def test_the_38b_has_consistent_shardings_on_the_pod(rules, attention):
         )
         token = array((prompts * group,), jnp.int32, *row)
         next_logits, after = jax.eval_shape(lambda m, *a: m.decode(*a), model, token, cache)
-        assert logits.shape == (prompts, 151_680) and next_logits.shape == (1024, 151_680)
+        assert logits.shape == (prompts, 152_576) and next_logits.shape == (1024, 152_576)
         # A cache that changed its type would be laid out anew, and copied, at every token.
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, cache)
         assert after.k.sharding.spec == rules.spec(None, "batch", "kv_heads", None, None)
@@ -283,7 +283,7 @@ def test_bytes_of_the_38b_on_each_chip():
     def language(shards, tensor):
         matrices = 5120 * (2 * 5120 + 2 * 1024 + 3 * 27648) // (tensor * shards)  # q, out; k, v; ..
         layer = matrices + (5120 + 2 * 1024) // tensor + 2 * 5120        # biases; norms, whole
-        return 64 * layer + 5120 + 2 * 151_680 * 5120 // (tensor * shards)        # embedding, head
+        return 64 * layer + 5120 + 2 * 152_576 * 5120 // (tensor * shards)        # embedding, head
     block = (
         4 * 3200 * 3200 // 64 + 2 * 3200 * 12_800 // 128  # q, k, v, out: not over tensor; up, down
         + 12_800 // 2 + 8 * 3200  # up's bias; norms, q/k norms, scales, two biases, whole
