@@ -16,6 +16,10 @@ config = Run(
     model=INTERNVL3_1B,
     compute=Compute(dtype="bfloat16", remat="full"),
     init_from="checkpoints/InternVL3-1B",
+    # InternVL3's own template does not open a thought.
+    system="Reason step by step, close your reasoning with </think>, and put the final answer in "
+    "\\boxed{}.",
+    opening="<think>\n",
     pipeline=("grpo",),
     grpo=GRPO(
         train=Rows("data/grpo.jsonl"),

@@ -19,6 +19,10 @@ config = Run(
     mesh=(8, 1, 1),
     topology="v5e:2x4",
     init_from="checkpoints/InternVL3-1B",
+    # InternVL3's own template does not open a thought.
+    system="Reason step by step, close your reasoning with </think>, and put the final answer in "
+    "\\boxed{}.",
+    opening="<think>\n",
     pipeline=("grpo",),
     grpo=GRPO(
         train=Rows("data/grpo.jsonl"),

@@ -3,9 +3,10 @@
     python -m r1v3_jax.launch --config=tpu_v5p_256 --workdir=DIR          on every host
     python -m r1v3_jax.launch --config=tpu_v5p_256 --dry_run              anywhere
 
-Wants checkpoints/InternVL3-38B (after the cold start: the weights that tpu_v5p_256_sft leaves),
-data/grpo.jsonl and data/probe.jsonl, on a file system that all hosts share. Memory and time: see
-the README's table.
+Wants data/grpo.jsonl and data/probe.jsonl, on a file system that all hosts share, and weights that
+have learnt to think: --config.init_from=DIR/cold_start/done, of the run of tpu_v5p_256_sft in DIR.
+(checkpoints/InternVL3-38B, the default, is where that one begins.) Memory and time: see the
+README's table.
 """
 
 from r1v3_jax.config import GRPO, Evaluate, Optimizer, Run
@@ -24,6 +25,8 @@ config = Run(
     mesh=(16, 4, 2),
     topology="v5p:4x4x8",
     init_from="checkpoints/InternVL3-38B",
+    system="You are a helpful assistant.",  # report, section 6.2
+    opening="<think>\n",
     pipeline=("grpo",),
     grpo=GRPO(
         train=Rows("data/grpo.jsonl"),

@@ -287,6 +287,12 @@ class Evaluate:
     def __post_init__(self):
         names = "questions batch probe_questions max_prompt_tokens max_tokens"
         require(self, names, positive, "at least 1")
+        if wrong := [(name, source) for name, source in self.sets if not callable(source)]:
+            name, source = wrong[0]
+            raise ValueError(
+                f"Evaluate.sets {name!r}: {source!r} is no source of questions; in a config, "
+                f"(({name!r}, Rows({str(source)!r})),)"
+            )
         known = {name for name, _ in self.sets}
         for name, parts in self.pooled:
             if missing := set(parts) - known:
@@ -384,6 +390,10 @@ class Run:
     seed: int = 0
     init_from: str = ""  # a Hugging Face directory or a checkpoint of ours; empty: random weights
     write_tokenizer: Callable | None = None  # of a model that starts from nothing
+    # The system turn where a row brings none, and what the assistant's turn begins with; empty: as
+    # the checkpoint's chat template has them. What is left at the end speaks as it was trained to.
+    system: str = ""
+    opening: str = ""
     pipeline: tuple[str, ...] = ("cold_start", "grpo", "connector")
     stage: str = ""  # one stage of the pipeline alone; empty: all of them in a row
     base: SFT | None = None  # teaches a model that starts from nothing to see
@@ -441,7 +451,7 @@ class Run:
                 free.remove("checkpoint_every")
         named = {k: v for part, c in parts.items() for k, v in described(c, part).items()}
         named |= {f"compute.{k}": repr(getattr(self.compute, k)) for k in ("dtype", "param_dtype")}
-        named["seed"] = repr(self.seed)
+        named |= {key: repr(getattr(self, key)) for key in ("seed", "system", "opening")}
         for name in ("train", "validation"):
             if hasattr(source := getattr(config, name, None), "fingerprint"):
                 named[f"{stage}.{name}.rows"] = source.fingerprint()

@@ -51,7 +51,7 @@ def write(
         if layout == "hf" and config.vision is not None:
             _name_image_tokens(directory)
     if chat_template is not None:
-        _replace_template(directory, chat_template)
+        replace_template(directory, chat_template)
 
 
 def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:
@@ -120,7 +120,7 @@ def _name_image_tokens(directory: Path) -> None:
     hf_config.write_json(path, {**settings, "extra_special_tokens": named})
 
 
-def _replace_template(directory: Path, chat_template: str) -> None:
+def replace_template(directory: Path, chat_template: str) -> None:
     """Puts `chat_template` in the place of any other: there must not be two."""
     (directory / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     (directory / "chat_template.json").unlink(missing_ok=True)

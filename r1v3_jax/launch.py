@@ -76,7 +76,7 @@ def main() -> None:
         if LIST_CONFIGS.value:
             print("\n".join(list_configs()))
             return
-        if DRY_RUN.value:
+        if DRY_RUN.value or DRY_RUN_FULL.value or DRY_RUN_ONLY.value or DRY_RUN_OUT.value:
             dry_run_of(config)
             return
         workdir = WORKDIR.value or f"runs/{config.name}"

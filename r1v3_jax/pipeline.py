@@ -22,6 +22,7 @@ from r1v3_jax import (
     health,
     hf,
     hf_config,
+    hf_files,
     report,
     rewards,
     tokens,
@@ -39,6 +40,7 @@ from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.sources import CHECKED
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
+from r1v3_jax.tokens import ChatFormat
 from r1v3_jax.types import Dropped
 from r1v3_jax.verifiers import routing
 
@@ -73,7 +75,10 @@ def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool
         if first_process():
             shutil.rmtree(export, ignore_errors=True)
         multihost_utils.sync_global_devices("no export is there")
-        hf.save(model, export, "hf", tokenizer=workdir / "tokenizer")
+        tokenizer = workdir / "tokenizer"
+        # A language model alone has no images to mark.
+        template = None if config.model.vision is None else tokens.export_template(tokenizer, "hf")
+        hf.save(model, export, "hf", tokenizer=tokenizer, chat_template=template)
     summary |= {"wall_s": round(time.time() - started, 1), "peak_rss_gib": round(peak_rss_gib(), 3)}
     summary["compiles_after_warmup"] = context.compiles.after_warmup
     summary["programs"] = context.compiles.programs(PROGRAMS)
@@ -177,15 +182,35 @@ def write_tokenizer(config: Run, directory: Path) -> None:
     if config.write_tokenizer is not None:
         config.write_tokenizer(directory)
         return
-    source = Path(config.init_from)
-    source = source / "tokenizer" if (source / "tokenizer").is_dir() else source
-    hf_config.copy_tokenizer(source, directory)
+    hf_config.copy_tokenizer(tokenizer_of(config.init_from), directory)
+    if config.system or config.opening:
+        found = tokens.load(directory, text_only=config.model.vision is None).chat
+        chat = ChatFormat(config.system or found.system, config.opening or found.opening)
+        if chat != found:
+            hf_files.replace_template(directory, tokens.chat_template(chat))
+
+
+def tokenizer_of(checkpoint: str) -> Path:
+    """Where a checkpoint's tokenizer lies: beside the weights, in one of ours in its own place."""
+    directory = Path(checkpoint)
+    return directory / "tokenizer" if (directory / "tokenizer").is_dir() else directory
 
 
 def make_encoder(config: Run, directory: Path) -> Encoder:
     """The encoder of a run, with the tokenizer in `directory`."""
     tokenizer = tokens.load(directory, text_only=config.model.vision is None)
     tokenizer.check_model(config.model)
+    opening = tokenizer.chat.opening
+    if (
+        "grpo" in ((config.stage,) if config.stage else config.pipeline)
+        and "<think>" not in opening
+    ):
+        logging.warning(
+            "The assistant's turn begins with %r, not with <think>; a reward asks for </think> and "
+            "a box behind it. Unless the model was taught to write that, set --config.opening="
+            "'<think>\\n' and say so in --config.system, or begin with a cold start.",
+            opening,
+        )
     return Encoder(config.model, tokenizer)
 
 
@@ -197,7 +222,12 @@ def check_init(config: Run) -> None:
     """ValueError naming every field in which `config.model` is not the model in `init_from`."""
     directory = Path(config.init_from)
     ours = (directory / "model.json").exists()
-    found = checkpoint.read_config(directory)[0] if ours else hf_config.read(directory)
+    if ours:
+        found = checkpoint.read_config(directory)[0]
+    else:
+        found = hf.Checkpoint.open(directory).config  # and the headers of the weights
+    if config.write_tokenizer is None:
+        hf_config.tokenizer_files(tokenizer_of(config.init_from))
     there, here = _fields(found), _fields(config.model)
     differing = [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
@@ -229,6 +259,13 @@ def start(context: Context, before: str) -> r1v3.R1V3:
         done = context.workdir / config.pipeline[place - 1] / "done"
         if done.exists():
             return checkpoint.load_weights(done, compute=config.compute, mesh=mesh)
+        logging.warning(
+            "%s begins with %s: %s was not done in %s",
+            before,
+            config.init_from or "random weights",
+            config.pipeline[place - 1],
+            context.workdir,
+        )
     if not config.init_from:
         return r1v3.init(config.model, config.compute, seed=config.seed)
     if (Path(config.init_from) / "model.json").exists():

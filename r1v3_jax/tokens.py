@@ -387,6 +387,28 @@ def chat_template(chat: ChatFormat) -> str:
     return "".join(settings) + _CHAT_TEMPLATE
 
 
+def export_template(directory: str | Path, layout: str) -> str | None:
+    """The chat template of an exported checkpoint in a layout of `hf_config.LAYOUTS`, for the
+    tokenizer in `directory`; None if its own will do.
+
+    transformers' InternVLProcessor replaces <IMG_CONTEXT>. vLLM replaces <image> in the original
+    layout, and puts it there itself where a template knows strings only.
+    """
+    tokenizer = load(directory)
+    if tokenizer.hf.chat_template:
+        content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+        try:
+            text = tokenizer.hf.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False
+            )
+        except Exception:  # a template is a program: one for strings fails at a list in any way
+            text = ""
+        if text.count(IMAGE_CONTEXT) == 1 if layout == "hf" else IMAGE_CONTEXT not in text:
+            return None
+    template = chat_template(tokenizer.chat)
+    return template if layout == "hf" else template.replace(IMAGE_CONTEXT, IMAGE_MARKER)
+
+
 _CHAT_TEMPLATE = r"""
 {%- if messages[0].role != "system" -%}{{ system }}{%- endif -%}
 {%- for message in messages -%}

@@ -44,6 +44,14 @@ def test_configs_load_from_anywhere(tmp_path):
             "thinking_tokens 9 limits a thinking that thinking 'none' leaves out",
         ),
         (["--config=digits", "--config.cold_start.chains=no.jsonl"], "no.jsonl: no such file"),
+        (
+            ["--config=digits", "--config.evaluate.sets=(('mine', 'x.jsonl'),)"],
+            "Evaluate.sets 'mine': 'x.jsonl' is no source of questions",
+        ),
+        # Any flag of the dry run asks for one.
+        (["--config=digits", "--dry_run_full"], "--dry_run compiles for a TPU slice"),
+        (["--config=digits", "--dry_run_out=x.json"], "--dry_run compiles for a TPU slice"),
+        (["--config=digits", "--dry_run_only=grpo/decode"], "--dry_run compiles for a TPU slice"),
         (["--config=digits", "--workdirr=x"], "workdir"),
         (["--config=digits", "stray"], "stray"),
     ],

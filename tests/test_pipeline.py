@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 from tools_for_tests import run_tool
 
-from r1v3_jax import checkpoint, config_files, evaluate, hf, metrics, pipeline
+from r1v3_jax import checkpoint, config_files, evaluate, hf, hf_files, metrics, pipeline
+from r1v3_jax.sharding import make_mesh
 from r1v3_jax.sources import Rows
+from r1v3_jax.tokens import ChatFormat
 
 ROOT = Path(__file__).parent.parent
+UNTAUGHT = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}"
+    "{% endif %}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +83,7 @@ def test_the_export_is_the_model(config, finished):
     vocab = config.model.text.vocab_size  # pad rows of the vocabulary are not exported
     for model in (exported, kept):
         for table in (model.language.embedding, model.language.head):
-            table[...] = table[...].at[vocab:].set(0)
+            table.set_value(table[...][:vocab])
     for a, b in zip(jax.tree.leaves(exported), jax.tree.leaves(kept), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -102,6 +110,65 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
             "here; vision.norm is 'rms_norm' there and 'layer_norm' here; change config.model, or "
             "start from another checkpoint"
         )
+
+
+def warned(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_run_begins_the_assistant_s_turn_as_it_says(config, finished, tmp_path, caplog):
+    workdir, _ = finished
+    source = tmp_path / "untaught"  # as InternVL3's: no thought is opened, strings only
+    shutil.copytree(workdir / "export", source)
+    hf_files.replace_template(source, UNTAUGHT)
+    run = dataclasses.replace(config, init_from=str(source), write_tokenizer=None)
+    context = pipeline.prepare(run, tmp_path / "as it is", True)
+    assert context.encoder.tokenizer.chat == ChatFormat("Be brief.", "")
+    assert "begins with '', not with <think>" in warned(caplog)[0]
+    # Without GRPO there are no rewards to miss.
+    caplog.clear()
+    sft = dataclasses.replace(run, stage="cold_start")
+    pipeline.make_encoder(sft, tmp_path / "as it is" / "tokenizer")
+    assert not warned(caplog)
+
+    taught = dataclasses.replace(run, opening="<think>\n")
+    context = pipeline.prepare(taught, tmp_path / "taught", True)
+    assert context.encoder.tokenizer.chat == ChatFormat("Be brief.", "<think>\n")
+    assert not warned(caplog)
+    both = dataclasses.replace(taught, system='Box "it".')
+    context = pipeline.prepare(both, tmp_path / "both", True)
+    assert context.encoder.tokenizer.chat == ChatFormat('Box "it".', "<think>\n")
+    prompt = context.encoder.tokenizer.encode_prompt([{"role": "user", "content": "1 + 1 ="}])
+    text = context.encoder.tokenizer.decode(prompt, skip_special=False)
+    assert text.startswith("<|im_start|>system\nBox") and text.endswith("assistant\n<think>\n")
+    # Another one is another run.
+    assert taught.identity("grpo") != both.identity("grpo") != run.identity("grpo")
+
+
+def test_a_checkpoint_that_lacks_something_is_refused_on_the_host(config, finished, tmp_path):
+    workdir, _ = finished
+    run = dataclasses.replace(config, init_from=str(tmp_path / "c"), write_tokenizer=None)
+    for lost, message in (
+        ("model.safetensors", "safetensors"),
+        ("tokenizer.json", "no tokenizer files"),
+    ):
+        shutil.copytree(workdir / "export", tmp_path / "c")
+        pipeline.check(run)
+        for path in (tmp_path / "c").glob("*token*" if "token" in lost else lost):
+            path.unlink()
+        (tmp_path / "c" / "chat_template.jinja").unlink()
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            pipeline.check(run)
+        shutil.rmtree(tmp_path / "c")
+
+
+def test_a_stage_that_begins_without_the_one_before_says_so(config, finished, tmp_path, caplog):
+    context = pipeline.prepare(config, tmp_path / "run", True)
+    with jax.set_mesh(make_mesh(config.mesh)):
+        pipeline.start(context, "base")
+        assert not warned(caplog)
+        pipeline.start(context, "grpo")
+    assert warned(caplog)[0].startswith("grpo begins with random weights: cold_start was not done")
 
 
 def asks_three(tool: str, *flags: str) -> str:

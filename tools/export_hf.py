@@ -26,34 +26,11 @@ def main():
     source = f"{CHECKPOINT.value}/tokenizer"
     hf_config.tokenizer_files(source)
     # A language model alone has no images to mark.
-    template = chat_template(source, LAYOUT.value) if config.vision is not None else None
+    template = tokens.export_template(source, LAYOUT.value) if config.vision is not None else None
     with cli.set_mesh(MESH):
         model = checkpoint.load_weights(CHECKPOINT.value)
         hf.save(model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template)
     print(f"{OUT.value}: {hf.describe(model)}, layout {LAYOUT.value}")
-
-
-def chat_template(source: str, layout: str) -> str | None:
-    """The template to write; None to keep the one in the tokenizer's files.
-
-    transformers' InternVLProcessor replaces <IMG_CONTEXT>. vLLM replaces <image> in the original
-    layout, and puts it there itself where a template knows strings only.
-    """
-    tokenizer = tokens.load(source)
-    context, marker = tokens.IMAGE_CONTEXT, tokens.IMAGE_MARKER
-    if tokenizer.hf.chat_template:
-        content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
-        try:
-            text = tokenizer.hf.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False
-            )
-        except Exception:  # a template is a program: one for strings fails at a list in any way
-            text = ""
-        right = text.count(context) == 1 if layout == "hf" else context not in text
-        if right:
-            return None
-    template = tokens.chat_template(tokenizer.chat)
-    return template if layout == "hf" else template.replace(context, marker)
 
 
 if __name__ == "__main__":
