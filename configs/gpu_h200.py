@@ -39,8 +39,8 @@ config = Run(
     evaluate=Evaluate(
         probe=Rows("data/probe.jsonl"),
         probe_questions=64,
-        batch=32,
-        tiles=32 * 16,
+        batch=16,
+        tiles=16 * 16,
         max_prompt_tokens=3584,
         max_tokens=1536,
     ),

@@ -113,5 +113,7 @@ def ask(
         verify=config.verify,
         data=config.data,
     )
-    model = checkpoint.load_weights(directory)
+    # As the run computes on its devices, and no weight wider than that.
+    compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
+    model = checkpoint.load_weights(directory, compute=compute)
     return sample(sampler, model, source, count, batch, jax.random.key(seed))

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from r1v3_jax import checksums, hf_config, hf_files
 from r1v3_jax.hf_weights import NOT_WEIGHTS, VOCAB, Piece, pieces, renamed
-from r1v3_jax.model_config import Compute, ModelConfig, num_params
+from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, num_params
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
 
@@ -44,19 +44,20 @@ def load(
     mesh=None,
     compute: Compute | None = None,
     rope_impl: str = "hf",
+    vocab_multiple: int = TextConfig.vocab_multiple,
 ) -> r1v3.R1V3:
     """The model in a Hugging Face checkpoint directory, its weights on the devices of `mesh`
     (default: the current mesh, `jax.set_mesh`, or one device).
 
     `dtype` ("float32" or "bfloat16", default: as stored) is that of the weights and of the
-    computation; pass a whole `compute` instead to choose more. `rope_impl`, which no config.json
-    says, is that of TextConfig. Tensors are read one at a time, so that the host needs memory for
-    the largest of them twice, whatever the model's size.
+    computation; pass a whole `compute` instead to choose more. `rope_impl` and `vocab_multiple`,
+    which no config.json says, are those of TextConfig. Tensors are read one at a time, so that the
+    host needs memory for the largest of them twice, whatever the model's size.
 
     Raises FileNotFoundError or ValueError with every problem of the directory, before any device is
     touched.
     """
-    return Checkpoint.open(directory).load(dtype, mesh, compute, rope_impl)
+    return Checkpoint.open(directory).load(dtype, mesh, compute, rope_impl, vocab_multiple)
 
 
 def _flat(state) -> dict:
@@ -167,6 +168,7 @@ class Checkpoint:
         mesh=None,
         compute: Compute | None = None,
         rope_impl: str = "hf",
+        vocab_multiple: int = TextConfig.vocab_multiple,
     ) -> r1v3.R1V3:
         """The model; see `hf.load`."""
         if dtype is not None and compute is not None:
@@ -177,7 +179,9 @@ class Checkpoint:
         if compute is None:
             dtype = str(jnp.dtype(self.dtype() if dtype is None else dtype))
             compute = Compute(dtype=dtype, param_dtype=dtype)
-        text = dataclasses.replace(self.config.text, rope_impl=rope_impl)
+        text = dataclasses.replace(
+            self.config.text, rope_impl=rope_impl, vocab_multiple=vocab_multiple
+        )
         config = dataclasses.replace(self.config, text=text)
         graph, state = nnx.split(r1v3.abstract(config, compute))
         mesh = jax.sharding.get_mesh() if mesh is None else mesh

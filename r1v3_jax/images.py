@@ -10,10 +10,12 @@ Letters: I tiles, S tile side in pixels. Tiles are channels-last, float32[I, S, 
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
 import re
+import stat
 import urllib.parse
 import warnings
 from collections.abc import Sequence
@@ -213,6 +215,7 @@ def open_image(
             raise _image_error(name, repr(error), wanted, "scale it down", "image_size") from error
         # Pillow's decoders raise what they trip over: OSError, SyntaxError, struct.error, KeyError.
         except Exception as error:
+            _raise_of_the_machine(error)
             wanted, change = "an intact image", "write it again or drop it"
             raise _image_error(name, repr(error), wanted, change, "image_damaged") from error
     raise _image_error(name, *problem, "image_size")
@@ -278,6 +281,7 @@ class StoredImage:
             try:
                 image = Image.open(file, formats=IMAGE_FORMATS)
             except Exception as error:
+                _raise_of_the_machine(error)
                 wanted = f"an image, one of {', '.join(IMAGE_FORMATS)}"
                 unknown, bomb = UnidentifiedImageError, Image.DecompressionBombError
                 reason = "image_format" if isinstance(error, unknown) else "image_damaged"
@@ -417,13 +421,35 @@ def _image_error(name, got, wanted, change, reason):
 
 def _open_file(source):
     """A file opened for reading; a device or a pipe could block or never end."""
-    if not os.path.exists(source):
+    try:
+        there = os.stat(source)
+    except (OSError, ValueError) as error:  # the latter: no path at all
+        _raise_of_the_machine(error)
         text = f"{str(source)!r}: got no such file, wanted one; check the path"
-        raise MissingImage(text, "image_missing")
-    if not os.path.isfile(source):
+        raise MissingImage(text, "image_missing") from error
+    if not stat.S_ISREG(there.st_mode):
         name, got = repr(str(source)), "a folder or device"
         raise _image_error(name, got, "a regular file", "check the path", "image_path")
     return open(source, "rb")
+
+
+# Of the disk, the network or the process, not of a file.
+_MACHINE = {
+    getattr(errno, name)
+    for name in (
+        "EIO ESTALE ENOTCONN ETIMEDOUT ECONNRESET ECONNABORTED ECONNREFUSED EHOSTDOWN EHOSTUNREACH "
+        "ENETDOWN ENETUNREACH EREMOTEIO ENOMEM EMFILE ENFILE EAGAIN EINTR EBUSY"
+    ).split()
+    if hasattr(errno, name)
+}
+
+
+def _raise_of_the_machine(error: Exception) -> None:
+    """Raises what says nothing of the image: a row left out on one host alone would put all rows
+    behind it in other places there than on the other hosts.
+    """
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        raise error
 
 
 @contextlib.contextmanager

@@ -214,7 +214,8 @@ def make_encoder(config: Run, directory: Path) -> Encoder:
     return Encoder(config.model, tokenizer)
 
 
-# Fields in which a run may differ from the checkpoint it starts from: choices, not shapes.
+# Fields in which a run may differ from the checkpoint it starts from: choices, not shapes. The
+# run's are taken; of ties, and of padding in a checkpoint of ours, those of the weights.
 CHOICES = "max_tiles architecture pad_token_id vocab_multiple rope_impl tie_embeddings".split()
 
 
@@ -268,14 +269,20 @@ def start(context: Context, before: str) -> r1v3.R1V3:
         )
     if not config.init_from:
         return r1v3.init(config.model, config.compute, seed=config.seed)
+    wanted = config.model
     if (Path(config.init_from) / "model.json").exists():
-        return checkpoint.load_weights(config.init_from, compute=config.compute, mesh=mesh)
-    return hf.load(
-        config.init_from,
-        compute=config.compute,
-        mesh=mesh,
-        rope_impl=config.model.text.rope_impl,
+        model = checkpoint.load_weights(config.init_from, compute=config.compute, mesh=mesh)
+    else:
+        multiple = wanted.text.vocab_multiple
+        model = hf.load(
+            config.init_from, compute=config.compute, mesh=mesh, vocab_multiple=multiple
+        )
+    chosen = dataclasses.replace(
+        model.config,
+        text=dataclasses.replace(model.config.text, rope_impl=wanted.text.rope_impl),
+        **{name: getattr(wanted, name) for name in ("max_tiles", "architecture", "pad_token_id")},
     )
+    return r1v3.with_config(model, chosen)
 
 
 def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dict]:

@@ -92,6 +92,12 @@ def create(model: R1V3, optimizer: optax.GradientTransformation, learns: Callabl
     return TrainState(step=jnp.int32(0), model=model, optimizer=jax.jit(optimizer.init)(params))
 
 
+def release(model: R1V3) -> None:
+    """Frees the arrays of a model that a restored state replaces: its callers still hold it."""
+    for array in jax.tree.leaves(nnx.state(model)):
+        array.delete()
+
+
 def summed_gradients(loss: Callable, args: tuple, batch, count=None):
     """Gradients with respect to `args`, and metrics, added up in float32 over the micro-batches of
     a batch: its first `count` (int32[]; None: all N).

@@ -181,7 +181,7 @@ def test_a_mesh_holds_the_same_bits(tmp_path, shape):
     assert_same_bits(read_tensors(tmp_path / "out"), read_tensors(tmp_path / "out2"))
     embedding = nnx.state(model).language.embedding.get_value()
     rows = {shard.data.shape[0] for shard in embedding.addressable_shards}
-    assert rows == {384 // shape[2]}  # 331 rows and padding, in shards
+    assert rows == {1024 // shape[2]}  # 331 rows and padding, in shards
 
 
 def test_the_current_mesh_is_the_default(tmp_path):
@@ -214,7 +214,7 @@ def test_pad_rows_of_the_vocabulary_are_zero_and_stay_here(tmp_path):
     model = hf.load(tmp_path / "in")
     for name in hf_weights.VOCAB:
         weight = params(model)[name]
-        assert weight.shape == (384, 32) and weight[:331].all() and not weight[331:].any()
+        assert weight.shape == (1024, 32) and weight[:331].all() and not weight[331:].any()
 
 
 # -------------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Tiling against an independent count, pixels against transformers and torch, and bad files."""
 
+import errno
 import importlib.util
 import io
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -786,6 +788,28 @@ print(len(images.video_frames(sys.argv[2], 8)), peak_mb() - before)
     num_frames, growth_mb = run_measured(code, short, long)
     assert int(num_frames) == 8
     assert float(growth_mb) < 50  # all 400 frames would take 276 MB
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE])
+def test_a_failing_disk_is_no_bad_image(tmp_path, monkeypatch, number):
+    """A row left out on one host alone would move all rows behind it there."""
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    for look in (lambda path: images.StoredImage(path).size, images.open_image):
+        with pytest.raises(images.ImageError):  # of the file
+            images.open_image(tmp_path / "b.png")
+        with pytest.raises(images.MissingImage):
+            look(tmp_path / "c.png")
+
+        def fail(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        for place in ((os, "stat"), (Image, "open")):
+            with monkeypatch.context() as patch:
+                patch.setattr(*place, fail)
+                with pytest.raises(OSError, match=re.escape(os.strerror(number))) as raised:
+                    look(tmp_path / "a.png")
+            assert not isinstance(raised.value, images.ImageError)
 
 
 def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):

@@ -485,7 +485,7 @@ def test_pad_rows_of_the_vocabulary_do_nothing(text_model):
     (_, expected), gradients = run(text_model, *inputs)
 
     rows = np.arange(text_model.config.text.padded_vocab)[:, None]
-    assert len(rows) == 384
+    assert len(rows) == 1024
     language = text_model.language
     for gradient in (gradients.language.embedding, gradients.language.head):
         assert np.all(np.asarray(gradient)[VOCAB:] == 0) and np.any(np.asarray(gradient)[:VOCAB])
@@ -509,7 +509,7 @@ def largest_array(text) -> int:
 
 
 def test_no_array_of_all_logits_exists(text_model):
-    rows, length, vocab, width = 3, 40, 384, 32
+    rows, length, vocab, width = 3, 40, 1024, 32
 
     def program(chunk):
         model = with_compute(text_model, logprob_chunk=chunk)

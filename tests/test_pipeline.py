@@ -10,9 +10,10 @@ import exported_answers
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import checkpoint, config_files, evaluate, hf, hf_files, metrics, pipeline
+from r1v3_jax import checkpoint, config_files, evaluate, hf, hf_files, metrics, pipeline, train
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.sources import Rows
 from r1v3_jax.tokens import ChatFormat
@@ -162,6 +163,28 @@ def test_a_checkpoint_that_lacks_something_is_refused_on_the_host(config, finish
         shutil.rmtree(tmp_path / "c")
 
 
+@pytest.mark.parametrize("source", ["export", "connector/done"])
+def test_the_choices_of_a_run_are_taken(config, finished, tmp_path, source):
+    """Of what may differ from the checkpoint: the run's own, in data, model and export alike."""
+    workdir, _ = finished
+    text = dataclasses.replace(config.model.text, rope_impl="vllm_static", rope_factor=1.0)
+    model = dataclasses.replace(
+        config.model, text=text, max_tiles=7, architecture="SkyworkR1VChatModel"
+    )
+    origin = str(workdir / source)
+    run = dataclasses.replace(config, init_from=origin, write_tokenizer=None, model=model)
+    pipeline.check(run)
+    context = pipeline.prepare(run, tmp_path / "run", True)
+    with jax.set_mesh(make_mesh(config.mesh)):
+        got = pipeline.start(context, "base")
+    assert got.config == model and got.language.config == model.text
+    vocab = text.vocab_size
+    kept = checkpoint.load_weights(workdir / "connector/done")
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(kept), strict=True):
+        a, b = (x[:vocab] if x.shape[0] == text.padded_vocab else x for x in (a, b))
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_stage_that_begins_without_the_one_before_says_so(config, finished, tmp_path, caplog):
     context = pipeline.prepare(config, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
@@ -266,7 +289,7 @@ def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budge
             assert not np.isin(ids, words).any()
 
 
-def test_a_stage_resumes_bitwise(config, finished, tmp_path):
+def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     """Stopped after 2 of 3 steps and started again: the same numbers, the same weights."""
     workdir, _ = finished
     short = dataclasses.replace(
@@ -286,7 +309,14 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path):
         pipeline.run(torn, tmp_path, quiet=True)
     done = [line["step"] for line in metrics.read(tmp_path)]
     assert done and len(done) < 3  # it was stopped on the way
+    released = []
+    monkeypatch.setattr(
+        train, "release", lambda model, now=train.release: released.append(model) or now(model)
+    )
     pipeline.run(short, tmp_path, quiet=True, accept_changes=True)  # of the source
+    # What the stage would have begun with does not stay beside what it goes on from.
+    assert all(x.is_deleted() for model in released for x in jax.tree.leaves(nnx.state(model)))
+    assert len(released) == 1
     assert logged(tmp_path) == logged(workdir, ["base"])
     resumed = checkpoint.load_weights(tmp_path / "base/done")
     straight = checkpoint.load_weights(workdir / "base/done")

@@ -1,6 +1,6 @@
 """How often a checkpoint of ours solves each question that GRPO would ask it.
 
-python tools/pass_rates.py --config=tpu_v5e_8 --checkpoint=CHECKPOINT --mesh=1,8,1 --out=rates.jsonl
+python tools/pass_rates.py --config=tpu_v5e_8 --checkpoint=CHECKPOINT --mesh=8,1,1 --out=rates.jsonl
 
 One line a question: index, id, source, pass_rate, samples. Questions that are always or never
 solved teach GRPO nothing: `mixtures.ByPassRate(source, "rates.jsonl")` leaves them out, and

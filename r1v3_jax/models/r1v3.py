@@ -191,6 +191,11 @@ def for_decoding(model: R1V3, *, int8: bool = False) -> R1V3:
     return nnx.merge(nnx.graphdef(_described(model.config, compute)), weights)
 
 
+def with_config(model: R1V3, config: ModelConfig) -> R1V3:
+    """The same weights under another config, of the same shapes."""
+    return nnx.merge(nnx.graphdef(_described(config, model.compute)), nnx.state(model))
+
+
 def decode_compute(compute: Compute) -> Compute:
     """How the model decodes that is trained by `compute`."""
     return dataclasses.replace(compute, rules=DECODE, param_dtype=compute.dtype)

@@ -46,6 +46,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     candidates = context.states(name, "candidates", keep=1)
     first, cursor, skipped, dropped, checkpoints = 0, 0, 0, {}, []
     if found := states.newest(state):
+        train.release(state.model)
         first, state, extra = found
         cursor, skipped, checkpoints = extra["cursor"], extra["skipped"], extra["checkpoints"]
         dropped = extra["dropped"]

@@ -34,6 +34,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     done, cursor, skipped, best = 0, 0, 0, {"loss": math.inf, "step": 0, "since": 0}
     dropped = {}
     if found := states.newest(state):
+        train.release(state.model)
         done, state, extra = found
         cursor, skipped, best = extra["cursor"], extra["skipped"], extra["best"]
         dropped = extra["dropped"]
