@@ -87,7 +87,7 @@ class Encoder(data.Encoder):
         tokenizer = types.SimpleNamespace(
             pad_token_id=config.pad_token_id,
             banned_token_ids=tuple(banned),
-            decode=lambda ids, *, skip_special: " ".join(map(str, ids.tolist())),
+            decode_all=lambda rows, *, skip_special: [" ".join(map(str, ids)) for ids in rows],
         )
         super().__init__(config, tokenizer)
         self.shape = shape

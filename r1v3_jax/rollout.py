@@ -157,9 +157,10 @@ class Sampler:
             new = [i for i in np.flatnonzero(finished) if texts[i] is None]
             if new and np.all(finished):
                 meanwhile()
-            for i in new:
-                ids = completions.tokens[i, : completions.lengths[i]]
-                texts[i] = self.encoder.prefill + tokenizer.decode(ids, skip_special=True)
+            ids = [completions.tokens[i, : completions.lengths[i]] for i in new]
+            said = tokenizer.decode_all(ids, skip_special=True)
+            for i, text in zip(new, said, strict=True):
+                texts[i] = self.encoder.prefill + text
             mine = [i for i in new if share.start <= i < share.stop]
             with health.own_work():
                 found = rewards.score_all(
@@ -515,29 +516,27 @@ def statistics(groups: list[Group], limit: int) -> dict[str, float]:
     }
 
 
-def rows(groups: list[Group]) -> list[dict]:
+def rows(groups: list[Group]) -> Iterator[dict]:
     """One JSON row a sample, for the rollouts file."""
-    out = []
+
+    def six_digits(numbers: np.ndarray) -> list[float]:
+        return np.round(numbers.astype(np.float64), 6).tolist()
+
     for group in groups:
         for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True)):
             size = int(group.completions.lengths[g])
-            out.append(
-                {
-                    "id": group.example.id,
-                    "sample": g,
-                    "images": len(group.example.images),
-                    "prompt": group.example.question,
-                    "completion": text,
-                    "answer": group.example.answer,
-                    "reward": score.total,
-                    "accuracy": score.accuracy,
-                    "format": score.format,
-                    "verdict": score.verdict.name.lower(),
-                    "tokens": group.completions.tokens[g, :size].tolist(),
-                    "logprobs": [round(float(x), 6) for x in group.completions.logprobs[g, :size]],
-                    "entropies": [
-                        round(float(x), 6) for x in group.completions.entropies[g, :size]
-                    ],
-                }
-            )
-    return out
+            yield {
+                "id": group.example.id,
+                "sample": g,
+                "images": len(group.example.images),
+                "prompt": group.example.question,
+                "completion": text,
+                "answer": group.example.answer,
+                "reward": score.total,
+                "accuracy": score.accuracy,
+                "format": score.format,
+                "verdict": score.verdict.name.lower(),
+                "tokens": group.completions.tokens[g, :size].tolist(),
+                "logprobs": six_digits(group.completions.logprobs[g, :size]),
+                "entropies": six_digits(group.completions.entropies[g, :size]),
+            }

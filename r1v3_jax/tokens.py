@@ -262,18 +262,24 @@ class Tokenizer:
         encode_text up to the tokenizer's normalisation (NFC in Qwen2). ValueError for ids outside
         the vocabulary.
         """
-        check_token_ids(ids, self.vocab_size)
-        ids = [int(i) for i in ids]
-        if skip_special:
-            added = self.hf.added_tokens_decoder
-            ids = [i for i in ids if not (i in added and added[i].special)]
-        # As in _ids: a sentencepiece decoder drops the space before the first word.
-        text = self.hf.decode(
-            [self.control_ids[TURN_START], *ids],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
-        )
-        return text.removeprefix(TURN_START)
+        return self.decode_all([ids], skip_special=skip_special)[0]
+
+    def decode_all(self, rows, *, skip_special: bool) -> list[str]:
+        """`decode` of each of several; the tokenizer's library takes all cores for it."""
+        added = self.hf.added_tokens_decoder
+        left_out = [i for i, token in added.items() if token.special] if skip_special else []
+        wanted = []
+        for ids in map(np.asarray, rows):
+            check_token_ids(ids, self.vocab_size)
+            # As in _ids: a sentencepiece decoder drops the space before the first word.
+            kept = ids[~np.isin(ids, left_out)] if left_out else ids
+            wanted.append([self.control_ids[TURN_START], *kept.tolist()])
+        if self.hf.is_fast:
+            texts = self.hf.backend_tokenizer.decode_batch(wanted, skip_special_tokens=False)
+        else:
+            how = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+            texts = [self.hf.decode(ids, **how) for ids in wanted]
+        return [text.removeprefix(TURN_START) for text in texts]
 
     def _ids(self, text: str) -> list[int]:
         # A sentencepiece tokenizer puts a space before the first word of its input. No piece of a

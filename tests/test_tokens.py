@@ -563,6 +563,8 @@ def test_sentencepiece(tmp_path, legacy):
     if not legacy:  # else the answer, cut off from its opening, gets a space of its own
         assert ids == tokenizer.hf.encode(whole, add_special_tokens=False)
         assert tokenizer.decode(ids, skip_special=False) == whole
+        pair = tokenizer.decode_all([ids, ids[:3], []], skip_special=False)
+        assert pair == [whole, tokenizer.decode(ids[:3], skip_special=False), ""]
         for text in ("the cat", "  the cat ", "a , b . it 's", "\n\n中", ""):
             assert tokenizer.decode(tokenizer.encode_text(text), skip_special=True) == text
     example, mask = tokenizer.encode_example([*messages, assistant("blue")])
