@@ -140,7 +140,7 @@ def define_rope_impl() -> flags.FlagHolder:
 
 
 def define_mesh() -> flags.FlagHolder:
-    """The flag --mesh=1,8,1, for `set_mesh`."""
+    """The flag --mesh=8,1,1, for `set_mesh`."""
     return flags.DEFINE_list(
         "mesh", ["1", "1", "1"], "Devices along data,fsdp,tensor, over which the weights are split."
     )
@@ -153,6 +153,7 @@ def set_mesh(flag: flags.FlagHolder):
     if not all(size.isdecimal() for size in flag.value):
         raise ValueError(
             f"--mesh={','.join(flag.value)}: wanted three whole numbers, data,fsdp,tensor, "
-            "such as --mesh=1,8,1"
+            "such as --mesh=8,1,1"
         )
+    tpu.set_init_args()
     return jax.set_mesh(make_mesh(tuple(map(int, flag.value))))

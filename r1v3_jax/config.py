@@ -416,6 +416,11 @@ class Run:
                 raise ValueError(f"stage {name} is to run, but Run.{name} is not configured")
         if not self.init_from and self.write_tokenizer is None:
             raise ValueError("set init_from, a checkpoint to start from")
+        if "\\" in self.opening:
+            raise ValueError(
+                f"opening {self.opening!r} has a backslash; a shell writes a new line as "
+                "--config.opening=$'<think>\\n'"
+            )
         check_mesh_shape(self.mesh)
         if self.topology and (chips := tpu.parse(self.topology).chips) != math.prod(self.mesh):
             raise ValueError(

@@ -100,6 +100,8 @@ def ask(
     described, _ = checkpoint.read_config(directory)
     tokenizer = tokens.load(f"{directory}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
+    chat = tokenizer.chat.but(config.system, config.opening)  # as GRPO would ask
+    tokenizer = dataclasses.replace(tokenizer, chat=chat)
     sampler = Sampler(
         encoder=Encoder(described, tokenizer),
         sampling=Sampling(
@@ -113,7 +115,9 @@ def ask(
         verify=config.verify,
         data=config.data,
     )
-    # As the run computes on its devices, and no weight wider than that.
+    # As the run computes, and no weight wider than that; its kernels are for a TPU alone.
     compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
+    if jax.default_backend() != "tpu":
+        compute = dataclasses.replace(compute, attention="reference")
     model = checkpoint.load_weights(directory, compute=compute)
     return sample(sampler, model, source, count, batch, jax.random.key(seed))

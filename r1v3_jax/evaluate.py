@@ -68,7 +68,9 @@ def critical_mask(ids: np.ndarray, sequences: list[list[int]]) -> np.ndarray:
     mask = np.zeros(len(ids), bool)
     for sequence in sequences:
         # Every place at once: the devices wait, for as many tokens as a step has sampled.
-        begins = np.ones(max(0, len(ids) - len(sequence) + 1), bool)
+        if len(sequence) > len(ids):
+            continue
+        begins = np.ones(len(ids) - len(sequence) + 1, bool)
         for i, token in enumerate(sequence):
             begins &= ids[i : i + len(begins)] == token
         mask[: len(begins)] |= begins

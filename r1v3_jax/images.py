@@ -448,7 +448,7 @@ def _raise_of_the_machine(error: Exception) -> None:
     """Raises what says nothing of the image: a row left out on one host alone would put all rows
     behind it in other places there than on the other hosts.
     """
-    if isinstance(error, OSError) and error.errno in _MACHINE:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE:
         raise error
 
 

@@ -40,7 +40,6 @@ from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.sources import CHECKED
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
-from r1v3_jax.tokens import ChatFormat
 from r1v3_jax.types import Dropped
 from r1v3_jax.verifiers import routing
 
@@ -100,6 +99,7 @@ def prepare(
             partial = hf_config.partial_directory(directory)
             write_tokenizer(config, partial)
             partial.rename(directory)
+        set_chat(config, directory)  # of a run that was begun with another one
     multihost_utils.sync_global_devices("the tokenizer is there")
     encoder = make_encoder(config, directory)
     return Context(config, workdir, encoder, quiet=quiet, accept_changes=accept_changes)
@@ -181,16 +181,20 @@ def write_tokenizer(config: Run, directory: Path) -> None:
     """Fills a directory with the files of the run's tokenizer."""
     if config.write_tokenizer is not None:
         config.write_tokenizer(directory)
-        return
-    hf_config.copy_tokenizer(tokenizer_of(config.init_from), directory)
+    else:
+        hf_config.copy_tokenizer(tokenizer_of(config.init_from), directory)
+    set_chat(config, directory)
+
+
+def set_chat(config: Run, directory: Path) -> None:
+    """Lets the tokenizer in `directory` speak as the run says."""
     if config.system or config.opening:
         found = tokens.load(directory, text_only=config.model.vision is None).chat
-        chat = ChatFormat(config.system or found.system, config.opening or found.opening)
-        if chat != found:
+        if (chat := found.but(config.system, config.opening)) != found:
             hf_files.replace_template(directory, tokens.chat_template(chat))
 
 
-def tokenizer_of(checkpoint: str) -> Path:
+def tokenizer_of(checkpoint: str | Path) -> Path:
     """Where a checkpoint's tokenizer lies: beside the weights, in one of ours in its own place."""
     directory = Path(checkpoint)
     return directory / "tokenizer" if (directory / "tokenizer").is_dir() else directory
@@ -208,7 +212,7 @@ def make_encoder(config: Run, directory: Path) -> Encoder:
         logging.warning(
             "The assistant's turn begins with %r, not with <think>; a reward asks for </think> and "
             "a box behind it. Unless the model was taught to write that, set --config.opening="
-            "'<think>\\n' and say so in --config.system, or begin with a cold start.",
+            "$'<think>\\n' and say so in --config.system, or begin with a cold start.",
             opening,
         )
     return Encoder(config.model, tokenizer)
@@ -227,8 +231,6 @@ def check_init(config: Run) -> None:
         found = checkpoint.read_config(directory)[0]
     else:
         found = hf.Checkpoint.open(directory).config  # and the headers of the weights
-    if config.write_tokenizer is None:
-        hf_config.tokenizer_files(tokenizer_of(config.init_from))
     there, here = _fields(found), _fields(config.model)
     differing = [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
@@ -240,6 +242,9 @@ def check_init(config: Run) -> None:
             f"{directory} is not the model of this config: {'; '.join(differing)}; change "
             "config.model, or start from another checkpoint"
         )
+    if config.write_tokenizer is None:
+        tokenizer = tokens.load(tokenizer_of(directory), text_only=config.model.vision is None)
+        tokenizer.check_model(config.model)
 
 
 def _fields(config: ModelConfig) -> dict:

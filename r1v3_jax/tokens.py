@@ -45,6 +45,10 @@ class ChatFormat:
     system: str | None
     opening: str
 
+    def but(self, system: str, opening: str) -> "ChatFormat":
+        """With those of the two that are not empty in place of its own."""
+        return ChatFormat(system or self.system, opening or self.opening)
+
     def without_opening(self, answer: str) -> str:
         """`answer` less one copy of the opening, where stored text repeats it (with or without
         the whitespace around it)."""

@@ -110,6 +110,7 @@ def test_naive_rows_hold_the_images(setting):
     groups = ready.groups(ready.sampler)
     assert all((group.prompt.tokens == SIGHTED.image_token_id).sum() == 4 for group in groups)
     batch = ready.place(bench.naive_batch(groups, ready.config, ready.encoder))
+    assert np.any(batch.sampler_logprobs < 0)
     loss = jax.jit(functools.partial(bench.naive_loss, config=ready.config))
     for n in range(2):
         _, found = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], batch))

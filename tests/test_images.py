@@ -804,6 +804,13 @@ def test_a_failing_disk_is_no_bad_image(tmp_path, monkeypatch, number):
         def fail(*_, **__):
             raise OSError(number, os.strerror(number))
 
+        def exhaust(*_, **__):
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", exhaust)
+            with pytest.raises(MemoryError):
+                look(tmp_path / "a.png")
         for place in ((os, "stat"), (Image, "open")):
             with monkeypatch.context() as patch:
                 patch.setattr(*place, fail)

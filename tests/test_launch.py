@@ -48,6 +48,10 @@ def test_configs_load_from_anywhere(tmp_path):
             ["--config=digits", "--config.evaluate.sets=(('mine', 'x.jsonl'),)"],
             "Evaluate.sets 'mine': 'x.jsonl' is no source of questions",
         ),
+        (
+            ["--config=tpu_v5e_8", r"--config.opening=<think>\n", "--nodry_run_data", "--dry_run"],
+            "has a backslash; a shell writes a new line as --config.opening=$'<think>\\n'",
+        ),
         # Any flag of the dry run asks for one.
         (["--config=digits", "--dry_run_full"], "--dry_run compiles for a TPU slice"),
         (["--config=digits", "--dry_run_out=x.json"], "--dry_run compiles for a TPU slice"),

@@ -142,6 +142,12 @@ def test_a_run_begins_the_assistant_s_turn_as_it_says(config, finished, tmp_path
     prompt = context.encoder.tokenizer.encode_prompt([{"role": "user", "content": "1 + 1 ="}])
     text = context.encoder.tokenizer.decode(prompt, skip_special=False)
     assert text.startswith("<|im_start|>system\nBox") and text.endswith("assistant\n<think>\n")
+    # In a directory where a run was begun that had said nothing yet.
+    context = pipeline.prepare(both, tmp_path / "as it is", True)
+    assert context.encoder.tokenizer.chat == ChatFormat('Box "it".', "<think>\n")
+    own = dataclasses.replace(config, system="Of digits.")  # a tokenizer that the run writes
+    context = pipeline.prepare(own, tmp_path / "own", True)
+    assert context.encoder.tokenizer.chat == ChatFormat("Of digits.", "<think>\n")
     # Another one is another run.
     assert taught.identity("grpo") != both.identity("grpo") != run.identity("grpo")
 
@@ -151,7 +157,7 @@ def test_a_checkpoint_that_lacks_something_is_refused_on_the_host(config, finish
     run = dataclasses.replace(config, init_from=str(tmp_path / "c"), write_tokenizer=None)
     for lost, message in (
         ("model.safetensors", "safetensors"),
-        ("tokenizer.json", "no tokenizer files"),
+        ("tokenizer.json", "no tokenizer in"),
     ):
         shutil.copytree(workdir / "export", tmp_path / "c")
         pipeline.check(run)

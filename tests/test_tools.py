@@ -520,7 +520,7 @@ def mistakes(work, tmp_path_factory):
         ),
         "mesh": (
             ["import_hf", f"--hf={work}/hf", out, "--mesh=1,x,1"],
-            "--mesh=1,x,1: wanted three whole numbers, data,fsdp,tensor, such as --mesh=1,8,1",
+            "--mesh=1,x,1: wanted three whole numbers, data,fsdp,tensor, such as --mesh=8,1,1",
         ),
         "large-mesh": (
             ["export_hf", f"--checkpoint={work}/checkpoint", out, "--mesh=1,8,1"],
