@@ -18,10 +18,6 @@ config = dataclasses.replace(
     name="tpu_v5p_8",
     model=INTERNVL3_8B,
     init_from="checkpoints/InternVL3-8B",
-    # InternVL3's own template does not open a thought.
-    system="Reason step by step, close your reasoning with </think>, and put the final answer in "
-    "\\boxed{}.",
-    opening="<think>\n",
     topology="v5p:2x2x1",
     mesh=(1, 4, 1),
     compute=dataclasses.replace(small.compute, remat="dots"),  # there is room for it

@@ -18,9 +18,5 @@ config = dataclasses.replace(
     name="tpu_v6e_8",
     model=INTERNVL3_2B,
     init_from="checkpoints/InternVL3-2B",
-    # InternVL3's own template does not open a thought.
-    system="Reason step by step, close your reasoning with </think>, and put the final answer in "
-    "\\boxed{}.",
-    opening="<think>\n",
     topology="v6e:2x4",
 )

@@ -22,7 +22,7 @@ import pytest
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests marked slow")
-    parser.addoption("--storm", action="store_true", help="kill a run 200 times, not 12")
+    parser.addoption("--storm", action="store_true", help="kill a run 200 times, not 20")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -3,7 +3,7 @@
 #
 #   bash tests/run.sh                       everything that CI runs
 #   bash tests/run.sh --slow                also the slow tests (memory of a 3 GB checkpoint, ...)
-#   bash tests/run.sh --storm               a run is killed 200 times, not 12
+#   bash tests/run.sh --storm               a run is killed 200 times, not 20
 #   bash tests/run.sh tests/test_hf.py -k tied      any further arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -115,6 +115,10 @@ def test_naive_rows_hold_the_images(setting):
     for n in range(2):
         _, found = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], batch))
         assert found["sampler_gap"] < 1e-5  # float32; some come out alike to the bit
+        # It is the distance to what the sampler said: one nat more for each token of this half.
+        other = dataclasses.replace(batch, sampler_logprobs=batch.sampler_logprobs - 1)
+        _, further = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], other))
+        np.testing.assert_allclose(further["sampler_gap"], 0.5, atol=1e-5)
         assert found["policy_entropy"] > 1
 
 

@@ -26,7 +26,7 @@ def whole(place):
 @pytest.fixture(scope="module")
 def kills(request):
     """How many kills the storm is made of."""
-    return 200 if request.config.getoption("--storm") else 12
+    return 200 if request.config.getoption("--storm") else 20
 
 
 def test_the_same_seed_twice(place, whole, shows):
