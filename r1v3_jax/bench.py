@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import data, metrics, rewards, rollout, sampler, train
+from r1v3_jax import data, metrics, rewards, rollout, sampler, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.estimate import CHIPS
@@ -30,9 +30,9 @@ from r1v3_jax.losses import clipped_policy_loss, group_advantages, token_weights
 from r1v3_jax.model_config import num_params
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.rewards import Verdict
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch
+from r1v3_jax.verifiers.verdict import Verdict
 
 # Dense bfloat16 FLOP/s by a part of jax's `device_kind`, the first that fits; from the vendors'
 # data sheets.
@@ -223,7 +223,7 @@ class Bench:
         self.draws += 1
         return jax.random.fold_in(jax.random.key(0), self.draws)
 
-    def prompts(self) -> data.PromptBatch:
+    def prompts(self) -> types.PromptBatch:
         shape = self.shape
         encoded = [self.encoder.prompt(self.config.train(i)) for i in range(shape.prompts)]
         return data.prompt_batch(

@@ -23,7 +23,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from r1v3_jax import checksums, hf_config, hf_files
+from r1v3_jax import checksums, files, hf_config
 from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
@@ -36,7 +36,7 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
     """
     state = nnx.to_pure_dict(nnx.state(model))
     described = {"dtype": model.compute.param_dtype, "config": dataclasses.asdict(model.config)}
-    with hf_files.whole_directory(directory) as (partial, first):
+    with files.whole_directory(directory) as (partial, first):
         if tokenizer is not None and first:
             (partial / "tokenizer").mkdir()
             hf_config.copy_tokenizer(tokenizer, partial / "tokenizer")
@@ -44,7 +44,7 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
             checkpointer.save(partial / "weights", state)
         if first:
             checksums.write_sums(partial / "weights")
-            hf_config.write_json(partial / "model.json", described)
+            files.write_json(partial / "model.json", described)
 
 
 def read_config(directory) -> tuple[ModelConfig, str]:
@@ -57,7 +57,7 @@ def read_config(directory) -> tuple[ModelConfig, str]:
         raise FileNotFoundError(
             f"{path}: no such file; give a checkpoint of this program, as tools/import_hf.py makes"
         )
-    described = hf_config.read_json(path)
+    described = files.read_json(path)
     try:
         config = dict(described["config"])
         text = TextConfig(**config.pop("text"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 import r1v3_jax
-from r1v3_jax import hf_config
+from r1v3_jax.files import read_json
 
 
 def write_sums(directory: Path) -> None:
@@ -64,7 +64,7 @@ def read_manifest(directory: Path) -> dict:
     paths = sorted((directory / "manifest").glob("*-of-*.json"))
     body, files = {}, {}
     for path in paths:
-        whole = hf_config.read_json(path)
+        whole = read_json(path)
         body = whole.get("body")
         if not isinstance(body, dict) or whole.get("digest") != _digest(body):
             raise ValueError(f"{path} has changed")

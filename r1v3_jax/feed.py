@@ -19,7 +19,7 @@ from pathlib import Path
 
 import grain
 
-from r1v3_jax import metrics
+from r1v3_jax import files, metrics
 from r1v3_jax.config import GRPO, SFT, Data
 from r1v3_jax.data import Encoded, Encoder
 from r1v3_jax.images import ImageError, StoredImage
@@ -222,7 +222,7 @@ class Ledger:
     def __init__(self, workdir, stage: str, *, resume_step: int = 0, counts: Counts | None = None):
         self.path, self.stage = Path(workdir) / "drops.jsonl", stage
         self.counts = counts or {}  # not changed in place: a thread may be writing it to a state
-        if metrics.first_process():
+        if files.first_process():
             metrics.drop_lines(self.path, stage, resume_step)
 
     def add(self, step: int, drops: tuple[dict, ...]) -> None:
@@ -232,7 +232,7 @@ class Ledger:
             reasons = self.counts.get(source, {})
             counted = {**reasons, reason: reasons.get(reason, 0) + 1}
             self.counts = {**self.counts, source: counted}
-        if drops and metrics.first_process():
+        if drops and files.first_process():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps({"stage": self.stage, "step": step, **drop}) for drop in drops]
             with self.path.open("a", encoding="utf-8") as file:

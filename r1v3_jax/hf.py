@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from r1v3_jax import checksums, hf_config, hf_files
+from r1v3_jax import checksums, files, hf_config, hf_files
 from r1v3_jax.hf_weights import NOT_WEIGHTS, VOCAB, Piece, pieces, renamed
 from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, num_params
 from r1v3_jax.models import r1v3
@@ -243,7 +243,7 @@ def _files(directory: Path, problems: list[str]) -> tuple[list[Path], dict[str, 
             problems.append(f"no *.safetensors file{hint}")
         return paths, {}
     try:
-        index = hf_config.read_json(path).get("weight_map")
+        index = files.read_json(path).get("weight_map")
     except (ValueError, OSError) as error:
         problems.append(str(error).removeprefix(f"{directory}/"))
         return [], {}
@@ -265,7 +265,7 @@ def _files(directory: Path, problems: list[str]) -> tuple[list[Path], dict[str, 
 
 
 def _header(path: Path, problems: list[str]) -> dict[str, Tensor] | None:
-    if why := hf_config.not_a_file(path):
+    if why := files.not_a_file(path):
         problems.append(f"{path.name}: {why}; download it again")
         return None
     if path.stat().st_size == 0:
@@ -380,13 +380,13 @@ def save(
         raise ValueError(f"layout {layout!r}; choose from {', '.join(hf_config.LAYOUTS)}")
     flat = _flat(nnx.state(model))
     config_json = hf_config.write(model.config, layout, str(flat["language.embedding"].dtype))
-    with hf_files.whole_directory(directory) as (partial, first):
+    with files.whole_directory(directory) as (partial, first):
         if first:
             hf_files.write(partial, model.config, layout, tokenizer, chat_template)
         _write_weights(model.config, flat, partial, layout, max_shard_bytes, first)
         if first:
             # Last, so that what an interrupted save leaves behind does not load.
-            hf_config.write_json(partial / "config.json", config_json)
+            files.write_json(partial / "config.json", config_json)
             checksums.write_sums(partial)
 
 
@@ -428,7 +428,7 @@ def _write_weights(
             save_file(tensors, directory / filename, metadata={"format": "pt"})
     if first and split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        hf_config.write_json(directory / INDEX, index)
+        files.write_json(directory / INDEX, index)
 
 
 def _fetch(array: jax.Array, piece: Piece) -> np.ndarray:

@@ -7,12 +7,12 @@ another activation, another pixel shuffle, sliding windows, ...
 """
 
 import dataclasses
-import json
 import math
 import os
 import shutil
 from pathlib import Path
 
+from r1v3_jax.files import read_json
 from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
 
 LAYOUTS = ("hf", "original")
@@ -335,52 +335,6 @@ def added_tokens(directory: Path) -> dict[str, int]:
         listed = read_json(directory / "tokenizer.json").get("added_tokens") or []
         tokens |= {entry["content"]: entry["id"] for entry in listed}
     return tokens
-
-
-def not_a_file(path: Path) -> str:
-    """Why there is no file to read at `path`; empty if there is one."""
-    if path.is_file():
-        return ""
-    if path.is_symlink() and not path.exists():
-        return f"a link to {path.readlink()}, which does not exist"
-    return "not a file" if path.exists() else "no such file"
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
-    if why := not_a_file(path):
-        raise FileNotFoundError(f"{path}: {why}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON object was wanted, got {type(value).__name__}")
-    return value
-
-
-def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def empty_directory(directory) -> Path:
-    """`directory` as a Path, if something may be written there. FileExistsError if it holds
-    anything.
-    """
-    directory = Path(os.path.abspath(directory))
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(
-            f"{directory} exists and is not an empty directory; choose another or remove it"
-        )
-    return directory
-
-
-def partial_directory(directory: Path) -> Path:
-    """A fresh directory beside `directory`, to be filled and then renamed to it by `os.replace`."""
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
 
 
 # -------------------------------------------------------------------------------------------------

@@ -4,37 +4,11 @@ That is: the tokenizer's files and chat template, the processor's settings that 
 the configuration class that vLLM reads in the original layout.
 """
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-from jax.experimental import multihost_utils
-
 from r1v3_jax import hf_config
+from r1v3_jax.files import read_json, write_json
 from r1v3_jax.model_config import ModelConfig
-
-
-@contextlib.contextmanager
-def whole_directory(directory) -> Iterator[tuple[Path, bool]]:
-    """(a directory to fill, whether to write files there); it becomes `directory` at the end.
-
-    All processes of a run call it and take part in what concerns arrays; the first one writes the
-    files. FileExistsError if `directory` is there and not empty. What an interrupted block leaves
-    is called `directory`.partial, and the next one removes it.
-    """
-    directory = hf_config.empty_directory(directory)
-    partial = directory.with_name(directory.name + ".partial")
-    first = jax.process_index() == 0
-    if first:
-        hf_config.partial_directory(directory)
-    multihost_utils.sync_global_devices(f"{directory}: begun")
-    yield partial, first
-    multihost_utils.sync_global_devices(f"{directory}: filled")
-    if first:
-        os.replace(partial, directory)
-    multihost_utils.sync_global_devices(f"{directory}: there")
 
 
 def write(
@@ -42,7 +16,7 @@ def write(
 ) -> None:
     """Writes them all but the checksums. `tokenizer` is a directory or None."""
     for name, value in _settings(config, layout).items():
-        hf_config.write_json(directory / name, value)
+        write_json(directory / name, value)
     if layout == "original" and config.vision is not None:
         module = directory / f"{hf_config.ORIGINAL_MODULE}.py"
         module.write_text(hf_config.original_class(config), encoding="utf-8")
@@ -94,7 +68,7 @@ def _name_image_tokens(directory: Path) -> None:
     that is there: Qwen's own, or the padding, which no prompt contains, or the end of a turn.
     """
     path = directory / "tokenizer_config.json"
-    settings = hf_config.read_json(path) if path.exists() else {}
+    settings = read_json(path) if path.exists() else {}
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     known = hf_config.added_tokens(directory)
@@ -117,7 +91,7 @@ def _name_image_tokens(directory: Path) -> None:
     elif listed:
         settings["additional_special_tokens"] = listed
     settings = {key: value for key, value in settings.items() if key not in named}
-    hf_config.write_json(path, {**settings, "extra_special_tokens": named})
+    write_json(path, {**settings, "extra_special_tokens": named})
 
 
 def replace_template(directory: Path, chat_template: str) -> None:
@@ -126,6 +100,6 @@ def replace_template(directory: Path, chat_template: str) -> None:
     (directory / "chat_template.json").unlink(missing_ok=True)
     path = directory / "tokenizer_config.json"
     if path.exists():
-        settings = hf_config.read_json(path)
+        settings = read_json(path)
         settings.pop("chat_template", None)
-        hf_config.write_json(path, settings)
+        write_json(path, settings)

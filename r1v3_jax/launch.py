@@ -87,7 +87,7 @@ def main() -> None:
             )
         # After the flags: a typing error costs no import of the models.
         from r1v3_jax import health, pipeline, report
-        from r1v3_jax.metrics import first_process
+        from r1v3_jax.files import first_process
 
         pipeline.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         cli.start_processes(PROCESSES, config.topology)

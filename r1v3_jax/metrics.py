@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 import r1v3_jax
+from r1v3_jax.files import _dumps, _replace, first_process
 
 # On the progress line, in this order; everything else is in the file.
 SHOWN = (
@@ -259,52 +260,10 @@ class Compiles:
         return {name: compiled.count(f"jit({name})") for name in names}
 
 
-def first_process() -> bool:
-    """Whether this process is the one that prints and writes."""
-    return jax.process_index() == 0
-
-
 def write_json(path, value) -> None:
     """Writes a JSON file, whole or not at all; nan and infinities as in metrics.jsonl."""
     if first_process():
         _replace(Path(path), _dumps(value, indent=2) + "\n")
-
-
-def write_jsonl(path, rows: Iterable[dict]) -> None:
-    """Adds the file of one step's rows, one object a line, whole or not at all.
-
-    A step that runs again after a resume replaces its file: each row is there once.
-    """
-    if first_process():
-        _replace(Path(path), "".join(_dumps(row) + "\n" for row in rows))
-
-
-def _replace(path: Path, text: str) -> None:
-    """`path` with new content. A reader, or a kill at any moment, finds the old one or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")  # one name: what a kill leaves is overwritten
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _dumps(value, **layout) -> str:
-    return json.dumps(_plain(value), allow_nan=False, **layout)
-
-
-def _plain(value):
-    """`value` in what JSON has: numpy and jax numbers become Python's, see the module on nan."""
-    if isinstance(value, dict):
-        return {key: _plain(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 def _number(value) -> float | int:

@@ -16,9 +16,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from r1v3_jax import (
-    checkpoint,
     checksums,
     evaluate,
+    files,
     health,
     hf,
     hf_config,
@@ -27,10 +27,11 @@ from r1v3_jax import (
     rewards,
     tokens,
 )
-from r1v3_jax.checkpoint import check_same
+from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
 from r1v3_jax.config import Run, Verify
 from r1v3_jax.data import Encoder, Tiles
-from r1v3_jax.metrics import first_process, peak_rss_gib, versions, write_json
+from r1v3_jax.files import first_process
+from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.mixtures import with_chains
 from r1v3_jax.model_config import ModelConfig
 from r1v3_jax.models import r1v3
@@ -96,7 +97,7 @@ def prepare(
     if first_process():
         workdir.mkdir(parents=True, exist_ok=True)
         if not directory.exists():
-            partial = hf_config.partial_directory(directory)
+            partial = files.partial_directory(directory)
             write_tokenizer(config, partial)
             partial.rename(directory)
         set_chat(config, directory)  # of a run that was begun with another one
@@ -121,7 +122,7 @@ def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> N
     path = workdir / "run.json"
     if not path.exists():
         return
-    there, here = hf_config.read_json(path), identity(config, workdir)
+    there, here = files.read_json(path), identity(config, workdir)
     part = lambda key: key.partition(".")[0]  # noqa: E731
     both = set(map(part, there)) & set(map(part, here))  # not a stage that is new, or was removed
     done = {name for name in both if (workdir / name / "done").exists()}
@@ -228,7 +229,7 @@ def check_init(config: Run) -> None:
     directory = Path(config.init_from)
     ours = (directory / "model.json").exists()
     if ours:
-        found = checkpoint.read_config(directory)[0]
+        found = read_config(directory)[0]
     else:
         found = hf.Checkpoint.open(directory).config  # and the headers of the weights
     there, here = _fields(found), _fields(config.model)
@@ -264,7 +265,7 @@ def start(context: Context, before: str) -> r1v3.R1V3:
     if place:
         done = context.workdir / config.pipeline[place - 1] / "done"
         if done.exists():
-            return checkpoint.load_weights(done, compute=config.compute, mesh=mesh)
+            return load_weights(done, compute=config.compute, mesh=mesh)
         logging.warning(
             "%s begins with %s: %s was not done in %s",
             before,
@@ -276,7 +277,7 @@ def start(context: Context, before: str) -> r1v3.R1V3:
         return r1v3.init(config.model, config.compute, seed=config.seed)
     wanted = config.model
     if (Path(config.init_from) / "model.json").exists():
-        model = checkpoint.load_weights(config.init_from, compute=config.compute, mesh=mesh)
+        model = load_weights(config.init_from, compute=config.compute, mesh=mesh)
     else:
         multiple = wanted.text.vocab_multiple
         model = hf.load(
@@ -295,8 +296,8 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
     done = context.workdir / name / "done"
     if done.exists():
         mesh = jax.sharding.get_mesh()
-        model = checkpoint.load_weights(done, compute=context.run.compute, mesh=mesh)
-        return model, hf_config.read_json(context.directory(name) / "account.json")
+        model = load_weights(done, compute=context.run.compute, mesh=mesh)
+        return model, files.read_json(context.directory(name) / "account.json")
     stage_config = getattr(context.run, name)
     context.directory(name)
     write_json(context.workdir / "run.json", identity(context.run, context.workdir))
@@ -308,7 +309,7 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
     if name in context.run.evaluate.after:
         account["accuracy"] = accuracies(context, model)
     write_json(context.directory(name) / "account.json", account)
-    checkpoint.save_weights(done, model, tokenizer=context.workdir / "tokenizer")
+    save_weights(done, model, tokenizer=context.workdir / "tokenizer")
     leave_if_preempted(name)
     return model, account
 

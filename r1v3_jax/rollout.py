@@ -26,6 +26,7 @@ from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.sampler import Completions, Sampling, decode, prefill
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
+from r1v3_jax.verifiers.verdict import Check, Verdict
 
 # With fewer slots than samples, how often the finished ones are taken off the device in a rollout.
 LOOKS = 4
@@ -266,7 +267,7 @@ def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewar
     """
     if jax.process_count() == 1:
         return mine
-    verdicts, count = list(rewards.Verdict), len(weights)
+    verdicts, count = list(Verdict), len(weights)
     table = np.zeros((-(-count // jax.process_count()), 3), np.float32)  # equal on all processes
     for row, score in zip(table, mine, strict=False):
         row[:] = verdicts.index(score.verdict), score.accuracy or 0.0, score.format
@@ -274,7 +275,7 @@ def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewar
     out = []
     for (verdict, accuracy, form), weight in zip(table, weights, strict=True):
         # As `detection.overlap` rounds: float32 holds six digits.
-        check = rewards.Check(verdicts[int(verdict)], None, "", round(float(accuracy), 6))
+        check = Check(verdicts[int(verdict)], None, "", round(float(accuracy), 6))
         out.append(rewards.scored(check, float(form), weight))
     return out
 

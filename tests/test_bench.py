@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1v3_jax import bench, rollout
+from r1v3_jax import bench, model_config, rollout
 from r1v3_jax.bench_shapes import SHAPES, Shape
 from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.sharding import make_mesh
@@ -173,7 +173,7 @@ def test_flops_of_a_small_step():
 
 
 def test_shapes_are_those_of_the_peers():
-    parameters = {name: bench.num_params(shape.model) for name, shape in SHAPES.items()}
+    parameters = {name: model_config.num_params(shape.model) for name, shape in SHAPES.items()}
     assert parameters["tunix"] == 6_033_664  # as tunix_baseline.py counts
     assert parameters["trl"] == 5_621_888  # as trl_baseline.py counts
     assert SHAPES["trl"].model.image_tokens_per_tile == 64

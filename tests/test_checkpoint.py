@@ -15,7 +15,8 @@ import tokenizers_for_tests
 from flax import nnx
 from random_models import params, random_model
 
-from r1v3_jax import checkpoint, hf_config
+from r1v3_jax import checkpoint
+from r1v3_jax.files import write_json
 from r1v3_jax.model_config import Compute
 from r1v3_jax.presets import TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
@@ -92,7 +93,7 @@ def test_rope_impl_travels_with_the_weights(tmp_path):
 
 def test_a_dtype_that_is_none_is_refused_by_name(tmp_path):
     path = tmp_path / "model.json"
-    hf_config.write_json(path, {"dtype": "int4", "config": dataclasses.asdict(TINY)})
+    write_json(path, {"dtype": "int4", "config": dataclasses.asdict(TINY)})
     with pytest.raises(ValueError) as raised:
         checkpoint.read_config(tmp_path)
     assert str(raised.value) == (
@@ -191,14 +192,14 @@ DAMAGED = {
     "no-model": (lambda d: (d / "model.json").unlink(), "model.json: no such file"),
     "no-json": (lambda d: (d / "model.json").write_text("{"), "model.json: not JSON"),
     "other-model": (
-        lambda d: hf_config.write_json(
+        lambda d: write_json(
             d / "model.json",
             {"dtype": "float32", "config": dataclasses.asdict(TIED)},
         ),
         "copy: weights and model.json disagree: ",
     ),
     "old-model": (
-        lambda d: hf_config.write_json(d / "model.json", {"dtype": "float32", "config": {"d": 1}}),
+        lambda d: write_json(d / "model.json", {"dtype": "float32", "config": {"d": 1}}),
         "model.json: not a model description of this version",
     ),
 }

@@ -39,6 +39,7 @@ from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
 from r1v3_jax import checkpoint, hf, hf_config, hf_files, hf_weights
+from r1v3_jax.files import read_json, write_json
 from r1v3_jax.model_config import Compute, num_params
 from r1v3_jax.presets import PRESETS, TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
@@ -146,7 +147,7 @@ def test_the_dtype_asked_for_is_the_dtype_given(tmp_path):
     assert_same_bits(read_tensors(tmp_path / "rounded"), rounded)
     widened = {name: tensor.to(torch.float32) for name, tensor in rounded.items()}
     assert_same_bits(read_tensors(tmp_path / "widened"), widened)
-    assert hf_config.read_json(tmp_path / "rounded" / "config.json")["torch_dtype"] == "bfloat16"
+    assert read_json(tmp_path / "rounded" / "config.json")["torch_dtype"] == "bfloat16"
 
 
 def test_half_precision_files_want_a_dtype(tmp_path):
@@ -330,15 +331,15 @@ def test_a_head_of_its_own_is_kept_whatever_the_config_says(tmp_path, caplog):
     """The tie trap: InternVLConfig ties by default, also above a head that differs."""
     source = vision_language("rms-qwen2")
     write_checkpoint(tmp_path / "in", source, "hf", "float32")
-    config = hf_config.read_json(tmp_path / "in" / "config.json")
+    config = read_json(tmp_path / "in" / "config.json")
     del config["tie_word_embeddings"]
-    hf_config.write_json(tmp_path / "in" / "config.json", config)
+    write_json(tmp_path / "in" / "config.json", config)
     assert hf_config.read(tmp_path / "in").text.tie_embeddings
     model = hf.load(tmp_path / "in")
     assert "keeping both" in caplog.text
     assert not model.config.text.tie_embeddings
     hf.save(model, tmp_path / "out")
-    assert hf_config.read_json(tmp_path / "out" / "config.json")["tie_word_embeddings"] is False
+    assert read_json(tmp_path / "out" / "config.json")["tie_word_embeddings"] is False
     assert_same_bits(read_tensors(tmp_path / "out"), tensors_of(source, "hf"))
 
 
@@ -356,7 +357,7 @@ def test_a_tied_head_need_not_be_in_the_file_but_is_written(tmp_path):
         out = tmp_path / layout
         hf.save(model, out, layout)
         assert torch.equal(read_tensors(out)["language_model.lm_head.weight"], head)
-        assert hf_config.read_json(out / "config.json")["tie_word_embeddings"] is True
+        assert read_json(out / "config.json")["tie_word_embeddings"] is True
 
 
 def test_an_untied_model_without_a_head_is_refused(tmp_path):
@@ -386,7 +387,7 @@ def test_shards_index_and_checksums(tmp_path):
         "preprocessor_config.json", "processor_config.json",
     ]  # fmt: skip
     total = 0
-    index = hf_config.read_json(out / hf.INDEX)
+    index = read_json(out / hf.INDEX)
     for name in shards:
         tensors = load_file(out / name)
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -485,7 +486,7 @@ def test_the_original_layout_brings_the_configuration_class_that_vllm_needs(tmp_
     out = tmp_path / "out"
     out.mkdir()
     hf_files.write(out, config, "original", None, None)
-    hf_config.write_json(out / "config.json", hf_config.write(config, "original", "float32"))
+    write_json(out / "config.json", hf_config.write(config, "original", "float32"))
     # No installed package, no cache, no network: what lies in the directory must do.
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin"}
     done = subprocess.run(
@@ -744,7 +745,7 @@ def test_a_missing_shard_does_not_hide_what_is_wrong_in_the_others(tmp_path, lay
     """Nor are its tensors missing one by one; those that no file should hold are."""
     directory = tmp_path / "in"
     write_checkpoint(directory, vision_language("rms-qwen2"), layout, "float32", shards=2)
-    index = hf_config.read_json(directory / hf.INDEX)["weight_map"]
+    index = read_json(directory / hf.INDEX)["weight_map"]
     norm = hf_weights.renamed(NORM, layout)
     shard = index[norm]
     (lost,) = set(index.values()) - {shard}
@@ -817,7 +818,7 @@ def large(tmp_path_factory):
     """A checkpoint of LARGE in the original layout, several shards, written one at a time."""
     directory = tmp_path_factory.mktemp("large") / "checkpoint"
     directory.mkdir()
-    hf_config.write_json(
+    write_json(
         directory / "config.json", hf_config.write(LARGE, "original", "bfloat16")
     )  # fmt: skip
     noise = torch.randn(1 << 20).to(torch.bfloat16)
@@ -832,7 +833,7 @@ def large(tmp_path_factory):
             save_file(shard, directory / file)
             weight_map |= dict.fromkeys(shard, file)
             shard, size = {}, 0
-    hf_config.write_json(directory / hf.INDEX, {"weight_map": weight_map})
+    write_json(directory / hf.INDEX, {"weight_map": weight_map})
     yield directory
     shutil.rmtree(directory)
 

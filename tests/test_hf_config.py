@@ -12,7 +12,7 @@ from checkpoints_for_tests import (
     vision_language,
 )
 
-from r1v3_jax import hf_config
+from r1v3_jax import files, hf_config
 from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.presets import PRESETS, TINY
 
@@ -22,7 +22,7 @@ from r1v3_jax.presets import PRESETS, TINY
 def test_config_json_says_everything(tmp_path, name, layout):
     """What is written for a model reads back as the same model, up to what only runs know."""
     config = PRESETS[name]
-    hf_config.write_json(tmp_path / "config.json", hf_config.write(config, layout, "bfloat16"))
+    files.write_json(tmp_path / "config.json", hf_config.write(config, layout, "bfloat16"))
     if layout == "hf":  # transformers knows no Skywork
         config = dataclasses.replace(config, architecture="InternVLChatModel")
     assert hf_config.read(tmp_path) == config
@@ -369,7 +369,7 @@ def test_the_defaults_of_a_tower_are_those_of_its_class(tmp_path):
         raw = source.to_dict() if layout == "hf" else original_config(source.to_dict())
         for key in "norm_type use_qk_norm attention_bias qk_normalization qkv_bias".split():
             raw["vision_config"].pop(key, None)
-        hf_config.write_json(tmp_path / "config.json", raw)
+        files.write_json(tmp_path / "config.json", raw)
         vision = hf_config.read(tmp_path).vision
         wanted = ("rms_norm", True) if layout == "original" else ("layer_norm", False)
         assert (vision.norm, vision.qk_norm, vision.qkv_bias) == (*wanted, False)
@@ -380,7 +380,7 @@ def test_the_class_that_a_config_names_is_the_model(tmp_path):
     raw = original_config(vision_language("rms-qwen2").config.to_dict())
 
     def read(**changes):
-        hf_config.write_json(tmp_path / "config.json", {**raw, **changes})
+        files.write_json(tmp_path / "config.json", {**raw, **changes})
         return hf_config.read(tmp_path)
 
     assert read().architecture == "SkyworkR1VChatModel"
@@ -400,7 +400,7 @@ def test_a_language_model_without_a_type_is_known_by_its_class(tmp_path, named, 
     del raw["llm_config"]["model_type"]
     if named is not None:
         raw["llm_config"]["architectures"] = [f"{named}ForCausalLM"]
-    hf_config.write_json(tmp_path / "config.json", raw)
+    files.write_json(tmp_path / "config.json", raw)
     text = hf_config.read(tmp_path).text
     assert (text.qkv_bias, text.qk_norm) == (qkv_bias, qk_norm)
 
@@ -412,14 +412,14 @@ def test_a_language_model_without_a_type_is_known_by_its_class(tmp_path, named, 
 def test_an_answer_ends_with_the_turn_whatever_the_config_says(tmp_path, ids, known, end):
     raw = vision_language("rms-qwen2").config.to_dict()
     raw["text_config"]["eos_token_id"] = ids
-    hf_config.write_json(tmp_path / "config.json", raw)
-    hf_config.write_json(tmp_path / "added_tokens.json", known)
+    files.write_json(tmp_path / "config.json", raw)
+    files.write_json(tmp_path / "added_tokens.json", known)
     assert hf_config.read(tmp_path).end_token_id == end
 
 
 def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
     raw = hf_config.write(dataclasses.replace(TINY, max_tiles=5), "hf", "float32")
-    hf_config.write_json(tmp_path / "config.json", raw)
+    files.write_json(tmp_path / "config.json", raw)
     settings = {
         "crop_to_patches": False,  # as in the published files, and without effect
         "max_patches": 7,
@@ -428,10 +428,10 @@ def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
         "image_std": [0.229, 0.224, 0.225],
         "size": {"height": 28, "width": 28},
     }
-    hf_config.write_json(tmp_path / "preprocessor_config.json", settings)
+    files.write_json(tmp_path / "preprocessor_config.json", settings)
     assert hf_config.read(tmp_path).max_tiles == 5
     del raw["max_dynamic_patch"]
-    hf_config.write_json(tmp_path / "config.json", raw)
+    files.write_json(tmp_path / "config.json", raw)
     assert hf_config.read(tmp_path).max_tiles == 7
     changes = {
         "max_patches": "x",
@@ -440,7 +440,7 @@ def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
         "image_std": [1, 1, 1],
         "size": {"height": 56, "width": 56},
     }
-    hf_config.write_json(tmp_path / "preprocessor_config.json", changes)
+    files.write_json(tmp_path / "preprocessor_config.json", changes)
     only = "preprocessor_config.json: "
     assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
         tmp_path,
@@ -495,27 +495,27 @@ def test_every_field_of_a_model_survives_config_json(tmp_path, layout, norm, qkv
     if layout == "hf":  # transformers has no Skywork, and one eps for every qk-norm
         vision = dataclasses.replace(vision, qk_norm_eps=1e-6)
         config = dataclasses.replace(config, vision=vision, architecture="InternVLChatModel")
-    hf_config.write_json(tmp_path / "config.json", hf_config.write(config, layout, "float32"))
+    files.write_json(tmp_path / "config.json", hf_config.write(config, layout, "float32"))
     assert hf_config.read(tmp_path) == config
 
 
 def test_the_image_token_is_found_where_each_generation_of_files_keeps_it(tmp_path):
     source = vision_language("rms-qwen2").config.to_dict()
-    hf_config.write_json(tmp_path / "config.json", source)
+    files.write_json(tmp_path / "config.json", source)
     assert hf_config.read(tmp_path).image_token_id == 9
     old = {key: value for key, value in source.items() if key != "image_token_id"}
-    hf_config.write_json(tmp_path / "config.json", {**old, "image_token_index": 11})
+    files.write_json(tmp_path / "config.json", {**old, "image_token_index": 11})
     assert hf_config.read(tmp_path).image_token_id == 11
     original = original_config(vision_language("rms-qwen2").config.to_dict())
     del original["image_token_id"]  # the published files of this layout have none
-    hf_config.write_json(tmp_path / "config.json", original)
+    files.write_json(tmp_path / "config.json", original)
     with pytest.raises(ValueError, match="image_token_id 151667 is outside the vocabulary of 331"):
         hf_config.read(tmp_path)
-    hf_config.write_json(tmp_path / "added_tokens.json", {"<IMG_CONTEXT>": 13})
+    files.write_json(tmp_path / "added_tokens.json", {"<IMG_CONTEXT>": 13})
     assert hf_config.read(tmp_path).image_token_id == 13
     listed = {"added_tokens_decoder": {"17": {"content": "<IMG_CONTEXT>", "special": True}}}
-    hf_config.write_json(tmp_path / "tokenizer_config.json", listed)
+    files.write_json(tmp_path / "tokenizer_config.json", listed)
     assert hf_config.read(tmp_path).image_token_id == 17
     listed = {"added_tokens": [{"content": "<IMG_CONTEXT>", "id": 19}]}
-    hf_config.write_json(tmp_path / "tokenizer.json", listed)
+    files.write_json(tmp_path / "tokenizer.json", listed)
     assert hf_config.read(tmp_path).image_token_id == 19

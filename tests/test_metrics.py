@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import metrics
+from r1v3_jax import files, metrics
 from r1v3_jax.metrics import Logger, Timer
 
 
@@ -135,7 +135,7 @@ def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     run(tmp_path, range(2), quiet=False)
     metrics.write_json(tmp_path / "summary.json", {})
-    metrics.write_jsonl(tmp_path / "rollouts.jsonl", [{}])
+    files.write_jsonl(tmp_path / "rollouts.jsonl", [{}])
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="step 0 comes after step 0"):
         run(tmp_path, [0, 0])
@@ -268,16 +268,16 @@ def test_write_json_written_out(tmp_path):
 @pytest.mark.parametrize("fault", ["full disk", "a row that is not JSON"])
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, fault):
     path = tmp_path / "rollouts" / "grpo_000010.jsonl"
-    metrics.write_jsonl(path, [{"id": "a"}, {"id": "b"}])
+    files.write_jsonl(path, [{"id": "a"}, {"id": "b"}])
     before = path.read_bytes()
     rows = [{"id": "c"}, {"id": object() if fault != "full disk" else "d"}]
     if fault == "full disk":
         monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises((OSError, TypeError)):
-        metrics.write_jsonl(path, rows)
+        files.write_jsonl(path, rows)
     assert path.read_bytes() == before
     monkeypatch.undo()
-    metrics.write_jsonl(path, [{"id": "e"}])
+    files.write_jsonl(path, [{"id": "e"}])
     assert path.read_text() == '{"id": "e"}\n'
     assert [p.name for p in path.parent.iterdir()] == ["grpo_000010.jsonl"]
 
@@ -294,7 +294,7 @@ def test_rollout_rows_come_back_as_they_were(tmp_path):
             "images": ["digits-7/0.png"],
         }
     ]
-    metrics.write_jsonl(tmp_path / "rollouts.jsonl", rows)
+    files.write_jsonl(tmp_path / "rollouts.jsonl", rows)
     (line,) = (tmp_path / "rollouts.jsonl").read_bytes().splitlines()
     rows[0]["rewards"]["format"] = 0.25
     rows[0]["logprobs"][1] = "-Infinity"

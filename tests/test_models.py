@@ -24,7 +24,17 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from r1v3_jax import checkpoint, hf
 from r1v3_jax.model_config import Compute, TextConfig, num_params
-from r1v3_jax.models import internvit, layers, qwen2, r1v3
+from r1v3_jax.models import internvit, qwen2, r1v3
+from r1v3_jax.models.layers import (
+    NEVER,
+    attention,
+    causal_mask,
+    layer_norm,
+    rms_norm,
+    rope_angles,
+    rope_base,
+    splash_attention,
+)
 from r1v3_jax.presets import PRESETS, R1V3_38B, TINY
 from r1v3_jax.sharding import make_mesh, shardings
 
@@ -209,7 +219,7 @@ def our_modules(model, given):
     bias = vision_block.norm1_bias
     tiles = einops.rearrange(given[VISION], "i a r c -> i r c a")
     ones = jnp.ones((1, len(PROMPT)), jnp.int32)
-    angles = layers.rope_angles(jnp.arange(len(PROMPT))[None], config.text)
+    angles = rope_angles(jnp.arange(len(PROMPT))[None], config.text)
     return {
         # Blocks that add nothing leave the embeddings; the class token is not in the output.
         f"{VISION}.embeddings": zeroed(vision, "scale1", "scale2")(tiles),
@@ -223,7 +233,7 @@ def our_modules(model, given):
         ),
         f"{VISION}.encoder.layer.1": vision_block(given[f"{VISION}.encoder.layer.1"]),
         VISION: vision(tiles),
-        "model.multi_modal_projector.layer_norm": layers.layer_norm(
+        "model.multi_modal_projector.layer_norm": layer_norm(
             given["model.multi_modal_projector.layer_norm"],
             model.connector.norm[...],
             model.connector.norm_bias[...],
@@ -231,7 +241,7 @@ def our_modules(model, given):
         ),
         "model.multi_modal_projector": model.connector(given["model.multi_modal_projector"]),
         f"{TEXT}.embed_tokens": text.embed(given[f"{TEXT}.embed_tokens"]),
-        f"{TEXT}.layers.1.input_layernorm": layers.rms_norm(
+        f"{TEXT}.layers.1.input_layernorm": rms_norm(
             given[f"{TEXT}.layers.1.input_layernorm"], text_block.norm1[...], config.text.norm_eps
         ),
         f"{TEXT}.layers.1": text_block(
@@ -499,7 +509,7 @@ def test_pad_rows_of_the_vocabulary_do_nothing(text_model):
     (_, got), _ = run(spoilt, *inputs)
     assert all(np.array_equal(x, y) for x, y in zip(got, expected, strict=True))
     logits = spoilt.logits(jnp.asarray(HIDDEN))
-    assert np.all(logits[..., VOCAB:] == layers.NEVER)
+    assert np.all(logits[..., VOCAB:] == NEVER)
 
 
 def largest_array(text) -> int:
@@ -648,10 +658,10 @@ def test_splash_attention_equals_the_reference(shape):
     segments = np.ones((B, T), np.int32)
     if causal:
         segments[:, T // 3 :], segments[0, -9:] = 2, 0
-    mask = layers.causal_mask(jnp.asarray(segments)) if causal else None
+    mask = causal_mask(jnp.asarray(segments)) if causal else None
 
     def kernel(q, k, v):
-        return layers.splash_attention(
+        return splash_attention(
             q, k, v, jnp.asarray(segments),
             causal=causal, q_spec=None, block=block, interpret=True,
         )  # fmt: skip
@@ -666,16 +676,14 @@ def test_splash_attention_equals_the_reference(shape):
         )(q, k, v)
         return out, *gradients
 
-    for got, want in zip(
-        both(kernel), both(lambda q, k, v: layers.attention(q, k, v, mask)), strict=True
-    ):
+    for got, want in zip(both(kernel), both(lambda q, k, v: attention(q, k, v, mask)), strict=True):
         # The softmax is built up block by block: float32 rounding, at numbers of size one to ten.
         assert difference(got, want) <= 2e-5
 
 
 def test_the_model_hands_the_kernel_what_the_reference_gets(text_model, model, monkeypatch):
     # On a CPU the kernel only runs interpreted; nothing else of it is changed.
-    interpreted = functools.partial(layers.splash_attention, interpret=True)
+    interpreted = functools.partial(splash_attention, interpret=True)
     for module in (qwen2, internvit):
         monkeypatch.setattr(module, "splash_attention", interpreted)
     inputs = (*batch([PROMPT], [SHORT, SHORT]), TILES)
@@ -813,13 +821,13 @@ def test_causal_mask_written_out():
         [0, 0, 0, 0, 1],
     ]
     # fmt: on
-    assert np.array_equal(layers.causal_mask(jnp.array([[1, 1, 2, 2, 0]]))[0], expected)
+    assert np.array_equal(causal_mask(jnp.array([[1, 1, 2, 2, 0]]))[0], expected)
 
 
 def test_rope_angles_equal_transformers_to_the_last_position():
     # Dynamic scaling of factor 2, as in every InternVL3: with rope_impl "hf" it changes nothing.
     positions = np.array([[0, 1, 2, 255, 256, 257, 4095, 8191, 32767]], np.int32)
-    ours = layers.rope_angles(jnp.asarray(positions), TextConfig(rope_factor=2.0))
+    ours = rope_angles(jnp.asarray(positions), TextConfig(rope_factor=2.0))
     for kind in ({"rope_type": "default"}, {"rope_type": "dynamic", "factor": 2.0}):
         config = Qwen2Config(
             hidden_size=256, num_attention_heads=2, head_dim=128, max_position_embeddings=32768,
@@ -837,15 +845,15 @@ def test_rope_angles_equal_transformers_to_the_last_position():
 
 def test_rope_base_of_vllm():
     config = TextConfig(head_dim=128, rope_theta=1e6, rope_factor=2.0)
-    assert layers.rope_base(config) == 1e6
+    assert rope_base(config) == 1e6
     static = dataclasses.replace(config, rope_impl="vllm_static")
-    assert round(layers.rope_base(static)) == 3_052_774
+    assert round(rope_base(static)) == 3_052_774
     unscaled = dataclasses.replace(static, rope_factor=1.0)
-    assert layers.rope_base(unscaled) == 1e6
+    assert rope_base(unscaled) == 1e6
 
 
 def test_rope_angles_use_the_base():
     static = TextConfig(head_dim=128, rope_factor=2.0, rope_impl="vllm_static")
-    cos, _ = layers.rope_angles(jnp.array([[1000]]), static)
+    cos, _ = rope_angles(jnp.array([[1000]]), static)
     expected = np.cos(1000 * 3_052_773.675 ** (-np.arange(0, 128, 2) / 128))
     assert difference(cos[0, 0], expected) <= 1e-4  # float32 angles of up to 1,000: 6e-5

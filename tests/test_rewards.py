@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1v3_jax.rewards import Verdict, check_gold, format_score, score, score_all, verify
+from r1v3_jax.rewards import check_gold, format_score, score, score_all, verify
 from r1v3_jax.verifiers.boxes import extract
+from r1v3_jax.verifiers.verdict import Verdict
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 

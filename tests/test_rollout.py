@@ -21,6 +21,7 @@ from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Dropped, Example
+from r1v3_jax.verifiers import verdict
 
 
 def source(index: int) -> Example:
@@ -351,7 +352,7 @@ def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
 def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
     """All right, none in the right form: the reward is the weight."""
     sampler, model = setup
-    right = rewards.Check(rewards.Verdict.RIGHT, "7", "equal")
+    right = verdict.Check(verdict.Verdict.RIGHT, "7", "equal")
     monkeypatch.setattr(rewards, "verify_all", lambda texts, *_, **__: [right] * len(texts))
     monkeypatch.setattr(rewards, "format_score", lambda *_, **__: 0.0)
     weights = [None, 0.25, 0.0, 1.0]
@@ -363,11 +364,11 @@ def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
 
 def test_scores_of_other_processes_are_the_same(monkeypatch):
     """Two processes, the second with fewer: all totals, also those between, are kept."""
-    right, wrong, error = rewards.Verdict
+    right, wrong, error = verdict.Verdict
     checks = [
-        rewards.Check(right, "7", "equal", 0.912346), rewards.Check(wrong, "8", "another", 0.1),
-        rewards.Check(error, "9", "late"), rewards.Check(right, "7", "equal"),
-        rewards.Check(wrong, "8", "another"),
+        verdict.Check(right, "7", "equal", 0.912346), verdict.Check(wrong, "8", "another", 0.1),
+        verdict.Check(error, "9", "late"), verdict.Check(right, "7", "equal"),
+        verdict.Check(wrong, "8", "another"),
     ]  # fmt: skip
     weights = [0.8, 0.5, 0.8, 0.25, 1.0]
     scores = [rewards.scored(check, 1.0, w) for check, w in zip(checks, weights, strict=True)]
@@ -403,7 +404,7 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
             assert after.rewards[g] == pytest.approx(before.rewards[g] - penalty, abs=1e-6)
     mean = np.mean([score.penalty for group in shaped for score in group.scores])
     assert rollout.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
-    failed = rewards.scored(rewards.Check(rewards.Verdict.ERROR, None, ""), 1.0, 0.8)
+    failed = rewards.scored(verdict.Check(verdict.Verdict.ERROR, None, ""), 1.0, 0.8)
     group = dataclasses.replace(plain[0], scores=[failed] * 3)
     assert np.isnan(rollout.shaped(group, config, 8).rewards).all()
 

@@ -20,6 +20,7 @@ from r1v3_jax.sampler import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch, Example
+from r1v3_jax.verifiers.verdict import Verdict
 
 P, G, S, C = 4, 6, 16, 8
 CONFIG = GRPO(
@@ -64,7 +65,7 @@ def groups():
             ended=np.ones(G, bool),
         )
         totals = [None if (p, g) == (1, 2) else float(rng.normal()) for g in range(G)]
-        verdict = rewards.Verdict.WRONG
+        verdict = Verdict.WRONG
         scores = [rewards.Score(total, total, 0.0, verdict, None, "") for total in totals]
         out.append(
             rollout.Group(Example(str(p), (), "", ""), prompt, completions, [""] * G, scores)

@@ -22,6 +22,7 @@ from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from r1v3_jax import checkpoint, hf, hf_config, tokens
+from r1v3_jax.files import read_json, write_json
 from r1v3_jax.presets import TINY
 from r1v3_jax.sharding import make_mesh
 
@@ -243,9 +244,9 @@ def test_an_image_is_marked_as_the_readers_of_the_layout_want_it(tmp_path, work)
     assert "<IMG_CONTEXT>\nWhat?" in render(work / "hf", IMAGE_PARTS)
     assert "<image>\nWhat?" in render(work / "original", IMAGE_PARTS)
     shutil.copytree(work / "tokenizer", tmp_path / "strings")
-    settings = hf_config.read_json(tmp_path / "strings" / "tokenizer_config.json")
+    settings = read_json(tmp_path / "strings" / "tokenizer_config.json")
     settings["chat_template"] = TEXT_TEMPLATE
-    hf_config.write_json(tmp_path / "strings" / "tokenizer_config.json", settings)
+    write_json(tmp_path / "strings" / "tokenizer_config.json", settings)
     cases = [(layout, work / source) for layout in LAYOUTS for source in LAYOUTS]
     cases += [(layout, tmp_path / "strings") for layout in LAYOUTS]
     *swapped, hf_strings, original_strings = export(tmp_path, work, cases)
@@ -258,10 +259,10 @@ def test_an_image_is_marked_as_the_readers_of_the_layout_want_it(tmp_path, work)
     tail = "What?<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert render(hf_strings, "What?") == head + tail
     assert render(hf_strings, IMAGE_PARTS) == f"{head}<IMG_CONTEXT>\n{tail}"
-    assert "chat_template" not in hf_config.read_json(hf_strings / "tokenizer_config.json")
+    assert "chat_template" not in read_json(hf_strings / "tokenizer_config.json")
     assert tokens.load(hf_strings).chat == tokens.ChatFormat("You see.", "<think>\n")
     # vLLM puts <image> into strings itself.
-    kept = hf_config.read_json(original_strings / "tokenizer_config.json")["chat_template"]
+    kept = read_json(original_strings / "tokenizer_config.json")["chat_template"]
     assert kept == TEXT_TEMPLATE
     assert not (original_strings / "chat_template.jinja").exists()
 
@@ -289,11 +290,11 @@ def test_a_video_token_is_never_invented(tmp_path):
     """A tokenizer without padding lends the end of a turn; one without that is refused."""
     settings = {"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}}
     (tmp_path / "in").mkdir()
-    hf_config.write_json(tmp_path / "in" / "tokenizer_config.json", settings)
+    write_json(tmp_path / "in" / "tokenizer_config.json", settings)
     hf.save(random_model(CONFIG), tmp_path / "out", "hf", tokenizer=tmp_path / "in")
-    written = hf_config.read_json(tmp_path / "out" / "tokenizer_config.json")
+    written = read_json(tmp_path / "out" / "tokenizer_config.json")
     assert written["extra_special_tokens"]["video_token"] == "<|im_end|>"
-    hf_config.write_json(tmp_path / "in" / "tokenizer_config.json", {"pad_token": "<pad>"})
+    write_json(tmp_path / "in" / "tokenizer_config.json", {"pad_token": "<pad>"})
     with pytest.raises(ValueError) as raised:
         hf.save(random_model(CONFIG), tmp_path / "none", "hf", tokenizer=tmp_path / "in")
     assert str(raised.value) == (
@@ -305,8 +306,8 @@ def test_a_video_token_is_never_invented(tmp_path):
 
 def test_named_tokens_of_an_export_survive_the_next(tmp_path, work):
     hf.save(random_model(CONFIG), tmp_path / "again", "hf", tokenizer=work / "hf")
-    first = hf_config.read_json(work / "hf" / "tokenizer_config.json")
-    assert hf_config.read_json(tmp_path / "again" / "tokenizer_config.json") == first
+    first = read_json(work / "hf" / "tokenizer_config.json")
+    assert read_json(tmp_path / "again" / "tokenizer_config.json") == first
     assert first["extra_special_tokens"] == {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -318,8 +319,8 @@ def test_named_tokens_of_an_export_survive_the_next(tmp_path, work):
 def write_language_model(source: Path, directory: Path) -> Path:
     """The language model of a checkpoint in the hf layout, alone."""
     shutil.copytree(source, directory)
-    settings = hf_config.read_json(directory / "config.json")["text_config"]
-    hf_config.write_json(directory / "config.json", settings)
+    settings = read_json(directory / "config.json")["text_config"]
+    write_json(directory / "config.json", settings)
     tensors = load_file(directory / "model.safetensors")
     prefix = "language_model."
     tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -386,18 +387,18 @@ def mistakes(work, tmp_path_factory):
     (copy("no-config") / "config.json").unlink()
     (copy("bad-config") / "config.json").write_text("<html>")
     directory = copy("v1", "original")
-    config = hf_config.read_json(directory / "config.json")
-    hf_config.write_json(directory / "config.json", {**config, "ps_version": "v1"})
+    config = read_json(directory / "config.json")
+    write_json(directory / "config.json", {**config, "ps_version": "v1"})
     (copy("no-tokenizer") / "tokenizer.json").unlink()
     (bad / "no-tokenizer" / "tokenizer_config.json").unlink()
     directory = copy("other-image-token")
-    config = hf_config.read_json(directory / "config.json")
-    hf_config.write_json(directory / "config.json", {**config, "image_token_id": 200})
+    config = read_json(directory / "config.json")
+    write_json(directory / "config.json", {**config, "image_token_id": 200})
     # An embedding smaller than the tokenizer: <box> and </box> are tokens 275 and 276.
     directory = copy("small")
-    config = hf_config.read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     config["text_config"]["vocab_size"] = 275
-    hf_config.write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config)
     tensors = load_file(directory / "model.safetensors")
     for name in ("model.embed_tokens", "lm_head"):
         name = f"language_model.{name}.weight"
@@ -409,7 +410,7 @@ def mistakes(work, tmp_path_factory):
     shutil.rmtree(directory / "weights")
     directory = bad / "old-checkpoint"
     shutil.copytree(work / "checkpoint", directory)
-    hf_config.write_json(directory / "model.json", {"dtype": "float32", "config": {"depth": 3}})
+    write_json(directory / "model.json", {"dtype": "float32", "config": {"depth": 3}})
 
     image = f"--image={work}/0.png"
     logits = ["logits", f"--out={bad}/out.npz"]
@@ -612,9 +613,9 @@ def test_rope_impl_comes_from_the_command_line(tmp_path, work):
     """vLLM's reading of a dynamic scaling changes the logits, and stays with the checkpoint."""
     source = tmp_path / "in"
     shutil.copytree(work / "hf", source)
-    config = hf_config.read_json(source / "config.json")
+    config = read_json(source / "config.json")
     config["text_config"]["rope_scaling"] = {"rope_type": "dynamic", "factor": 2.0}
-    hf_config.write_json(source / "config.json", config)
+    write_json(source / "config.json", config)
     logits = ["logits", f"--hf={source}", "--prompt=What?"]
     static = "--rope_impl=vllm_static"
     commands = [

@@ -18,8 +18,9 @@ import pytest
 
 from r1v3_jax import rewards
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards import Verdict, score_all, verify, verify_all
+from r1v3_jax.rewards import score_all, verify, verify_all
 from r1v3_jax.verifiers.routing import NAMES
+from r1v3_jax.verifiers.verdict import Verdict
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 HOW = Verify(processes=2, deadline_s=10.0, memory_gib=2.0)

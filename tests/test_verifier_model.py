@@ -9,9 +9,10 @@ import time
 import pytest
 
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards import Verdict, score_all, verify, verify_all
+from r1v3_jax.rewards import score_all, verify, verify_all
 from r1v3_jax.verifiers import model
 from r1v3_jax.verifiers.model import Judge, Unavailable, read_judgement
+from r1v3_jax.verifiers.verdict import Verdict
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 

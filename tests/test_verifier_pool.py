@@ -15,9 +15,10 @@ import pytest
 from r1v3_jax import rewards
 from r1v3_jax.config import Verify
 from r1v3_jax.losses import group_advantages
-from r1v3_jax.rewards import Verdict, score_all, verify, verify_all
+from r1v3_jax.rewards import score_all, verify, verify_all
 from r1v3_jax.verifiers.pool import Item, Pool
 from r1v3_jax.verifiers.routing import Rule
+from r1v3_jax.verifiers.verdict import Check, Verdict
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 HERE = "verifier_functions_for_tests"
@@ -92,7 +93,7 @@ def test_a_function_may_give_a_part():
 def test_a_part_outlasts_a_model_that_says_no(monkeypatch):
     class Judge:
         def judge_all(self, asked):
-            return [rewards.Check(WRONG if box == "1" else RIGHT, box, "") for *_, box in asked]
+            return [Check(WRONG if box == "1" else RIGHT, box, "") for *_, box in asked]
 
     monkeypatch.setattr(rewards, "endpoint", lambda how: Judge())
     how = dataclasses.replace(HOW, model_url="http://localhost:1/v1", model_name="judge")

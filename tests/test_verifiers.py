@@ -9,8 +9,9 @@ import pytest
 
 from r1v3_jax import rewards
 from r1v3_jax.config import Shaping, Verify
-from r1v3_jax.rewards import Verdict, verify, verify_all
+from r1v3_jax.rewards import verify, verify_all
 from r1v3_jax.verifiers import choice, detection, grids, numbers, routing, sets, units
+from r1v3_jax.verifiers.verdict import Verdict
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 PAIRS = [

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import checksums, cli, feed, hf_config, rows
+from r1v3_jax import checksums, cli, feed, files, rows
 from r1v3_jax.downloads import Downloads
 from r1v3_jax.shards import EXTRA
 from r1v3_jax.sources import Rows
@@ -43,12 +43,12 @@ CACHE = flags.DEFINE_string("cache", "", "For copies of remote files, and of par
 
 
 def main():
-    out = hf_config.empty_directory(OUT.value)
+    out = files.empty_directory(OUT.value)
     downloads = Downloads(tuple(DOWNLOAD.value)) if DOWNLOAD.value else None
     source = Rows(DATA.value, SCHEMA.value, ROOT.value, NAME.value, cache=CACHE.value).open()
     layouts = ", ".join(f"{name} {count}" for name, count in source.recognised().items())
     print(f"{DATA.value}: {len(source):,} rows; layouts of some: {layouts}")
-    partial = hf_config.partial_directory(out)
+    partial = files.partial_directory(out)
     reasons, written, shards = collections.Counter(), 0, 0
     with open(partial / "drops.jsonl", "w", encoding="utf-8") as drops:
         good = good_rows(source, reasons, drops, downloads)

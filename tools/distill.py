@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from r1v3_jax import cli, config_files, distill
-from r1v3_jax.metrics import write_jsonl
+from r1v3_jax.files import write_jsonl
 
 CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the questions.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The teacher, a directory.", required=True)

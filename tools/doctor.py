@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from r1v3_jax import checksums, hf_config, metrics, pipeline
+from r1v3_jax import checksums, files, metrics, pipeline
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config_files import load_config
 
@@ -127,7 +127,7 @@ def environment(workdir: Path):
             yield False, f"{package} is not installed; pip install -e ."
     summary = workdir / "summary.json"
     if summary.exists():
-        there = hf_config.read_json(summary)["versions"]
+        there = files.read_json(summary)["versions"]
         changed = [
             f"{name} {there[name]}"
             for name in ("jax", "jaxlib", "flax", "optax")

@@ -12,7 +12,7 @@ them marked; else one that does, in the same format.
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, hf, hf_config, tokens
+from r1v3_jax import checkpoint, cli, files, hf, hf_config, tokens
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
@@ -21,7 +21,7 @@ MESH = cli.define_mesh()
 
 
 def main():
-    hf_config.empty_directory(OUT.value)
+    files.empty_directory(OUT.value)
     config, _ = checkpoint.read_config(CHECKPOINT.value)
     source = f"{CHECKPOINT.value}/tokenizer"
     hf_config.tokenizer_files(source)

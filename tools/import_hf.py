@@ -5,7 +5,7 @@ python tools/import_hf.py --hf=InternVL3-1B --out=checkpoints/internvl3_1b
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, hf, hf_config, tokens
+from r1v3_jax import checkpoint, cli, files, hf, tokens
 
 HF = flags.DEFINE_string("hf", None, "Directory with config.json and *.safetensors.", required=True)
 OUT = flags.DEFINE_string("out", None, "Checkpoint directory to write.", required=True)
@@ -17,7 +17,7 @@ MESH = cli.define_mesh()
 
 
 def main():
-    hf_config.empty_directory(OUT.value)
+    files.empty_directory(OUT.value)
     source = hf.Checkpoint.open(HF.value)
     tokens.load(HF.value, text_only=source.config.vision is None).check_model(source.config)
     with cli.set_mesh(MESH):

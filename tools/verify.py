@@ -22,6 +22,7 @@ from absl import flags
 from r1v3_jax import cli, rewards
 from r1v3_jax.config import Verify
 from r1v3_jax.verifiers import boxes
+from r1v3_jax.verifiers.verdict import Check, Verdict
 
 FILE = flags.DEFINE_string("file", None, "JSON lines to score.", required=True)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
@@ -64,7 +65,7 @@ def main():
     found = dict(zip(good, checks, strict=True))
     out, verdicts = [], collections.Counter()
     for i, (row, problem) in enumerate(zip(rows, problems, strict=True)):
-        check = found.get(i) or rewards.Check(rewards.Verdict.ERROR, None, problem)
+        check = found.get(i) or Check(Verdict.ERROR, None, problem)
         out.append(row | verdict(check))
         verdicts[check.verdict.value] += 1
     write(OUT.value, out)
@@ -121,7 +122,7 @@ def write(path: str, rows: list[dict]) -> None:
     os.replace(path + ".partial", path)
 
 
-def verdict(check: rewards.Check) -> dict:
+def verdict(check: Check) -> dict:
     return {
         "verdict": check.verdict.value, "extracted": check.extracted, "reason": check.reason,
     }  # fmt: skip

@@ -21,8 +21,8 @@ from absl import logging
 from r1v3_jax import data, evaluate, feed, rollout, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
+from r1v3_jax.files import write_jsonl
 from r1v3_jax.losses import clipped_policy_loss, importance_weights, kl, weighted_sum
-from r1v3_jax.metrics import write_jsonl
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3, for_decoding
 from r1v3_jax.sampler import Sampling

@@ -14,16 +14,7 @@ import dataclasses
 import difflib
 import functools
 
-from r1v3_jax.verifiers import (
-    choice,
-    custom,
-    detection,
-    grids,
-    mathematics,
-    numbers,
-    sets,
-    strings,
-)
+from r1v3_jax.verifiers import choice, custom, detection, grids, mathematics, numbers, sets, strings
 from r1v3_jax.verifiers.verdict import Check, Verdict
 
 RULES = {

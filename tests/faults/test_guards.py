@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from r1v3_jax import checkpoint, hf_config, launch, pipeline
+from r1v3_jax import checkpoint, files, launch, pipeline
 from r1v3_jax.config import Run
 from r1v3_jax.config_files import load_config
 from r1v3_jax.fields import described
@@ -89,11 +89,11 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
         pipeline.check_workdir(replace(config, evaluate=evaluate), begun)
     other = tmp_path / "run"
     shutil.copytree(begun, other)
-    settings = hf_config.read_json(other / "tokenizer" / "tokenizer.json")
-    hf_config.write_json(other / "tokenizer" / "tokenizer.json", {**settings, "version": "9"})
+    settings = files.read_json(other / "tokenizer" / "tokenizer.json")
+    files.write_json(other / "tokenizer" / "tokenizer.json", {**settings, "version": "9"})
     with pytest.raises(ValueError, match="tokenizer is [0-9a-f]+ there and [0-9a-f]+ here"):
         pipeline.check_workdir(config, other)
-    renamed = hf_config.read_json(begun / "run.json")
+    renamed = files.read_json(begun / "run.json")
     renamed["grpo.group_count"] = renamed.pop("grpo.group_size")
     with pytest.raises(ValueError, match="grpo.group_count is 4 there and missing here"):
         checkpoint.check_same("run.json", renamed, pipeline.identity(config, begun))

@@ -1,0 +1,177 @@
+"""Draws what a digits run has learnt: an image with the answer of the model, and its progress.
+
+    python tools/draw_run.py WORKDIR --out=docs/pictures/digits.png
+
+Left: the image of a question, and the completion that the policy wrote for it in the last rollout
+on disk. The colour of a token is the entropy of the policy where the token was sampled. Right: mean
+reward of each GRPO step, and accuracy on the held-out probe.
+
+Reads rollouts, metrics, summary and tokenizer of WORKDIR. The image is not in a rollout; the task
+makes it again from the id of its question.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from r1v3_jax.processing import tokenizer as tokenizers
+from r1v3_jax.tasks import digits
+
+from r1v3_jax.report import plots
+from r1v3_jax.types import Example
+
+OUT = flags.DEFINE_string("out", None, "The PNG to write.", required=True)
+QUESTION = flags.DEFINE_string(
+    "question", "", "The id of a question in the last rollout; default: chosen."
+)
+
+COLUMNS = 25  # characters of a line of the completion
+MAX_ENTROPY = 2.0  # nats, the end of the colour scale
+NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        sys.exit("error: wanted one argument, a finished run: tools/draw_run.py runs/digits")
+    try:
+        figure = draw(Path(argv[1]), QUESTION.value)
+        figure.savefig(OUT.value, dpi=200)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(OUT.value)
+
+
+def draw(workdir: Path, question: str = "") -> Figure:
+    """The figure of a run. ValueError or FileNotFoundError if the run has nothing to draw."""
+    row, step = choose_row(workdir, question)
+    example = example_of(row["id"])
+    if (example.question, example.answer) != (row["prompt"], row["answer"]):
+        raise ValueError(f"{row['id']} is another question in this version; draw a newer run")
+    tokenizer = tokenizers.load(workdir / "tokenizer")
+    texts = [tokenizer.decode([token], skip_special=False) for token in row["tokens"]]
+
+    figure = Figure(figsize=(10.0, 4.1), layout=None)
+    FigureCanvasAgg(figure)
+    draw_image(figure.add_axes((0.02, 0.36, 0.2, 0.5)), example)
+    draw_tokens(figure.add_axes((0.235, 0.2, 0.36, 0.67)), texts, row["entropies"])
+    draw_scale(figure, figure.add_axes((0.245, 0.115, 0.25, 0.03)))
+    draw_progress(figure.add_axes((0.675, 0.17, 0.31, 0.69)), workdir)
+    figure.text(0.02, 0.93, "One question to the trained model", fontsize=12, weight="bold")
+    figure.text(0.235, 0.89, f"What it writes (GRPO step {step})", fontsize=10)
+    return figure
+
+
+def choose_row(workdir: Path, question: str) -> tuple[dict, int]:
+    """A sample of the last rollout on disk, as in its file, and the number of the step.
+
+    Without the id of a question: of the right answers, the one whose policy was least sure
+    somewhere.
+    """
+    files = sorted((workdir / "rollouts").glob("grpo_*.jsonl"))
+    if not files:
+        raise FileNotFoundError(f"{workdir}/rollouts has no rollout of GRPO; draw a finished run")
+    rows = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["verdict"] == "right" and row["id"].startswith("digits/")]
+    if question:
+        rows = [row for row in rows if row["id"] == question]
+    if not rows:
+        wanted = f"a right answer to {question or 'a question about digits'}"
+        raise ValueError(f"{files[-1]}: wanted {wanted}, there is none; try another --question")
+    return max(rows, key=lambda row: max(row["entropies"])), int(files[-1].stem.rpartition("_")[2])
+
+
+def example_of(name: str) -> Example:
+    """The example that an id of the digits task names: digits/DOMAIN/SPLIT/SEED/LEVEL/INDEX."""
+    try:
+        _, domain, split, seed, level, index = name.split("/")
+        source = digits.Digits(domain, split, seed=int(seed), augment=split == "train")
+        return source.example(int(index), level)
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no question of the digits task: {error}") from error
+
+
+def draw_image(axes, example: Example) -> None:
+    """The image, with the question and the answer below it."""
+    axes.imshow(example.images[0], interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    below = {"ha": "center", "transform": axes.transAxes}
+    axes.text(0.5, -0.13, example.question, fontsize=11, **below)
+    axes.text(0.5, -0.26, f"right answer: {example.answer}", fontsize=9, color="0.35", **below)
+
+
+def draw_tokens(axes, texts: list[str], entropies: list[float]) -> None:
+    """The tokens of a completion, line by line, each in a box of the colour of its entropy."""
+    colours, scale = colormaps["cividis"], Normalize(0, MAX_ENTROPY, clip=True)
+    column, line = 0, 0
+    for text, entropy in zip(texts, entropies, strict=True):
+        shown = text.replace("\n", NEWLINE)
+        if column and column + len(shown) > COLUMNS:
+            column, line = 0, line + 1
+        colour = colours(scale(entropy))
+        box = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.8}
+        axes.add_patch(Rectangle((column, line), len(shown), 0.86, **box))
+        bright = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
+        axes.text(
+            column + len(shown) / 2, line + 0.46, shown, family="monospace", fontsize=11,
+            color="black" if bright > 0.45 else "white", ha="center", va="center",
+        )  # fmt: skip
+        column += len(shown)
+        if text.endswith("\n"):
+            column, line = 0, line + 1
+    axes.set(xlim=(0, COLUMNS), ylim=(max(line + 1, 8), 0))
+    axes.axis("off")
+
+
+def draw_scale(figure, axes) -> None:
+    """The legend of the colours."""
+    mappable = ScalarMappable(Normalize(0, MAX_ENTROPY), colormaps["cividis"])
+    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", ticks=[0, 0.5, 1, 1.5, 2])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.set_label("entropy of the policy at this token (nats)", fontsize=8)
+
+
+def draw_progress(axes, workdir: Path) -> None:
+    """Reward of each step and held-out accuracy of each probe, over GRPO steps."""
+    rows = plots.read_rows(workdir / "metrics.jsonl")
+    summary = plots.read_summary(workdir)
+    steps, values = plots.series(rows, "grpo", "reward")
+    axes.plot(steps, values, color=plots.BLUE, alpha=0.25, linewidth=1)
+    axes.plot(
+        steps, plots.smooth(values), color=plots.BLUE, linewidth=2, label="mean reward of a step"
+    )
+    probes = [c for c in summary.get("checkpoints", []) if plots.measured(c["accuracy"])]
+    if probes:
+        mean, low, high = plots.bounds([c["accuracy"] for c in probes]) / 100
+        axes.errorbar(
+            [c["step"] for c in probes], mean, [mean - low, high - mean], fmt="o--", capsize=3,
+            color=plots.ORANGE, linewidth=1.5, label="held-out accuracy, 95% interval",
+        )  # fmt: skip
+    axes.set(xlabel="GRPO step", ylim=(0, 1), xlim=(0, None))
+    axes.set_title(progress_title(summary), fontsize=12, weight="bold", loc="left", pad=10)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+
+
+def progress_title(summary: dict) -> str:
+    """Held-out accuracy before and after GRPO, if the run measured both."""
+    stages = list(summary.get("accuracy", {}))
+    if "grpo" not in stages[1:]:
+        return "Progress during GRPO"
+    before = summary["accuracy"][stages[stages.index("grpo") - 1]]
+    after = summary["accuracy"]["grpo"]
+    name = "home" if "home" in after else next(iter(after))
+    return f"Held-out: {plots.percent(before.get(name))} {plots.TO} {plots.percent(after[name])}"
+
+
+if __name__ == "__main__":
+    app.run(main)
