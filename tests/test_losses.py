@@ -5,14 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1v3_jax.losses import (
-    clipped_policy_loss,
-    cross_entropy,
-    group_advantages,
-    importance_weights,
-    kl,
-    token_weights,
-)
+from r1v3_jax.losses.advantages import group_advantages, token_weights
+from r1v3_jax.losses.policy import clipped_policy_loss, importance_weights, kl
+from r1v3_jax.losses.supervised import cross_entropy
 
 RAGGED = np.array([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]], bool)
 

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, evaluate, feed, losses, rewards, rollout, tokens, train
+from r1v3_jax import data, evaluate, feed, rewards, rollout, tokens, train
 from r1v3_jax.config import GRPO, Data, Shaping
 from r1v3_jax.feed import TooManyDropped
+from r1v3_jax.losses import advantages
 from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY
@@ -147,7 +148,7 @@ def test_rows_hold_the_sampled_ids(setup, groups):
 def test_an_undecided_sample_takes_no_part(setup, groups):
     """Weight and advantage 0; the advantages of its siblings are those computed without it."""
     rows = rollout.policy_batch(groups, CONFIG, setup[0].encoder).rows
-    without = losses.group_advantages(np.array([[1.0, 0.0]]), np.ones((1, 2), bool))[0]
+    without = advantages.group_advantages(np.array([[1.0, 0.0]]), np.ones((1, 2), bool))[0]
     for group, g, place, _ in samples(groups):
         if group is groups[0]:
             expected = 0.0 if g == 2 else without[g]

@@ -11,8 +11,10 @@ from flax import nnx
 from jax.sharding import get_mesh
 from random_models import random_model
 
-from r1v3_jax import data, losses, rewards, rollout, train
+from r1v3_jax import data, rewards, rollout, train
 from r1v3_jax.config import GRPO, Run
+from r1v3_jax.losses import policy
+from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.model_config import Compute
 from r1v3_jax.models import internvit, layers, qwen2
 from r1v3_jax.presets import TINY
@@ -82,7 +84,7 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
     index, mask = np.full(shape, -1, np.int32), np.zeros((P * G, C), bool)
     weights, advantages, sampled = (np.zeros(shape, np.float32) for _ in range(3))
     reward = np.stack([group.rewards for group in groups])
-    advantage = losses.group_advantages(reward, ~np.isnan(reward))
+    advantage = group_advantages(reward, ~np.isnan(reward))
     for r in range(P * G):
         p, g = divmod(r, G)
         prompt, made = groups[p].prompt, groups[p].completions
@@ -98,7 +100,7 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
             mask[r, :size] = made.chosen[g, :size]
         advantages[r, start : start + size] = advantage[p, g]
         sampled[r, start : start + size] = made.logprobs[g, :size]
-    for r, row in enumerate(losses.token_weights(mask, config.aggregation, C)):
+    for r, row in enumerate(token_weights(mask, config.aggregation, C)):
         start = len(groups[r // G].prompt.tokens)
         weights[r, start : start + C] = row
     tiles = np.concatenate([np.asarray(group.prompt.tiles) for group in groups])
@@ -115,9 +117,9 @@ def naive_gradient(model, groups, config: GRPO, names: str):
         logprobs, _ = train.token_logprobs(model, batch, temperature=config.temperature)
         old, weights = jax.lax.stop_gradient(logprobs), batch.loss_weights
         if config.importance_cap:
-            weights *= losses.importance_weights(old, sampled, config.importance_cap)
+            weights *= policy.importance_weights(old, sampled, config.importance_cap)
         bounds = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-        return losses.clipped_policy_loss(logprobs, old, advantages, weights, **bounds)[0]
+        return policy.clipped_policy_loss(logprobs, old, advantages, weights, **bounds)[0]
 
     return jax.jit(jax.value_and_grad(loss))(params)
 

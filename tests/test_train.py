@@ -12,7 +12,7 @@ from flax import nnx
 from r1v3_jax import train
 from r1v3_jax.config import Optimizer
 from r1v3_jax.data import split
-from r1v3_jax.losses import cross_entropy
+from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.presets import TINY

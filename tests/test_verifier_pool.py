@@ -14,7 +14,7 @@ import pytest
 
 from r1v3_jax import rewards
 from r1v3_jax.config import Verify
-from r1v3_jax.losses import group_advantages
+from r1v3_jax.losses.advantages import group_advantages
 from r1v3_jax.rewards import score_all, verify, verify_all
 from r1v3_jax.verifiers.pool import Item, Pool
 from r1v3_jax.verifiers.routing import Rule

@@ -16,7 +16,7 @@ from absl import logging
 
 from r1v3_jax import data, feed, health, train
 from r1v3_jax.config import SFT
-from r1v3_jax.losses import cross_entropy
+from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.stages.context import Context, Loop
 from r1v3_jax.types import Batch

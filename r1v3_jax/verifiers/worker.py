@@ -21,10 +21,7 @@ def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
         os.dup2(nothing, standard)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        from r1v3_jax.verifiers import (
-            custom,  # noqa: F401
-            routing,  # noqa: F401
-        )
+        from r1v3_jax.verifiers import custom, routing
 
         # Now, not in the time and the memory of the first answer that needs them.
         for name in functions:
