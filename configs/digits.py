@@ -11,8 +11,16 @@ connector   only the connector learns, on digits by other writers
 from statistics import mean
 
 from r1v3_jax import digits
-from r1v3_jax.config import GRPO, SFT, Evaluate, Optimizer, Run
-from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config import (
+    GRPO,
+    SFT,
+    Evaluate,
+    ModelConfig,
+    Optimizer,
+    Run,
+    TextConfig,
+    VisionConfig,
+)
 
 VOCABULARY = digits.vocabulary()
 

@@ -5,7 +5,7 @@ python -m r1v3_jax.launch --config=digits_smoke
 
 import dataclasses
 
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import load_config
 
 full = load_config("digits")
 replace = dataclasses.replace

@@ -7,9 +7,7 @@ Wants checkpoints/InternVL3-1B, data/grpo.jsonl and data/probe.jsonl. Memory and
 time: see the README's table.
 """
 
-from r1v3_jax.config import GRPO, Evaluate, Optimizer, Run
-from r1v3_jax.model_config import Compute
-from r1v3_jax.presets import INTERNVL3_1B
+from r1v3_jax.config import GRPO, INTERNVL3_1B, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.sources import Rows
 
 config = Run(

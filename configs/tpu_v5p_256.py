@@ -9,9 +9,7 @@ have learnt to think: --config.init_from=DIR/cold_start/done, of the run of tpu_
 README's table.
 """
 
-from r1v3_jax.config import GRPO, Evaluate, Optimizer, Run
-from r1v3_jax.model_config import Compute
-from r1v3_jax.presets import R1V3_38B
+from r1v3_jax.config import GRPO, R1V3_38B, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.sources import Rows
 
 COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")

@@ -6,9 +6,7 @@ Wants checkpoints/grpo (what tpu_v5p_256 leaves in WORKDIR/grpo/done), data/conn
 data/connector_validation.jsonl, whose rows have a "chain".
 """
 
-from r1v3_jax.config import SFT, Optimizer, Run
-from r1v3_jax.model_config import Compute
-from r1v3_jax.presets import R1V3_38B
+from r1v3_jax.config import R1V3_38B, SFT, Compute, Optimizer, Run
 from r1v3_jax.sources import Rows
 
 config = Run(

@@ -8,7 +8,7 @@ the checkpoints between them.
 
 import dataclasses
 
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import load_config
 
 sft, grpo, connector = (load_config(f"tpu_v5p_256{part}") for part in ("_sft", "", "_connector"))
 

@@ -8,9 +8,7 @@ checkpoint is this model.
 
 import dataclasses
 
-from r1v3_jax.config import SFT, Optimizer, Run
-from r1v3_jax.model_config import Compute
-from r1v3_jax.presets import R1V3_38B
+from r1v3_jax.config import R1V3_38B, SFT, Compute, Optimizer, Run
 from r1v3_jax.sources import Rows
 
 config = Run(

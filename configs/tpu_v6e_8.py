@@ -9,8 +9,7 @@ README's table.
 
 import dataclasses
 
-from r1v3_jax.config_files import load_config
-from r1v3_jax.presets import INTERNVL3_2B
+from r1v3_jax.config import INTERNVL3_2B, load_config
 
 small = load_config("tpu_v5e_8")
 config = dataclasses.replace(

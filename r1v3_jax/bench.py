@@ -25,11 +25,11 @@ import numpy as np
 from r1v3_jax import data, metrics, rewards, rollout, sampler, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
+from r1v3_jax.config.model import num_params
 from r1v3_jax.estimate import CHIPS
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.losses.policy import clipped_policy_loss
 from r1v3_jax.losses.supervised import weighted_sum
-from r1v3_jax.model_config import num_params
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.stages import grpo

@@ -13,9 +13,8 @@ from flax import nnx
 from PIL import Image
 
 from r1v3_jax import data
-from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config import INTERNVL3_1B, Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.presets import INTERNVL3_1B
 from r1v3_jax.types import Example
 
 FIRST_ID = 16  # ids below are special in the models made here

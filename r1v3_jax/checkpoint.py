@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from r1v3_jax import checksums, files, hf_config
-from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
 

@@ -18,8 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import images, tokens
-from r1v3_jax.config import SFT
-from r1v3_jax.model_config import ModelConfig
+from r1v3_jax.config import SFT, ModelConfig
 from r1v3_jax.sharding import Rules
 from r1v3_jax.types import Batch, Dropped, Example, PromptBatch
 

@@ -31,6 +31,7 @@ import jax
 
 from r1v3_jax import feed, programs, samples, tpu
 from r1v3_jax.config import GRPO, Run
+from r1v3_jax.config.topology import parse
 from r1v3_jax.data import Encoder
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.sharding import make_mesh, shard_bytes
@@ -82,7 +83,7 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
     """Compiles and prints; returns what goes into the JSON file. `banned`:
     `Tokenizer.banned_token_ids`; `only`: names of the programs wanted, as "grpo/decode".
     """
-    topology = tpu.parse(config.topology)
+    topology = parse(config.topology)
     chip = CHIPS[topology.kind]
     mesh = make_mesh(config.mesh, tpu.devices(topology))
     coords = [tuple(device.coords) for device in mesh.devices.flat]
@@ -140,7 +141,7 @@ def compile_here(config: Run) -> None:
     """In a child: compiles the program that the environment names, and writes what came out."""
     asked = json.loads(os.environ[CHILD])
     out, banned = Path(asked["out"]), tuple(asked["banned"])
-    mesh = make_mesh(config.mesh, tpu.devices(tpu.parse(config.topology)))
+    mesh = make_mesh(config.mesh, tpu.devices(parse(config.topology)))
     stage, _, program = asked["name"].partition("/")
     table = (
         programs.of_evaluation(config, mesh, banned)

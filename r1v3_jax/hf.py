@@ -25,8 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from r1v3_jax import checksums, files, hf_config, hf_files
+from r1v3_jax.config import Compute, ModelConfig, TextConfig
+from r1v3_jax.config.model import num_params
 from r1v3_jax.hf_weights import NOT_WEIGHTS, VOCAB, Piece, pieces, renamed
-from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, num_params
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import shardings
 

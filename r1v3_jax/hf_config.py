@@ -12,8 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
+from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.files import read_json
-from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
 
 LAYOUTS = ("hf", "original")
 IMAGE_TOKEN, END_TOKEN = "<IMG_CONTEXT>", "<|im_end|>"

@@ -7,8 +7,8 @@ the configuration class that vLLM reads in the original layout.
 from pathlib import Path
 
 from r1v3_jax import hf_config
+from r1v3_jax.config import ModelConfig
 from r1v3_jax.files import read_json, write_json
-from r1v3_jax.model_config import ModelConfig
 
 
 def write(

@@ -15,7 +15,7 @@ import einops
 import numpy as np
 from flax import nnx
 
-from r1v3_jax.model_config import Compute, ModelConfig
+from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models import r1v3
 
 # Letters as in models/layers.py, in lower case; `p` counts q, k, v of the fused projection; in the

@@ -14,10 +14,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from r1v3_jax import cli, tpu
-from r1v3_jax.config import Run
-from r1v3_jax.config_files import list_configs, load_config
-from r1v3_jax.fields import described
+from r1v3_jax import cli
+from r1v3_jax.config import Run, list_configs, load_config, topology
+from r1v3_jax.config.fields import described
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
 ACCEPT_CHANGES = flags.DEFINE_bool(
@@ -67,7 +66,7 @@ def main() -> None:
         if TOPOLOGY.value:
             values.topology = TOPOLOGY.value
             if tuple(values.mesh) == base.mesh:  # not said on the command line
-                values.mesh = base.mesh_of(tpu.parse(TOPOLOGY.value).chips)
+                values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value).chips)
         config = freeze(base, values)
         if PRINT_CONFIG.value:
             for name, value in described(config, "config").items():

@@ -28,12 +28,11 @@ from r1v3_jax import (
     tokens,
 )
 from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
-from r1v3_jax.config import Run, Verify
+from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.data import Encoder, Tiles
 from r1v3_jax.files import first_process
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.mixtures import with_chains
-from r1v3_jax.model_config import ModelConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling

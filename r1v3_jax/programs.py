@@ -17,8 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import data, rollout, sampler, train
-from r1v3_jax.config import GRPO, SFT, Evaluate, Run
-from r1v3_jax.model_config import ModelConfig
+from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
 from r1v3_jax.models import r1v3
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import shard_bytes

@@ -23,7 +23,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from r1v3_jax.model_config import ModelConfig
+from r1v3_jax.config import ModelConfig
 from r1v3_jax.models.layers import LANES, NEVER
 from r1v3_jax.models.qwen2 import Cache, PromptCache
 from r1v3_jax.models.r1v3 import R1V3

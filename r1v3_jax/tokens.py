@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from r1v3_jax.model_config import ModelConfig
+from r1v3_jax.config import ModelConfig
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")

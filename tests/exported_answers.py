@@ -19,7 +19,8 @@ import torch
 from torch_reference import ImageProcessorOnly
 from transformers import AutoModelForImageTextToText
 
-from r1v3_jax import checkpoint, config_files, tokens
+from r1v3_jax import checkpoint, tokens
+from r1v3_jax.config import load
 from r1v3_jax.data import Encoder
 from r1v3_jax.models.r1v3 import for_decoding
 from r1v3_jax.rollout import Sampler
@@ -32,7 +33,7 @@ def main():
     parser.add_argument("--config", default="digits")
     parser.add_argument("--questions", type=int, default=200)
     arguments = parser.parse_args()
-    config = config_files.load_config(arguments.config)
+    config = load.load_config(arguments.config)
     differing, count = compare(config, arguments.workdir, arguments.questions)
     print(f"{count} held-out questions, {len(differing)} answered differently")
     for question, ours, theirs in differing[:5]:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from r1v3_jax.model_config import Compute, ModelConfig
+from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models import r1v3
 
 

@@ -18,7 +18,7 @@ import jax
 
 from r1v3_jax import metrics, pipeline, train
 from r1v3_jax.checkpoint import States
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import load_config
 from r1v3_jax.models import r1v3
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft

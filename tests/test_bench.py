@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1v3_jax import bench, model_config, rollout
+from r1v3_jax import bench, rollout
 from r1v3_jax.bench_shapes import SHAPES, Shape
-from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config.model import num_params
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +174,7 @@ def test_flops_of_a_small_step():
 
 
 def test_shapes_are_those_of_the_peers():
-    parameters = {name: model_config.num_params(shape.model) for name, shape in SHAPES.items()}
+    parameters = {name: num_params(shape.model) for name, shape in SHAPES.items()}
     assert parameters["tunix"] == 6_033_664  # as tunix_baseline.py counts
     assert parameters["trl"] == 5_621_888  # as trl_baseline.py counts
     assert SHAPES["trl"].model.image_tokens_per_tile == 64

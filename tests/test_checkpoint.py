@@ -16,9 +16,8 @@ from flax import nnx
 from random_models import params, random_model
 
 from r1v3_jax import checkpoint
+from r1v3_jax.config import TINY, TINY_300M, Compute
 from r1v3_jax.files import write_json
-from r1v3_jax.model_config import Compute
-from r1v3_jax.presets import TINY, TINY_300M
 from r1v3_jax.sharding import make_mesh
 
 TIED = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, tie_embeddings=True))

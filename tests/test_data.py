@@ -10,8 +10,7 @@ from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import data, feed, images, tokens
-from r1v3_jax.config import SFT, Data
-from r1v3_jax.presets import TINY
+from r1v3_jax.config import SFT, TINY, Data
 from r1v3_jax.types import Dropped, Example
 
 CHAT = tokens.ChatFormat(system=None, opening="<think>\n")

@@ -19,12 +19,11 @@ from jax.sharding import NamedSharding
 from random_models import random_model
 from tpu_compiler import answer_of, devices, needs_libtpu
 
-from r1v3_jax.model_config import Compute
+from r1v3_jax.config import TINY, Compute
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
 from r1v3_jax.models.layers import NEVER
 from r1v3_jax.models.qwen2 import attend_slots, one_softmax
-from r1v3_jax.presets import TINY
 from r1v3_jax.sharding import DECODE, make_mesh, shardings
 
 # K, Q, S, H, block; the narrow heads are stored with the slots last.

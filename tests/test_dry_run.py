@@ -16,7 +16,7 @@ import pytest
 from tpu_compiler import needs_libtpu
 
 from r1v3_jax import dry_run, pipeline, tpu
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import load_config, topology
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,14 +36,14 @@ def launch(tmp_path, *arguments, cache="cache", timeout=900):
 
 
 def test_slices():
-    pod = tpu.parse("v5p:4x4x8")
+    pod = topology.parse("v5p:4x4x8")
     assert (pod.chips, pod.hosts, pod.accelerator_type) == (128, 32, "v5p-256")
-    small = tpu.parse("v5e:2x4")
+    small = topology.parse("v5e:2x4")
     assert (small.chips, small.hosts, small.accelerator_type) == (8, 1, "v5litepod-8")
-    assert tpu.parse("v5p:8x8x12").chips == 768
+    assert topology.parse("v5p:8x8x12").chips == 768
     for name in ("v5p", "v5p:4x4", "v5p:3x3x3", "v5p:8x4x4", "v4:2x2x1", "v5e:3x3", "v5p:4x4xx8"):
         with pytest.raises(ValueError, match="topology"):
-            tpu.parse(name)
+            topology.parse(name)
 
 
 def test_every_flag_has_a_reason():

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from r1v3_jax import data, digits, feed, images, metrics, pipeline
-from r1v3_jax.config import SFT, Data
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import SFT, Data, load_config
 from r1v3_jax.models import r1v3
 from r1v3_jax.stages import sft
 from r1v3_jax.types import Dropped, Example

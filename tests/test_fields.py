@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from r1v3_jax.config_files import load_config
-from r1v3_jax.fields import described, one_of, require
+from r1v3_jax.config import load_config
+from r1v3_jax.config.fields import described, one_of, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,7 @@ from checkpoints_for_tests import (
 )
 
 from r1v3_jax import files, hf_config
-from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
-from r1v3_jax.presets import PRESETS, TINY
+from r1v3_jax.config import PRESETS, TINY, ModelConfig, TextConfig, VisionConfig
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

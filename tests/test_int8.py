@@ -8,9 +8,8 @@ from flax import nnx
 from random_models import random_model
 
 from r1v3_jax import sampler
-from r1v3_jax.model_config import Compute
+from r1v3_jax.config import TINY, Compute
 from r1v3_jax.models import int8, r1v3
-from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from r1v3_jax.config_files import list_configs, load_config
+from r1v3_jax.config import list_configs, load_config
 from r1v3_jax.health import PREEMPTED
 
 ROOT = Path(__file__).parent.parent

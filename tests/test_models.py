@@ -23,7 +23,8 @@ from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from r1v3_jax import checkpoint, hf
-from r1v3_jax.model_config import Compute, TextConfig, num_params
+from r1v3_jax.config import PRESETS, R1V3_38B, TINY, Compute, TextConfig
+from r1v3_jax.config.model import num_params
 from r1v3_jax.models import internvit, qwen2, r1v3
 from r1v3_jax.models.layers import (
     NEVER,
@@ -35,7 +36,6 @@ from r1v3_jax.models.layers import (
     rope_base,
     splash_attention,
 )
-from r1v3_jax.presets import PRESETS, R1V3_38B, TINY
 from r1v3_jax.sharding import make_mesh, shardings
 
 QWEN2, QWEN3 = {}, {"qwen3": True, "head_dim": 16}

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import checkpoint, config_files, evaluate, hf, hf_files, metrics, pipeline, train
+from r1v3_jax import checkpoint, evaluate, hf, hf_files, metrics, pipeline, train
+from r1v3_jax.config import load
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.sources import Rows
 from r1v3_jax.tokens import ChatFormat
@@ -29,7 +30,7 @@ UNTAUGHT = (
 
 @pytest.fixture(scope="module")
 def config():
-    return config_files.load_config("digits_smoke")
+    return load.load_config("digits_smoke")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def test_the_distillation_tool_asks_the_teacher(finished, tmp_path):
 def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
     workdir, _ = finished
     out, data = tmp_path / "rates.jsonl", tmp_path / "mine.jsonl"
-    source = config_files.load_config("digits_smoke").grpo.train
+    source = load.load_config("digits_smoke").grpo.train
     examples = [source(i) for i in range(3)]
     for i, example in enumerate(examples):
         example.images[0].save(tmp_path / f"{i}.png")

@@ -12,12 +12,10 @@ from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import data, evaluate, feed, rewards, rollout, tokens, train
-from r1v3_jax.config import GRPO, Data, Shaping
+from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.feed import TooManyDropped
 from r1v3_jax.losses import advantages
-from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
-from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo

@@ -21,10 +21,9 @@ from transformers import (
 )
 
 from r1v3_jax import hf, sampler
-from r1v3_jax.model_config import Compute, ModelConfig
+from r1v3_jax.config import TINY, Compute, ModelConfig
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.layers import NEVER
-from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Completions, Sampling
 from r1v3_jax.sharding import DECODE, TRAIN, make_mesh, shardings
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tools_for_tests import run_tool
 
 from r1v3_jax import digits, feed, pipeline, samples
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import load_config
 from r1v3_jax.types import Example
 
 ROOT = Path(__file__).parent.parent

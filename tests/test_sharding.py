@@ -15,9 +15,8 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1v3_jax.model_config import Compute
+from r1v3_jax.config import INTERNVL3_1B, R1V3_38B, TINY, Compute
 from r1v3_jax.models import layers, r1v3
-from r1v3_jax.presets import INTERNVL3_1B, R1V3_38B, TINY
 from r1v3_jax.sharding import (
     DECODE,
     TRAIN,

@@ -12,12 +12,10 @@ from jax.sharding import get_mesh
 from random_models import random_model
 
 from r1v3_jax import data, rewards, rollout, train
-from r1v3_jax.config import GRPO, Run
+from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.losses import policy
 from r1v3_jax.losses.advantages import group_advantages, token_weights
-from r1v3_jax.model_config import Compute
 from r1v3_jax.models import internvit, layers, qwen2
-from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo

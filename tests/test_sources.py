@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from r1v3_jax import data, images, pipeline, sources, stores
-from r1v3_jax.config import Verify
-from r1v3_jax.presets import TINY
+from r1v3_jax.config import TINY, Verify
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
 

@@ -21,7 +21,7 @@ from tokenizers_for_tests import (
 from transformers import AutoTokenizer
 
 from r1v3_jax import tokens
-from r1v3_jax.presets import TINY
+from r1v3_jax.config import TINY
 from r1v3_jax.tokens import R1V3_CHAT, ChatFormat, chat_template
 
 NO_THINK = dataclasses.replace(R1V3_CHAT, opening="")

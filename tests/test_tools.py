@@ -22,8 +22,8 @@ from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from r1v3_jax import checkpoint, hf, hf_config, tokens
+from r1v3_jax.config import TINY
 from r1v3_jax.files import read_json, write_json
-from r1v3_jax.presets import TINY
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent

@@ -86,7 +86,7 @@ def compile_all() -> dict:
     from jax.sharding import NamedSharding
 
     from r1v3_jax import sampler
-    from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, VisionConfig
+    from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
     from r1v3_jax.models import r1v3
     from r1v3_jax.programs import concrete
     from r1v3_jax.sharding import DECODE, TRAIN, make_mesh

@@ -10,12 +10,10 @@ import pytest
 from flax import nnx
 
 from r1v3_jax import train
-from r1v3_jax.config import Optimizer
+from r1v3_jax.config import TINY, Compute, Optimizer
 from r1v3_jax.data import split
 from r1v3_jax.losses.supervised import cross_entropy
-from r1v3_jax.model_config import Compute
 from r1v3_jax.models import r1v3
-from r1v3_jax.presets import TINY
 from r1v3_jax.types import Batch
 
 CONFIG = Optimizer(lr=1e-2, weight_decay=0.1)

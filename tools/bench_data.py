@@ -20,8 +20,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from r1v3_jax import cli, config_files, data, feed, pipeline
-from r1v3_jax.config import SFT, Data
+from r1v3_jax import cli, data, feed, pipeline
+from r1v3_jax.config import SFT, Data, load
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.sources import Rows
 
@@ -33,7 +33,7 @@ THREADS = flags.DEFINE_integer("threads", 0, "That decode; 0: one a core.", lowe
 
 def main():
     with tempfile.TemporaryDirectory() as directory:
-        config = config_files.load_config("digits")
+        config = load.load_config("digits")
         pipeline.write_tokenizer(config, Path(directory))
         vision = dataclasses.replace(config.model.vision, image_size=448)
         text = dataclasses.replace(config.model.text, max_positions=32768)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, config_files, distill
+from r1v3_jax import cli, distill
+from r1v3_jax.config import load
 from r1v3_jax.files import write_jsonl
 
 CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the questions.", required=True)
@@ -26,7 +27,7 @@ MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default:
 def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
-    config = config_files.load_config(CONFIG.value)
+    config = load.load_config(CONFIG.value)
     how = {name: HOW[name].value for name in HOW}
     source, most = config.cold_start.train, config.grpo.max_completion_tokens
     keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)

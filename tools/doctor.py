@@ -16,7 +16,7 @@ from absl import app, flags
 
 from r1v3_jax import checksums, files, metrics, pipeline
 from r1v3_jax.checkpoint import States
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import load_config
 
 CONFIG = flags.DEFINE_string("config", None, "A config to compare the run with.")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, config_files, feed, pipeline, samples
+from r1v3_jax import cli, feed, pipeline, samples
+from r1v3_jax.config import load
 from r1v3_jax.sources import Rows
 
 CONFIG = flags.DEFINE_string("config", None, "Whose model sees the rows.", required=True)
@@ -28,7 +29,7 @@ OUT = flags.DEFINE_string("out", None, "An HTML file to write.")
 
 
 def main():
-    config = config_files.load_config(CONFIG.value)
+    config = load.load_config(CONFIG.value)
     stage = STAGE.value or config.stage or config.pipeline[0]
     if stage not in config.pipeline:
         raise ValueError(f"--stage={stage}: choose from {', '.join(config.pipeline)}")

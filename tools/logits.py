@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from r1v3_jax import cli, hf, images, tokens
-from r1v3_jax.model_config import Compute
+from r1v3_jax.config import Compute
 from r1v3_jax.sharding import TRAIN
 
 HF = flags.DEFINE_string("hf", None, "Hugging Face checkpoint directory.", required=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, config_files, distill
+from r1v3_jax import cli, distill
+from r1v3_jax.config import load
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.sources import Rows
 
@@ -31,7 +32,7 @@ MESH = cli.define_mesh()
 def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
-    config = config_files.load_config(CONFIG.value)
+    config = load.load_config(CONFIG.value)
     source = config.grpo.train
     if DATA.value:
         source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)

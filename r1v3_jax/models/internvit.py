@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r1v3_jax.model_config import Compute, VisionConfig
+from r1v3_jax.config import Compute, VisionConfig
 from r1v3_jax.models.layers import (
     attention,
     keep,

@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jax.sharding import PartitionSpec
 
-from r1v3_jax.model_config import Compute, TextConfig
+from r1v3_jax.config import Compute, TextConfig
 from r1v3_jax.sharding import repeat_rows, split_rows
 
 # Logits that must never be chosen. Finite, because 0 * -inf is nan in an entropy.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r1v3_jax.model_config import Compute, TextConfig
+from r1v3_jax.config import Compute, TextConfig
 from r1v3_jax.models import decode_kernels, int8
 from r1v3_jax.models.layers import (
     LANES,

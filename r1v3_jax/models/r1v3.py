@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from r1v3_jax.model_config import Compute, ModelConfig
+from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models.int8 import Int8, is_matrix, quantised, scale_axes
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param

@@ -16,9 +16,8 @@ import subprocess
 
 import pages
 import pytest
-from r1v3_jax.config.load import list_configs
 
-from r1v3_jax.config import Run, load_config
+from r1v3_jax.config import Run, list_configs, load_config
 from r1v3_jax.data import records, schemas
 from r1v3_jax.launch import check_names
 from r1v3_jax.rewards import verify

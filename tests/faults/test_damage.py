@@ -14,10 +14,8 @@ import runs
 from flax import nnx
 
 from r1v3_jax import checkpoint, train
-from r1v3_jax.config import SFT, Optimizer
-from r1v3_jax.model_config import Compute
+from r1v3_jax.config import SFT, TINY, Compute, Optimizer
 from r1v3_jax.models import r1v3
-from r1v3_jax.presets import TINY
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import sft
 

@@ -13,9 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from r1v3_jax import checkpoint, files, launch, pipeline
-from r1v3_jax.config import Run
-from r1v3_jax.config_files import load_config
-from r1v3_jax.fields import described
+from r1v3_jax.config import Run, load_config
+from r1v3_jax.config.fields import described
 from r1v3_jax.metrics import write_json
 
 PACKAGE = Path(__file__).parent.parent.parent / "r1v3_jax"

@@ -13,10 +13,8 @@ from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import health, rollout, tokens, train
-from r1v3_jax.config import Health, Optimizer
-from r1v3_jax.model_config import Compute
+from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.models.r1v3 import for_decoding
-from r1v3_jax.presets import TINY
 from r1v3_jax.sampler import Sampling, decode, generate, prefill
 from r1v3_jax.stages import grpo
 

@@ -8,7 +8,7 @@ layout.
 import dataclasses
 from typing import Literal
 
-from r1v3_jax.fields import one_of, require
+from r1v3_jax.config.fields import one_of, require
 from r1v3_jax.sharding import TRAIN, Rules
 
 

@@ -9,7 +9,7 @@ model's tail was never published; the family's values stand in).
 
 import dataclasses
 
-from r1v3_jax.model_config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config.model import ModelConfig, TextConfig, VisionConfig
 
 INTERNVIT_300M = VisionConfig()
 INTERNVIT_6B = VisionConfig(

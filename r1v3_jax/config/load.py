@@ -7,7 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from r1v3_jax.config import Run
+from r1v3_jax.config.run import Run
 
 FOLDERS = (Path("configs"), Path(__file__).parent.parent / "configs")
 
