@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from r1v3_jax import data
 from r1v3_jax.config import INTERNVL3_1B, Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.processing import processor
 from r1v3_jax.types import Example
 
 FIRST_ID = 16  # ids below are special in the models made here
@@ -75,7 +75,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-class Encoder(data.Encoder):
+class Encoder(processor.Encoder):
     """Random ids where a run has text; pictures are cut into tiles as ever."""
 
     def __init__(self, shape: Shape):
@@ -91,14 +91,14 @@ class Encoder(data.Encoder):
         super().__init__(config, tokenizer)
         self.shape = shape
 
-    def prompt(self, example: Example) -> data.Encoded:
+    def prompt(self, example: Example) -> processor.Encoded:
         vocabulary, tiles = self.config.text.vocab_size, self.tiles(example)
         rng = np.random.default_rng(int(example.id))
         ids = rng.integers(FIRST_ID, vocabulary // 2, self.shape.prompt_tokens, dtype=np.int32)
         if tiles.counts:
             ids[1 : 1 + sum(self._image_tokens(tiles.counts))] = self.config.image_token_id
         ids[-1] = vocabulary - 1  # see `count_down`
-        return data.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
+        return processor.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
 
 
 def example(index: int, shape: Shape) -> Example:

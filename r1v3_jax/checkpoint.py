@@ -23,9 +23,10 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from r1v3_jax import checksums, files, hf_config
+from r1v3_jax import checksums, files
 from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models import r1v3
+from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.sharding import shardings
 
 
@@ -39,7 +40,7 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
     with files.whole_directory(directory) as (partial, first):
         if tokenizer is not None and first:
             (partial / "tokenizer").mkdir()
-            hf_config.copy_tokenizer(tokenizer, partial / "tokenizer")
+            tokenizer_files.copy_tokenizer(tokenizer, partial / "tokenizer")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / "weights", state)
         if first:

@@ -393,7 +393,7 @@ def write_tokenizer(directory: str | Path) -> int:
     import tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from r1v3_jax.tokens import ChatFormat, chat_template
+    from r1v3_jax.processing.chat import ChatFormat, chat_template
 
     words = vocabulary()
     longest_first = sorted(words[len(SPECIAL_TOKENS) :], key=len, reverse=True)

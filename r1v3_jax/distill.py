@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from r1v3_jax import checkpoint, tokens
+from r1v3_jax import checkpoint
 from r1v3_jax.config import Run
-from r1v3_jax.data import Encoder
+from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.types import Example
@@ -98,7 +99,7 @@ def ask(
     each, with the room of `config.grpo`; see `rollout.sample`.
     """
     described, _ = checkpoint.read_config(directory)
-    tokenizer = tokens.load(f"{directory}/tokenizer", text_only=described.vision is None)
+    tokenizer = load(f"{directory}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
     chat = tokenizer.chat.but(config.system, config.opening)  # as GRPO would ask
     tokenizer = dataclasses.replace(tokenizer, chat=chat)

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from r1v3_jax.images import MAX_BYTES, ImageError
+from r1v3_jax.processing.image_files import MAX_BYTES, ImageError
 
 TRIES = 3
 TIMEOUT_S = 20  # without a byte

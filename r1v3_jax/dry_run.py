@@ -32,8 +32,8 @@ import jax
 from r1v3_jax import feed, programs, samples, tpu
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import parse
-from r1v3_jax.data import Encoder
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
+from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.sharding import make_mesh, shard_bytes
 
 GIB = 2**30

@@ -9,11 +9,11 @@ another activation, another pixel shuffle, sliding windows, ...
 import dataclasses
 import math
 import os
-import shutil
 from pathlib import Path
 
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.files import read_json
+from r1v3_jax.processing.tokenizer_files import added_tokens
 
 LAYOUTS = ("hf", "original")
 IMAGE_TOKEN, END_TOKEN = "<IMG_CONTEXT>", "<|im_end|>"
@@ -323,20 +323,6 @@ def _image_token_id(raw: dict, directory: Path, original: bool, problems: list[s
     return 151667
 
 
-def added_tokens(directory: Path) -> dict[str, int]:
-    """Token -> id of the added tokens, from whichever tokenizer file lists them."""
-    tokens: dict[str, int] = {}
-    if (directory / "added_tokens.json").exists():
-        tokens |= read_json(directory / "added_tokens.json")
-    if (directory / "tokenizer_config.json").exists():
-        listed = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        tokens |= {entry["content"]: int(i) for i, entry in listed.items()}
-    if (directory / "tokenizer.json").exists():
-        listed = read_json(directory / "tokenizer.json").get("added_tokens") or []
-        tokens |= {entry["content"]: entry["id"] for entry in listed}
-    return tokens
-
-
 # -------------------------------------------------------------------------------------------------
 # out
 
@@ -503,26 +489,3 @@ class ChatConfig(PretrainedConfig):
 def original_class(config: ModelConfig) -> str:
     skywork = config.architecture == "SkyworkR1VChatModel"
     return ORIGINAL_CLASS.format(model_type="skywork_chat" if skywork else "internvl_chat")
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json "
-    "added_tokens.json vocab.json merges.txt chat_template.jinja chat_template.json"
-).split()
-
-
-def tokenizer_files(directory) -> list[Path]:
-    """The tokenizer's files in a directory, chat template included. FileNotFoundError if none."""
-    found = [Path(directory) / name for name in TOKENIZER_FILES]
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise FileNotFoundError(
-            f"{directory}: no tokenizer files; wanted some of {', '.join(TOKENIZER_FILES)}"
-        )
-    return found
-
-
-def copy_tokenizer(source, directory) -> None:
-    """Copies the tokenizer's files and its chat template from one directory to another."""
-    for path in tokenizer_files(source):
-        shutil.copyfile(path, Path(directory) / path.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from r1v3_jax import hf_config
 from r1v3_jax.config import ModelConfig
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.processing import tokenizer_files
 
 
 def write(
@@ -21,7 +22,7 @@ def write(
         module = directory / f"{hf_config.ORIGINAL_MODULE}.py"
         module.write_text(hf_config.original_class(config), encoding="utf-8")
     if tokenizer is not None:
-        hf_config.copy_tokenizer(tokenizer, directory)
+        tokenizer_files.copy_tokenizer(tokenizer, directory)
         if layout == "hf" and config.vision is not None:
             _name_image_tokens(directory)
     if chat_template is not None:
@@ -71,7 +72,7 @@ def _name_image_tokens(directory: Path) -> None:
     settings = read_json(path) if path.exists() else {}
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
-    known = hf_config.added_tokens(directory)
+    known = tokenizer_files.added_tokens(directory)
     candidates = ("<video>", "<|video_pad|>", pad, hf_config.END_TOKEN)
     video = next((token for token in candidates if token in known), None)
     if video is None:

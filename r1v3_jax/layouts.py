@@ -22,12 +22,12 @@ import math
 import re
 from collections.abc import Callable
 
-from r1v3_jax import tokens
+from r1v3_jax.processing import chat
 from r1v3_jax.verifiers import boxes
 
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each
-ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in tokens.ROLES}
+ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in chat.ROLES}
 ANSWERS = ("answer", "solution", "ground_truth")  # where an answer may stand
 # What a record that says nothing gives.
 CANONICAL = {
@@ -161,8 +161,8 @@ def _llava(record: dict) -> dict:
         raise Bad("fields", "conversations must be a list of {from, value}")
     turns = read_turns([{"role": turn.get("from"), "content": turn.get("value")} for turn in turns])
     asked = [turn for turn in turns if turn["role"] == "user"]
-    if images and asked and not any(tokens.IMAGE_MARKER in turn["content"] for turn in asked):
-        asked[0]["content"] = f"{tokens.IMAGE_MARKER}\n" * len(images) + asked[0]["content"]
+    if images and asked and not any(chat.IMAGE_MARKER in turn["content"] for turn in asked):
+        asked[0]["content"] = f"{chat.IMAGE_MARKER}\n" * len(images) + asked[0]["content"]
     row, answer = _dialogue(turns), _first(record, "answer")
     names = ("id", "image", "images", "conversations", "source", "answer")
     return row | {
@@ -261,7 +261,7 @@ def read_turns(turns) -> list[dict]:
 def _part(part) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
-        return tokens.IMAGE_MARKER
+        return chat.IMAGE_MARKER
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
     raise Bad("fields", f"a part of a turn of type {str(kind)[:50]!r}; wanted text or image")

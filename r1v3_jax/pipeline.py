@@ -15,25 +15,17 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import (
-    checksums,
-    evaluate,
-    files,
-    health,
-    hf,
-    hf_config,
-    hf_files,
-    report,
-    rewards,
-    tokens,
-)
+from r1v3_jax import checksums, evaluate, files, health, hf, hf_files, report, rewards
 from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
 from r1v3_jax.config import ModelConfig, Run, Verify
-from r1v3_jax.data import Encoder, Tiles
 from r1v3_jax.files import first_process
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.mixtures import with_chains
 from r1v3_jax.models import r1v3
+from r1v3_jax.processing import tokenizer_files
+from r1v3_jax.processing.chat import chat_template
+from r1v3_jax.processing.processor import Encoder, Tiles
+from r1v3_jax.processing.tokenizer import export_template, load
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
@@ -76,7 +68,7 @@ def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool
         multihost_utils.sync_global_devices("no export is there")
         tokenizer = workdir / "tokenizer"
         # A language model alone has no images to mark.
-        template = None if config.model.vision is None else tokens.export_template(tokenizer, "hf")
+        template = None if config.model.vision is None else export_template(tokenizer, "hf")
         hf.save(model, export, "hf", tokenizer=tokenizer, chat_template=template)
     summary |= {"wall_s": round(time.time() - started, 1), "peak_rss_gib": round(peak_rss_gib(), 3)}
     summary["compiles_after_warmup"] = context.compiles.after_warmup
@@ -182,16 +174,16 @@ def write_tokenizer(config: Run, directory: Path) -> None:
     if config.write_tokenizer is not None:
         config.write_tokenizer(directory)
     else:
-        hf_config.copy_tokenizer(tokenizer_of(config.init_from), directory)
+        tokenizer_files.copy_tokenizer(tokenizer_of(config.init_from), directory)
     set_chat(config, directory)
 
 
 def set_chat(config: Run, directory: Path) -> None:
     """Lets the tokenizer in `directory` speak as the run says."""
     if config.system or config.opening:
-        found = tokens.load(directory, text_only=config.model.vision is None).chat
+        found = load(directory, text_only=config.model.vision is None).chat
         if (chat := found.but(config.system, config.opening)) != found:
-            hf_files.replace_template(directory, tokens.chat_template(chat))
+            hf_files.replace_template(directory, chat_template(chat))
 
 
 def tokenizer_of(checkpoint: str | Path) -> Path:
@@ -202,7 +194,7 @@ def tokenizer_of(checkpoint: str | Path) -> Path:
 
 def make_encoder(config: Run, directory: Path) -> Encoder:
     """The encoder of a run, with the tokenizer in `directory`."""
-    tokenizer = tokens.load(directory, text_only=config.model.vision is None)
+    tokenizer = load(directory, text_only=config.model.vision is None)
     tokenizer.check_model(config.model)
     opening = tokenizer.chat.opening
     if (
@@ -243,7 +235,7 @@ def check_init(config: Run) -> None:
             "config.model, or start from another checkpoint"
         )
     if config.write_tokenizer is None:
-        tokenizer = tokens.load(tokenizer_of(directory), text_only=config.model.vision is None)
+        tokenizer = load(tokenizer_of(directory), text_only=config.model.vision is None)
         tokenizer.check_model(config.model)
 
 

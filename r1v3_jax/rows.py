@@ -10,15 +10,16 @@ import json
 import threading
 from pathlib import Path
 
-from r1v3_jax import layouts, rewards, tokens
+from r1v3_jax import layouts, rewards
 from r1v3_jax.downloads import Downloads, is_address
-from r1v3_jax.images import ImageError, StoredImage, confined
 from r1v3_jax.layouts import Bad
+from r1v3_jax.processing import chat
+from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
 from r1v3_jax.types import Dropped, Example
 from r1v3_jax.verifiers import boxes, routing
 
 # What stands for structure in a chat, in every checkpoint of the family.
-CONTROL = (tokens.TURN_START, tokens.TURN_END, *tokens.IMAGE_TOKENS, "<|endoftext|>")
+CONTROL = (chat.TURN_START, chat.TURN_END, *chat.IMAGE_TOKENS, "<|endoftext|>")
 DATA_URI = "data:;base64,"
 
 
@@ -118,7 +119,7 @@ def check(row: dict) -> None:
     for text in asked + said:
         if found := next((word for word in CONTROL if word in text), None):
             raise Bad("text", f"the control token {found} in a text")
-    markers, images = sum(text.count(tokens.IMAGE_MARKER) for text in asked), len(row["images"])
+    markers, images = sum(text.count(chat.IMAGE_MARKER) for text in asked), len(row["images"])
     if markers not in (0, images):
         raise Bad("markers", f"{markers} markers, {images} images")
     try:

@@ -14,8 +14,9 @@ import unicodedata
 import numpy as np
 from PIL import Image
 
-from r1v3_jax import feed, images
-from r1v3_jax.data import Encoded, Encoder
+from r1v3_jax import feed
+from r1v3_jax.processing import tiling
+from r1v3_jax.processing.processor import Encoded, Encoder
 from r1v3_jax.types import REASONS
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -147,7 +148,7 @@ def _row(item: feed.Item, encoder: Encoder) -> str:
 
 def _address(tile: np.ndarray) -> str:
     """A tile, float32[S, S, 3], as a data: address."""
-    pixels = np.clip((tile * images.STD + images.MEAN) * 255, 0, 255).round().astype(np.uint8)
+    pixels = np.clip((tile * tiling.STD + tiling.MEAN) * 255, 0, 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

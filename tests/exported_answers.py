@@ -19,10 +19,11 @@ import torch
 from torch_reference import ImageProcessorOnly
 from transformers import AutoModelForImageTextToText
 
-from r1v3_jax import checkpoint, tokens
+from r1v3_jax import checkpoint
 from r1v3_jax.config import load
-from r1v3_jax.data import Encoder
 from r1v3_jax.models.r1v3 import for_decoding
+from r1v3_jax.processing import tokenizer as processing_tokenizer
+from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
 
@@ -45,7 +46,7 @@ def compare(config, workdir, count: int) -> tuple[list[tuple[str, str, str]], in
     """((question, our answer, theirs) where they differ, questions asked)."""
     sources = [source for _, source in config.evaluate.sets]
     examples = [sources[i % len(sources)](i // len(sources)) for i in range(count)]
-    tokenizer = tokens.load(workdir / "tokenizer")
+    tokenizer = processing_tokenizer.load(workdir / "tokenizer")
     sampler = Sampler(
         encoder=Encoder(config.model, tokenizer),
         sampling=Sampling(

@@ -9,25 +9,27 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, feed, images, tokens
+from r1v3_jax import data, feed
 from r1v3_jax.config import SFT, TINY, Data
+from r1v3_jax.processing import chat, processor, tiling
+from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.types import Dropped, Example
 
-CHAT = tokens.ChatFormat(system=None, opening="<think>\n")
+CHAT = chat.ChatFormat(system=None, opening="<think>\n")
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     write_tiny_tokenizer(directory)
-    tokenizer = tokens.load(directory, chat=CHAT)
+    tokenizer = load(directory, chat=CHAT)
     config = dataclasses.replace(
         TINY,
         image_token_id=tokenizer.image_token_id,
         end_token_id=tokenizer.end_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return data.Encoder(config, tokenizer)
+    return processor.Encoder(config, tokenizer)
 
 
 def source(index: int) -> Example:
@@ -125,7 +127,7 @@ def test_only_images_whose_tiles_are_wanted_are_cut():
             cut.append(name)
             out[:] = pixels
 
-        return data.Tiles([count], 2, write)
+        return processor.Tiles([count], 2, write)
 
     # slots  [1 2 2.1  - -]   a process whose device holds the second and third asks for those
     #        [3 3.1 3.2 4 -]
@@ -145,8 +147,8 @@ def test_tiles_are_counted_without_pixels():
     for size in ((56, 56), (300, 90), (90, 300), (500, 500)):
         picture = Image.new("RGB", size)
         for several in ([picture], [picture, picture]):
-            tiles, counts = images.tile_images(several, tile_size=28, max_tiles=6)
-            assert images.count_tiles(several, tile_size=28, max_tiles=6) == counts
+            tiles, counts = tiling.tile_images(several, tile_size=28, max_tiles=6)
+            assert tiling.count_tiles(several, tile_size=28, max_tiles=6) == counts
             assert sum(counts) == len(tiles)
 
 

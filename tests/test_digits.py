@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import digits, tokens
+from r1v3_jax import digits
 from r1v3_jax.digits import Digits
+from r1v3_jax.processing import chat
+from r1v3_jax.processing.tokenizer import load
 
 FILES = importlib.resources.files("r1v3_jax") / "data_files"
 SOURCES = [Digits(d, s) for d, s in itertools.product(("home", "second"), ("train", "held_out"))]
@@ -29,7 +31,7 @@ DOUBT = r" Wait,| Hmm,| Alternatively,"
 def tokenizer(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     digits.write_tokenizer(directory)
-    return tokens.load(directory)
+    return load(directory)
 
 
 def cells(image):
@@ -400,7 +402,7 @@ def test_chat_format_and_names(tokenizer, tmp_path):
     digits.write_tokenizer(tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
-    assert tokenizer.chat == tokens.ChatFormat(system=None, opening="<think>\n")
+    assert tokenizer.chat == chat.ChatFormat(system=None, opening="<think>\n")
     assert tokenizer.decode([tokenizer.end_token_id], skip_special=False) == "<|im_end|>"
     assert tokenizer.decode([tokenizer.pad_token_id], skip_special=False) == "<|endoftext|>"
     # What transformers' InternVLProcessor reads off a tokenizer.

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import data, distill, feed, mixtures, rollout
+from r1v3_jax import distill, feed, mixtures, rollout
 from r1v3_jax.distill import Filter
 from r1v3_jax.files import write_jsonl
+from r1v3_jax.processing import processor
 from r1v3_jax.rewards import Score
 from r1v3_jax.rollout import Group
 from r1v3_jax.types import Dropped, Example
@@ -77,7 +78,7 @@ class Sampler:
 
     def reader(self, source, prompts):
         def encode(example):
-            return data.Encoded(np.zeros(1, int), np.zeros(1, int), np.zeros(1, bool), ())
+            return processor.Encoded(np.zeros(1, int), np.zeros(1, int), np.zeros(1, bool), ())
 
         return feed.Reader(source, encode, tokens=1, tiles=0)
 

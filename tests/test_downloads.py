@@ -9,9 +9,10 @@ import pytest
 from test_layouts import digit
 from tools_for_tests import run_tool
 
-from r1v3_jax import downloads, images
+from r1v3_jax import downloads
 from r1v3_jax.downloads import Downloads
-from r1v3_jax.images import ImageError
+from r1v3_jax.processing import image_files
+from r1v3_jax.processing.image_files import ImageError
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
 
@@ -40,7 +41,7 @@ def server():
             elif self.path == "/busy" and asked.count("/busy") < 3:
                 self.send_response(503)
             elif self.path in ("/7.png", "/7%20%C3%BC.png", "/busy", "/short", "/large"):
-                data = digit(7) if self.path != "/large" else bytes(images.MAX_BYTES + 1)
+                data = digit(7) if self.path != "/large" else bytes(image_files.MAX_BYTES + 1)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data) + (self.path == "/short")))
                 self.end_headers()

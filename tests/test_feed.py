@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import data, digits, feed, images, metrics, pipeline
+from r1v3_jax import data, digits, feed, metrics, pipeline
 from r1v3_jax.config import SFT, Data, load_config
 from r1v3_jax.models import r1v3
+from r1v3_jax.processing import image_files, processor
 from r1v3_jax.stages import sft
 from r1v3_jax.types import Dropped, Example
 
@@ -34,16 +35,18 @@ def source(index: int) -> Example:
     name = "ab"[index % 2]
     if index % 41 == 40:
         raise Dropped(name, f"{index}", "fields", "no question")
-    image = images.StoredImage(picture(index))
+    image = image_files.StoredImage(picture(index))
     count = 20 if index % 53 == 52 else 1 + index % 7
     return Example(f"{index}", (image,), "x" * count, "", source=name)
 
 
-def encode(example: Example) -> data.Encoded:
+def encode(example: Example) -> processor.Encoded:
     if example.id.endswith("99"):
         raise ValueError("a control token")
     ids = np.full(len(example.question), int(example.id), np.int32)
-    return data.Encoded(ids, ids, np.ones(len(ids), bool), data.Tiles([1], 1, lambda out: None))
+    return processor.Encoded(
+        ids, ids, np.ones(len(ids), bool), processor.Tiles([1], 1, lambda out: None)
+    )
 
 
 REASONS = {

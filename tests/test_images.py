@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import images
+from r1v3_jax.processing import image_files, tiling
+from r1v3_jax.processing.video import frame_indices, frame_prompt, video_frames
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 RNG = np.random.default_rng(0)
@@ -88,14 +89,14 @@ def test_grid_equals_the_table_on_100000_sizes():
     extreme = np.array([[1, 20_000], [20_000, 1], [1, 1]])
     sizes = np.concatenate([small, photo_like, squares, simple, extreme])
     assert len(sizes) == 100_000
-    ours = [images.tile_grid(width, height) for width, height in sizes.tolist()]
+    ours = [tiling.tile_grid(width, height) for width, height in sizes.tolist()]
     np.testing.assert_array_equal(ours, grids_by_table(*sizes.T, 12))
 
 
 @pytest.mark.parametrize("max_tiles", range(1, 12))
 def test_grid_equals_the_table_for_smaller_budgets(max_tiles):
     sizes = np.concatenate([RNG.integers(1, 40, (500, 2)), RNG.integers(1, 3000, (500, 2))])
-    ours = [images.tile_grid(*size, max_tiles, tile_size=28) for size in sizes.tolist()]
+    ours = [tiling.tile_grid(*size, max_tiles, tile_size=28) for size in sizes.tolist()]
     np.testing.assert_array_equal(ours, grids_by_table(*sizes.T, max_tiles, tile_size=28))
 
 
@@ -105,45 +106,45 @@ def test_the_35_grids():
                                     (9, 1), (10, 1), (11, 1), (12, 1)] for j in range(1, rows + 1)]
     # fmt: on
     assert len(grids) == 35
-    assert [images.tile_grid(448 * i, 448 * j) for i, j in grids] == grids
+    assert [tiling.tile_grid(448 * i, 448 * j) for i, j in grids] == grids
     sizes = RNG.integers(1, 5000, (5000, 2)).tolist()
-    assert {images.tile_grid(width, height) for width, height in sizes} == set(grids)
+    assert {tiling.tile_grid(width, height) for width, height in sizes} == set(grids)
 
 
 def test_a_tie_goes_to_the_larger_grid_only_above_half_its_area():
     # 2x2 holds 896 * 896 pixels, half of it is 401,408 = 633.6^2; half of 3x3 is 903,168 = 950.4^2.
-    assert images.tile_grid(633, 633) == (1, 1)
-    assert images.tile_grid(634, 634) == (2, 2)
-    assert images.tile_grid(950, 950) == (2, 2)
-    assert images.tile_grid(951, 951) == (3, 3)
+    assert tiling.tile_grid(633, 633) == (1, 1)
+    assert tiling.tile_grid(634, 634) == (2, 2)
+    assert tiling.tile_grid(950, 950) == (2, 2)
+    assert tiling.tile_grid(951, 951) == (3, 3)
     # 1.5 lies between 1x1 and 2x1: half of 2x1 is 200,704.
-    assert images.tile_grid(546, 364, 2) == (1, 1)  # 198,744
-    assert images.tile_grid(549, 366, 2) == (2, 1)  # 200,934
+    assert tiling.tile_grid(546, 364, 2) == (1, 1)  # 198,744
+    assert tiling.tile_grid(549, 366, 2) == (2, 1)  # 200,934
 
 
 def test_extreme_shapes():
-    assert images.tile_grid(1, 20_000) == (1, 12)
-    assert images.tile_grid(20_000, 1) == (12, 1)
-    assert images.tile_grid(1, 1) == (1, 1)
-    assert images.tile_grid(1, 1, min_tiles=2) == (2, 2)
-    assert images.tile(noise(1, 20_000), tile_size=28).shape == (13, 28, 28, 3)
+    assert tiling.tile_grid(1, 20_000) == (1, 12)
+    assert tiling.tile_grid(20_000, 1) == (12, 1)
+    assert tiling.tile_grid(1, 1) == (1, 1)
+    assert tiling.tile_grid(1, 1, min_tiles=2) == (2, 2)
+    assert tiling.tile(noise(1, 20_000), tile_size=28).shape == (13, 28, 28, 3)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: images.tile_grid(0, 5),
-        lambda: images.tile_grid(5, -1),
-        lambda: images.tile_grid(5, 5, tile_size=0),
-        lambda: images.tile_grid(5, 5, 0),
-        lambda: images.tile_grid(5, 5, 4, min_tiles=5),
-        lambda: images.tile_grid(5, 5, min_tiles=0),
-        lambda: images.tile(noise(5, 5), max_tiles=0),
-        lambda: images.tile_images([noise(5, 5)], max_tiles=0),
-        lambda: images.tiles_per_image(0),
-        lambda: images.frame_indices(0, 4),
-        lambda: images.frame_indices(4, 0),
-        lambda: images.video_frames([], 4),
+        lambda: tiling.tile_grid(0, 5),
+        lambda: tiling.tile_grid(5, -1),
+        lambda: tiling.tile_grid(5, 5, tile_size=0),
+        lambda: tiling.tile_grid(5, 5, 0),
+        lambda: tiling.tile_grid(5, 5, 4, min_tiles=5),
+        lambda: tiling.tile_grid(5, 5, min_tiles=0),
+        lambda: tiling.tile(noise(5, 5), max_tiles=0),
+        lambda: tiling.tile_images([noise(5, 5)], max_tiles=0),
+        lambda: tiling.tiles_per_image(0),
+        lambda: frame_indices(0, 4),
+        lambda: frame_indices(4, 0),
+        lambda: video_frames([], 4),
     ],
 )
 def test_senseless_numbers_are_refused(call):
@@ -176,7 +177,7 @@ def assert_same_bits(ours, reference):
 
 def test_pixels_equal_transformers_at_448():
     for image in [*photos(), noise(700, 300), gradient(1000, 1000)]:
-        ours = images.tile(image)
+        ours = tiling.tile(image)
         assert_same_bits(ours, transformers_tiles(image, tile_size=448))
 
 
@@ -186,7 +187,7 @@ def test_pixels_equal_transformers_on_many_sizes():
         width, height = RNG.integers(1, 400, 2).tolist()
         image = noise(width, height) if k % 3 else sources[k % len(sources)].resize((width, height))
         max_tiles = int(RNG.integers(1, 13))
-        ours = images.tile(image, tile_size=42, max_tiles=max_tiles)
+        ours = tiling.tile(image, tile_size=42, max_tiles=max_tiles)
         assert_same_bits(ours, transformers_tiles(image, tile_size=42, max_tiles=max_tiles))
 
 
@@ -199,7 +200,7 @@ def test_pixels_equal_transformers_in_mode(mode):
     else:
         image = gradient(200, 70).convert(mode)
     assert image.mode == mode
-    assert_same_bits(images.tile(image, tile_size=56), transformers_tiles(image, tile_size=56))
+    assert_same_bits(tiling.tile(image, tile_size=56), transformers_tiles(image, tile_size=56))
 
 
 def torch_tiles(image):
@@ -207,7 +208,7 @@ def torch_tiles(image):
     import torch
 
     image = image.convert("RGB")
-    columns, rows = images.tile_grid(*image.size)
+    columns, rows = tiling.tile_grid(*image.size)
     canvas = image.resize((columns * 448, rows * 448))
     corners = [(448 * i, 448 * j) for j in range(rows) for i in range(columns)]
     crops = [canvas.crop((x, y, x + 448, y + 448)) for x, y in corners]
@@ -220,63 +221,63 @@ def torch_tiles(image):
 
 def test_pixels_equal_the_original_script():
     for image in [*photos(), noise(900, 500)]:
-        assert_same_bits(images.tile(image), torch_tiles(image))
+        assert_same_bits(tiling.tile(image), torch_tiles(image))
 
 
 def test_transparency_is_dropped_as_in_the_original_script():
     image = noise(500, 300)
     clear = image.copy()
     clear.putalpha(0)  # transformers 5 would make this one white
-    assert_same_bits(images.tile(clear), torch_tiles(clear))
-    assert_same_bits(images.tile(clear), images.tile(image))
+    assert_same_bits(tiling.tile(clear), torch_tiles(clear))
+    assert_same_bits(tiling.tile(clear), tiling.tile(image))
 
 
 def test_tiles_run_row_by_row_and_the_thumbnail_is_last():
     grey = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)  # 3 columns, 2 rows
     image = Image.fromarray(np.kron(grey, np.ones((8, 8), np.uint8))).convert("RGB")
-    tiles = images.tile(image, tile_size=8)
+    tiles = tiling.tile(image, tile_size=8)
     assert tiles.shape == (7, 8, 8, 3)
-    values = tiles * images.STD + images.MEAN
+    values = tiles * tiling.STD + tiling.MEAN
     expected = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     # 1e-6: undoing the normalisation in float32
     np.testing.assert_allclose(
         values[:6], np.broadcast_to(np.reshape(expected, (6, 1, 1, 1)), (6, 8, 8, 3)), atol=1e-6
     )
-    assert_same_bits(tiles[6], images.tile(image, tile_size=8, max_tiles=1)[0])
-    assert_same_bits(images.tile(image, tile_size=8, thumbnail=False), tiles[:6])
+    assert_same_bits(tiles[6], tiling.tile(image, tile_size=8, max_tiles=1)[0])
+    assert_same_bits(tiling.tile(image, tile_size=8, thumbnail=False), tiles[:6])
 
 
 def test_one_tile_gets_no_thumbnail():
-    assert images.tile(noise(300, 300)).shape == (1, 448, 448, 3)
+    assert tiling.tile(noise(300, 300)).shape == (1, 448, 448, 3)
 
 
 def test_budget_for_several_images():
-    assert [images.tiles_per_image(n) for n in range(1, 15)] == [
+    assert [tiling.tiles_per_image(n) for n in range(1, 15)] == [
         12, 6, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]  # fmt: skip
     wide, square = noise(600, 50), noise(50, 50)
-    tiles, counts = images.tile_images([wide, square, wide], tile_size=28)
+    tiles, counts = tiling.tile_images([wide, square, wide], tile_size=28)
     assert counts == [5, 5, 5]  # 4 tiles and a thumbnail each; 28 px tiles make the square 2x2
-    one_by_one = [images.tile(x, tile_size=28, max_tiles=4) for x in (wide, square, wide)]
+    one_by_one = [tiling.tile(x, tile_size=28, max_tiles=4) for x in (wide, square, wide)]
     assert_same_bits(tiles, np.concatenate(one_by_one))
-    _, counts = images.tile_images([wide, square, wide], tile_size=28, share=False)
+    _, counts = tiling.tile_images([wide, square, wide], tile_size=28, share=False)
     assert counts == [13, 5, 13]
-    tiles, counts = images.tile_images([wide] * 20, tile_size=28)
+    tiles, counts = tiling.tile_images([wide] * 20, tile_size=28)
     assert (len(tiles), counts) == (20, [1] * 20)
 
 
 def test_tiles_are_cut_into_memory_of_the_caller():
     pictures = [noise(90, 30), noise(30, 30), noise(40, 70)]
     for options in ({}, {"thumbnail": False}, {"share": False}):
-        wanted, counts = images.tile_images(pictures, tile_size=28, **options)
+        wanted, counts = tiling.tile_images(pictures, tile_size=28, **options)
         out = np.full((len(wanted) + 2, 28, 28, 3), 7, np.float32)
-        _, again = images.tile_images(pictures, tile_size=28, **options, out=out[1:-1])
-        assert counts == again == images.count_tiles(pictures, tile_size=28, **options)
+        _, again = tiling.tile_images(pictures, tile_size=28, **options, out=out[1:-1])
+        assert counts == again == tiling.count_tiles(pictures, tile_size=28, **options)
         assert_same_bits(out[1:-1], wanted)
         assert (out[0] == 7).all() and (out[-1] == 7).all()
 
 
 def test_a_prompt_without_images_has_no_tiles():
-    tiles, counts = images.tile_images([], tile_size=28)
+    tiles, counts = tiling.tile_images([], tile_size=28)
     assert (tiles.shape, tiles.dtype, counts) == ((0, 28, 28, 3), np.float32, [])
 
 
@@ -295,11 +296,11 @@ def test_good_files_open_as_rgb_from_path_and_bytes(tmp_path):
         path = tmp_path / f"image.{format}"
         path.write_bytes(data)
         for source in (data, path, str(path)):
-            opened = images.open_image(source)
+            opened = image_files.open_image(source)
             assert (opened.mode, opened.size) == ("RGB", (40, 30))
             np.testing.assert_array_equal(np.asarray(opened), np.asarray(image))
     for format in ("JPEG", "WEBP", "GIF"):
-        opened = images.open_image(encoded(image, format))
+        opened = image_files.open_image(encoded(image, format))
         assert (opened.mode, opened.size) == ("RGB", (40, 30))
     assert open_files() == before
 
@@ -307,13 +308,13 @@ def test_good_files_open_as_rgb_from_path_and_bytes(tmp_path):
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert images.open_image(data).getpixel((4, 4)) == (255, 0, 0)
+    assert image_files.open_image(data).getpixel((4, 4)) == (255, 0, 0)
 
 
 def test_exif_rotation_is_not_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turn by 90 degrees
-    assert images.open_image(encoded(noise(40, 30), "JPEG", exif=exif)).size == (40, 30)
+    assert image_files.open_image(encoded(noise(40, 30), "JPEG", exif=exif)).size == (40, 30)
 
 
 def test_opening_and_tiling_an_odd_palette_does_not_warn():
@@ -321,8 +322,8 @@ def test_opening_and_tiling_an_odd_palette_does_not_warn():
     palette.info["transparency"] = b"\x00\x80\xff\x10"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        opened = images.open_image(encoded(palette, "PNG", transparency=b"\x00\x80\xff\x10"))
-        assert_same_bits(images.tile(opened, tile_size=28), images.tile(palette, tile_size=28))
+        opened = image_files.open_image(encoded(palette, "PNG", transparency=b"\x00\x80\xff\x10"))
+        assert_same_bits(tiling.tile(opened, tile_size=28), tiling.tile(palette, tile_size=28))
 
 
 PNG, JPEG = encoded(noise(60, 40), "PNG"), encoded(noise(60, 40), "JPEG")
@@ -357,7 +358,7 @@ def test_bad_images_are_refused_in_one_line(name, tmp_path, capfd):
     for source, label in [(data, "bytes"), (path, repr(str(path)))]:
         with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError) as error:
             warnings.simplefilter("always")
-            images.open_image(source, **options)
+            image_files.open_image(source, **options)
         text = str(error.value)
         assert text.startswith(f"{label}: got ") and message in text
         assert ", wanted " in text and "; " in text and "\n" not in text
@@ -367,7 +368,7 @@ def test_bad_images_are_refused_in_one_line(name, tmp_path, capfd):
 
 
 def test_missing_files_and_folders(tmp_path):
-    for read in (images.open_image, lambda path: images.video_frames(path, 4)):
+    for read in (image_files.open_image, lambda path: video_frames(path, 4)):
         with pytest.raises(FileNotFoundError, match=r"nothing\.png': got no such file"):
             read(tmp_path / "nothing.png")
         with pytest.raises(FileNotFoundError, match=r"http://127\.0\.0\.1/a\.png"):
@@ -379,7 +380,7 @@ def test_missing_files_and_folders(tmp_path):
 def test_damaged_images_open_or_are_refused():
     dice = random.Random(0)
     outcomes = {"opened": 0, "refused": 0}
-    for format in images.IMAGE_FORMATS:
+    for format in image_files.IMAGE_FORMATS:
         data = encoded(noise(60, 40), format)
         for k in range(120):
             if k % 2:
@@ -389,7 +390,7 @@ def test_damaged_images_open_or_are_refused():
                 for _ in range(5):
                     damaged[dice.randrange(len(data) if k % 4 else 100)] = dice.randrange(256)
             try:
-                assert images.open_image(bytes(damaged)).mode == "RGB"
+                assert image_files.open_image(bytes(damaged)).mode == "RGB"
                 outcomes["opened"] += 1
             except ValueError as error:
                 assert str(error).startswith("bytes: got ") and "\n" not in str(error)
@@ -408,7 +409,7 @@ def peak_mb():  # ru_maxrss would start at the size of the process that started 
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 """
-    root = Path(images.__file__).parents[1]
+    root = Path(image_files.__file__).parents[1]
     command = [sys.executable, "-c", prelude + code, *map(str, arguments)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
@@ -494,7 +495,7 @@ def hostile_images():
             encoded(small.quantize(4), "PNG", transparency=b"\x00\x80\xff\x10"), (60, 40)),
         "alpha": (encoded(rgba, "PNG"), (60, 40)),
         "turned by exif": (encoded(small, "JPEG", exif=exif), (60, 40)),
-        "heavy": (PNG + bytes(images.MAX_BYTES), size),
+        "heavy": (PNG + bytes(image_files.MAX_BYTES), size),
         "zip": (b"PK\x03\x04" + bytes(100), form),
     }  # fmt: skip
 
@@ -632,48 +633,48 @@ def greys(frames):
 
 def test_frames_are_the_middles_of_equal_segments():
     # segment = 99 / 4 = 24.75, half of it is 12.375; then + 0, 25, 50 (round(49.5)), 74
-    assert images.frame_indices(100, 4) == [12, 37, 62, 86]
-    assert images.frame_indices(9, 1) == [4]
-    assert images.frame_indices(1, 3) == [0, 0, 0]
-    assert images.frame_indices(3, 6) == [0, 0, 1, 1, 1, 2]
+    assert frame_indices(100, 4) == [12, 37, 62, 86]
+    assert frame_indices(9, 1) == [4]
+    assert frame_indices(1, 3) == [0, 0, 0]
+    assert frame_indices(3, 6) == [0, 0, 1, 1, 1, 2]
     for total in (1, 7, 100, 1799):
         for num_frames in (1, 8, 32):
             segment = float(total - 1) / num_frames  # InternVL's get_index, with its numpy
             indices = [int(segment / 2 + np.round(segment * k)) for k in range(num_frames)]
-            assert images.frame_indices(total, num_frames) == indices
+            assert frame_indices(total, num_frames) == indices
 
 
 def test_frame_prompt():
-    assert images.frame_prompt(3) == "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\n"
-    assert images.frame_prompt(0) == ""
+    assert frame_prompt(3) == "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\n"
+    assert frame_prompt(0) == ""
 
 
 def test_a_list_of_frames_is_sampled():
     frames = [noise(4, 4) for _ in range(100)]
-    sampled = images.video_frames(frames, 4)
+    sampled = video_frames(frames, 4)
     assert [id(frame) for frame in sampled] == [id(frames[k]) for k in (12, 37, 62, 86)]
-    tiles, counts = images.tile_images(sampled, tile_size=28, max_tiles=1)
+    tiles, counts = tiling.tile_images(sampled, tile_size=28, max_tiles=1)
     assert (tiles.shape, counts) == ((4, 28, 28, 3), [1, 1, 1, 1])
 
 
 def test_a_lossless_video_gives_back_its_frames(tmp_path):
     path = write_video(tmp_path / "video.mkv", solid(*range(100)))
     before = open_files()
-    sampled = images.video_frames(path, 4)
+    sampled = video_frames(path, 4)
     assert greys(sampled) == [12, 37, 62, 86]
     assert all((frame.mode, frame.size) == ("RGB", (64, 48)) for frame in sampled)
-    assert greys(images.video_frames(str(path), 64)) == images.frame_indices(100, 64)
+    assert greys(video_frames(str(path), 64)) == frame_indices(100, 64)
     short = write_video(tmp_path / "short.mkv", solid(0, 100, 200))
-    assert greys(images.video_frames(short, 6)) == [0, 0, 100, 100, 100, 200]
+    assert greys(video_frames(short, 6)) == [0, 0, 100, 100, 100, 200]
     assert open_files() == before
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "video.mov", "video.avi", "video.ts"])
 def test_an_mpeg4_video_gives_back_its_frames(name, tmp_path):
     path = write_video(tmp_path / name, solid(*range(0, 240, 6)), codec="mpeg4", pixels="yuv420p")
-    expected = [6 * k for k in images.frame_indices(40, 8)]  # 30 apart
+    expected = [6 * k for k in frame_indices(40, 8)]  # 30 apart
     # 6: the codec is lossy, and the neighbouring frame is 6 away
-    np.testing.assert_allclose(greys(images.video_frames(path, 8)), expected, atol=5)
+    np.testing.assert_allclose(greys(video_frames(path, 8)), expected, atol=5)
 
 
 def test_a_video_that_lost_its_start_is_spaced_by_what_decodes(tmp_path):
@@ -682,14 +683,14 @@ def test_a_video_that_lost_its_start_is_spaced_by_what_decodes(tmp_path):
     write_video(path, pictures, codec="mpeg2video", pixels="yuv420p", b_frames=2)
     data = path.read_bytes()
     path.write_bytes(data[len(data) // 4 // 188 * 188 :])  # 30 packets, of which 28 decode
-    expected = [6 * (12 + k) for k in images.frame_indices(28, 8)]
-    np.testing.assert_allclose(greys(images.video_frames(path, 8)), expected, atol=5)  # lossy
+    expected = [6 * (12 + k) for k in frame_indices(28, 8)]
+    np.testing.assert_allclose(greys(video_frames(path, 8)), expected, atol=5)  # lossy
 
 
 def test_a_title_in_another_encoding_does_no_harm(tmp_path):
     path = write_video(tmp_path / "video.mkv", solid(1, 2, 3), title="caf#")
     path.write_bytes(path.read_bytes().replace(b"caf#", b"caf\xe9"))
-    assert greys(images.video_frames(path, 3)) == [1, 2, 2]
+    assert greys(video_frames(path, 3)) == [1, 2, 2]
 
 
 def test_a_phone_video_is_turned_upright(tmp_path):
@@ -700,7 +701,7 @@ def test_a_phone_video_is_turned_upright(tmp_path):
     matrix = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # ISO 14496-12, 8.3.2, version 0
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 2**16, 0, -(2**16), 0, 0, 0, 0, 2**30)
     path.write_bytes(data)
-    frame = images.video_frames(path, 1)[0]
+    frame = video_frames(path, 1)[0]
     assert frame.size == (48, 64)
     # turned clockwise by 90 degrees: what was above is now on the right
     assert frame.getpixel((40, 32))[0] > 200 > 50 > frame.getpixel((8, 32))[0]
@@ -723,7 +724,7 @@ def test_bad_videos_are_refused_in_one_line(tmp_path, monkeypatch, capfd):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(ValueError) as error:
-            images.video_frames(path, 4)
+            video_frames(path, 4)
         text = str(error.value)
         assert text.startswith(f"{str(path)!r}: got ") and ", wanted " in text
         assert "\n" not in text
@@ -731,11 +732,11 @@ def test_bad_videos_are_refused_in_one_line(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("concat:v.mp4").write_bytes(b"hello" * 100)
     with pytest.raises(ValueError, match=r"'concat:v\.mp4': got InvalidDataError"):
-        images.video_frames("concat:v.mp4", 4)
+        video_frames("concat:v.mp4", 4)
     with pytest.raises(ValueError, match="got no video stream to decode"):
-        images.video_frames(write_sound(tmp_path / "sound.mkv"), 4)
+        video_frames(write_sound(tmp_path / "sound.mkv"), 4)
     with pytest.raises(ValueError, match="got video of 64 x 48 pixels, wanted video of at most"):
-        images.video_frames(good, 4, max_pixels=3071)
+        video_frames(good, 4, max_pixels=3071)
     assert open_files() == before
     assert capfd.readouterr() == ("", "")
 
@@ -754,7 +755,7 @@ def test_damaged_videos_open_or_are_refused(tmp_path):
                 damaged[dice.randrange(len(data))] = dice.randrange(256)
             path.write_bytes(damaged[: dice.randrange(len(data))] if k % 2 else damaged)
             try:
-                assert len(images.video_frames(path, 8)) == 8
+                assert len(video_frames(path, 8)) == 8
                 outcomes["opened"] += 1
             except ValueError as error:
                 assert str(error).startswith(f"{str(path)!r}: got ") and "\n" not in str(error)
@@ -769,9 +770,9 @@ def test_a_video_that_grows_midway_is_refused(tmp_path):
     large = write_video(tmp_path / "large.ts", large, **options)
     path = tmp_path / "both.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
-    assert images.video_frames(path, 4)[3].size == (640, 480)
+    assert video_frames(path, 4)[3].size == (640, 480)
     with pytest.raises(ValueError, match="got .*, wanted an intact video"):
-        images.video_frames(path, 4, max_pixels=10_000)
+        video_frames(path, 4, max_pixels=10_000)
 
 
 @linux_only
@@ -795,10 +796,10 @@ def test_a_failing_disk_is_no_bad_image(tmp_path, monkeypatch, number):
     """A row left out on one host alone would move all rows behind it there."""
     Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    for look in (lambda path: images.StoredImage(path).size, images.open_image):
-        with pytest.raises(images.ImageError):  # of the file
-            images.open_image(tmp_path / "b.png")
-        with pytest.raises(images.MissingImage):
+    for look in (lambda path: image_files.StoredImage(path).size, image_files.open_image):
+        with pytest.raises(image_files.ImageError):  # of the file
+            image_files.open_image(tmp_path / "b.png")
+        with pytest.raises(image_files.MissingImage):
             look(tmp_path / "c.png")
 
         def fail(*_, **__):
@@ -816,7 +817,7 @@ def test_a_failing_disk_is_no_bad_image(tmp_path, monkeypatch, number):
                 patch.setattr(*place, fail)
                 with pytest.raises(OSError, match=re.escape(os.strerror(number))) as raised:
                     look(tmp_path / "a.png")
-            assert not isinstance(raised.value, images.ImageError)
+            assert not isinstance(raised.value, image_files.ImageError)
 
 
 def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -824,4 +825,4 @@ def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
     path.write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "av", None)  # import av now fails
     with pytest.raises(ImportError, match=r"pip install r1v3_jax\[video\]"):
-        images.video_frames(path, 4)
+        video_frames(path, 4)

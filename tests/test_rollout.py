@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, evaluate, feed, rewards, rollout, tokens, train
+from r1v3_jax import data, evaluate, feed, rewards, rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.feed import TooManyDropped
 from r1v3_jax.losses import advantages
 from r1v3_jax.models import r1v3
+from r1v3_jax.processing import chat, processor
+from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
@@ -66,7 +68,7 @@ def test_a_bad_row_of_a_held_out_set_stops_nothing(setup):
 def setup(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     write_tiny_tokenizer(directory)
-    tokenizer = tokens.load(directory, chat=tokens.ChatFormat(system=None, opening="<think>\n"))
+    tokenizer = load(directory, chat=chat.ChatFormat(system=None, opening="<think>\n"))
     config = dataclasses.replace(
         TINY,
         text=dataclasses.replace(TINY.text, vocab_size=tokenizer.vocab_size),
@@ -74,7 +76,7 @@ def setup(tmp_path_factory):
         end_token_id=tokenizer.end_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    encoder = data.Encoder(config, tokenizer)
+    encoder = processor.Encoder(config, tokenizer)
     sampler = rollout.Sampler(
         encoder=encoder,
         sampling=Sampling(max_tokens=8, banned=tokenizer.banned_token_ids),
@@ -175,7 +177,7 @@ def test_the_tower_runs_once_a_prompt(setup, groups):
 
 def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(setup):
     sampler, model = setup
-    encoder = data.Encoder(sampler.encoder.config, sampler.encoder.tokenizer, "\n</think>\n\n")
+    encoder = processor.Encoder(sampler.encoder.config, sampler.encoder.tokenizer, "\n</think>\n\n")
     plain, filled = (
         dataclasses.replace(sampler, encoder=e).groups(model, [source(1)], jax.random.key(0), 3)[0]
         for e in (sampler.encoder, encoder)

@@ -11,7 +11,7 @@ from PIL import Image
 from test_layouts import digit
 
 from r1v3_jax import feed, layouts, rows
-from r1v3_jax.images import StoredImage
+from r1v3_jax.processing.image_files import StoredImage
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import REASONS, Dropped, Example
 

@@ -16,6 +16,7 @@ from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.losses import policy
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models import internvit, layers, qwen2
+from r1v3_jax.processing import processor
 from r1v3_jax.sampler import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo
@@ -54,8 +55,8 @@ def groups():
         ids = rng.integers(10, 331, rng.integers(8, S + 1)).astype(np.int32)
         ids[2:6] = TINY.image_token_id
         pixels = rng.normal(size=(1, 28, 28, 3)).astype(np.float32)
-        tiles = data.Tiles([1], 28, functools.partial(np.copyto, src=pixels))
-        prompt = data.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
+        tiles = processor.Tiles([1], 28, functools.partial(np.copyto, src=pixels))
+        prompt = processor.Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
         completions = Completions(
             tokens=rng.integers(10, 331, (G, C)).astype(np.int32),
             logprobs=rng.normal(-2, 0.1, (G, C)).astype(np.float32),

@@ -6,8 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from r1v3_jax import data, images, pipeline, sources, stores
+from r1v3_jax import pipeline, sources, stores
 from r1v3_jax.config import TINY, Verify
+from r1v3_jax.processing import image_files, processor
 from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
 
@@ -38,8 +39,8 @@ def test_rows_are_examples_and_images_lie_beside_the_file(tmp_path):
 
 def test_pixels_are_read_where_they_are_wanted(tmp_path):
     Image.new("RGB", (84, 28)).save(tmp_path / "a.png")
-    stored = images.StoredImage(tmp_path / "a.png")
-    tiles = data.Encoder(TINY, None).tiles(
+    stored = image_files.StoredImage(tmp_path / "a.png")
+    tiles = processor.Encoder(TINY, None).tiles(
         write(tmp_path / "one.jsonl", {"question": "q", "answer": "a", "images": ["a.png"]})(0)
     )
     assert stored.size == (84, 28) and len(tiles) == 4  # three and the thumbnail

@@ -20,9 +20,9 @@ from tokenizers_for_tests import (
 )
 from transformers import AutoTokenizer
 
-from r1v3_jax import tokens
 from r1v3_jax.config import TINY
-from r1v3_jax.tokens import R1V3_CHAT, ChatFormat, chat_template
+from r1v3_jax.processing.chat import R1V3_CHAT, ChatFormat, chat_template
+from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, image_index, load
 
 NO_THINK = dataclasses.replace(R1V3_CHAT, opening="")
 INTERNVL_CHAT = ChatFormat(system="你是书生·万象。", opening="")
@@ -40,7 +40,7 @@ def qwen_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def qwen(qwen_directory):
-    return tokens.load(qwen_directory)
+    return load(qwen_directory)
 
 
 @pytest.fixture(scope="session")
@@ -213,7 +213,7 @@ def test_image_index_written_out():
             [0, 0, 0, 0, 0, I],
         ]
     )
-    index = tokens.image_index(ids, I)
+    index = image_index(ids, I)
     expected = [
         [-1, -1, 0, 1, -1, -1],
         [-1, 2, 3, 4, -1, -1],
@@ -312,7 +312,7 @@ def test_round_trip(qwen, text):
     normal = unicodedata.normalize("NFC", text)
     assert qwen.decode(ids, skip_special=False) == normal
     assert qwen.decode(ids, skip_special=True) == normal
-    tokens.check_token_ids(ids, qwen.vocab_size)
+    check_token_ids(ids, qwen.vocab_size)
 
 
 @settings(max_examples=150, deadline=None)
@@ -333,7 +333,7 @@ def test_text_cannot_forge_structure(qwen, messages, images):
 def test_hub_files_give_the_same_ids(qwen_directory, qwen, tmp_path):
     """vocab.json and merges.txt beside a config.json of an unknown model type."""
     write_hub_layout(qwen_directory, tmp_path)
-    hub = tokens.load(tmp_path)
+    hub = load(tmp_path)
     assert hub.control_ids == qwen.control_ids
     assert hub.vocab_size == qwen.vocab_size
     messages = [user("Wie heißt 中文 in e\u0301?\r\n\r\n 12 <tool_call>"), ANSWER]
@@ -342,7 +342,7 @@ def test_hub_files_give_the_same_ids(qwen_directory, qwen, tmp_path):
 
 def test_nothing_is_cut_or_padded(tiny_directory, tmp_path):
     """Not even where the checkpoint's files ask for it: half an image is worse than an error."""
-    expected = tokens.load(tiny_directory).encode_prompt([QUESTION], [256])
+    expected = load(tiny_directory).encode_prompt([QUESTION], [256])
     AutoTokenizer.from_pretrained(tiny_directory).save_pretrained(tmp_path)
     rust = RustTokenizer.from_file(str(tmp_path / "tokenizer.json"))
     rust.enable_truncation(5)
@@ -350,7 +350,7 @@ def test_nothing_is_cut_or_padded(tiny_directory, tmp_path):
     rust.save(str(tmp_path / "tokenizer.json"))
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 7}))
-    assert tokens.load(tmp_path).encode_prompt([QUESTION], [256]) == expected
+    assert load(tmp_path).encode_prompt([QUESTION], [256]) == expected
 
 
 def test_survives_pickling(qwen):
@@ -455,7 +455,7 @@ def test_exported_template_refuses_video(qwen):
 @pytest.mark.parametrize("chat", [*CHATS, TRICKY, ChatFormat(system="", opening="\n")])
 def test_exported_template_is_read_back(tmp_path, chat):
     write_tiny_tokenizer(tmp_path, chat_template=chat_template(chat))
-    assert tokens.load(tmp_path).chat == chat
+    assert load(tmp_path).chat == chat
 
 
 # Shapes of real templates, shortened.
@@ -494,8 +494,8 @@ LLAMA_LIKE = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
 )
 def test_format_is_read_off_the_checkpoint(tmp_path, template, chat):
     write_tiny_tokenizer(tmp_path, chat_template=template)
-    assert tokens.load(tmp_path).chat == chat
-    assert tokens.load(tmp_path, chat=INTERNVL_CHAT).chat == INTERNVL_CHAT
+    assert load(tmp_path).chat == chat
+    assert load(tmp_path, chat=INTERNVL_CHAT).chat == INTERNVL_CHAT
 
 
 @pytest.mark.parametrize(
@@ -510,18 +510,18 @@ def test_format_is_read_off_the_checkpoint(tmp_path, template, chat):
 def test_template_that_is_not_chatml(tmp_path, template, shown):
     write_tiny_tokenizer(tmp_path, chat_template=template)
     with pytest.raises(ValueError, match=r"not ChatML.* load\(directory, chat=") as error:
-        tokens.load(tmp_path)
+        load(tmp_path)
     assert shown in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert tokens.load(tmp_path, chat=R1V3_CHAT).chat == R1V3_CHAT
+    assert load(tmp_path, chat=R1V3_CHAT).chat == R1V3_CHAT
 
 
 # --- other tokenizers ------------------------------------------------------------------------
 
 
 def test_tiny_tokenizer(tiny_directory, tmp_path):
-    tiny = tokens.load(tiny_directory)
+    tiny = load(tiny_directory)
     assert (tiny.pad_token_id, tiny.end_token_id, tiny.image_token_id) == (265, 267, 270)
     assert tiny.banned_token_ids == (268, 269, 270)
     assert tiny.encode_text("the 7\n\n") == [257, ord(" "), ord("7"), 263]
@@ -542,7 +542,7 @@ def test_the_end_of_thinking_is_known_however_it_is_merged(qwen, tiny_directory,
     assert [end[0] for end in qwen.closing()] == plain
     assert qwen.encode_text("so.</think>\n\n")[-3:] != plain  # `.</` and `>\n\n` are tokens
     write_sentencepiece_tokenizer(tmp_path, legacy=False)
-    for tokenizer in (qwen, tokens.load(tiny_directory), tokens.load(tmp_path)):
+    for tokenizer in (qwen, load(tiny_directory), load(tmp_path)):
         for before in ("", "x", ". ", "so.", "7)", "?\n", "\n\n", "$$"):
             for after in ("", "\n", "\n\n", "x", " 7", ".", ">"):
                 assert closes(tokenizer, f"{before}</think>{after}"), (before, after)
@@ -553,7 +553,7 @@ def test_the_end_of_thinking_is_known_however_it_is_merged(qwen, tiny_directory,
 @pytest.mark.parametrize("legacy", [False, True])
 def test_sentencepiece(tmp_path, legacy):
     size = write_sentencepiece_tokenizer(tmp_path, legacy=legacy)
-    tokenizer = tokens.load(tmp_path)
+    tokenizer = load(tmp_path)
     assert tokenizer.vocab_size == size
     assert tokenizer.image_token_id == tokenizer.hf.convert_tokens_to_ids("<IMG_CONTEXT>")
     assert tokenizer.pad_token_id == tokenizer.end_token_id  # it has no padding token
@@ -578,8 +578,8 @@ def test_sentencepiece(tmp_path, legacy):
 def test_text_only(tmp_path):
     write_tiny_tokenizer(tmp_path, images=False)
     with pytest.raises(ValueError, match="lacks the single tokens <img>, </img>, <IMG_CONTEXT>;"):
-        tokens.load(tmp_path)
-    tokenizer = tokens.load(tmp_path, text_only=True)
+        load(tmp_path)
+    tokenizer = load(tmp_path, text_only=True)
     assert tokenizer.image_token_id is None
     assert tokenizer.banned_token_ids == ()
     assert tokenizer.encode_example([QUESTION, ANSWER])[0]
@@ -638,17 +638,17 @@ def test_example_without_an_answer(qwen):
 def test_missing_directory_and_files(tmp_path):
     for directory, why in [(tmp_path / "nowhere", "it does not exist"), (tmp_path, "has none of")]:
         with pytest.raises(ValueError, match=f"no tokenizer in '{directory}': .*{why}"):
-            tokens.load(directory)
+            load(directory)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=f"no tokenizer in '{tmp_path}': it has none of"):
-        tokens.load(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "BPE"}}', "null"])
 def test_damaged_files(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match=f"cannot read the tokenizer in '{tmp_path}': "):
-        tokens.load(tmp_path)
+        load(tmp_path)
 
 
 def test_missing_tokens_are_listed_at_once(tiny_directory, tmp_path):
@@ -656,9 +656,9 @@ def test_missing_tokens_are_listed_at_once(tiny_directory, tmp_path):
         text = (tiny_directory / name).read_text()
         (tmp_path / name).write_text(text.replace("<|im_end|>", "<|x|>").replace("<img>", "<y>"))
     with pytest.raises(ValueError, match=r"lacks the single tokens <\|im_end\|>, <img>;"):
-        tokens.load(tmp_path)
+        load(tmp_path)
     with pytest.raises(ValueError, match=r"lacks the single tokens <\|im_end\|>;"):
-        tokens.load(tmp_path, text_only=True)
+        load(tmp_path, text_only=True)
 
 
 @pytest.mark.parametrize("tokenizer_class", ["Qwen2Tokenizer", "EvilTokenizer"])
@@ -676,17 +676,17 @@ def test_code_in_a_checkpoint_never_runs(tiny_directory, tmp_path, tokenizer_cla
         json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilTokenizer"}})
     )
     if tokenizer_class == "Qwen2Tokenizer":
-        assert tokens.load(tmp_path).vocab_size == 277
+        assert load(tmp_path).vocab_size == 277
     else:
         with pytest.raises(ValueError, match="cannot read the tokenizer in"):
-            tokens.load(tmp_path)
+            load(tmp_path)
     assert not marker.exists()
 
 
 def test_check_token_ids():
-    tokens.check_token_ids([0, 5, 9], 10)
-    tokens.check_token_ids(np.zeros((2, 0), np.int32), 10)
-    tokens.check_token_ids([], 10)
+    check_token_ids([0, 5, 9], 10)
+    check_token_ids(np.zeros((2, 0), np.int32), 10)
+    check_token_ids([], 10)
     for ids, error in [
         ([[0, 1], [10, -1]], r"token id 10 at position \(1, 0\) .* vocabulary of 10 tokens"),
         ([3, -1], r"token id -1 at position \(1,\)"),
@@ -695,7 +695,7 @@ def test_check_token_ids():
         ([2**70], "must be integers, got object"),
     ]:
         with pytest.raises(ValueError, match=error):
-            tokens.check_token_ids(ids, 10)
+            check_token_ids(ids, 10)
 
 
 def test_decode_refuses_ids_outside_the_vocabulary(qwen):
@@ -704,13 +704,13 @@ def test_decode_refuses_ids_outside_the_vocabulary(qwen):
 
 
 def test_check_prompt_length():
-    tokens.check_prompt_length(8192, 8192)
+    check_prompt_length(8192, 8192)
     with pytest.raises(ValueError, match="has 8193 tokens, the limit is 8192"):
-        tokens.check_prompt_length(8193, 8192)
+        check_prompt_length(8193, 8192)
 
 
 def test_check_model(tiny_directory, tmp_path):
-    tokenizer = tokens.load(tiny_directory)
+    tokenizer = load(tiny_directory)
     text = dataclasses.replace(TINY.text, vocab_size=277)
     config = dataclasses.replace(
         TINY, text=text, image_token_id=270, end_token_id=267, pad_token_id=265
@@ -720,7 +720,7 @@ def test_check_model(tiny_directory, tmp_path):
     language = dataclasses.replace(config, vision=None, image_token_id=None)
     tokenizer.check_model(language)
     write_tiny_tokenizer(tmp_path, images=False)
-    tokens.load(tmp_path, text_only=True).check_model(language)
+    load(tmp_path, text_only=True).check_model(language)
     small = dataclasses.replace(text, vocab_size=275)
     with pytest.raises(ValueError) as raised:
         tokenizer.check_model(

@@ -21,9 +21,11 @@ from tools_for_tests import ENVIRONMENT, run_tool
 from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from r1v3_jax import checkpoint, hf, hf_config, tokens
+from r1v3_jax import checkpoint, hf, hf_config
 from r1v3_jax.config import TINY
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.processing import chat, tokenizer_files
+from r1v3_jax.processing import tokenizer as processing_tokenizer
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -205,7 +207,9 @@ def test_every_directory_gives_the_same_logits(work, tmp_path):
             np.testing.assert_array_equal(other[key], first[key])
     alone = np.load(tmp_path / "text")
     assert alone["tiles"].shape == (0, 28, 28, 3) and alone["logits"].dtype == np.float32
-    wanted = tokens.load(work / "hf").encode_prompt([{"role": "user", "content": "Hello"}])
+    wanted = processing_tokenizer.load(work / "hf").encode_prompt(
+        [{"role": "user", "content": "Hello"}]
+    )
     np.testing.assert_array_equal(alone["tokens"], wanted)
 
 
@@ -221,7 +225,7 @@ def export(directory: Path, work: Path, wanted: list[tuple[str, Path]]) -> list[
         shutil.copytree(work / "checkpoint", source)
         shutil.rmtree(source / "tokenizer")
         (source / "tokenizer").mkdir()
-        hf_config.copy_tokenizer(files, source / "tokenizer")
+        tokenizer_files.copy_tokenizer(files, source / "tokenizer")
         out = f"--out={source}-out"
         commands.append(["export_hf", f"--checkpoint={source}", out, f"--layout={layout}"])
     for code, _, stderr in run_all(directory / "log", commands):
@@ -260,7 +264,7 @@ def test_an_image_is_marked_as_the_readers_of_the_layout_want_it(tmp_path, work)
     assert render(hf_strings, "What?") == head + tail
     assert render(hf_strings, IMAGE_PARTS) == f"{head}<IMG_CONTEXT>\n{tail}"
     assert "chat_template" not in read_json(hf_strings / "tokenizer_config.json")
-    assert tokens.load(hf_strings).chat == tokens.ChatFormat("You see.", "<think>\n")
+    assert processing_tokenizer.load(hf_strings).chat == chat.ChatFormat("You see.", "<think>\n")
     # vLLM puts <image> into strings itself.
     kept = read_json(original_strings / "tokenizer_config.json")["chat_template"]
     assert kept == TEXT_TEMPLATE

@@ -22,6 +22,7 @@ from PIL import Image
 
 from r1v3_jax import cli, data, feed, pipeline
 from r1v3_jax.config import SFT, Data, load
+from r1v3_jax.processing import processor
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.sources import Rows
 
@@ -61,7 +62,7 @@ def write_rows(directory: Path) -> Rows:
     return Rows(str(directory / "rows.jsonl"))
 
 
-def measure(reader: feed.Reader, encoder: data.Encoder, stage: SFT) -> None:
+def measure(reader: feed.Reader, encoder: processor.Encoder, stage: SFT) -> None:
     """Prints rows and tiles a second, and the share of the cores' time that was used."""
     mesh = jax.sharding.get_mesh()
     batches = data.packed_batches(reader, encoder, stage)

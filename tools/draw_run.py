@@ -21,9 +21,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from r1v3_jax.processing import tokenizer as tokenizers
 from r1v3_jax.tasks import digits
 
+from r1v3_jax.processing import tokenizer as tokenizers
 from r1v3_jax.report import plots
 from r1v3_jax.types import Example
 

@@ -12,7 +12,8 @@ them marked; else one that does, in the same format.
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, files, hf, hf_config, tokens
+from r1v3_jax import checkpoint, cli, files, hf, hf_config
+from r1v3_jax.processing import tokenizer, tokenizer_files
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
@@ -24,9 +25,11 @@ def main():
     files.empty_directory(OUT.value)
     config, _ = checkpoint.read_config(CHECKPOINT.value)
     source = f"{CHECKPOINT.value}/tokenizer"
-    hf_config.tokenizer_files(source)
+    tokenizer_files.tokenizer_files(source)
     # A language model alone has no images to mark.
-    template = tokens.export_template(source, LAYOUT.value) if config.vision is not None else None
+    template = (
+        tokenizer.export_template(source, LAYOUT.value) if config.vision is not None else None
+    )
     with cli.set_mesh(MESH):
         model = checkpoint.load_weights(CHECKPOINT.value)
         hf.save(model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template)

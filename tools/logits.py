@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, hf, images, tokens
+from r1v3_jax import cli, hf
 from r1v3_jax.config import Compute
+from r1v3_jax.processing import image_files, tiling
+from r1v3_jax.processing.tokenizer import check_prompt_length, image_index, load
 from r1v3_jax.sharding import TRAIN
 
 HF = flags.DEFINE_string("hf", None, "Hugging Face checkpoint directory.", required=True)
@@ -39,21 +41,21 @@ def main():
         raise ValueError(
             f"{HF.value} is a language model without a vision tower; leave out --image"
         )
-    pictures = [images.open_image(path) for path in IMAGE.value]
-    tokenizer = tokens.load(HF.value, text_only=config.vision is None)
+    pictures = [image_files.open_image(path) for path in IMAGE.value]
+    tokenizer = load(HF.value, text_only=config.vision is None)
     tokenizer.check_model(config)
     size = config.vision.image_size if config.vision else 1
-    tiles, counts = images.tile_images(
+    tiles, counts = tiling.tile_images(
         pictures, tile_size=size, max_tiles=config.max_tiles, share=False
     )
     prompt = tokenizer.encode_prompt(
         [{"role": "user", "content": PROMPT.value}],
         [count * config.image_tokens_per_tile for count in counts],
     )
-    tokens.check_prompt_length(len(prompt), config.text.max_positions)
+    check_prompt_length(len(prompt), config.text.max_positions)
 
     row = np.asarray([prompt], np.int32)
-    index = tokens.image_index(row, config.image_token_id) if counts else None
+    index = image_index(row, config.image_token_id) if counts else None
     dtype = DTYPE.value or source.dtype()
     # One row and its few tiles go to every device; only the weights are split.
     rules = dataclasses.replace(TRAIN, batch=None, tiles=None)

@@ -9,8 +9,9 @@ import jax
 from r1v3_jax import checksums, health
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import Run
-from r1v3_jax.data import Encoder, fetch
+from r1v3_jax.data import fetch
 from r1v3_jax.metrics import Compiles, Logger, Timer
+from r1v3_jax.processing.processor import Encoder
 
 # One number a purpose, folded into the seed: streams of random numbers that never meet.
 PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}

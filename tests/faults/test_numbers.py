@@ -12,9 +12,10 @@ from random_models import random_model
 from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import health, rollout, tokens, train
+from r1v3_jax import health, rollout, train
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.models.r1v3 import for_decoding
+from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
 from r1v3_jax.sampler import Sampling, decode, generate, prefill
 from r1v3_jax.stages import grpo
 
@@ -236,7 +237,7 @@ def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
 def test_text_comes_back_from_its_ids(tmp_path, shows):
     """A byte-level vocabulary; Qwen's own in test_tokens.py."""
     write_tiny_tokenizer(tmp_path)
-    tokenizer, rng, changed = tokens.load(tmp_path), np.random.default_rng(0), 0
+    tokenizer, rng, changed = load(tmp_path), np.random.default_rng(0), 0
     letters = list("0123456789+-=; abcdefghijklmnopqrstuvwxyz\\{}\n\u00e9\u4e2d\U0001f600")
     for _ in range(1000):
         text = "".join(rng.choice(letters, rng.integers(1, 60)))
@@ -252,7 +253,7 @@ def test_token_ids_are_checked_on_the_host(shows):
         if bad:
             ids[rng.integers(16)] = rng.choice([-1, vocab, 2**31 - 1, -(2**31), vocab + 7])
         try:
-            tokens.check_token_ids(ids, vocab)
+            check_token_ids(ids, vocab)
             wrong += bad
         except ValueError:
             wrong += not bad
@@ -292,6 +293,6 @@ def test_no_sample_writes_beyond_its_cache(size, shows):
 
 
 def test_a_prompt_beyond_the_limit_is_refused():
-    tokens.check_prompt_length(16, 16)
+    check_prompt_length(16, 16)
     with pytest.raises(ValueError, match="the prompt has 17 tokens, the limit is 16"):
-        tokens.check_prompt_length(17, 16)
+        check_prompt_length(17, 16)

@@ -19,7 +19,6 @@ text does not say which ids it was sampled as.
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -27,40 +26,20 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from r1v3_jax.config import ModelConfig
-
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
-IMAGE_START, IMAGE_END, IMAGE_CONTEXT = IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
-IMAGE_MARKER = "<image>"  # in message text: the next image goes here; not a token
-ROLES = ("system", "user", "assistant")
-
-
-@dataclasses.dataclass(frozen=True)
-class ChatFormat:
-    """ChatML as one checkpoint speaks it.
-
-    system: the message of the system turn where a chat brings none; None for no such turn.
-    opening: what the assistant's turn already holds when generation begins.
-    """
-
-    system: str | None
-    opening: str
-
-    def but(self, system: str, opening: str) -> "ChatFormat":
-        """With those of the two that are not empty in place of its own."""
-        return ChatFormat(system or self.system, opening or self.opening)
-
-    def without_opening(self, answer: str) -> str:
-        """`answer` less one copy of the opening, where stored text repeats it (with or without
-        the whitespace around it)."""
-        for opening in (self.opening, self.opening.strip()):
-            if opening and answer.startswith(opening):
-                return answer[len(opening) :]
-        return answer
-
-
-# System message: R1V3 report, section 6.2. Opening: the checkpoint's generation prompt ends in it.
-# NoThink is dataclasses.replace(R1V3_CHAT, opening="").
-R1V3_CHAT = ChatFormat(system="You are a helpful assistant.", opening="<think>\n")
+from r1v3_jax.processing.chat import (
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_MARKER,
+    IMAGE_START,
+    IMAGE_TOKENS,
+    R1V3_CHAT,
+    TURN_END,
+    TURN_START,
+    ChatFormat,
+    _chat_format,
+    _check_messages,
+    chat_template,
+)
 
 
 def load(
@@ -108,32 +87,6 @@ def load(
     if chat is None:
         chat = _chat_format(hf, directory) if hf.chat_template else R1V3_CHAT
     return Tokenizer(hf, chat, control_ids)
-
-
-def _chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
-    """Reads the format off a rendering of the checkpoint's own chat template."""
-    sentinel = "the text of the user"
-    plain = r"((?:(?!<\|im_).)*)"  # anything without a turn in it
-    shape = re.compile(
-        rf"(?:<\|im_start\|>system\n{plain}<\|im_end\|>\n)?"
-        rf"<\|im_start\|>user\n{sentinel}<\|im_end\|>\n"
-        rf"<\|im_start\|>assistant\n{plain}",
-        re.DOTALL,
-    )
-    # Text templates want a string; templates of vision models may want a list of parts.
-    for content in (sentinel, [{"type": "text", "text": sentinel}]):
-        try:
-            rendering = hf.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-            )
-        except Exception as error:  # a template is a program: it may fail in any way
-            rendering = f"{type(error).__name__}: {error}"
-        if match := shape.fullmatch(rendering):
-            return ChatFormat(system=match[1], opening=match[2])
-    raise ValueError(
-        f"the chat template in {str(directory)!r} is not ChatML, it renders {rendering[:200]!r}; "
-        "pass the format: load(directory, chat=ChatFormat(system=..., opening=...))"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,37 +319,6 @@ class Tokenizer:
             )
 
 
-def _check_messages(messages: list[dict]):
-    if not messages or not all(isinstance(message, dict) for message in messages):
-        raise ValueError("messages must be a filled list of dicts with a role and a content")
-    for i, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES or not isinstance(content, str):
-            raise ValueError(
-                f"message {i} has role {role!r} and content of type {type(content).__name__}; "
-                f"wanted {' | '.join(ROLES)} and a str with {IMAGE_MARKER} where an image goes"
-            )
-        if role == "system" and i > 0:
-            raise ValueError(f"message {i} is a system message; only the first message can be one")
-
-
-def chat_template(chat: ChatFormat) -> str:
-    """`chat` as a Jinja chat template for an exported checkpoint; load() reads it back.
-
-    Renders the string that `Tokenizer` encodes. Content may also be a list of parts of type "text"
-    or "image". An image becomes "<IMG_CONTEXT>\\n"; transformers' InternVLProcessor then puts
-    <img>, as many tokens as the image has, and </img> in the place of each <IMG_CONTEXT>.
-    """
-    system = "" if chat.system is None else f"{TURN_START}system\n{chat.system}{TURN_END}\n"
-    values = {"system": system, "opening": chat.opening, "bare_opening": chat.opening.strip()}
-    # Jinja reads the escapes of a JSON string as JSON does.
-    settings = [
-        f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}\n"
-        for name, value in values.items()
-    ]
-    return "".join(settings) + _CHAT_TEMPLATE
-
-
 def export_template(directory: str | Path, layout: str) -> str | None:
     """The chat template of an exported checkpoint in a layout of `hf_config.LAYOUTS`, for the
     tokenizer in `directory`; None if its own will do.
@@ -417,37 +339,6 @@ def export_template(directory: str | Path, layout: str) -> str | None:
             return None
     template = chat_template(tokenizer.chat)
     return template if layout == "hf" else template.replace(IMAGE_CONTEXT, IMAGE_MARKER)
-
-
-_CHAT_TEMPLATE = r"""
-{%- if messages[0].role != "system" -%}{{ system }}{%- endif -%}
-{%- for message in messages -%}
-  {%- set turn = namespace(text="") -%}
-  {%- if message.content is string -%}
-    {%- set turn.text = message.content -%}
-  {%- else -%}
-    {%- for part in message.content -%}
-      {%- if part.type == "image" -%}
-        {%- set turn.text = turn.text + "<IMG_CONTEXT>\n" -%}
-      {%- elif part.type == "text" -%}
-        {%- set turn.text = turn.text + part.text -%}
-      {%- else -%}
-        {{ raise_exception("content parts are of type text or image, not " + part.type) }}
-      {%- endif -%}
-    {%- endfor -%}
-  {%- endif -%}
-  {%- if message.role == "assistant" -%}
-    {%- if opening and turn.text.startswith(opening) -%}
-      {%- set turn.text = turn.text[opening | length :] -%}
-    {%- elif bare_opening and turn.text.startswith(bare_opening) -%}
-      {%- set turn.text = turn.text[bare_opening | length :] -%}
-    {%- endif -%}
-    {%- set turn.text = opening + turn.text -%}
-  {%- endif -%}
-  {{ "<|im_start|>" + message.role + "\n" + turn.text + "<|im_end|>\n" }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ "<|im_start|>assistant\n" + opening }}{%- endif -%}
-"""
 
 
 def image_index(tokens: np.ndarray, image_token_id: int) -> np.ndarray:
