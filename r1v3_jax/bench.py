@@ -25,12 +25,12 @@ import numpy as np
 from r1v3_jax import data, metrics, rewards, rollout, sampler, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
-from r1v3_jax.config.model import num_params
 from r1v3_jax.estimate import CHIPS
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.losses.policy import clipped_policy_loss
 from r1v3_jax.losses.supervised import weighted_sum
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
+from r1v3_jax.models.flops import num_params
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch
@@ -113,7 +113,7 @@ class Bench:
             group_size=shape.group_size,
             slots=slots,
         )
-        model = r1v3.init(shape.model, shape.compute)
+        model = build.init(shape.model, shape.compute)
         if shape.shortest:
             model = count_down(model, shape.shortest, shape.new_tokens)
         optimizer, self.update = grpo.make_update(self.config)
@@ -175,7 +175,7 @@ class Bench:
 
     def profile(self) -> None:
         """The programs of a rollout without slots, each waited for."""
-        model = r1v3.for_decoding(self.state.model)
+        model = build.for_decoding(self.state.model)
         prompts = data.place(self.prompts(), model.compute.rules, jax.sharding.get_mesh())
         how, images = {"group_size": self.shape.group_size, "sampling": self.sampler.sampling}, None
         if prompts.tiles is not None:
@@ -194,7 +194,7 @@ class Bench:
         """The matrix products of rows of full length and nothing else, on one device: the floor of
         any sampler.
         """
-        model, text = r1v3.for_decoding(self.state.model), self.shape.model.text
+        model, text = build.for_decoding(self.state.model), self.shape.model.text
 
         def plain(name: str, i: int):  # without a layout, and as a matrix
             w = np.asarray(getattr(model.language.blocks, name)[i])
@@ -234,7 +234,7 @@ class Bench:
 
     def groups(self, how: rollout.Sampler, prompts: int = 0, first: int = 0) -> list[rollout.Group]:
         """Sampled groups on the host, with scores that differ."""
-        model, count = r1v3.for_decoding(self.state.model), prompts or self.shape.prompts
+        model, count = build.for_decoding(self.state.model), prompts or self.shape.prompts
         examples = [self.config.train(i) for i in range(first, first + count)]
         return [
             dataclasses.replace(group, scores=rewards_of(group.completions))

@@ -25,7 +25,7 @@ from jax.sharding import SingleDeviceSharding
 
 from r1v3_jax import checksums, files
 from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build, r1v3
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.sharding import shardings
 
@@ -83,7 +83,7 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
     config, dtype = read_config(directory)
     checksums.check_sums(directory / "weights")
     compute = Compute(dtype=dtype, param_dtype=dtype) if compute is None else compute
-    graph, state = nnx.split(r1v3.abstract(config, compute))
+    graph, state = nnx.split(build.abstract(config, compute))
     mesh = jax.sharding.get_mesh() if mesh is None else mesh
     if mesh.empty:
         placed = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)

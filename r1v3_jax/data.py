@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax.config import SFT
-from r1v3_jax.processing import tokenizer as processing_tokenizer
+from r1v3_jax.processing import tokenizer
 from r1v3_jax.processing.processor import Encoded, Encoder, Tiles
 from r1v3_jax.processing.tokenizer import check_prompt_length
 from r1v3_jax.sharding import Rules
@@ -132,7 +132,7 @@ def place_images(index: np.ndarray, one: Encoded, first_tile: int, encoder: Enco
     `first_tile` on.
     """
     if len(one.tiles):
-        row = processing_tokenizer.image_index(one.tokens[None], encoder.config.image_token_id)[0]
+        row = tokenizer.image_index(one.tokens[None], encoder.config.image_token_id)[0]
         first = first_tile * encoder.config.image_tokens_per_tile
         index[:] = np.where(row >= 0, row + first, -1)
 

@@ -33,6 +33,7 @@ from r1v3_jax import feed, programs, samples, tpu
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import parse
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
+from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.sharding import make_mesh, shard_bytes
 
@@ -271,23 +272,6 @@ def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compile
     limit = outcome.get("limit", int(chip.hbm_gib * GIB))
     peak = outcome["peak"] + program.resident
     return Compiled(program, outcome["arguments"], peak, limit, found)
-
-
-# -------------------------------------------------------------------------------------------------
-# what it adds up to
-
-
-def model_flops(config: Run, tokens: int, keys: float, trainable: str = "all") -> float:
-    """FLOPs of learning from `tokens` of text that see `keys` tokens on average: 6 N D and
-    attention, as in PaLM (arXiv 2204.02311), appendix B; N is the language model without its
-    embedding. 4 N D where it is frozen: its weights have no gradient. The tower is left out, and so
-    is what is computed twice.
-    """
-    passes = 6 if {"all", "llm"} & set(trainable.split("+")) else 4
-    t = config.model.text
-    q, kv = t.heads * t.head_dim, t.kv_heads * t.head_dim
-    weights = t.layers * t.embed * (2 * q + 2 * kv + 3 * t.mlp) + t.vocab_size * t.embed
-    return (passes * weights + 12 * t.layers * q * keys) * tokens
 
 
 def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -> dict:

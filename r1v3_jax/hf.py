@@ -26,9 +26,9 @@ from safetensors.numpy import save_file
 
 from r1v3_jax import checksums, files, hf_config, hf_files
 from r1v3_jax.config import Compute, ModelConfig, TextConfig
-from r1v3_jax.config.model import num_params
 from r1v3_jax.hf_weights import NOT_WEIGHTS, VOCAB, Piece, pieces, renamed
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build, r1v3
+from r1v3_jax.models.flops import num_params
 from r1v3_jax.sharding import shardings
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names -> numpy's
@@ -184,7 +184,7 @@ class Checkpoint:
             self.config.text, rope_impl=rope_impl, vocab_multiple=vocab_multiple
         )
         config = dataclasses.replace(self.config, text=text)
-        graph, state = nnx.split(r1v3.abstract(config, compute))
+        graph, state = nnx.split(build.abstract(config, compute))
         mesh = jax.sharding.get_mesh() if mesh is None else mesh
         placed = {}
         if not mesh.empty:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from r1v3_jax.config import Compute, ModelConfig
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 
 # Letters as in models/layers.py, in lower case; `p` counts q, k, v of the fused projection; in the
 # patch kernel (i j) are row and column within the patch and `a` the colours. "{}" is the layer; a
@@ -153,7 +153,7 @@ def pieces(config: ModelConfig, layout: str) -> Iterator[Piece]:
         )
         sizes["connector"] = dict(s=4 * v.embed, d=t.embed, e=t.embed)
     layers = {"language": t.layers, "vision": v.layers if v else 0}
-    for path, _ in nnx.to_flat_state(nnx.state(r1v3.abstract(config, Compute()))):
+    for path, _ in nnx.to_flat_state(nnx.state(build.abstract(config, Compute()))):
         param = ".".join(path)
         original, hf, pattern = WEIGHTS[param]
         name = renamed(original if layout == "original" else hf, layout)

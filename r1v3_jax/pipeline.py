@@ -21,7 +21,7 @@ from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.files import first_process
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.mixtures import with_chains
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build, r1v3
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
 from r1v3_jax.processing.processor import Encoder, Tiles
@@ -152,8 +152,8 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
     if workdir is not None:  # it reads the files that were looked for above
         check_workdir(config, workdir, accept_changes)
     mesh = abstract_mesh(config.mesh)
-    for compute in (config.compute, r1v3.decode_compute(config.compute)):
-        r1v3.abstract(config.model, compute, mesh)
+    for compute in (config.compute, build.decode_compute(config.compute)):
+        build.abstract(config.model, compute, mesh)
 
 
 def check_verifiers(source, how: Verify) -> None:
@@ -265,7 +265,7 @@ def start(context: Context, before: str) -> r1v3.R1V3:
             context.workdir,
         )
     if not config.init_from:
-        return r1v3.init(config.model, config.compute, seed=config.seed)
+        return build.init(config.model, config.compute, seed=config.seed)
     wanted = config.model
     if (Path(config.init_from) / "model.json").exists():
         model = load_weights(config.init_from, compute=config.compute, mesh=mesh)
@@ -279,7 +279,7 @@ def start(context: Context, before: str) -> r1v3.R1V3:
         text=dataclasses.replace(model.config.text, rope_impl=wanted.text.rope_impl),
         **{name: getattr(wanted, name) for name in ("max_tiles", "architecture", "pad_token_id")},
     )
-    return r1v3.with_config(model, chosen)
+    return build.with_config(model, chosen)
 
 
 def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dict]:

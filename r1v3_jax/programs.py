@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import data, rollout, sampler, train
 from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
@@ -70,7 +70,7 @@ def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Pro
 def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
     batch = batch_of(config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate)
     batch = on_mesh(batch, config, mesh)
-    model, learns = r1v3.abstract(config.model, config.compute, mesh), train.trainable
+    model, learns = build.abstract(config.model, config.compute, mesh), train.trainable
     optimizer, update = sft.make_update(stage)
     state = _state(model, optimizer, learns(stage.trainable), mesh)
     programs = [Program("update", _in(mesh, lambda: update.lower(state, batch)))]
@@ -82,7 +82,7 @@ def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
 
 
 def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Program]:
-    model = r1v3.abstract(config.model, config.compute, mesh)
+    model = build.abstract(config.model, config.compute, mesh)
     optimizer, update = grpo.make_update(stage)
     state = _state(model, optimizer, train.trainable(stage.trainable), mesh)
     scored = grpo.needs_old_logprobs(stage)
@@ -141,7 +141,7 @@ def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
         return _of_rollout(
             config, mesh, Sampling(evaluate.max_tokens, 0.0, banned=banned),
             max_prompt_tokens=evaluate.max_prompt_tokens, **_batch_of(evaluate),
-            resident=shard_bytes(r1v3.abstract(config.model, config.compute, mesh)),
+            resident=shard_bytes(build.abstract(config.model, config.compute, mesh)),
         )  # fmt: skip
 
 
@@ -169,10 +169,10 @@ def _of_rollout(
     int8: bool = False,
 ) -> list[Program]:
     """`rollout.Sampler.looks`, program by program, beside `resident` bytes."""
-    trained = nnx.state(r1v3.abstract(config.model, config.compute, mesh))
-    compute = r1v3.decode_compute(config.compute)
-    weights = jax.eval_shape(lambda w: r1v3.reshard(w, compute, int8), trained)
-    model = r1v3.abstract(config.model, compute, mesh)
+    trained = nnx.state(build.abstract(config.model, config.compute, mesh))
+    compute = build.decode_compute(config.compute)
+    weights = jax.eval_shape(lambda w: build.reshard(w, compute, int8), trained)
+    model = build.abstract(config.model, compute, mesh)
     model = nnx.merge(nnx.graphdef(model), concrete(weights, mesh))
     with_images = config.model.vision is not None
     batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
@@ -187,7 +187,7 @@ def _of_rollout(
     )
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
-    reshard = _in(mesh, lambda: r1v3.reshard.lower(trained, compute, int8))
+    reshard = _in(mesh, lambda: build.reshard.lower(trained, compute, int8))
     out = [Program("reshard", reshard, resident=resident - shard_bytes(trained))]
     if with_images:
         lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))

@@ -22,7 +22,7 @@ from r1v3_jax.config import GRPO, Data, Shaping, Verify
 from r1v3_jax.data import fetch, place, prompt_batch
 from r1v3_jax.feed import Drawn, Reader, told
 from r1v3_jax.losses.advantages import group_advantages, token_weights
-from r1v3_jax.models.r1v3 import for_decoding
+from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.processor import Encoded, Encoder
 from r1v3_jax.sampler import Completions, Sampling, decode, prefill
 from r1v3_jax.sharding import TRAIN

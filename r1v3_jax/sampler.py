@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.config import ModelConfig
-from r1v3_jax.models.layers import LANES, NEVER
+from r1v3_jax.models.attention import LANES, NEVER
 from r1v3_jax.models.qwen2 import Cache, PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sharding import each_shard, merge_rows, split_last, split_rows, take_rows

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText
 
 from r1v3_jax import checkpoint
 from r1v3_jax.config import load
-from r1v3_jax.models.r1v3 import for_decoding
+from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing import tokenizer as processing_tokenizer
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.rollout import Sampler

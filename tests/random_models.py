@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from r1v3_jax.config import Compute, ModelConfig
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build, r1v3
 
 
 def random_model(
@@ -13,7 +13,7 @@ def random_model(
 ) -> r1v3.R1V3:
     """Norms and biases are random too, and nothing is compiled."""
     rng = np.random.default_rng(seed)
-    graph, state = nnx.split(r1v3.abstract(config, compute or Compute()))
+    graph, state = nnx.split(build.abstract(config, compute or Compute()))
 
     def fill(path, variable):
         value = variable.get_value()

@@ -19,7 +19,7 @@ import jax
 from r1v3_jax import metrics, pipeline, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import load_config
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft
 
@@ -49,14 +49,14 @@ def main() -> None:
             marks.append((time.perf_counter(), time.process_time()))
 
         metrics.Logger.log = marked
-        model = r1v3.init(config.model, config.compute, seed=0)
+        model = build.init(config.model, config.compute, seed=0)
         stage.run(context, name, getattr(config, name), model)
         wall, cpu = (b - a for a, b in zip(marks[2], marks[-1], strict=True))
         print(f"{name}: {steps} steps take {wall:.2f} s, {cpu:.2f} of CPU")
 
         optimizer, _ = stage.make_update(getattr(config, name))
         learns = train.trainable(getattr(config, name).trainable)
-        model = r1v3.init(config.model, config.compute, seed=0)
+        model = build.init(config.model, config.compute, seed=0)
         state = train.create(model, optimizer, learns)
         states, held, used = States(Path(directory) / "saves"), [], []
         for number in range(arguments.saves + 1):

@@ -19,7 +19,7 @@ import pytest
 from r1v3_jax import bench, rollout
 from r1v3_jax.bench_shapes import SHAPES, Shape
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
-from r1v3_jax.config.model import num_params
+from r1v3_jax.models.flops import num_params
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent

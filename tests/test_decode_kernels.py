@@ -20,9 +20,9 @@ from random_models import random_model
 from tpu_compiler import answer_of, devices, needs_libtpu
 
 from r1v3_jax.config import TINY, Compute
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
+from r1v3_jax.models.attention import NEVER
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
-from r1v3_jax.models.layers import NEVER
 from r1v3_jax.models.qwen2 import attend_slots, one_softmax
 from r1v3_jax.sharding import DECODE, make_mesh, shardings
 
@@ -138,7 +138,7 @@ def test_a_model_decodes_with_the_kernels_as_without():
         _, prompt = model.prefill(prompts, lengths)
         cache = model.new_cache(prompt, max_tokens=2, rows=rows)
         compute = dataclasses.replace(model.compute, attention=attention)
-        model = nnx.merge(nnx.graphdef(r1v3.abstract(config, compute)), nnx.state(model))
+        model = nnx.merge(nnx.graphdef(build.abstract(config, compute)), nnx.state(model))
         for step in range(2):
             logits, cache = model.decode(tokens + step, cache)
         return logits

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from tpu_compiler import needs_libtpu
 
-from r1v3_jax import dry_run, pipeline, tpu
+from r1v3_jax import pipeline, tpu
 from r1v3_jax.config import load_config, topology
+from r1v3_jax.models import flops
 
 ROOT = Path(__file__).parent.parent
 
@@ -341,6 +342,6 @@ def test_model_flops_by_hand():
     )
     weights = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16 + 8
     config = dataclasses.replace(POD, model=model)
-    assert dry_run.model_flops(config, 10, 50) == (6 * weights + 3 * 4 * 50 * 8) * 10
-    frozen = dry_run.model_flops(config, 10, 50, "connector+vision")
+    assert flops.model_flops(config, 10, 50) == (6 * weights + 3 * 4 * 50 * 8) * 10
+    frozen = flops.model_flops(config, 10, 50, "connector+vision")
     assert frozen == (4 * weights + 3 * 4 * 50 * 8) * 10

@@ -17,7 +17,7 @@ from PIL import Image
 
 from r1v3_jax import data, digits, feed, metrics, pipeline
 from r1v3_jax.config import SFT, Data, load_config
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.processing import image_files, processor
 from r1v3_jax.stages import sft
 from r1v3_jax.types import Dropped, Example
@@ -334,7 +334,7 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
     loose = dataclasses.replace(LOOSE, ahead=4)
     config = dataclasses.replace(config, model=model, stage="base", base=base, data=loose)
 
-    start = r1v3.init(config.model, config.compute)
+    start = build.init(config.model, config.compute)
 
     def run(config):
         context = pipeline.prepare(config, tmp_path, True, accept_changes=True)

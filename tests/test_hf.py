@@ -40,8 +40,8 @@ from safetensors.torch import load_file, save_file
 
 from r1v3_jax import checkpoint, hf, hf_config, hf_files, hf_weights
 from r1v3_jax.config import PRESETS, TINY, TINY_300M, Compute
-from r1v3_jax.config.model import num_params
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.models.flops import num_params
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent

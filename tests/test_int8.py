@@ -9,7 +9,7 @@ from random_models import random_model
 
 from r1v3_jax import sampler
 from r1v3_jax.config import TINY, Compute
-from r1v3_jax.models import int8, r1v3
+from r1v3_jax.models import build, int8, r1v3
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 
@@ -49,7 +49,7 @@ def test_a_matrix_and_its_eight_bits():
 
 
 def test_no_weight_moves_by_more_than_half_a_step(model):
-    blocks = r1v3.for_decoding(model, int8=True).language.blocks
+    blocks = build.for_decoding(model, int8=True).language.blocks
     state, exact = nnx.state(blocks), nnx.state(model.language.blocks)
     kinds = {
         path[-1] for path, v in nnx.to_flat_state(state) if isinstance(v.get_value(), int8.Int8)
@@ -83,7 +83,7 @@ def test_it_samples_as_the_model_with_rounded_weights(model):
     sampling, key = Sampling(max_tokens=10), jax.random.key(3)
     found, want, exact = (
         sampler.generate(
-            r1v3.for_decoding(m, int8=bits), PROMPTS, LENGTHS, key, group_size=4, sampling=sampling
+            build.for_decoding(m, int8=bits), PROMPTS, LENGTHS, key, group_size=4, sampling=sampling
         )
         for m, bits in ((model, True), (rounded(model), False), (model, False))
     )
@@ -97,11 +97,11 @@ def test_a_mesh_changes_nothing(model):
     graph, state = nnx.split(model)
     with jax.set_mesh(mesh):
         placed = jax.device_put(state, shardings(model, TRAIN, mesh))
-        there = r1v3.for_decoding(nnx.merge(graph, placed), int8=True)
+        there = build.for_decoding(nnx.merge(graph, placed), int8=True)
         gate = there.language.blocks.gate.get_value()
         # The outputs of a matrix are in shards, and their scales with them.
         assert gate.values.sharding.spec[2] == gate.scales.sharding.spec[2] == ("tensor", "fsdp")
-    here = r1v3.for_decoding(model, int8=True)
+    here = build.for_decoding(model, int8=True)
     for a, b in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
@@ -109,7 +109,7 @@ def test_a_mesh_changes_nothing(model):
 
 def test_the_rest_has_the_dtype_of_the_computation():
     model = random_model(TINY, Compute(dtype="bfloat16"))
-    half = r1v3.for_decoding(model, int8=True)
+    half = build.for_decoding(model, int8=True)
     assert half.language.blocks.norm1.get_value().dtype == jnp.bfloat16
     assert half.language.embedding.get_value().dtype == jnp.bfloat16
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"bfloat16", "int8"}

@@ -24,18 +24,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from r1v3_jax import checkpoint, hf
 from r1v3_jax.config import PRESETS, R1V3_38B, TINY, Compute, TextConfig
-from r1v3_jax.config.model import num_params
-from r1v3_jax.models import internvit, qwen2, r1v3
-from r1v3_jax.models.layers import (
-    NEVER,
-    attention,
-    causal_mask,
-    layer_norm,
-    rms_norm,
-    rope_angles,
-    rope_base,
-    splash_attention,
-)
+from r1v3_jax.models import build, internvit, qwen2, r1v3
+from r1v3_jax.models.attention import NEVER, attention, causal_mask, splash_attention
+from r1v3_jax.models.flops import num_params
+from r1v3_jax.models.layers import layer_norm, rms_norm, rope_angles, rope_base
 from r1v3_jax.sharding import make_mesh, shardings
 
 QWEN2, QWEN3 = {}, {"qwen3": True, "head_dim": 16}
@@ -109,7 +101,7 @@ def text_model(tmp_path_factory):
 def with_compute(model, **changes):
     """The same weights, run differently."""
     compute = dataclasses.replace(model.compute, **changes)
-    graph, _ = nnx.split(r1v3.abstract(model.config, compute))
+    graph, _ = nnx.split(build.abstract(model.config, compute))
     return nnx.merge(graph, nnx.state(model))
 
 
@@ -563,7 +555,7 @@ def test_what_each_policy_keeps_for_the_backward_pass():
 
     def kept(policy):
         """Shape of activations kept per layer -> how many."""
-        model = r1v3.abstract(TINY, Compute(remat=policy))
+        model = build.abstract(TINY, Compute(remat=policy))
 
         def backward(model):
             return jax.vjp(lambda m: row_loss(m, *[integers] * 4, tiles), model)[1]
@@ -718,7 +710,7 @@ def test_every_preset_is_counted():
 def test_number_of_parameters(name):
     config = PRESETS[name]
     assert num_params(config) == PARAMETERS[name]
-    leaves = sum(x.size for x in jax.tree.leaves(r1v3.abstract(config, Compute())))
+    leaves = sum(x.size for x in jax.tree.leaves(build.abstract(config, Compute())))
     text = config.text
     pad_rows = (text.padded_vocab - text.vocab_size) * (1 if text.tie_embeddings else 2)
     assert leaves - pad_rows * text.embed == PARAMETERS[name]
@@ -744,7 +736,7 @@ def test_parameters_of_38b_by_hand():
 
 def test_38b_without_its_numbers_takes_no_time():
     start = time.process_time()
-    r1v3.abstract(R1V3_38B, Compute())
+    build.abstract(R1V3_38B, Compute())
     assert time.process_time() - start < 2
 
 

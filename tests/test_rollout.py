@@ -15,7 +15,7 @@ from r1v3_jax import data, evaluate, feed, rewards, rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.feed import TooManyDropped
 from r1v3_jax.losses import advantages
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.processing import chat, processor
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.sampler import Sampling
@@ -84,7 +84,7 @@ def setup(tmp_path_factory):
         tiles=4,
         group_size=3,
     )
-    return sampler, r1v3.init(config, Compute())
+    return sampler, build.init(config, Compute())
 
 
 @pytest.fixture
@@ -212,12 +212,12 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     optimizer, update = grpo.make_update(CONFIG)
     state = train.create(model, optimizer, train.trainable("all"))
     key, where = jax.random.key(5), (CONFIG, 8)
-    old = [sampler, r1v3.for_decoding(setup[1]), reader(4)]
+    old = [sampler, build.for_decoding(setup[1]), reader(4)]
     expected = host(sampler.finish(rollout.begin(*old, key, *where)))
     examples = reader()
 
     def then():
-        return rollout.begin(sampler, r1v3.for_decoding(state.model), examples, key, *where)
+        return rollout.begin(sampler, build.for_decoding(state.model), examples, key, *where)
 
     first = rollout.collect(sampler, state.model, examples, jax.random.key(0), *where, then=then)
     assert first.drawn.cursor == 4
@@ -230,7 +230,7 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     )
     assert host(second.groups) == expected
     assert second.drawn.cursor == 8 and second.ahead is None
-    new = rollout.begin(sampler, r1v3.for_decoding(state.model), reader(4), key, *where)
+    new = rollout.begin(sampler, build.for_decoding(state.model), reader(4), key, *where)
     moved = [group.completions.logprobs for group in sampler.finish(new)]
     stayed = [group.completions.logprobs for group in second.groups]
     assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
@@ -300,7 +300,13 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
     examples = feed.of_stage(CONFIG, sampler.encoder, how, source=spoilt)
     with contextlib.closing(examples):
         then = functools.partial(
-            rollout.begin, sampler, r1v3.for_decoding(model), examples, jax.random.key(1), CONFIG, 8
+            rollout.begin,
+            sampler,
+            build.for_decoding(model),
+            examples,
+            jax.random.key(1),
+            CONFIG,
+            8,
         )
         first = rollout.collect(sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then)
         assert [group.example.id for group in first.groups] == ["0", "3", "4", "5"]

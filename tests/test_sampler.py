@@ -22,8 +22,8 @@ from transformers import (
 
 from r1v3_jax import hf, sampler
 from r1v3_jax.config import TINY, Compute, ModelConfig
-from r1v3_jax.models import r1v3
-from r1v3_jax.models.layers import NEVER
+from r1v3_jax.models import build
+from r1v3_jax.models.attention import NEVER
 from r1v3_jax.sampler import Completions, Sampling
 from r1v3_jax.sharding import DECODE, TRAIN, make_mesh, shardings
 
@@ -372,7 +372,7 @@ def test_greedy_with_a_repetition_penalty_equals_transformers(checkpoint, sample
 
 def with_end_token(model, token):
     config = dataclasses.replace(model.config, end_token_id=token)
-    graph, _ = nnx.split(r1v3.abstract(config, model.compute))
+    graph, _ = nnx.split(build.abstract(config, model.compute))
     return nnx.merge(graph, nnx.state(model))
 
 
@@ -515,7 +515,7 @@ def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0):
         def put(x, *axes):
             return jax.device_put(x, NamedSharding(mesh, rules.spec(*axes))) if placed else x
 
-        graph, _ = nnx.split(r1v3.abstract(model.config, Compute(rules=rules)))
+        graph, _ = nnx.split(build.abstract(model.config, Compute(rules=rules)))
         placement = shardings(model, rules, mesh)
         there = nnx.merge(graph, jax.device_put(nnx.state(model), placement))
         got = generate(

@@ -16,7 +16,9 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax.config import INTERNVL3_1B, R1V3_38B, TINY, Compute
-from r1v3_jax.models import layers, r1v3
+from r1v3_jax.models import attention as models_attention
+from r1v3_jax.models import build, r1v3
+from r1v3_jax.models.attention import causal_mask, splash_attention
 from r1v3_jax.sharding import (
     DECODE,
     TRAIN,
@@ -54,12 +56,12 @@ def weights():
         norm = "norm" in path[-1] and "bias" not in path[-1]
         return variable.replace(1 + 0.3 * noise if norm else 0.2 * noise)
 
-    return nnx.map_state(draw, nnx.state(r1v3.abstract(TINY, Compute())))
+    return nnx.map_state(draw, nnx.state(build.abstract(TINY, Compute())))
 
 
 def place(weights, compute, mesh):
     """The model with `weights` laid out on `mesh` as the rules of `compute` say."""
-    graph, _ = nnx.split(r1v3.abstract(TINY, compute))
+    graph, _ = nnx.split(build.abstract(TINY, compute))
     model = nnx.merge(graph, weights)
     return nnx.merge(graph, jax.device_put(weights, shardings(model, compute.rules, mesh)))
 
@@ -170,7 +172,7 @@ def test_weights_move_from_the_training_to_the_decoding_layout(weights):
     with jax.set_mesh(mesh):
         train, decode = (place(weights, Compute(rules=rules), mesh) for rules in (TRAIN, DECODE))
         assert not train.language.blocks.gate[...].sharding.is_fully_replicated
-        moved = r1v3.for_decoding(train)
+        moved = build.for_decoding(train)
         for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(decode), strict=True):
             assert a.sharding == b.sharding and np.array_equal(a, b)
         tokens = jax.device_put(np.arange(8)[:, None], NamedSharding(mesh, DECODE.spec("batch")))
@@ -180,11 +182,11 @@ def test_weights_move_from_the_training_to_the_decoding_layout(weights):
 
 def test_decoding_has_weights_of_the_computation(weights):
     # Cast once, not at every token; where nothing changes, nothing is copied.
-    graph, _ = nnx.split(r1v3.abstract(TINY, Compute(dtype="bfloat16")))
-    half = r1v3.for_decoding(nnx.merge(graph, jax.tree.map(jnp.asarray, weights)))
+    graph, _ = nnx.split(build.abstract(TINY, Compute(dtype="bfloat16")))
+    half = build.for_decoding(nnx.merge(graph, jax.tree.map(jnp.asarray, weights)))
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
     assert half.language.blocks.compute.param_dtype == "bfloat16"
-    for a, b in zip(jax.tree.leaves(r1v3.for_decoding(half)), jax.tree.leaves(half), strict=True):
+    for a, b in zip(jax.tree.leaves(build.for_decoding(half)), jax.tree.leaves(half), strict=True):
         assert a is b
 
 
@@ -197,7 +199,7 @@ def test_the_kernel_on_a_mesh_equals_the_reference(rules):
     segments = np.ones((B, T), np.int32)
     segments[:, 50:] = 2
     segments[1, 20:] = 0
-    expected = layers.attention(q, k, v, layers.causal_mask(jnp.asarray(segments)))
+    expected = models_attention.attention(q, k, v, causal_mask(jnp.asarray(segments)))
     mesh = make_mesh((2, 2, 2))
     with jax.set_mesh(mesh):
         spec = rules.spec("batch", None, "kv_heads", None, None)
@@ -206,7 +208,7 @@ def test_the_kernel_on_a_mesh_equals_the_reference(rules):
             return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim])))
 
         out = quick_jit(
-            lambda q, k, v, segments: layers.splash_attention(
+            lambda q, k, v, segments: splash_attention(
                 q, k, v, segments, causal=True, q_spec=spec, interpret=True
             )
         )(put(q, spec), put(k, spec), put(v, spec), put(segments, spec))
@@ -238,7 +240,7 @@ def test_the_38b_has_consistent_shardings_on_the_pod(rules, attention):
         return jnp.sum(jnp.where(segments > 0, logprobs * weights - 0.01 * entropy, 0))
 
     with jax.sharding.use_abstract_mesh(mesh):
-        model = r1v3.abstract(R1V3_38B, compute, mesh)
+        model = build.abstract(R1V3_38B, compute, mesh)
         ids, row = array((rows, length), jnp.int32, "batch", None), ("batch",)
         pixels = array((tiles, 448, 448, 3), jnp.float32, "tiles", None, None, None)
         weights = array((rows, length), jnp.float32, "batch", None)
@@ -274,7 +276,7 @@ def test_bytes_of_the_38b_on_each_chip():
     mesh = abstract_mesh(POD)
 
     def measure(dtype, rules):
-        model = r1v3.abstract(R1V3_38B, Compute(param_dtype=dtype, rules=rules), mesh)
+        model = build.abstract(R1V3_38B, Compute(param_dtype=dtype, rules=rules), mesh)
         parts = ("language", "vision", "connector")
         return {part: shard_bytes(getattr(model, part)) for part in parts}
 
@@ -305,7 +307,7 @@ def test_bytes_of_the_38b_on_each_chip():
 
 def test_a_mesh_that_does_not_divide_is_refused_by_name():
     with pytest.raises(ValueError) as error:
-        r1v3.abstract(R1V3_38B, Compute(), abstract_mesh((1, 8, 16)))
+        build.abstract(R1V3_38B, Compute(), abstract_mesh((1, 8, 16)))
     lines = str(error.value).split("\n  ")
     assert lines[0] == (
         "mesh {'data': 1, 'fsdp': 8, 'tensor': 16} does not divide the model's shapes; "
@@ -318,15 +320,15 @@ def test_a_mesh_that_does_not_divide_is_refused_by_name():
 
 def test_two_kv_heads_are_not_split_over_four_devices():
     with pytest.raises(ValueError, match=r"kv_heads of 2 cannot be split over tensor = 4"):
-        r1v3.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 1, 4)))
-    r1v3.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 4, 2)))
+        build.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 1, 4)))
+    build.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 4, 2)))
 
 
 def test_init_refuses_before_it_compiles():
     wide = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, kv_heads=2))
     with jax.set_mesh(make_mesh((1, 2, 4))):
         with pytest.raises(ValueError, match="language.blocks.k: axis kv_heads of 2"):
-            r1v3.init(wide, Compute())
+            build.init(wide, Compute())
 
 
 def test_tiles_that_do_not_divide_are_refused(weights):

@@ -15,7 +15,7 @@ from r1v3_jax import data, rewards, rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.losses import policy
 from r1v3_jax.losses.advantages import group_advantages, token_weights
-from r1v3_jax.models import internvit, layers, qwen2
+from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing import processor
 from r1v3_jax.sampler import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
@@ -246,8 +246,8 @@ def test_the_kernel_behind_prompts_equals_the_reference(case):
 
         return jax.jit(jax.value_and_grad(objective, argnums=range(5)))(*arrays)
 
-    kernel = functools.partial(layers.splash_behind, block=block, interpret=True)
-    (got, got_grads), (want, want_grads) = both(kernel), both(layers.attention_behind)
+    kernel = functools.partial(attention.splash_behind, block=block, interpret=True)
+    (got, got_grads), (want, want_grads) = both(kernel), both(attention.attention_behind)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for a, b in zip(got_grads, want_grads, strict=True):
         assert np.abs(a - b).max() <= 2e-5  # as without a prompt, `test_models`

@@ -87,7 +87,7 @@ def compile_all() -> dict:
 
     from r1v3_jax import sampler
     from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
-    from r1v3_jax.models import r1v3
+    from r1v3_jax.models import build
     from r1v3_jax.programs import concrete
     from r1v3_jax.sharding import DECODE, TRAIN, make_mesh
 
@@ -112,7 +112,7 @@ def compile_all() -> dict:
             dtype="bfloat16", param_dtype="float32" if rules is TRAIN else "bfloat16",
             remat="dots", attention="splash", logprob_chunk=128, rules=rules,
         )  # fmt: skip
-        return r1v3.abstract(config, compute, mesh)
+        return build.abstract(config, compute, mesh)
 
     def loss(model, tokens, positions, segments, index, tiles):
         hidden = model(tokens, positions, segments, model.encode_images(tiles), index)
@@ -158,7 +158,7 @@ def attention_of_a_pod():
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
-    from r1v3_jax.models.layers import splash_behind
+    from r1v3_jax.models.attention import splash_behind
 
     here = SingleDeviceSharding(devices()[0])
 

@@ -13,7 +13,7 @@ from r1v3_jax import train
 from r1v3_jax.config import TINY, Compute, Optimizer
 from r1v3_jax.data import split
 from r1v3_jax.losses.supervised import cross_entropy
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.types import Batch
 
 CONFIG = Optimizer(lr=1e-2, weight_decay=0.1)
@@ -21,7 +21,7 @@ CONFIG = Optimizer(lr=1e-2, weight_decay=0.1)
 
 @pytest.fixture(scope="module")
 def model():
-    return r1v3.init(TINY, Compute(logprob_chunk=5))
+    return build.init(TINY, Compute(logprob_chunk=5))
 
 
 def batch(parts: int = 1, rows: int = 4, length: int = 12) -> Batch:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from r1v3_jax.tasks import digits
 
-from r1v3_jax.processing import tokenizer as tokenizers
+from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.report import plots
 from r1v3_jax.types import Example
 
@@ -54,7 +54,7 @@ def draw(workdir: Path, question: str = "") -> Figure:
     example = example_of(row["id"])
     if (example.question, example.answer) != (row["prompt"], row["answer"]):
         raise ValueError(f"{row['id']} is another question in this version; draw a newer run")
-    tokenizer = tokenizers.load(workdir / "tokenizer")
+    tokenizer = load(workdir / "tokenizer")
     texts = [tokenizer.decode([token], skip_special=False) for token in row["tokens"]]
 
     figure = Figure(figsize=(10.0, 4.1), layout=None)

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from r1v3_jax.models.layers import LANES, NEVER
+from r1v3_jax.models.attention import LANES, NEVER
 
 STEP_BYTES = 2**21  # of keys and values a step, at most; twice that stands in VMEM
 

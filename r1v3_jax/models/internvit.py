@@ -11,15 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1v3_jax.config import Compute, VisionConfig
-from r1v3_jax.models.layers import (
-    attention,
-    keep,
-    layer_norm,
-    param,
-    remat,
-    rms_norm,
-    splash_attention,
-)
+from r1v3_jax.models.attention import attention, splash_attention
+from r1v3_jax.models.layers import keep, layer_norm, param, remat, rms_norm
 from r1v3_jax.sharding import gather, reshape_rows
 
 

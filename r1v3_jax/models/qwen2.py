@@ -15,22 +15,16 @@ from flax import nnx
 
 from r1v3_jax.config import Compute, TextConfig
 from r1v3_jax.models import decode_kernels, int8
-from r1v3_jax.models.layers import (
+from r1v3_jax.models.attention import (
     LANES,
     NEVER,
     attention,
     attention_behind,
     causal_mask,
-    keep,
-    param,
-    project,
-    remat,
-    rms_norm,
-    rope_angles,
-    rotate,
     splash_attention,
     splash_behind,
 )
+from r1v3_jax.models.layers import keep, param, project, remat, rms_norm, rope_angles, rotate
 from r1v3_jax.sharding import each_shard, gather, split_rows, take_rows
 
 

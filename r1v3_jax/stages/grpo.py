@@ -24,8 +24,9 @@ from r1v3_jax.config import GRPO
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.losses.policy import clipped_policy_loss, importance_weights, kl
 from r1v3_jax.losses.supervised import weighted_sum
+from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.qwen2 import PromptCache
-from r1v3_jax.models.r1v3 import R1V3, for_decoding
+from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.stages.context import Context, Loop
 from r1v3_jax.types import PolicyBatch, SampleRows

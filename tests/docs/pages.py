@@ -37,13 +37,14 @@ class Page:
 
     @property
     def inline(self) -> list[str]:
-        """What is between backticks, `\\|` of a table as `|`."""
-        return [code.replace("\\|", "|") for code in re.findall(r"`([^`\n]+)`", self.prose)]
+        """What is between backticks, also over the end of a line; `\\|` of a table as `|`."""
+        found = re.findall(r"`((?:[^`\n]|\n(?!\n))+)`", self.prose)
+        return [" ".join(code.replace("\\|", "|").split()) for code in found]
 
     @property
     def links(self) -> list[str]:
         """Targets of links and pictures, those of other sites left out."""
-        prose = re.sub(r"`[^`\n]*`", "", self.prose)
+        prose = re.sub(r"`[^`]*`", "", self.prose)
         targets = re.findall(r"\]\(([^)\s]+)\)", prose)
         return [target for target in targets if "://" not in target]
 

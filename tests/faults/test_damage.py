@@ -15,7 +15,7 @@ from flax import nnx
 
 from r1v3_jax import checkpoint, train
 from r1v3_jax.config import SFT, TINY, Compute, Optimizer
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import sft
 
@@ -149,7 +149,7 @@ def test_another_mesh(shows, tmp_path):
     """Saved on eight devices, restored on four and on one."""
     config = SFT(train=lambda i: None, steps=4, optimizer=Optimizer(lr=1e-2))
     optimizer, update = sft.make_update(config)
-    graph, weights = nnx.split(r1v3.init(TINY, Compute(logprob_chunk=6)))
+    graph, weights = nnx.split(build.init(TINY, Compute(logprob_chunk=6)))
     weights = jax.device_get(weights)  # an update gives the devices' arrays away
     rng = np.random.default_rng(0)
     rows = rng.integers(10, 331, (1, 8, 12)).astype(np.int32)

@@ -14,7 +14,7 @@ from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax import health, rollout, train
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
-from r1v3_jax.models.r1v3 import for_decoding
+from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
 from r1v3_jax.sampler import Sampling, decode, generate, prefill
 from r1v3_jax.stages import grpo
