@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import data, metrics, rewards, rollout, sampler, train, types
+from r1v3_jax import data, metrics, rollout, sampler, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.estimate import CHIPS
@@ -32,9 +32,10 @@ from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models import build
 from r1v3_jax.models.flops import num_params
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.rewards import score
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch
-from r1v3_jax.verifiers.verdict import Verdict
 
 # Dense bfloat16 FLOP/s by a part of jax's `device_kind`, the first that fits; from the vendors'
 # data sheets.
@@ -306,11 +307,11 @@ def products(layers: list[dict], head: jax.Array, x: jax.Array, tokens: jax.Arra
     return jax.lax.fori_loop(0, tokens, token, x)
 
 
-def rewards_of(completions: sampler.Completions) -> list[rewards.Score]:
+def rewards_of(completions: sampler.Completions) -> list[score.Score]:
     """The share of odd ids: it differs from sample to sample. The peers' scripts have the like."""
     rows = zip(completions.tokens, completions.lengths, strict=True)
     shares = [float(np.mean(ids[:length] % 2)) for ids, length in rows]
-    return [rewards.Score(share, share, 0.0, Verdict.RIGHT, None, "") for share in shares]
+    return [score.Score(share, share, 0.0, Verdict.RIGHT, None, "") for share in shares]
 
 
 def counts_of(batches: list[list[rollout.Group]]) -> tuple[int, float]:

@@ -17,10 +17,10 @@ from r1v3_jax import checkpoint
 from r1v3_jax.config import Run
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.types import Example
-from r1v3_jax.verifiers.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable
 
 from r1v3_jax.processing import chat
-from r1v3_jax.verifiers import boxes
+from r1v3_jax.rewards.verifiers import boxes
 
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checksums, evaluate, files, health, hf, hf_files, report, rewards
+from r1v3_jax import checksums, evaluate, files, health, hf, hf_files, report
 from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
 from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.files import first_process
@@ -26,6 +26,8 @@ from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
 from r1v3_jax.processing.processor import Encoder, Tiles
 from r1v3_jax.processing.tokenizer import export_template, load
+from r1v3_jax.rewards import verify
+from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
@@ -33,7 +35,6 @@ from r1v3_jax.sources import CHECKED
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
 from r1v3_jax.types import Dropped
-from r1v3_jax.verifiers import routing
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
 # `prefill` and `decode` for rollouts, for the probe and for the held-out questions, ...
@@ -135,7 +136,7 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
     """
     if config.init_from:
         check_init(config)
-    rewards.check_functions(config.verify)
+    verify.check_functions(config.verify)
     for name in (config.stage,) if config.stage else config.pipeline:
         stage_config = getattr(config, name)
         sources = [stage_config.train, getattr(stage_config, "validation", None)]
@@ -164,7 +165,7 @@ def check_verifiers(source, how: Verify) -> None:
         with contextlib.suppress(Dropped):
             example = source(index)
             try:
-                rewards.check_allowed(routing.parse(example.verifier), how)
+                verify.check_allowed(routing.parse(example.verifier), how)
             except ValueError as error:
                 raise ValueError(f"{example.source}, {example.id}: {error}") from error
 

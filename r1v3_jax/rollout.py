@@ -17,17 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1v3_jax import health, rewards
+from r1v3_jax import health
 from r1v3_jax.config import GRPO, Data, Shaping, Verify
 from r1v3_jax.data import fetch, place, prompt_batch
 from r1v3_jax.feed import Drawn, Reader, told
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.processor import Encoded, Encoder
+from r1v3_jax.rewards import score as rewards_score
+from r1v3_jax.rewards import terms
+from r1v3_jax.rewards.score import Score, score_all, scored
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 from r1v3_jax.sampler import Completions, Sampling, decode, prefill
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
-from r1v3_jax.verifiers.verdict import Check, Verdict
 
 # With fewer slots than samples, how often the finished ones are taken off the device in a rollout.
 LOOKS = 4
@@ -45,7 +48,7 @@ class Group:
     prompt: Encoded
     completions: Completions
     texts: list[str]
-    scores: list[rewards.Score]
+    scores: list[Score]
     busy: float = 1.0
 
     @property
@@ -165,7 +168,7 @@ class Sampler:
                 texts[i] = self.encoder.prefill + text
             mine = [i for i in new if share.start <= i < share.stop]
             with health.own_work():
-                found = rewards.score_all(
+                found = score_all(
                     [texts[i] for i in mine],
                     [asked[i].answer for i in mine],
                     [completions.ended[i] for i in mine],
@@ -261,7 +264,7 @@ def my_share(count: int) -> slice:
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
-def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewards.Score]:
+def gather_scores(mine: list[Score], weights: list[float]) -> list[Score]:
     """The scores of all samples in order, from each process's share. Of the others' a process
     learns verdict, accuracy and format, not what was extracted and why. weights: of accuracy, of
     each.
@@ -277,7 +280,7 @@ def gather_scores(mine: list[rewards.Score], weights: list[float]) -> list[rewar
     for (verdict, accuracy, form), weight in zip(table, weights, strict=True):
         # As `detection.overlap` rounds: float32 holds six digits.
         check = Check(verdicts[int(verdict)], None, "", round(float(accuracy), 6))
-        out.append(rewards.scored(check, float(form), weight))
+        out.append(scored(check, float(form), weight))
     return out
 
 
@@ -341,8 +344,8 @@ def shaped(group: Group, config: GRPO, limit: int) -> Group:
     question, made, scores = group.example.question, group.completions, []
     for g, (score, text) in enumerate(zip(group.scores, group.texts, strict=True)):
         ids = made.tokens[g, : made.lengths[g]]
-        penalty = rewards.penalty(config.shaping, ids, text, question, limit)
-        scores.append(rewards.shaped(score, penalty))
+        penalty = terms.penalty(config.shaping, ids, text, question, limit)
+        scores.append(rewards_score.shaped(score, penalty))
     return dataclasses.replace(group, scores=scores)
 
 

@@ -10,13 +10,14 @@ import json
 import threading
 from pathlib import Path
 
-from r1v3_jax import layouts, rewards
+from r1v3_jax import layouts
 from r1v3_jax.downloads import Downloads, is_address
 from r1v3_jax.layouts import Bad
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
+from r1v3_jax.rewards import verify
+from r1v3_jax.rewards.verifiers import boxes, routing
 from r1v3_jax.types import Dropped, Example
-from r1v3_jax.verifiers import boxes, routing
 
 # What stands for structure in a chat, in every checkpoint of the family.
 CONTROL = (chat.TURN_START, chat.TURN_END, *chat.IMAGE_TOKENS, "<|endoftext|>")
@@ -137,9 +138,9 @@ _parsing = threading.Lock()  # sympy's caches are not made for threads
 def _gold_problem(answer: str, verifier: str) -> str | None:
     """As `rewards.check_gold`; letters, text and plain numbers do not wait for their turn."""
     if routing.is_quick(routing.parse(verifier).rules, answer, answer):
-        return rewards.check_gold(answer, verifier)
+        return verify.check_gold(answer, verifier)
     with _parsing:
-        return rewards.check_gold(answer, verifier)
+        return verify.check_gold(answer, verifier)
 
 
 def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImage:

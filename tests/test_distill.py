@@ -11,10 +11,10 @@ from r1v3_jax import distill, feed, mixtures, rollout
 from r1v3_jax.distill import Filter
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.processing import processor
-from r1v3_jax.rewards import Score
+from r1v3_jax.rewards.score import Score
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout import Group
 from r1v3_jax.types import Dropped, Example
-from r1v3_jax.verifiers.verdict import Verdict
 
 RIGHT = Score(1.0, 1.0, 1.0, Verdict.RIGHT, "1", "")
 WRONG = Score(0.2, 0.0, 1.0, Verdict.WRONG, "2", "")

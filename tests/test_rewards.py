@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1v3_jax.rewards import check_gold, format_score, score, score_all, verify
-from r1v3_jax.verifiers.boxes import extract
-from r1v3_jax.verifiers.verdict import Verdict
+from r1v3_jax.rewards.score import format_score, score, score_all
+from r1v3_jax.rewards.verifiers.boxes import extract
+from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rewards.verify import check_gold, verify
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 

@@ -11,18 +11,22 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, evaluate, feed, rewards, rollout, train
+from r1v3_jax import data, evaluate, feed, rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.feed import TooManyDropped
 from r1v3_jax.losses import advantages
 from r1v3_jax.models import build
 from r1v3_jax.processing import chat, processor
 from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.rewards import score as rewards
+from r1v3_jax.rewards import score as rewards_score
+from r1v3_jax.rewards import verify
+from r1v3_jax.rewards.score import scored
+from r1v3_jax.rewards.verifiers import verdict
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Dropped, Example
-from r1v3_jax.verifiers import verdict
 
 
 def source(index: int) -> Example:
@@ -253,7 +257,7 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, rea
     sampler, model = setup
 
     def score_all(texts, answers, ended, **_):
-        base = rewards.score(texts[0], answers[0], ended=ended[0])
+        base = rewards_score.score(texts[0], answers[0], ended=ended[0])
         return [
             dataclasses.replace(base, total=float(int(answer) % 2 == 0 or i % 3 == 0))
             for i, answer in enumerate(answers)
@@ -345,7 +349,7 @@ def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
 
     def verify_all(completions, answers, *, verifiers, questions, progress, how, **_):
         asked.update(verifiers=verifiers, questions=questions, progress=progress, how=how)
-        return [rewards.verify(c, a) for c, a in zip(completions, answers, strict=True)]
+        return [verify.verify(c, a) for c, a in zip(completions, answers, strict=True)]
 
     monkeypatch.setattr(rewards, "verify_all", verify_all)  # the verifier is not what is tested
     names = ["", "choice", "number relative=0.1", "choice|model"]
@@ -378,7 +382,7 @@ def test_scores_of_other_processes_are_the_same(monkeypatch):
         verdict.Check(wrong, "8", "another"),
     ]  # fmt: skip
     weights = [0.8, 0.5, 0.8, 0.25, 1.0]
-    scores = [rewards.scored(check, 1.0, w) for check, w in zip(checks, weights, strict=True)]
+    scores = [scored(check, 1.0, w) for check, w in zip(checks, weights, strict=True)]
     tables = []
 
     def gather(table, tiled):
@@ -411,7 +415,7 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
             assert after.rewards[g] == pytest.approx(before.rewards[g] - penalty, abs=1e-6)
     mean = np.mean([score.penalty for group in shaped for score in group.scores])
     assert rollout.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
-    failed = rewards.scored(verdict.Check(verdict.Verdict.ERROR, None, ""), 1.0, 0.8)
+    failed = scored(verdict.Check(verdict.Verdict.ERROR, None, ""), 1.0, 0.8)
     group = dataclasses.replace(plain[0], scores=[failed] * 3)
     assert np.isnan(rollout.shaped(group, config, 8).rewards).all()
 
@@ -444,7 +448,7 @@ def test_what_is_scored_while_others_are_sampled_is_the_same(setup, spread, monk
     sampler, model = spread, setup[1]
     examples = [source(i) for i in range(4)]
     expected = sampler.groups(model, examples, jax.random.key(0), limit=8)
-    calls, score_all = [], rewards.score_all
+    calls, score_all = [], rewards_score.score_all
 
     def watched(texts, *args, **options):
         calls.append(len(texts))

@@ -11,17 +11,18 @@ from flax import nnx
 from jax.sharding import get_mesh
 from random_models import random_model
 
-from r1v3_jax import data, rewards, rollout, train
+from r1v3_jax import data, rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.losses import policy
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing import processor
+from r1v3_jax.rewards import score
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.sampler import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch, Example
-from r1v3_jax.verifiers.verdict import Verdict
 
 P, G, S, C = 4, 6, 16, 8
 CONFIG = GRPO(
@@ -67,7 +68,7 @@ def groups():
         )
         totals = [None if (p, g) == (1, 2) else float(rng.normal()) for g in range(G)]
         verdict = Verdict.WRONG
-        scores = [rewards.Score(total, total, 0.0, verdict, None, "") for total in totals]
+        scores = [score.Score(total, total, 0.0, verdict, None, "") for total in totals]
         out.append(
             rollout.Group(Example(str(p), (), "", ""), prompt, completions, [""] * G, scores)
         )

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from r1v3_jax import rewards
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards import score_all, verify, verify_all
-from r1v3_jax.verifiers.routing import NAMES
-from r1v3_jax.verifiers.verdict import Verdict
+from r1v3_jax.rewards import score, verify
+from r1v3_jax.rewards.score import score_all
+from r1v3_jax.rewards.verifiers.routing import NAMES
+from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rewards.verify import verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 HOW = Verify(processes=2, deadline_s=10.0, memory_gib=2.0)
-PACKAGE = Path(rewards.__file__).parent
+PACKAGE = Path(score.__file__).parent
 
 
 def boxed(inside):
@@ -100,7 +101,7 @@ def fuzz(count):
     seconds.sort()
     high = max(
         int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{w.process.pid}/status").read_text())[1])
-        for w in rewards.processes(HOW).workers
+        for w in verify.processes(HOW).workers
     )
     p99 = seconds[int(0.99 * count)]
     numbers = ", ".join(f"{n} {verdict.value}" for verdict, n in verdicts.items())
@@ -285,7 +286,7 @@ def test_injected_code_makes_this_process_do_nothing_either():
     # A pool of its own: processes of one that has done much would be replaced on the way.
     how = dataclasses.replace(HOW, deadline_s=HOW.deadline_s + 1)
     verify_all([boxed(r"\sqrt{2}+1"), boxed(r"\sqrt{3}+1")], [r"1+\sqrt{2}"] * 2, how=how)
-    before = [worker.process.pid for worker in rewards.processes(how).workers]
+    before = [worker.process.pid for worker in verify.processes(how).workers]
     assert len(before) == how.processes == 2
     events, active = [], True
 
@@ -299,7 +300,7 @@ def test_injected_code_makes_this_process_do_nothing_either():
     active = False
     assert {check.verdict for check in checks} == {WRONG}
     assert events == []
-    assert [worker.process.pid for worker in rewards.processes(how).workers] == before
+    assert [worker.process.pid for worker in verify.processes(how).workers] == before
 
 
 def test_the_source_has_no_way_to_execute_text():

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards import score_all, verify, verify_all
-from r1v3_jax.verifiers import model
-from r1v3_jax.verifiers.model import Judge, Unavailable, read_judgement
-from r1v3_jax.verifiers.verdict import Verdict
+from r1v3_jax.rewards.score import score_all
+from r1v3_jax.rewards.verifiers import model
+from r1v3_jax.rewards.verifiers.model import Judge, Unavailable, read_judgement
+from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rewards.verify import verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 

@@ -12,13 +12,14 @@ import time
 import numpy as np
 import pytest
 
-from r1v3_jax import rewards
 from r1v3_jax.config import Verify
 from r1v3_jax.losses.advantages import group_advantages
-from r1v3_jax.rewards import score_all, verify, verify_all
-from r1v3_jax.verifiers.pool import Item, Pool
-from r1v3_jax.verifiers.routing import Rule
-from r1v3_jax.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards import score, verify
+from r1v3_jax.rewards.score import score_all
+from r1v3_jax.rewards.verifiers.pool import Item, Pool
+from r1v3_jax.rewards.verifiers.routing import Rule
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards.verify import verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 HERE = "verifier_functions_for_tests"
@@ -95,7 +96,7 @@ def test_a_part_outlasts_a_model_that_says_no(monkeypatch):
         def judge_all(self, asked):
             return [Check(WRONG if box == "1" else RIGHT, box, "") for *_, box in asked]
 
-    monkeypatch.setattr(rewards, "endpoint", lambda how: Judge())
+    monkeypatch.setattr(score, "endpoint", lambda how: Judge())
     how = dataclasses.replace(HOW, model_url="http://localhost:1/v1", model_name="judge")
     checks = run([(f"{HERE}:half|model", "1", "1"), (f"{HERE}:half|model", "1", "2")], how)
     assert [(check.verdict, check.credit) for check in checks] == [(WRONG, 0.5), (RIGHT, None)]
@@ -163,9 +164,9 @@ def test_a_function_is_imported_before_it_has_a_deadline(tmp_path, monkeypatch):
     how = Verify(processes=1, deadline_s=2.0, custom=("slow_to_import:same",))
     assert run([("slow_to_import:same", "1", "1")], how)[0].verdict is RIGHT
     with pytest.raises(ValueError, match="slow_to_import:other cannot be used: AttributeError"):
-        rewards.check_functions(Verify(custom=("slow_to_import:other",)))
+        verify.check_functions(Verify(custom=("slow_to_import:other",)))
     with pytest.raises(ValueError, match="no_module:same cannot be used: ModuleNotFoundError"):
-        rewards.check_functions(Verify(custom=("no_module:same",)))
+        verify.check_functions(Verify(custom=("no_module:same",)))
 
 
 ITEM = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
@@ -274,4 +275,4 @@ def test_speed_of_symbolic_verdicts(capsys):
 
 
 def test_the_pool_of_a_config_is_one():
-    assert rewards.processes(HOW) is rewards.processes(HOW)
+    assert verify.processes(HOW) is verify.processes(HOW)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from r1v3_jax import rewards
 from r1v3_jax.config import Shaping, Verify
-from r1v3_jax.rewards import verify, verify_all
-from r1v3_jax.verifiers import choice, detection, grids, numbers, routing, sets, units
-from r1v3_jax.verifiers.verdict import Verdict
+from r1v3_jax.rewards import score as rewards_score
+from r1v3_jax.rewards import terms, verify
+from r1v3_jax.rewards.score import score_all, shaped
+from r1v3_jax.rewards.verifiers import choice, detection, grids, numbers, routing, sets, units
+from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rewards.verify import verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
 PAIRS = [
@@ -96,7 +98,7 @@ def test_a_verifier_that_means_nothing_is_an_error_of_its_row(text, problem):
         routing.parse(text)
     checks = verify_all([boxed("7")] * 2, ["7", "7"], verifiers=[text, ""])
     assert [check.verdict for check in checks] == [ERROR, RIGHT]
-    assert rewards.check_gold("7", text)
+    assert verify.check_gold("7", text)
 
 
 def test_one_of_several_rules_is_enough():
@@ -113,10 +115,10 @@ def test_golds_that_cannot_be_verified_are_named():
         ("set", "a, b", ""), ("detection", "[1, 2, 3, 4]", "[1, 2]"), ("grid", "1 2\n3 4", ""),
         ("detection", "[1, 2, 3, 4]", "[3, 4, 1, 2]"),
     ]:  # fmt: skip
-        assert rewards.check_gold(good, verifier) is None
-        assert rewards.check_gold(bad, verifier)
+        assert verify.check_gold(good, verifier) is None
+        assert verify.check_gold(bad, verifier)
         assert verify(boxed(good), bad, verifier=verifier).verdict is ERROR
-    assert rewards.check_gold("seven", "choice|model") is None  # the model may know
+    assert verify.check_gold("seven", "choice|model") is None  # the model may know
 
 
 # Rooms
@@ -228,7 +230,7 @@ def test_boxes_by_degrees():
     cat, dog = ({"bbox_2d": a, "label": label} for label in ("Cat", "dog"))
     assert worth([cat], [dog]) == 0 and worth([cat], [{"bbox_2d": near, "label": "cat"}]) == 0.8
     assert worth([a], "far") == worth([a], [far]) == worth([a], []) == 0
-    assert rewards.check_gold("[1, 2, 3, 4]", "overlap completeness=2")
+    assert verify.check_gold("[1, 2, 3, 4]", "overlap completeness=2")
 
 
 def test_an_answer_by_degrees_has_a_reward_between():
@@ -237,7 +239,7 @@ def test_an_answer_by_degrees_has_a_reward_between():
     completions = [boxed(box) for box in found]
 
     def scores(progress, verifier=verifier):
-        return rewards.score_all(
+        return score_all(
             completions, ["[0, 0, 100, 100]"] * 4, [True] * 4,
             accuracy_weight=0.5, verifiers=[verifier] * 4, progress=progress,
         )  # fmt: skip
@@ -253,7 +255,7 @@ def test_an_answer_by_degrees_has_a_reward_between():
     assert [score.accuracy for score in scores(0.0, both)] == [1.0, 0.9, 0.8, 0.0]
     with pytest.raises(ValueError, match="overlap has degrees"):
         routing.parse("overlap|model")
-    alone = rewards.score(completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap")
+    alone = rewards_score.score(completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap")
     assert alone.accuracy == 0.9 and alone.verdict is RIGHT
 
 
@@ -292,43 +294,43 @@ def test_the_threshold_follows_the_run():
 
 
 def test_repetition_is_the_share_of_ngrams_that_came_before():
-    assert rewards.repetition([1, 2, 1, 2, 1], 2) == 0.5
-    assert rewards.repetition([1, 2, 3], 2) == rewards.repetition([1], 2) == 0.0
-    assert rewards.repetition([7] * 100, 3) == 1 - 1 / 98
+    assert terms.repetition([1, 2, 1, 2, 1], 2) == 0.5
+    assert terms.repetition([1, 2, 3], 2) == terms.repetition([1], 2) == 0.0
+    assert terms.repetition([7] * 100, 3) == 1 - 1 / 98
 
 
 def test_the_punishment_of_length_is_dapos():
-    assert [rewards.overlong(n, 100, 20) for n in (0, 80, 85, 90, 100, 120)] == [
+    assert [terms.overlong(n, 100, 20) for n in (0, 80, 85, 90, 100, 120)] == [
         0.0, 0.0, 0.25, 0.5, 1.0, 1.0,
     ]  # fmt: skip
-    assert [rewards.overlong(n, 100, 0) for n in (99, 100)] == [0.0, 1.0]
+    assert [terms.overlong(n, 100, 0) for n in (99, 100)] == [0.0, 1.0]
 
 
 def test_languages_are_told_by_script():
     english, chinese = "How many apples are there?", "图中有多少个苹果？"
-    assert rewards.other_language("There are three of them.", english) == 0.0
-    assert rewards.other_language("图中有三个苹果。", english) == 1.0
-    assert rewards.other_language("图中有三个苹果。", chinese) == 0.0
-    assert 0.3 < rewards.other_language("There are 三个苹果 here, so 答案是 three.", english) < 0.7
+    assert terms.other_language("There are three of them.", english) == 0.0
+    assert terms.other_language("图中有三个苹果。", english) == 1.0
+    assert terms.other_language("图中有三个苹果。", chinese) == 0.0
+    assert 0.3 < terms.other_language("There are 三个苹果 here, so 答案是 three.", english) < 0.7
     formulas = r"所以 $\frac{x}{2} = \text{area}$，即 \sqrt{3} 米, AB = x"
-    assert rewards.other_language(formulas, chinese) < 0.3
-    assert rewards.other_language("3 + 4 = 7", chinese) == 0.0
-    assert rewards.other_language("any words", "3 + 4 = ?") == 0.0
-    assert rewards.other_language(r"\(all formula\) \[all of it\] 三个", english) == 1.0
+    assert terms.other_language(formulas, chinese) < 0.3
+    assert terms.other_language("3 + 4 = 7", chinese) == 0.0
+    assert terms.other_language("any words", "3 + 4 = ?") == 0.0
+    assert terms.other_language(r"\(all formula\) \[all of it\] 三个", english) == 1.0
     started = time.perf_counter()
     for opened in (r"\( ", r"\[ ", "$ ", r"\( \[ "):
-        rewards.other_language(opened * 20_000, english)
+        terms.other_language(opened * 20_000, english)
     assert time.perf_counter() - started < 5  # 48 s where each is searched to the end
 
 
 def test_penalties_are_weighed_and_an_error_stays_without_a_reward():
     config = Shaping(repetition=0.5, repetition_ngram=2, overlong=1.0, overlong_tokens=4)
     ids = [1, 2, 1, 2, 1]
-    assert rewards.penalty(config, ids, "", "", 100) == 0.25
-    assert rewards.penalty(config, ids, "", "", 7) == 0.25 + 0.5
-    assert rewards.penalty(Shaping(language=2.0), ids, "苹果", "apple", 5) == 2.0
-    assert rewards.penalty(Shaping(), [1] * 99, "苹果", "apple", 5) == 0.0
-    score = rewards.score(boxed("7"), "7", ended=True)
-    assert rewards.shaped(score, 0.25).total == 0.75 and rewards.shaped(score, 0.25).penalty == 0.25
-    failed = rewards.score(boxed("7"), "", ended=True)
-    assert rewards.shaped(failed, 0.25).total is None
+    assert terms.penalty(config, ids, "", "", 100) == 0.25
+    assert terms.penalty(config, ids, "", "", 7) == 0.25 + 0.5
+    assert terms.penalty(Shaping(language=2.0), ids, "苹果", "apple", 5) == 2.0
+    assert terms.penalty(Shaping(), [1] * 99, "苹果", "apple", 5) == 0.0
+    score = rewards_score.score(boxed("7"), "7", ended=True)
+    assert shaped(score, 0.25).total == 0.75 and shaped(score, 0.25).penalty == 0.25
+    failed = rewards_score.score(boxed("7"), "", ended=True)
+    assert shaped(failed, 0.25).total is None

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, rewards
+from r1v3_jax import cli
 from r1v3_jax.config import Verify
-from r1v3_jax.verifiers import boxes
-from r1v3_jax.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards import verify
+from r1v3_jax.rewards.verifiers import boxes
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
 FILE = flags.DEFINE_string("file", None, "JSON lines to score.", required=True)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
@@ -52,7 +53,7 @@ def main():
     rows, problems = read(FILE.value)
     good = [i for i, problem in enumerate(problems) if problem is None]
     started = time.perf_counter()
-    checks = rewards.verify_all(
+    checks = verify.verify_all(
         [rows[i]["completion"] for i in good],
         [boxes.unboxed(str(rows[i]["answer"])) for i in good],
         verifiers=[rows[i].get("verifier") or "" for i in good],

@@ -20,7 +20,7 @@ import pytest
 from r1v3_jax.config import Run, list_configs, load_config
 from r1v3_jax.data import records, schemas
 from r1v3_jax.launch import check_names
-from r1v3_jax.rewards import verify
+from r1v3_jax.rewards.verify import verify
 
 ROOT = pages.ROOT
 PAGES = {page.name: page for page in map(pages.read, pages.PAGES)}

@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from r1v3_jax.verifiers.routing import Rule, describe
-from r1v3_jax.verifiers.verdict import Check, Verdict
-from r1v3_jax.verifiers.worker import encode
+from r1v3_jax.rewards.verifiers.routing import Rule, describe
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards.verifiers.worker import encode
 
 START_S = 120  # to import the rules; seconds on a free core, far more while a run compiles
 FAILED_STARTS = 3  # in a row, and what is left is an ERROR

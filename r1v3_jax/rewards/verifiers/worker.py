@@ -21,7 +21,7 @@ def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
         os.dup2(nothing, standard)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        from r1v3_jax.verifiers import custom, routing
+        from r1v3_jax.rewards.verifiers import custom, routing
 
         # Now, not in the time and the memory of the first answer that needs them.
         for name in functions:

@@ -7,7 +7,7 @@ ACD        A, C, D  (A)(C)(D)  A and C and D  DCA    AC  A or C or D
 
 import re
 
-from r1v3_jax.verifiers.spelling import MAX_ANSWER, normalise
+from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, normalise
 
 _PREFIX = re.compile(
     r"(?:(?:the )?(?:correct )?(?:answers?|options?|choices?)(?: (?:is|are))?|选项?|答案[是为]?)"

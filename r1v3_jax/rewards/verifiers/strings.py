@@ -3,8 +3,8 @@
 import re
 import unicodedata
 
-from r1v3_jax.verifiers import units
-from r1v3_jax.verifiers.spelling import JOIN, NAMED
+from r1v3_jax.rewards.verifiers import units
+from r1v3_jax.rewards.verifiers.spelling import JOIN, NAMED
 
 _LETTERS = re.compile(r"[~([{]*[^\W\d_](?:[^\W\d_]|[ ~,;.()\[\]{}])*")
 

@@ -7,8 +7,14 @@ red, blue, green   green, blue and red   \{red,...\}     red, blue   red or blue
 
 import re
 
-from r1v3_jax.verifiers import mathematics
-from r1v3_jax.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise, read_number, take_apart
+from r1v3_jax.rewards.verifiers import mathematics
+from r1v3_jax.rewards.verifiers.spelling import (
+    MAX_ANSWER,
+    MAX_PARTS,
+    normalise,
+    read_number,
+    take_apart,
+)
 
 MAX_TEXT = 4 * MAX_ANSWER  # characters
 MAX_ELEMENTS = 100

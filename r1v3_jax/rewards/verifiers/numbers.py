@@ -8,8 +8,8 @@ import functools
 import re
 from fractions import Fraction
 
-from r1v3_jax.verifiers import units
-from r1v3_jax.verifiers.spelling import (
+from r1v3_jax.rewards.verifiers import units
+from r1v3_jax.rewards.verifiers.spelling import (
     MAX_ANSWER,
     MAX_DEPTH,
     NAMED,
@@ -59,7 +59,7 @@ def _read(text: str) -> tuple[Fraction, str] | None:
         return number[0], unit
     if len(body) > MAX_EXPRESSION or nesting(body) > MAX_DEPTH:
         return None
-    from r1v3_jax.verifiers import expressions  # sympy: most runs start without it
+    from r1v3_jax.rewards.verifiers import expressions  # sympy: most runs start without it
 
     value = expressions.constant(body)
     # 2+3 still has to be computed; \sqrt{2} is as short as it gets.

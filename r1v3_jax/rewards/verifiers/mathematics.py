@@ -20,8 +20,8 @@ long is refused before it is read. Nothing that a model writes is executed.
 import functools
 import re
 
-from r1v3_jax.verifiers import strings, units
-from r1v3_jax.verifiers.spelling import (
+from r1v3_jax.rewards.verifiers import strings, units
+from r1v3_jax.rewards.verifiers.spelling import (
     MAX_ANSWER,
     MAX_DEPTH,
     MAX_PARTS,
@@ -94,7 +94,7 @@ def _difference(gold: str, box: str) -> str | None:
             return "another name"
         if gold_number:
             return "not a plain number"
-        from r1v3_jax.verifiers import expressions  # sympy: most runs start without it
+        from r1v3_jax.rewards.verifiers import expressions  # sympy: most runs start without it
 
         return expressions.difference(gold, box)
     if gold_kind != box_kind or len(gold_parts) != len(box_parts):

@@ -6,7 +6,7 @@ is looked at.
 
 import re
 
-from r1v3_jax.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise
+from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise
 
 NO_ANSWER, SEVERAL = "no answer", "several answers"
 

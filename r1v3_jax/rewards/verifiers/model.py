@@ -23,8 +23,8 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from r1v3_jax.verifiers.routing import describe
-from r1v3_jax.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards.verifiers.routing import describe
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
 # The report names a model verifier beside the rule (section 3.1) but prints no prompt.
 PROMPT = """\

@@ -15,7 +15,7 @@ import mpmath
 from latex2sympy2_extended import NormalizationConfig, latex2sympy2
 from sympy import Basic, Eq, Expr, Float, Integer, Number, Rational
 
-from r1v3_jax.verifiers import strings
+from r1v3_jax.rewards.verifiers import strings
 
 # math-verify warns that its time limits are off. They are signals, which only the main thread gets.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

@@ -14,8 +14,17 @@ import dataclasses
 import difflib
 import functools
 
-from r1v3_jax.verifiers import choice, custom, detection, grids, mathematics, numbers, sets, strings
-from r1v3_jax.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards.verifiers import (
+    choice,
+    custom,
+    detection,
+    grids,
+    mathematics,
+    numbers,
+    sets,
+    strings,
+)
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
 RULES = {
     "mathematics": mathematics.difference,
