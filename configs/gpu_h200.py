@@ -7,7 +7,7 @@ TPU does not run here: attention computes whole rows, so that rows are short and
 """
 
 from r1v3_jax.config import GRPO, INTERNVL3_1B, Compute, Evaluate, Optimizer, Run
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
 
 config = Run(
     name="gpu_h200",

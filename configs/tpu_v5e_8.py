@@ -8,7 +8,7 @@ time: see the README's table.
 """
 
 from r1v3_jax.config import GRPO, INTERNVL3_1B, Compute, Evaluate, Optimizer, Run
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
 
 config = Run(
     name="tpu_v5e_8",

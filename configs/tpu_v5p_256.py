@@ -10,7 +10,7 @@ README's table.
 """
 
 from r1v3_jax.config import GRPO, R1V3_38B, Compute, Evaluate, Optimizer, Run
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
 
 COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")
 

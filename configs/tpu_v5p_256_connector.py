@@ -7,7 +7,7 @@ data/connector_validation.jsonl, whose rows have a "chain".
 """
 
 from r1v3_jax.config import R1V3_38B, SFT, Compute, Optimizer, Run
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
 
 config = Run(
     name="tpu_v5p_256_connector",

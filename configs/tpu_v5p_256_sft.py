@@ -8,7 +8,7 @@ gives no figures of this stage; batch, learning rate and schedule are those of i
 """
 
 from r1v3_jax.config import R1V3_38B, SFT, Compute, Optimizer, Run
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
 
 config = Run(
     name="tpu_v5p_256_sft",

@@ -9,7 +9,7 @@ checkpoint is this model.
 import dataclasses
 
 from r1v3_jax.config import R1V3_38B, SFT, Compute, Optimizer, Run
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
 
 config = Run(
     name="tpu_v5p_256_text",

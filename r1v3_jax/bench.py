@@ -22,9 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import data, metrics, rollout, sampler, train, types
+from r1v3_jax import metrics, rollout, sampler, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
+from r1v3_jax.data import placement
+from r1v3_jax.data.prompts import TileSlots, place_images, prompt_batch
 from r1v3_jax.estimate import CHIPS
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.losses.policy import clipped_policy_loss
@@ -177,7 +179,7 @@ class Bench:
     def profile(self) -> None:
         """The programs of a rollout without slots, each waited for."""
         model = build.for_decoding(self.state.model)
-        prompts = data.place(self.prompts(), model.compute.rules, jax.sharding.get_mesh())
+        prompts = placement.place(self.prompts(), model.compute.rules, jax.sharding.get_mesh())
         how, images = {"group_size": self.shape.group_size, "sampling": self.sampler.sampling}, None
         if prompts.tiles is not None:
             with self.clock("encode_images"):
@@ -229,7 +231,7 @@ class Bench:
     def prompts(self) -> types.PromptBatch:
         shape = self.shape
         encoded = [self.encoder.prompt(self.config.train(i)) for i in range(shape.prompts)]
-        return data.prompt_batch(
+        return prompt_batch(
             encoded, self.encoder, max_prompt_tokens=shape.prompt_tokens, tiles=shape.tiles
         )
 
@@ -244,7 +246,7 @@ class Bench:
 
     def place(self, batch):
         rules = self.shape.compute.rules
-        return jax.block_until_ready(data.place(batch, rules, jax.sharding.get_mesh()))
+        return jax.block_until_ready(placement.place(batch, rules, jax.sharding.get_mesh()))
 
     def learn(self, name: str, update, batch) -> None:
         with self.clock(name):
@@ -375,7 +377,7 @@ def naive_batch(groups: list[rollout.Group], config: GRPO, encoder: Encoder) -> 
 
     index = np.full((len(groups), T), -1, np.int32)
     for p, group in enumerate(groups):
-        data.place_images(index[p], group.prompt, p % (len(groups) // N), encoder)
+        place_images(index[p], group.prompt, p % (len(groups) // N), encoder)
     used = behind(True, live)
     batch = Batch(
         tokens=behind(
@@ -392,12 +394,12 @@ def naive_batch(groups: list[rollout.Group], config: GRPO, encoder: Encoder) -> 
     if encoder.config.vision is not None:
         none = np.full_like(rows.tokens, -1)
         batch = dataclasses.replace(batch, image_index=behind(index, none))
-    batch = data.split(batch, N)
+    batch = placement.split(batch, N)
     if encoder.config.vision is not None:
         tiles, each = [group.prompt.tiles for group in groups], len(groups) // N
         parts = [tiles[i * each : (i + 1) * each] for i in range(N)]
         size = encoder.config.vision.image_size
-        batch = dataclasses.replace(batch, tiles=data.TileSlots(parts, each, size))
+        batch = dataclasses.replace(batch, tiles=TileSlots(parts, each, size))
     floats = (
         behind(np.float32(0), np.float32(live * x)).reshape(N, -1, used.shape[1])
         for x in (advantage.reshape(-1, 1), rows.logprobs)

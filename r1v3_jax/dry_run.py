@@ -29,9 +29,10 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import feed, programs, samples, tpu
+from r1v3_jax import programs, samples, tpu
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import parse
+from r1v3_jax.data.reader import of_stage
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Encoder
@@ -71,7 +72,7 @@ class Compiled:
 def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
     """Prints what the model sees of the first good rows of each stage."""
     for stage in (config.stage,) if config.stage else config.pipeline:
-        reader = feed.of_stage(getattr(config, stage), encoder, config.data)
+        reader = of_stage(getattr(config, stage), encoder, config.data)
         with contextlib.closing(reader):
             items, drawn = reader.take(count)
         for item in items:

@@ -18,9 +18,10 @@ from jax.experimental import multihost_utils
 from r1v3_jax import checksums, evaluate, files, health, hf, hf_files, report
 from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
 from r1v3_jax.config import ModelConfig, Run, Verify
+from r1v3_jax.data.mixtures import with_chains
+from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.files import first_process
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
-from r1v3_jax.mixtures import with_chains
 from r1v3_jax.models import build, r1v3
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
@@ -31,7 +32,6 @@ from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
-from r1v3_jax.sources import CHECKED
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.stages.context import Context
 from r1v3_jax.types import Dropped

@@ -16,13 +16,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1v3_jax import data, rollout, sampler, train
+from r1v3_jax import rollout, sampler, train
 from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
+from r1v3_jax.data import placement
+from r1v3_jax.data.abstract import _placed, batch_of, on_mesh, prompt_batch_of
 from r1v3_jax.models import build
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
-from r1v3_jax.types import Batch, PolicyBatch, PromptBatch, SampleRows
+from r1v3_jax.types import PolicyBatch, SampleRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _of_rollout(
     model = nnx.merge(nnx.graphdef(model), concrete(weights, mesh))
     with_images = config.model.vision is not None
     batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
-    batch = _placed(batch, data.specs(batch, compute.rules), mesh)
+    batch = _placed(batch, placement.specs(batch, compute.rules), mesh)
     images = None
     if with_images:
         images = concrete(jax.eval_shape(rollout.encode_images, model, batch.tiles), mesh)
@@ -211,32 +213,6 @@ def _of_rollout(
     ]
 
 
-def batch_of(config: ModelConfig, rows: int, length: int, tiles: int, parts: int) -> Batch:
-    """The shapes of a Batch of `parts` micro-batches."""
-    shape = (parts, rows // parts, length)
-    ints, floats = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.float32))
-    return Batch(
-        tokens=ints,
-        positions=ints,
-        segment_ids=ints,
-        loss_weights=floats,
-        tiles=_tiles(config, parts, tiles // parts),
-        image_index=None if config.vision is None else ints,
-        labels=ints,
-    )
-
-
-def prompt_batch_of(config: ModelConfig, prompts: int, length: int, tiles: int) -> PromptBatch:
-    """The shapes of a PromptBatch."""
-    rows = jax.ShapeDtypeStruct((prompts, length), jnp.int32)
-    return PromptBatch(
-        tokens=rows,
-        lengths=jax.ShapeDtypeStruct((prompts,), jnp.int32),
-        tiles=_tiles(config, 1, tiles),
-        image_index=None if config.vision is None else rows,
-    )
-
-
 def policy_batch_of(
     config: ModelConfig,
     stage: GRPO,
@@ -265,26 +241,6 @@ def policy_batch_of(
     )
     prompts = prompt_batch_of(config, stage.prompts * plan.copies, length, tiles)
     return PolicyBatch(prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32))
-
-
-def _tiles(config: ModelConfig, parts: int, slots: int):
-    if config.vision is None:
-        return None
-    size = config.vision.image_size
-    return jax.ShapeDtypeStruct((parts, slots, size, size, 3), np.float32)
-
-
-def on_mesh(batch, config: Run, mesh):
-    """A batch of shapes as `data.place` lays it out."""
-    return _placed(batch, data.specs(batch, config.compute.rules), mesh)
-
-
-def _placed(shapes, specs, mesh):
-    return jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-        shapes,
-        specs,
-    )
 
 
 def concrete(shapes, mesh):

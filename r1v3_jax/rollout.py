@@ -19,8 +19,9 @@ from jax.experimental import multihost_utils
 
 from r1v3_jax import health
 from r1v3_jax.config import GRPO, Data, Shaping, Verify
-from r1v3_jax.data import fetch, place, prompt_batch
-from r1v3_jax.feed import Drawn, Reader, told
+from r1v3_jax.data.placement import fetch, place
+from r1v3_jax.data.prompts import prompt_batch
+from r1v3_jax.data.reader import Drawn, Reader, told
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.processor import Encoded, Encoder

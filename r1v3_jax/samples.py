@@ -14,7 +14,7 @@ import unicodedata
 import numpy as np
 from PIL import Image
 
-from r1v3_jax import feed
+from r1v3_jax.data import reader
 from r1v3_jax.processing import tiling
 from r1v3_jax.processing.processor import Encoded, Encoder
 from r1v3_jax.types import REASONS
@@ -65,14 +65,14 @@ def runs(one: Encoded, encoder: Encoder) -> list[tuple[str, str]]:
     return out
 
 
-def line(item: feed.Item) -> str:
+def line(item: reader.Item) -> str:
     """The name of a row and its size."""
     one, example = item.encoded, item.example
     learnt = f", {int(one.loss_mask.sum())} learnt from" if one.loss_mask.any() else ""
     return plain(f"{example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles")
 
 
-def on_terminal(item: feed.Item, encoder: Encoder) -> str:
+def on_terminal(item: reader.Item, encoder: Encoder) -> str:
     """A row in lines of text."""
     text = plain("".join(text for _, text in runs(item.encoded, encoder))[:1000])
     out = line(item) + "\n    " + text.replace("\n", "\n    ")
@@ -82,7 +82,7 @@ def on_terminal(item: feed.Item, encoder: Encoder) -> str:
 
 
 def page(
-    title: str, facts: list[str], items: list[feed.Item], dropped: list[dict], encoder: Encoder
+    title: str, facts: list[str], items: list[reader.Item], dropped: list[dict], encoder: Encoder
 ) -> str:
     """An HTML document: facts about the data, why rows were left out, and the rows themselves."""
     parts = [f"<p>{escaped(fact)}</p>" for fact in facts]
@@ -122,7 +122,7 @@ def _histogram(dropped: list[dict]) -> str:
     return f"<h2>Rows left out</h2><table>{rows}</table><p>For example:</p><ul>{examples}</ul>"
 
 
-def _row(item: feed.Item, encoder: Encoder) -> str:
+def _row(item: reader.Item, encoder: Encoder) -> str:
     example = item.example
     tags = {
         "given": ("", ""), "learnt": ("<mark>", "</mark>"),

@@ -11,8 +11,9 @@ from test_layouts import RECORDS, digit
 from test_rows import DAMAGE, GOOD, damaged_line, write_images
 from tools_for_tests import run_tool
 
-from r1v3_jax import checksums, rows
-from r1v3_jax.sources import Rows
+from r1v3_jax import checksums
+from r1v3_jax.data import Rows
+from r1v3_jax.data.records import canonical, dumps, inline
 from r1v3_jax.types import REASONS
 
 pytest.importorskip("datasets")
@@ -40,8 +41,8 @@ def write_data(folder):
     for name in ("a.png", "b.png", "coco/a.png", "images/a.png"):
         (folder / name).write_bytes(digit(len(name)))
     write_images(folder)
-    records = [rows.canonical(record) for _, record, _ in RECORDS.values()]
-    lines = [rows.dumps(row).encode() for row in records]
+    records = [canonical(record) for _, record, _ in RECORDS.values()]
+    lines = [dumps(row).encode() for row in records]
     lines += [json.dumps(GOOD | {"id": f"g{i}", "n": i}).encode() for i in range(30)]
     for i in range(10):
         (folder / f"large{i}.png").write_bytes(noise_png(i))
@@ -78,10 +79,10 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
     after = Rows(str(out), cache=str(tmp_path / "cache"))
     assert len(after) == count
     for number in range(count):
-        wanted = rows.inline(before.row(number))
+        wanted = inline(before.row(number))
         if number == count - 1:  # another question with an id that was there
             wanted["id"] += "#2"
-        assert rows.inline(after.row(number)) == wanted
+        assert inline(after.row(number)) == wanted
     checksums.check_sums(out)
     assert not (tmp_path / "out.partial").exists()
     # Three images of 360 kB make more than 1 MB. Base64 costs next to nothing.

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, feed
 from r1v3_jax.config import SFT, TINY, Data
+from r1v3_jax.data import packing, placement, prompts
+from r1v3_jax.data.reader import TooManyDropped, of_stage
 from r1v3_jax.processing import chat, processor, tiling
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.types import Dropped, Example
@@ -45,8 +46,8 @@ CONFIG = SFT(train=source, rows=4, row_tokens=150, tiles=16)
 
 def batches(encoder, config=CONFIG, count=3, start=0, how=None):
     """The first batches from `start` on, each with the index of the first example not in it."""
-    with contextlib.closing(feed.of_stage(config, encoder, how or Data(), start=start)) as reader:
-        made = itertools.islice(data.packed_batches(reader, encoder, config), count)
+    with contextlib.closing(of_stage(config, encoder, how or Data(), start=start)) as reader:
+        made = itertools.islice(packing.packed_batches(reader, encoder, config), count)
         return [(batch, drawn.cursor) for batch, drawn in made]
 
 
@@ -131,7 +132,7 @@ def test_only_images_whose_tiles_are_wanted_are_cut():
 
     # slots  [1 2 2.1  - -]   a process whose device holds the second and third asks for those
     #        [3 3.1 3.2 4 -]
-    slots = data.TileSlots([[image(1, 1), image(2, 2)], [image(3, 3), image(4, 1)]], 5, 2)
+    slots = prompts.TileSlots([[image(1, 1), image(2, 2)], [image(3, 3), image(4, 1)]], 5, 2)
     mine = slots[:, 1:3]
     assert mine.shape == (2, 2, 2, 2, 3) and cut == [2, 3]
     np.testing.assert_allclose(mine[:, :, 0, 0, 0], [[2, 2.1], [3.1, 3.2]])
@@ -140,7 +141,7 @@ def test_only_images_whose_tiles_are_wanted_are_cut():
     np.testing.assert_allclose(whole[:, :, 0, 0, 0], expected)
     assert sorted(cut) == [1, 2, 2, 3, 4]  # what was wanted in part is kept
     with pytest.raises(ValueError, match="4 tiles for 3 slots"):
-        data.TileSlots([[image(3, 3), image(4, 1)]], 3, 2)
+        prompts.TileSlots([[image(3, 3), image(4, 1)]], 3, 2)
 
 
 def test_tiles_are_counted_without_pixels():
@@ -190,7 +191,7 @@ def test_a_row_that_only_teaches_is_no_prompt(encoder):
 def test_prompts_are_padded_on_the_right(encoder):
     examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
     encoded = [encoder.prompt(example) for example in examples]
-    batch = data.prompt_batch(encoded, encoder, max_prompt_tokens=120, tiles=5)
+    batch = prompts.prompt_batch(encoded, encoder, max_prompt_tokens=120, tiles=5)
     assert batch.tiles.shape == (1, 5, 28, 28, 3)
     np.testing.assert_array_equal(batch.tiles[:, 1:3][0], encoded[1].tiles)
     for row, example in enumerate(examples):
@@ -209,15 +210,15 @@ def test_prompts_are_padded_to_the_first_bucket_they_fit(encoder):
     how = {"max_prompt_tokens": 120, "tiles": 5}
 
     def padded(of, *buckets):
-        batch = data.prompt_batch(of, encoder, buckets=buckets, **how)
+        batch = prompts.prompt_batch(of, encoder, buckets=buckets, **how)
         return batch.tokens.shape[1], batch.tiles.shape[1]
 
     assert padded(encoded, (longest, 3), (110, 4)) == (longest, 3)
     assert padded(encoded, (longest - 1, 3), (110, 4)) == (110, 4)
     assert padded(encoded, (longest, 2), (110, 3)) == (110, 3)
     assert padded(encoded, (longest, 2), (110, 2)) == (120, 5)
-    small = data.prompt_batch(encoded, encoder, buckets=((longest, 3),), **how)
-    large = data.prompt_batch(encoded, encoder, **how)
+    small = prompts.prompt_batch(encoded, encoder, buckets=((longest, 3),), **how)
+    large = prompts.prompt_batch(encoded, encoder, **how)
     np.testing.assert_array_equal(small.tokens, large.tokens[:, :longest])
     np.testing.assert_array_equal(small.image_index, large.image_index[:, :longest])
     np.testing.assert_array_equal(small.tiles[:, :3][0], large.tiles[:, :3][0])
@@ -225,14 +226,14 @@ def test_prompts_are_padded_to_the_first_bucket_they_fit(encoder):
 
 def test_what_does_not_fit_is_refused(encoder):
     none = Data(max_drop_fraction=0.0)
-    with pytest.raises(feed.TooManyDropped, match="1 too_long.* tokens, room for 10"):
+    with pytest.raises(TooManyDropped, match="1 too_long.* tokens, room for 10"):
         batches(encoder, dataclasses.replace(CONFIG, row_tokens=10), how=none)
-    with pytest.raises(feed.TooManyDropped, match="1 too_many_tiles.*2 tiles, room for 1"):
+    with pytest.raises(TooManyDropped, match="1 too_many_tiles.*2 tiles, room for 1"):
         batches(encoder, dataclasses.replace(CONFIG, tiles=1), how=none)
     with pytest.raises(ValueError, match="the limit is 20"):
-        data.prompt_batch([encoder.prompt(source(0))], encoder, max_prompt_tokens=20, tiles=1)
+        prompts.prompt_batch([encoder.prompt(source(0))], encoder, max_prompt_tokens=20, tiles=1)
     with pytest.raises(ValueError, match="2 tiles for 1 slots"):
-        data.prompt_batch([encoder.prompt(source(2))], encoder, max_prompt_tokens=120, tiles=1)
+        prompts.prompt_batch([encoder.prompt(source(2))], encoder, max_prompt_tokens=120, tiles=1)
     with pytest.raises(Dropped, match="no chain of thought"):
         encoder.supervised(dataclasses.replace(source(0), chain=None))
 
@@ -244,6 +245,6 @@ def test_prefetch_keeps_order_and_raises():
 
     got = []
     with pytest.raises(ValueError, match="torn"):
-        for number in data.prefetch(numbers()):
+        for number in placement.prefetch(numbers()):
             got.append(number)
     assert got == list(range(5))

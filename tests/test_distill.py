@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import distill, feed, mixtures, rollout
+from r1v3_jax import distill, rollout
+from r1v3_jax.data import mixtures, reader
 from r1v3_jax.distill import Filter
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.processing import processor
@@ -80,7 +81,7 @@ class Sampler:
         def encode(example):
             return processor.Encoded(np.zeros(1, int), np.zeros(1, int), np.zeros(1, bool), ())
 
-        return feed.Reader(source, encode, tokens=1, tiles=0)
+        return reader.Reader(source, encode, tokens=1, tiles=0)
 
     def groups(self, model, examples, key, limit):
         indices = [int(example.id[1:]) for example in examples]

@@ -9,11 +9,10 @@ import pytest
 from test_layouts import digit
 from tools_for_tests import run_tool
 
-from r1v3_jax import downloads
-from r1v3_jax.downloads import Downloads
+from r1v3_jax.data import Rows, downloads
+from r1v3_jax.data.downloads import Downloads
 from r1v3_jax.processing import image_files
 from r1v3_jax.processing.image_files import ImageError
-from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
 
 HERE = Downloads(("127.0.0.1",))

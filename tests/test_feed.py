@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import data, digits, feed, metrics, pipeline
+from r1v3_jax import digits, metrics, pipeline
 from r1v3_jax.config import SFT, Data, load_config
+from r1v3_jax.data import packing, placement
+from r1v3_jax.data.reader import Ledger, Reader, TooManyDropped, of_stage
 from r1v3_jax.models import build
 from r1v3_jax.processing import image_files, processor
 from r1v3_jax.stages import sft
@@ -68,7 +70,7 @@ LOOSE = Data(max_drop_fraction=0.5)
 
 
 def reader(start=0, *, how=LOOSE, rows=source, counts=None):
-    made = feed.Reader(rows, encode, tokens=10, tiles=1, how=how, start=start, counts=counts)
+    made = Reader(rows, encode, tokens=10, tiles=1, how=how, start=start, counts=counts)
     return contextlib.closing(made)
 
 
@@ -121,9 +123,9 @@ def test_hosts_that_come_and_go_change_nothing(tmp_path):
         made = []
         for host in range(hosts):
             how = Data(max_drop_fraction=0.2, threads=1 + host, ahead=1 + 5 * host)
-            one = feed.of_stage(config, encoder, how, start=start, counts=counts)
+            one = of_stage(config, encoder, how, start=start, counts=counts)
             with contextlib.closing(one):
-                packed = data.packed_batches(one, encoder, config)
+                packed = packing.packed_batches(one, encoder, config)
                 made.append(list(itertools.islice(packed, count)))
         for of_hosts in zip(*made, strict=True):
             first, drawn = of_hosts[0]
@@ -139,7 +141,7 @@ def test_hosts_that_come_and_go_change_nothing(tmp_path):
 
     straight = list(batches(6, 0, {}, 1))
     changing, start, counts = [], 0, {}
-    ledger = feed.Ledger(tmp_path, "s")
+    ledger = Ledger(tmp_path, "s")
     for hosts in (1, 4, 2):
         for tokens, tiles, drawn in batches(2, start, counts, hosts):
             changing.append((tokens, tiles, drawn))
@@ -162,7 +164,7 @@ def test_a_run_cut_short_twenty_times_sees_what_an_uninterrupted_one_sees(tmp_pa
     def run(workdir, saved, die_at=None):
         rows = {step: seen for step, seen in saved["rows"].items() if step < saved["step"]}
         state = saved
-        ledger = feed.Ledger(workdir, "s", resume_step=state["step"], counts=state["counts"])
+        ledger = Ledger(workdir, "s", resume_step=state["step"], counts=state["counts"])
         with reader(state["cursor"], counts=state["counts"]) as one:
             for step in range(state["step"], steps):
                 items, drawn = one.take(size)
@@ -197,7 +199,7 @@ def test_a_run_cut_short_twenty_times_sees_what_an_uninterrupted_one_sees(tmp_pa
 
 
 def test_too_many_bad_rows_stop_the_run_and_are_listed(tmp_path):
-    ledger = feed.Ledger(tmp_path, "grpo")
+    ledger = Ledger(tmp_path, "grpo")
     rows = reader(how=Data(max_drop_fraction=0.02))
     with rows as one, pytest.raises(ValueError) as stopped:
         for step in range(100):
@@ -244,7 +246,7 @@ class Rows:
 )
 def test_a_bad_row_early_does_not_stop_a_run(count, bad, stops):
     with reader(rows=Rows(count, bad), how=Data()) as one:
-        outcome = pytest.raises(feed.TooManyDropped) if stops else contextlib.nullcontext()
+        outcome = pytest.raises(TooManyDropped) if stops else contextlib.nullcontext()
         with outcome:
             one.take(500)
 
@@ -254,7 +256,7 @@ def test_counts_of_before_count():
     counts = {"rows": {"json": 17}}
     rows = Rows(10**6, {700})
     with reader(600, rows=rows, how=Data(), counts=counts) as one:
-        with pytest.raises(feed.TooManyDropped, match="got 18 bad rows among the first 701"):
+        with pytest.raises(TooManyDropped, match="got 18 bad rows among the first 701"):
             one.take(200)
 
 
@@ -294,8 +296,8 @@ def test_an_error_in_a_thread_ends_the_run_with_that_error(shows):
     encoder = SimpleNamespace(config=model, tokenizer=SimpleNamespace(pad_token_id=0))
     began = time.perf_counter()
     with reader(rows=failing) as one, pytest.raises(OSError, match="the disk is gone"):
-        batches = data.packed_batches(one, encoder, config)
-        with contextlib.closing(data.prefetch(batches)) as batches:
+        batches = packing.packed_batches(one, encoder, config)
+        with contextlib.closing(placement.prefetch(batches)) as batches:
             for _ in batches:
                 pass
     took = time.perf_counter() - began

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import layouts, rows
+from r1v3_jax.data import records, schemas
 
 
 def digit(number: int) -> bytes:
@@ -158,17 +158,17 @@ RECORDS = {
 def test_a_record_becomes_the_canonical_row(name):
     schema, record, expected = RECORDS[name]
     before = repr(record)
-    assert layouts.recognise(record) == schema
-    row = rows.canonical(record)
-    assert row == layouts.CANONICAL | expected
-    rows.check(row)
-    assert row == rows.canonical(record, schema) and repr(record) == before
+    assert schemas.recognise(record) == schema
+    row = records.canonical(record)
+    assert row == schemas.CANONICAL | expected
+    records.check(row)
+    assert row == records.canonical(record, schema) and repr(record) == before
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_canonical_row_written_as_json_reads_back_equal(name):
-    row = rows.canonical(RECORDS[name][1])
-    assert rows.canonical(json.loads(rows.dumps(row))) == row
+    row = records.canonical(RECORDS[name][1])
+    assert records.canonical(json.loads(records.dumps(row))) == row
 
 
 def test_columns_that_a_row_leaves_empty_say_nothing():
@@ -176,12 +176,12 @@ def test_columns_that_a_row_leaves_empty_say_nothing():
     empty = dict.fromkeys(["conversations", "reward_model", "prompt", "messages", "problem"])
     for schema, record, expected in RECORDS.values():
         both = empty | dict.fromkeys(["question", "answer", "image", "images", "qid"]) | record
-        assert layouts.recognise(both) == schema
-        assert rows.canonical(both) == layouts.CANONICAL | expected
+        assert schemas.recognise(both) == schema
+        assert records.canonical(both) == schemas.CANONICAL | expected
 
 
 def test_every_layout_has_a_record():
-    assert {schema for schema, *_ in RECORDS.values()} == set(layouts.SCHEMAS)
+    assert {schema for schema, *_ in RECORDS.values()} == set(schemas.SCHEMAS)
 
 
 @pytest.mark.parametrize(
@@ -217,20 +217,20 @@ def test_every_layout_has_a_record():
     ],
 )  # fmt: skip
 def test_what_is_in_no_layout_is_refused(record, reason, found):
-    with pytest.raises(layouts.Bad, match=found) as error:
-        rows.canonical(record)
+    with pytest.raises(schemas.Bad, match=found) as error:
+        records.canonical(record)
     assert error.value.args[0] == reason
 
 
 def test_json_is_strict():
-    assert layouts.loads('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
+    assert schemas.loads('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
     for text in ("NaN", "-Infinity", "1e999", "[" * 100_000, "{", b"\xff", "9" * 5000):
-        with pytest.raises(layouts.Bad) as error:
-            layouts.loads(text)
+        with pytest.raises(schemas.Bad) as error:
+            schemas.loads(text)
         assert error.value.args[0] == "json"
 
 
 def test_metadata_is_small():
     record = {f"c{i}": i for i in range(100)} | {"long": "x" * 201, "nested": {"a": 1}, "b": None}
-    row = rows.canonical(record | {"question": "q", "answer": "a"})
-    assert row["metadata"] == {f"c{i}": i for i in range(layouts.MAX_METADATA)}
+    row = records.canonical(record | {"question": "q", "answer": "a"})
+    assert row["metadata"] == {f"c{i}": i for i in range(schemas.MAX_METADATA)}

@@ -6,8 +6,9 @@ import random
 import numpy as np
 import pytest
 
+from r1v3_jax.data import ByPassRate, Curriculum, Mixture, Phase
+from r1v3_jax.data.mixtures import _schedule
 from r1v3_jax.files import write_jsonl
-from r1v3_jax.mixtures import ByPassRate, Curriculum, Mixture, Phase, _schedule
 from r1v3_jax.types import Dropped, Example
 
 

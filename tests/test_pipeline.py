@@ -15,9 +15,9 @@ from tools_for_tests import run_tool
 
 from r1v3_jax import checkpoint, evaluate, hf, hf_files, metrics, pipeline, train
 from r1v3_jax.config import load
+from r1v3_jax.data import Rows
 from r1v3_jax.processing.chat import ChatFormat
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.sources import Rows
 
 ROOT = Path(__file__).parent.parent
 UNTAUGHT = (

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import data, evaluate, feed, rollout, train
+from r1v3_jax import evaluate, rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
-from r1v3_jax.feed import TooManyDropped
+from r1v3_jax.data import placement
+from r1v3_jax.data.reader import TooManyDropped, of_stage
 from r1v3_jax.losses import advantages
 from r1v3_jax.models import build
 from r1v3_jax.processing import chat, processor
@@ -97,7 +98,7 @@ def reader(setup):
     with contextlib.ExitStack() as stack:
 
         def make(start=0):
-            one = feed.of_stage(CONFIG, setup[0].encoder, Data(), start=start)
+            one = of_stage(CONFIG, setup[0].encoder, Data(), start=start)
             return stack.enter_context(contextlib.closing(one))
 
         yield make
@@ -120,7 +121,7 @@ def test_the_trainer_agrees_with_the_sampler(setup, groups):
     """Every sampled log-probability, recomputed by the training forward pass on its row."""
     sampler, model = setup
     batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
-    batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
+    batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
     got, sampled = np.asarray(grpo.score(model, batch, 1.0)), batch.rows.sampler_logprobs
     at = sampled != 0
     assert at.sum() == sum(group.completions.lengths.sum() for group in groups)
@@ -226,7 +227,7 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     first = rollout.collect(sampler, state.model, examples, jax.random.key(0), *where, then=then)
     assert first.drawn.cursor == 4
     batch = rollout.policy_batch(first.groups, CONFIG, sampler.encoder)
-    batch = data.place(batch, TRAIN, jax.sharding.get_mesh())
+    batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
     weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
     state, _ = update(state, dataclasses.replace(batch, rows=weights))
     second = rollout.collect(
@@ -301,7 +302,7 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
         return source(index)
 
     how = Data(max_drop_fraction=0.1)
-    examples = feed.of_stage(CONFIG, sampler.encoder, how, source=spoilt)
+    examples = of_stage(CONFIG, sampler.encoder, how, source=spoilt)
     with contextlib.closing(examples):
         then = functools.partial(
             rollout.begin,

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 from test_layouts import digit
 
-from r1v3_jax import feed, layouts, rows
+from r1v3_jax.data import Rows, reader, records, schemas
 from r1v3_jax.processing.image_files import StoredImage
-from r1v3_jax.sources import Rows
 from r1v3_jax.types import REASONS, Dropped, Example
 
 GOOD = {"question": "<image>Which?", "answer": "3", "images": ["good.png"]}
@@ -42,7 +41,7 @@ DAMAGE = [
     ({"images": ["page.png"]}, "image_format"),
     ({"images": ["wide.png"]}, "image_size"),
     ({"images": ["cut.png"]}, "image_damaged"),
-    ({"images": [rows.DATA_URI + "!!!"]}, "image_damaged"),
+    ({"images": [records.DATA_URI + "!!!"]}, "image_damaged"),
     ({"verifier": "chioce"}, "verifier"),
     ({"answer": "\\frac{1}{"}, "answer"),
 ]  # fmt: skip
@@ -77,7 +76,7 @@ def test_every_one_of_2000_rows_is_trained_on_or_dropped_with_its_reason(tmp_pat
 
     def draw(index):
         try:
-            example = feed.decoded(source(index))
+            example = reader.decoded(source(index))
         except Dropped as dropped:
             assert dropped.reason in REASONS and dropped.source == "rows"
             assert "\n" not in str(dropped) and len(str(dropped)) < 500
@@ -100,7 +99,7 @@ def test_each_damage_has_its_reason(tmp_path, damage, reason):
     write_images(tmp_path)
     (tmp_path / "one.jsonl").write_bytes(damaged_line(damage))
     with pytest.raises(Dropped) as error:
-        feed.decoded(Rows(str(tmp_path / "one.jsonl"))(0))
+        reader.decoded(Rows(str(tmp_path / "one.jsonl"))(0))
     assert (error.value.source, error.value.id, error.value.reason) == ("one", "one/1", reason)
 
 
@@ -111,7 +110,7 @@ def test_a_row_is_an_example_in_full():
         "images": [{"bytes": digit(1), "path": "a.png"}], "chain": "1 + 2 </think>",
         "level": "easy", "verifier": "number", "accuracy_weight": 0.5, "pass_rate": 0.25,
     }  # fmt: skip
-    example = rows.example(record, source="other", id="other/1")
+    example = records.example(record, source="other", id="other/1")
     assert isinstance(example.images[0], StoredImage)
     assert example == Example(
         id="x", images=example.images, question="Sum?", answer="3", chain="1 + 2 </think>",
@@ -119,7 +118,7 @@ def test_a_row_is_an_example_in_full():
         before=(("user", "<image>"), ("assistant", "Ok.")), accuracy_weight=0.5,
         metadata={"pass_rate": 0.25},
     )  # fmt: skip
-    plain = rows.example({"question": "q", "answer": "a"}, source="other", id="other/1")
+    plain = records.example({"question": "q", "answer": "a"}, source="other", id="other/1")
     assert (plain.source, plain.id) == ("other", "other/1")
 
 
@@ -129,17 +128,17 @@ def test_images_come_as_paths_bytes_dicts_and_uris(tmp_path):
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     for image in ("a.png", data, {"bytes": data, "path": None}, {"path": "a.png"}, uri):
         record = {"question": "q", "answer": "a", "images": [image]}
-        found = rows.example(record, root=tmp_path).images[0]
+        found = records.example(record, root=tmp_path).images[0]
         assert found.size == (32, 32) and found.read() == data
     with pytest.raises(Dropped, match="or set root, a folder here") as error:
-        rows.example({"question": "q", "answer": "a", "images": ["a.png"]})
+        records.example({"question": "q", "answer": "a", "images": ["a.png"]})
     assert error.value.reason == "image_missing"
 
 
 def test_markers_count_in_what_the_user_and_the_system_say():
     def row(before, question, images):
         before = [{"role": role, "content": text} for role, text in before]
-        return layouts.CANONICAL | {
+        return schemas.CANONICAL | {
             "before": before, "question": question, "answer": "a", "images": ["x"] * images,
         }  # fmt: skip
 
@@ -149,17 +148,17 @@ def test_markers_count_in_what_the_user_and_the_system_say():
         ([], "<image> <image>", 2),
         ([("system", "<image>"), ("user", "<image>"), ("assistant", "<image>")], "q", 2),
     ]:
-        rows.check(row(*good))
+        records.check(row(*good))
     for bad in [([], "<image>", 0), ([], "<image>", 2), ([("assistant", "<image>")], "<image>", 2)]:
-        with pytest.raises(layouts.Bad, match="markers"):
-            rows.check(row(*bad))
+        with pytest.raises(schemas.Bad, match="markers"):
+            records.check(row(*bad))
 
 
 def test_what_cannot_be_checked_before_a_run_is_no_reason_to_drop():
     for verifier in ("model", "my.module:function", "choice|model"):
-        rows.check(layouts.CANONICAL | {"question": "q", "answer": "B", "verifier": verifier})
-    teaches = layouts.CANONICAL | {"question": "q", "chain": "c", "answer": ""}
-    rows.check(teaches)
+        records.check(schemas.CANONICAL | {"question": "q", "answer": "B", "verifier": verifier})
+    teaches = schemas.CANONICAL | {"question": "q", "chain": "c", "answer": ""}
+    records.check(teaches)
 
 
 def test_dropped_is_one_line_and_survives_a_process(tmp_path):

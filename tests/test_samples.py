@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from tools_for_tests import run_tool
 
-from r1v3_jax import digits, feed, pipeline, samples
+from r1v3_jax import digits, pipeline, samples
 from r1v3_jax.config import load_config
+from r1v3_jax.data import reader
 from r1v3_jax.types import Example
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ def encoder(tmp_path_factory):
 
 
 def item(encoder, example):
-    return feed.Item(0, example, encoder.supervised(example))
+    return reader.Item(0, example, encoder.supervised(example))
 
 
 def test_the_runs_of_an_example_written_out(encoder):

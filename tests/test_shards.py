@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_layouts import digit
 
-from r1v3_jax import shards
+from r1v3_jax.data import record_files
 from r1v3_jax.types import Dropped
 
 array_record = pytest.importorskip("array_record.python.array_record_module")
@@ -43,26 +43,26 @@ def peak_mb():
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 10**6])
 def test_lines_are_found_wherever_chunks_end(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(shards, "CHUNK", chunk)
+    monkeypatch.setattr(record_files, "CHUNK", chunk)
     path = tmp_path / "a.jsonl"
     for text in [
         '{"a": 1}\n\n{"a": 2}\r\n  \n\r\n{"a": 3}',
         '\ufeff{"a": 1}\n{"a": 2}\n{"a": 3}\n\n',
     ]:
         path.write_bytes(text.encode())
-        lines = shards.Lines(str(path))
+        lines = record_files.Lines(str(path))
         assert [lines[i] for i in range(len(lines))] == [{"a": 1}, {"a": 2}, {"a": 3}]
         numbers = [number for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         assert [lines.where(i) for i in range(3)] == [f"a/{number}" for number in numbers]
     for text in ("", "\n", "\n\n \n"):
         path.write_text(text)
-        assert len(shards.Lines(str(path))) == 0
+        assert len(record_files.Lines(str(path))) == 0
 
 
 def test_a_line_that_is_too_long_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MAX_RECORD", 1000)
+    monkeypatch.setattr(record_files, "MAX_RECORD", 1000)
     (tmp_path / "a.jsonl").write_text('{"a": "' + "x" * 1000 + '"}\n{"a": 1}\n[3]\n{"a": ')
-    lines = shards.Lines(str(tmp_path / "a.jsonl"))
+    lines = record_files.Lines(str(tmp_path / "a.jsonl"))
     assert lines[1] == {"a": 1}
     for i, reason, found in [(0, "record", "1009 bytes"), (2, "json", "list"), (3, "json", "char")]:
         with pytest.raises(Dropped, match=found) as error:
@@ -78,7 +78,7 @@ def index_of(path, count):
             file.write("".join(f'{{"id": {i}, {line[1:]}\n' for i in range(start, start + 1000)))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, started = peak_mb(), time.perf_counter()
-    lines = shards.Lines(str(path))
+    lines = record_files.Lines(str(path))
     seconds = time.perf_counter() - started
     assert len(lines) == count
     for i in random.Random(0).sample(range(count), 100):
@@ -101,17 +101,17 @@ def test_an_index_of_a_million_lines(tmp_path):
 def test_a_json_file_is_a_list_or_lines(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(' [{"a": 1}, {"a": 2}, 3]')
-    found = shards.SHARDS["json"](str(path))
+    found = record_files.SHARDS["json"](str(path))
     assert [found[0], found[1], found.where(1), len(found)] == [{"a": 1}, {"a": 2}, "a/1", 3]
     with pytest.raises(Dropped, match="wanted an object, got int"):
         found[2]
     path.write_text('[{"a": 4}]', encoding="utf-8-sig")
-    assert shards.SHARDS["json"](str(path))[0] == {"a": 4}
+    assert record_files.SHARDS["json"](str(path))[0] == {"a": 4}
     path.write_text('{"a": 1}\n{"a": 2}\n')
-    assert shards.SHARDS["json"](str(path))[1] == {"a": 2}
+    assert record_files.SHARDS["json"](str(path))[1] == {"a": 2}
     path.write_text("[NaN]")
     with pytest.raises(ValueError, match="a.json: .*NaN is no JSON; one object a line goes"):
-        shards.SHARDS["json"](str(path))
+        record_files.SHARDS["json"](str(path))
 
 
 # ArrayRecord
@@ -128,7 +128,7 @@ def test_array_record_finds_every_flipped_bit_and_names_the_record(tmp_path):
         damaged[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
         path.write_bytes(damaged)
         try:
-            found = shards.Records(str(path))
+            found = record_files.Records(str(path))
         except ValueError as error:
             assert str(path) in str(error) and "copy it again" in str(error)
             outcomes["refused"] += 1
@@ -152,11 +152,11 @@ def test_array_record_cut_short_or_of_something_else(tmp_path):
     for cut in (b"", data[: len(data) // 2], b"hello" * 100):
         path.write_bytes(cut)
         with pytest.raises(ValueError, match="a.array_record: not an ArrayRecord file, empty, or"):
-            shards.Records(str(path))
+            record_files.Records(str(path))
     write_array_record(path, [b"\x0a\x03abc", b"[1]"])
     for i in range(2):
         with pytest.raises(Dropped) as error:
-            shards.Records(str(path))[i]
+            record_files.Records(str(path))[i]
         assert error.value.reason == "json"
 
 
@@ -174,7 +174,7 @@ def members(count):
 
 
 def test_tar_members_are_grouped_and_images_stay_in_the_file(tmp_path):
-    tar = shards.Tar(write_tar(tmp_path / "a.tar", members(9)))
+    tar = record_files.Tar(write_tar(tmp_path / "a.tar", members(9)))
     assert len(tar) == 9 and tar.where(3) == "a/set/003"
     for i in np.random.default_rng(0).permutation(9):
         images = [digit(i)] + [digit(i + 1)] * (i % 2)
@@ -185,14 +185,14 @@ def test_tar_members_are_grouped_and_images_stay_in_the_file(tmp_path):
 
 def test_images_of_a_tar_member_are_in_order_of_their_numbers(tmp_path):
     names = ["a.10.png", "a.2.png", "a.b.png", "a.1.jpg", "a.b1.png", "a.png"]
-    tar = shards.Tar(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names]))
+    tar = record_files.Tar(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names]))
     ordered = [b"a.1.jpg", b"a.2.png", b"a.10.png", b"a.b1.png", b"a.b.png", b"a.png"]
     assert tar[0] == {"images": ordered}
 
 
 def test_tar_without_json_and_with_bad_json(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.png", b"x"), ("b.json", b"{"), ("c.txt", b"hello")])
-    tar = shards.Tar(path)
+    tar = record_files.Tar(path)
     assert tar[0] == {"images": [b"x"]} and tar[2] == {}  # no layout: dropped as rows
     with pytest.raises(Dropped, match="a, a/b: JSONDecodeError"):
         tar[1]
@@ -209,7 +209,7 @@ def test_tar_with_hostile_members_opens_nothing_else(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname, info.size = kind, link, 2 if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(b"{}"))
-    tar = shards.Tar(str(tmp_path / "a.tar"))
+    tar = record_files.Tar(str(tmp_path / "a.tar"))
     assert len(tar) == 1 and tar[0] == {} and tar.where(0) == "a/../../up"
 
 
@@ -220,7 +220,7 @@ def test_tar_cut_short_or_damaged_between_members_is_named(tmp_path):
     for size in (*range(0, len(end), 700), 100, len(end)):
         path.write_bytes(data[:size])
         with pytest.raises(ValueError, match=r"a\.tar: (no tar, or|damaged or) cut short"):
-            shards.Tar(str(path))
+            record_files.Tar(str(path))
     path.write_bytes(data)
     with tarfile.open(path) as tar:
         headers = [member.offset for member in tar.getmembers()]
@@ -229,4 +229,4 @@ def test_tar_cut_short_or_damaged_between_members_is_named(tmp_path):
         damaged[header + 5] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.tar: damaged or cut short at byte"):
-            shards.Tar(str(path))
+            record_files.Tar(str(path))

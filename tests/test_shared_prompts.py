@@ -11,8 +11,10 @@ from flax import nnx
 from jax.sharding import get_mesh
 from random_models import random_model
 
-from r1v3_jax import data, rollout, train
+from r1v3_jax import rollout, train
 from r1v3_jax.config import GRPO, TINY, Compute, Run
+from r1v3_jax.data import placement
+from r1v3_jax.data.prompts import place_images
 from r1v3_jax.losses import policy
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models import attention, internvit, layers, qwen2
@@ -95,7 +97,7 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
         )
         out["positions"][r, : start + size] = np.arange(start + size)
         out["segment_ids"][r, : start + size] = 1
-        data.place_images(index[r, :start], prompt, p, Encoder)
+        place_images(index[r, :start], prompt, p, Encoder)
         if not np.isnan(reward[p, g]):
             mask[r, :size] = made.chosen[g, :size]
         advantages[r, start : start + size] = advantage[p, g]
@@ -126,7 +128,7 @@ def naive_gradient(model, groups, config: GRPO, names: str):
 
 def shared_gradient(model, groups, config: GRPO, names: str):
     graph, params, frozen = nnx.split(model, train.trainable(names), ...)
-    batch = data.place(rollout.policy_batch(groups, config, Encoder), TRAIN, get_mesh())
+    batch = placement.place(rollout.policy_batch(groups, config, Encoder), TRAIN, get_mesh())
 
     @jax.jit
     def gradient(params, batch):
@@ -192,7 +194,7 @@ def test_a_mesh_changes_nothing(model, groups, on_one_device, shape):
 def test_scores_are_the_naive_log_probabilities(model, groups):
     config = dataclasses.replace(CONFIG, accumulate=4)
     batch = rollout.policy_batch(groups, config, Encoder)
-    got = np.asarray(grpo.score(model, data.place(batch, TRAIN, get_mesh()), 0.8))
+    got = np.asarray(grpo.score(model, placement.place(batch, TRAIN, get_mesh()), 0.8))
     flat, _, _ = naive(groups, config)
     want, _ = jax.jit(functools.partial(train.token_logprobs, temperature=0.8))(model, flat)
     plan = rollout.pack(np.stack([group.completions.lengths for group in groups]), config)
@@ -210,7 +212,7 @@ def test_the_kernel_sees_what_the_reference_sees(model, groups, monkeypatch):
     ):  # fmt: skip
         kernel = functools.partial(getattr(layers, name), interpret=True)
         monkeypatch.setattr(module, name, kernel)
-    batch = data.place(rollout.policy_batch(groups, CONFIG, Encoder), TRAIN, get_mesh())
+    batch = placement.place(rollout.policy_batch(groups, CONFIG, Encoder), TRAIN, get_mesh())
     want = grpo.score(model, batch, 1.0)
     compute = dataclasses.replace(model.compute, attention="splash")
     got = grpo.score(random_model(TINY, compute), batch, 1.0)

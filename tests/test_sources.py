@@ -6,10 +6,10 @@ import json
 import pytest
 from PIL import Image
 
-from r1v3_jax import pipeline, sources, stores
+from r1v3_jax import pipeline
 from r1v3_jax.config import TINY, Verify
+from r1v3_jax.data import Rows, sources, stores
 from r1v3_jax.processing import image_files, processor
-from r1v3_jax.sources import Rows
 from r1v3_jax.types import Dropped
 
 

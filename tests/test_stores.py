@@ -12,8 +12,8 @@ from PIL import Image
 from test_layouts import digit
 from test_shards import write_array_record, write_tar
 
-from r1v3_jax import layouts, rows, stores
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows, schemas, stores
+from r1v3_jax.data.records import canonical, dumps
 from r1v3_jax.types import Dropped
 
 datasets = pytest.importorskip("datasets")
@@ -27,7 +27,7 @@ RECORDS = [
     }
     for i in range(30)
 ]
-CANONICAL = [rows.canonical(record) for record in RECORDS]
+CANONICAL = [canonical(record) for record in RECORDS]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def write_parquet(path, records, **options):
 
 def write_lines(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [rows.dumps(rows.canonical(record)) for record in records]
+    lines = [dumps(canonical(record)) for record in records]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -91,12 +91,12 @@ def write_everything(folder):
         some = RECORDS[10 * part : 10 * part + 10]
         write_parquet(folder / f"parquet/{part}.parquet", some, row_group_size=4)
         write_lines(folder / f"lines/deep/{part}.jsonl", some)
-        text = [rows.dumps(rows.canonical(record)).encode() for record in some]
+        text = [dumps(canonical(record)).encode() for record in some]
         (folder / "records").mkdir(exist_ok=True)
         write_array_record(folder / f"records/r.array_record-0000{part}-of-00003", text)
     whole.to_parquet(folder / "images.parquet")  # says of its column that it holds images
     (folder / "list.json").write_text(
-        json.dumps([json.loads(rows.dumps(row)) for row in CANONICAL], ensure_ascii=False)
+        json.dumps([json.loads(dumps(row)) for row in CANONICAL], ensure_ascii=False)
     )
     (folder / "lines/drops.jsonl").write_text('{"reason": "json"}\n')
     (folder / "parquet/info.json").write_text("{}")
@@ -118,10 +118,10 @@ def test_the_same_rows_at_every_kind_of_path(tmp_path, cache):
     for path in write_everything(tmp_path / "data"):
         store = stores.open_store(f"{tmp_path}/data/{path}", cache)
         assert len(store) == 30, path
-        assert [rows.canonical(store[i]) for i in range(30)] == CANONICAL, path
+        assert [canonical(store[i]) for i in range(30)] == CANONICAL, path
         assert len({store.where(i) for i in range(30)}) == 30, path
         for i in random.Random(0).sample(range(30), 10):
-            assert rows.canonical(store[i]) == CANONICAL[i]
+            assert canonical(store[i]) == CANONICAL[i]
         source = Rows(f"{tmp_path}/data/{path}", cache=cache)
         source.check()
         assert sorted(int(source(i).answer) for i in range(30)) == list(range(30))
@@ -146,8 +146,8 @@ def test_each_layout_from_a_file(tmp_path, cache, name):
     assert paths
     for path in paths:
         first = stores.open_store(str(tmp_path / path), cache)[0]
-        assert layouts.recognise(first) == schema
-        assert rows.canonical(first) == layouts.CANONICAL | expected
+        assert schemas.recognise(first) == schema
+        assert canonical(first) == schemas.CANONICAL | expected
 
 
 def test_records_of_files_of_one_name_have_names_of_their_own(tmp_path):
@@ -254,16 +254,16 @@ def test_remote_files_are_copied_once_and_a_changed_one_again(tmp_path, cache):
     remote.put(f"{tmp_path}/parquet", "/bucket/parquet", recursive=True)
     for path in ("records", "records/*", "parquet", "parquet/*.parquet"):
         store = stores.open_store(f"memory://bucket/{path}", cache)
-        assert [rows.canonical(store[i]) for i in range(30)] == CANONICAL
+        assert [canonical(store[i]) for i in range(30)] == CANONICAL
     copies = sorted(Path(cache).rglob("r.array_record*"))
     times = [os.stat(copy).st_mtime_ns for copy in copies]
     stores.open_store("memory://bucket/records", cache)
     assert len(copies) == 3 and [os.stat(copy).st_mtime_ns for copy in copies] == times
     assert not list(Path(cache).rglob("*.partial"))
-    changed = write_array_record(tmp_path / "changed", [rows.dumps(CANONICAL[5]).encode()])
+    changed = write_array_record(tmp_path / "changed", [dumps(CANONICAL[5]).encode()])
     remote.put(changed, "/bucket/records/r.array_record-00000-of-00003")
     store = stores.open_store("memory://bucket/records", cache)
-    assert len(store) == 21 and rows.canonical(store[0]) == CANONICAL[5]
+    assert len(store) == 21 and canonical(store[0]) == CANONICAL[5]
     with pytest.raises(FileNotFoundError, match="bucket/none: no files of questions there"):
         stores.open_store("memory://bucket/none", cache)
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from r1v3_jax import train
 from r1v3_jax.config import TINY, Compute, Optimizer
-from r1v3_jax.data import split
+from r1v3_jax.data.placement import split
 from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models import build
 from r1v3_jax.types import Batch

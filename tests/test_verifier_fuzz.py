@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards import score, verify
+from r1v3_jax.rewards import score
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers.routing import NAMES
 from r1v3_jax.rewards.verifiers.verdict import Verdict

@@ -14,7 +14,7 @@ import pytest
 
 from r1v3_jax.config import Verify
 from r1v3_jax.losses.advantages import group_advantages
-from r1v3_jax.rewards import score, verify
+from r1v3_jax.rewards import score
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers.pool import Item, Pool
 from r1v3_jax.rewards.verifiers.routing import Rule

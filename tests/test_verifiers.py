@@ -9,7 +9,7 @@ import pytest
 
 from r1v3_jax.config import Shaping, Verify
 from r1v3_jax.rewards import score as rewards_score
-from r1v3_jax.rewards import terms, verify
+from r1v3_jax.rewards import terms
 from r1v3_jax.rewards.score import score_all, shaped
 from r1v3_jax.rewards.verifiers import choice, detection, grids, numbers, routing, sets, units
 from r1v3_jax.rewards.verifiers.verdict import Verdict

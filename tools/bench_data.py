@@ -20,11 +20,12 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from r1v3_jax import cli, data, feed, pipeline
+from r1v3_jax import cli, pipeline
 from r1v3_jax.config import SFT, Data, load
+from r1v3_jax.data import Rows, packing, placement
+from r1v3_jax.data.reader import Reader, of_stage
 from r1v3_jax.processing import processor
 from r1v3_jax.sharding import TRAIN
-from r1v3_jax.sources import Rows
 
 SECONDS = flags.DEFINE_integer("seconds", 20, "To measure for.", lower_bound=1)
 PICTURES = flags.DEFINE_integer("pictures", 200, "Different ones.", lower_bound=1)
@@ -41,7 +42,7 @@ def main():
         model = dataclasses.replace(config.model, vision=vision, text=text)
         encoder = pipeline.make_encoder(dataclasses.replace(config, model=model), Path(directory))
         stage = SFT(train=write_rows(Path(directory)), rows=8, row_tokens=4096, tiles=8 * 13)
-        reader = feed.of_stage(stage, encoder, Data(threads=THREADS.value))
+        reader = of_stage(stage, encoder, Data(threads=THREADS.value))
         measure(reader, encoder, stage)
 
 
@@ -62,11 +63,11 @@ def write_rows(directory: Path) -> Rows:
     return Rows(str(directory / "rows.jsonl"))
 
 
-def measure(reader: feed.Reader, encoder: processor.Encoder, stage: SFT) -> None:
+def measure(reader: Reader, encoder: processor.Encoder, stage: SFT) -> None:
     """Prints rows and tiles a second, and the share of the cores' time that was used."""
     mesh = jax.sharding.get_mesh()
-    batches = data.packed_batches(reader, encoder, stage)
-    batches = data.prefetch((data.place(b, TRAIN, mesh), drawn) for b, drawn in batches)
+    batches = packing.packed_batches(reader, encoder, stage)
+    batches = placement.prefetch((placement.place(b, TRAIN, mesh), drawn) for b, drawn in batches)
     rows = tiles = count = 0
     with contextlib.closing(batches), contextlib.closing(reader):
         _, start = next(batches)

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import checksums, cli, feed, files, rows
-from r1v3_jax.downloads import Downloads
-from r1v3_jax.shards import EXTRA
-from r1v3_jax.sources import Rows
+from r1v3_jax import checksums, cli, files
+from r1v3_jax.data import Rows, reader, records
+from r1v3_jax.data.downloads import Downloads
+from r1v3_jax.data.record_files import EXTRA
 from r1v3_jax.types import Dropped, Example
 
 DATA = flags.DEFINE_string("data", None, "What to convert.", required=True)
@@ -75,8 +75,8 @@ def good_rows(
         try:
             if isinstance(example, Dropped):
                 raise example
-            row, same = rows.inline(example), seen[example.source, example.id]
-            content = hashlib.sha256(rows.dumps(row).encode()).digest()
+            row, same = records.inline(example), seen[example.source, example.id]
+            content = hashlib.sha256(records.dumps(row).encode()).digest()
             if content in same:
                 raise Dropped(example.source, example.id, "duplicate", f"row {number}")
         except Dropped as dropped:
@@ -97,7 +97,7 @@ def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropp
     def read(number: int) -> Example | Dropped:
         try:
             example = source.row(number, downloads)
-            feed.decoded(example)
+            reader.decoded(example)
         except Dropped as dropped:
             return dropped
         return example
@@ -133,7 +133,7 @@ def write_array_record(path: Path, chunk: list[dict]) -> None:
         raise ImportError(f"writing ArrayRecord needs {EXTRA}") from None
     writer = ArrayRecordWriter(str(path), "group_size:1,zstd:3")  # takes base64 back to bytes
     for row in chunk:
-        writer.write(rows.dumps(row).encode())
+        writer.write(records.dumps(row).encode())
     writer.close()
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, feed, pipeline, samples
+from r1v3_jax import cli, pipeline, samples
 from r1v3_jax.config import load
-from r1v3_jax.sources import Rows
+from r1v3_jax.data import Rows
+from r1v3_jax.data.reader import of_stage, told
 
 CONFIG = flags.DEFINE_string("config", None, "Whose model sees the rows.", required=True)
 STAGE = flags.DEFINE_string("stage", None, "A stage of the config; default: its first.")
@@ -40,7 +41,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         pipeline.write_tokenizer(config, Path(directory))
         encoder = pipeline.make_encoder(config, Path(directory))
-    reader = feed.of_stage(getattr(config, stage), encoder, config.data, source=source)
+    reader = of_stage(getattr(config, stage), encoder, config.data, source=source)
     count = min(SCAN.value, len(source)) if source else SCAN.value
     shown, sizes, dropped = [], [], []
     for index in range(count):
@@ -53,7 +54,7 @@ def main():
             shown.append(made)
     facts = [f"{count} rows looked at, {len(dropped)} left out"]
     if dropped:
-        facts[0] += f": {feed.told(collections.Counter(drop['reason'] for drop in dropped))}"
+        facts[0] += f": {told(collections.Counter(drop['reason'] for drop in dropped))}"
     if source:
         found = ", ".join(f"{name} ({count})" for name, count in source.recognised().items())
         facts.insert(0, f"layout of some rows: {found}")

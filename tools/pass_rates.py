@@ -13,8 +13,8 @@ from absl import flags
 
 from r1v3_jax import cli, distill
 from r1v3_jax.config import load
+from r1v3_jax.data import Rows
 from r1v3_jax.files import write_jsonl
-from r1v3_jax.sources import Rows
 
 CONFIG = flags.DEFINE_string("config", None, "Whose GRPO asks the questions.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The policy, a directory.", required=True)

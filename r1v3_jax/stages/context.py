@@ -9,7 +9,7 @@ import jax
 from r1v3_jax import checksums, health
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import Run
-from r1v3_jax.data import fetch
+from r1v3_jax.data.placement import fetch
 from r1v3_jax.metrics import Compiles, Logger, Timer
 from r1v3_jax.processing.processor import Encoder
 

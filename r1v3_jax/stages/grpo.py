@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from r1v3_jax import data, evaluate, feed, rollout, train
+from r1v3_jax import evaluate, rollout, train
 from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
+from r1v3_jax.data import placement
+from r1v3_jax.data.reader import Ledger, of_stage
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.losses.policy import clipped_policy_loss, importance_weights, kl
 from r1v3_jax.losses.supervised import weighted_sum
@@ -56,8 +58,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     prober = Prober(context, config)
 
     where = {"start": cursor, "counts": dropped}
-    reader = feed.of_stage(config, context.encoder, context.run.data, **where)
-    ledger = feed.Ledger(context.workdir, name, resume_step=first, counts=dropped)
+    reader = of_stage(config, context.encoder, context.run.data, **where)
+    ledger = Ledger(context.workdir, name, resume_step=first, counts=dropped)
 
     def begin(step: int, model: R1V3) -> rollout.Flight:
         key, limit = context.key("rollout", step), config.length_limit(step)
@@ -102,7 +104,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     "rows/busy": rollout.busy(host_batch),
                     "prompts/padded_length": padded,
                 }
-                batch = data.place(host_batch, rules, mesh)
+                batch = placement.place(host_batch, rules, mesh)
             metrics = {}
             if problem := rollout.not_finite(groups):
                 loop.skip(step, problem, host_batch)

@@ -14,8 +14,10 @@ import jax
 import numpy as np
 from absl import logging
 
-from r1v3_jax import data, feed, health, train
+from r1v3_jax import health, train
 from r1v3_jax.config import SFT
+from r1v3_jax.data import packing, placement
+from r1v3_jax.data.reader import Ledger, of_stage
 from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.stages.context import Context, Loop
@@ -42,10 +44,10 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     mesh = jax.sharding.get_mesh()
     held_out = validation_batches(context, config, mesh)
     where = {"start": cursor, "counts": dropped}
-    reader = feed.of_stage(config, context.encoder, context.run.data, **where)
-    batches = data.packed_batches(reader, context.encoder, config)
-    batches = data.prefetch((place(context, batch, mesh), drawn) for batch, drawn in batches)
-    ledger = feed.Ledger(context.workdir, name, resume_step=done, counts=dropped)
+    reader = of_stage(config, context.encoder, context.run.data, **where)
+    batches = packing.packed_batches(reader, context.encoder, config)
+    batches = placement.prefetch((place(context, batch, mesh), drawn) for batch, drawn in batches)
+    ledger = Ledger(context.workdir, name, resume_step=done, counts=dropped)
 
     with (
         contextlib.closing(batches),
@@ -104,7 +106,7 @@ def loss(model: R1V3, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
 def place(context: Context, batch: Batch, mesh) -> tuple[Batch, int]:
     """The batch on the devices, and how many tokens of it are learnt from."""
     tokens = int((batch.loss_weights > 0).sum())
-    return data.place(batch, context.run.compute.rules, mesh), tokens
+    return placement.place(batch, context.run.compute.rules, mesh), tokens
 
 
 def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
@@ -112,9 +114,9 @@ def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
     if not config.validate_every:
         return []
     how = context.run.data
-    reader = feed.of_stage(config, context.encoder, how, source=config.validation)
+    reader = of_stage(config, context.encoder, how, source=config.validation)
     with contextlib.closing(reader):
-        batches = data.packed_batches(reader, context.encoder, config)
+        batches = packing.packed_batches(reader, context.encoder, config)
         batches = itertools.islice(batches, config.validation_steps)
         return [place(context, batch, mesh)[0] for batch, _ in batches]
 

@@ -163,7 +163,7 @@ def test_another_mesh(shows, tmp_path):
         return train.create(nnx.merge(graph, placed), optimizer, train.trainable("all"))
 
     def batch(mesh):
-        from r1v3_jax.data import place
+        from r1v3_jax.data.placement import place
         from r1v3_jax.types import Batch
 
         size = 28

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax import layouts, rows, stores
-from r1v3_jax.downloads import Downloads
-from r1v3_jax.shards import kind
+from r1v3_jax.data import records, schemas, stores
+from r1v3_jax.data.downloads import Downloads
+from r1v3_jax.data.record_files import kind
 from r1v3_jax.types import Dropped, Example
 
 CHECKED = 64  # rows that are looked at before a run
@@ -61,7 +61,7 @@ class Rows:
 
         downloads: where images may be fetched from.
         """
-        return rows.example(
+        return records.example(
             self.record(number),
             schema=self.schema,
             source=self.source,
@@ -107,7 +107,7 @@ class Rows:
     def open(self) -> "Rows":
         """Itself, opened. FileNotFoundError or ValueError if there is nothing to read."""
         if self.schema:
-            rows.check_schema(self.schema)
+            records.check_schema(self.schema)
         if self.root and not Path(self.root).is_dir():
             raise FileNotFoundError(f"{self.path}: root {self.root!r} is no folder")
         _ = self._store
@@ -142,8 +142,8 @@ class Rows:
         found = collections.Counter()
         for number in self._some():
             try:
-                found[self.schema or layouts.recognise(self.record(number))] += 1
-            except (Dropped, layouts.Bad):
+                found[self.schema or schemas.recognise(self.record(number))] += 1
+            except (Dropped, schemas.Bad):
                 found["none"] += 1
         return dict(found)
 

@@ -10,9 +10,9 @@ import json
 import threading
 from pathlib import Path
 
-from r1v3_jax import layouts
-from r1v3_jax.downloads import Downloads, is_address
-from r1v3_jax.layouts import Bad
+from r1v3_jax.data import schemas
+from r1v3_jax.data.downloads import Downloads, is_address
+from r1v3_jax.data.schemas import Bad
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
 from r1v3_jax.rewards import verify
@@ -68,7 +68,7 @@ def example(
 
 def inline(example: Example) -> dict:
     """The canonical row of an example whose images are stored, with the bytes of these."""
-    row = {name: getattr(example, name) for name in layouts.CANONICAL}
+    row = {name: getattr(example, name) for name in schemas.CANONICAL}
     row["images"] = [image.read() for image in example.images]
     row["before"] = [{"role": role, "content": content} for role, content in example.before]
     return row
@@ -81,29 +81,29 @@ def canonical(record, schema: str = "") -> dict:
     """
     if not isinstance(record, dict):
         raise Bad("json", f"wanted an object, got {type(record).__name__}")
-    schema = schema or layouts.recognise(record)
+    schema = schema or schemas.recognise(record)
     check_schema(schema)
-    row = layouts.CANONICAL | layouts.SCHEMAS[schema](record)
-    row["id"] = layouts.read_text(row["id"], "id", 1000)
-    row["source"] = layouts.read_text(row["source"], "source", 1000)
-    row["question"] = layouts.read_text(row["question"], "question").strip()
-    row["answer"] = boxes.unboxed(layouts.read_text(row["answer"], "answer"))
-    row["images"] = layouts.read_images(row["images"])
-    row["before"] = layouts.read_turns(row["before"])
-    row["chain"] = layouts.read_text(row["chain"], "chain")
+    row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
+    row["id"] = schemas.read_text(row["id"], "id", 1000)
+    row["source"] = schemas.read_text(row["source"], "source", 1000)
+    row["question"] = schemas.read_text(row["question"], "question").strip()
+    row["answer"] = boxes.unboxed(schemas.read_text(row["answer"], "answer"))
+    row["images"] = schemas.read_images(row["images"])
+    row["before"] = schemas.read_turns(row["before"])
+    row["chain"] = schemas.read_text(row["chain"], "chain")
     row["chain"] = row["chain"] if row["chain"].strip() else None
-    row["level"] = layouts.read_text(row["level"], "level", 1000) or "normal"
-    row["verifier"] = layouts.read_text(row["verifier"], "verifier", 1000)
-    row["accuracy_weight"] = layouts.read_weight(row["accuracy_weight"])
-    row["metadata"] = layouts.read_metadata(row["metadata"])
+    row["level"] = schemas.read_text(row["level"], "level", 1000) or "normal"
+    row["verifier"] = schemas.read_text(row["verifier"], "verifier", 1000)
+    row["accuracy_weight"] = schemas.read_weight(row["accuracy_weight"])
+    row["metadata"] = schemas.read_metadata(row["metadata"])
     return row
 
 
 def check_schema(schema: str) -> None:
     """ValueError if there is no such layout."""
-    if schema not in layouts.SCHEMAS:
+    if schema not in schemas.SCHEMAS:
         raise ValueError(
-            f"schema {schema!r}: choose from {', '.join(layouts.SCHEMAS)}, or leave it empty"
+            f"schema {schema!r}: choose from {', '.join(schemas.SCHEMAS)}, or leave it empty"
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.shards import EXTRA, SHARDS, Records, kind
+from r1v3_jax.data.record_files import EXTRA, SHARDS, Records, kind
 
 
 def open_store(path: str, cache: str = ""):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax import layouts
+from r1v3_jax.data import schemas
 from r1v3_jax.types import Dropped
 
 MAX_RECORD = 64 * 2**20  # bytes; an image of images.MAX_BYTES in base64 has 43 MiB
@@ -43,8 +43,8 @@ def _parsed(store, i: int, text: bytes) -> dict:
     if len(text) > MAX_RECORD:
         raise _damaged(store, i, f"{len(text)} bytes, at most {MAX_RECORD} are read")
     try:
-        record = layouts.loads(text)
-    except layouts.Bad as error:
+        record = schemas.loads(text)
+    except schemas.Bad as error:
         raise Dropped(store.name, store.where(i), *error.args) from error
     return _object(store, i, record)
 
@@ -109,8 +109,8 @@ class List:
     def __init__(self, file: str):
         self.name = Path(file).stem
         try:
-            self.records = layouts.loads(Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf"))
-        except layouts.Bad as error:
+            self.records = schemas.loads(Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        except schemas.Bad as error:
             raise ValueError(
                 f"{file}: {error.args[1]}; one object a line goes as .jsonl"
             ) from error

@@ -21,7 +21,7 @@ import grain
 
 from r1v3_jax import files, metrics
 from r1v3_jax.config import GRPO, SFT, Data
-from r1v3_jax.mixtures import with_chains
+from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.processing.image_files import ImageError, StoredImage
 from r1v3_jax.processing.processor import Encoded, Encoder
 from r1v3_jax.types import Dropped, Example
