@@ -15,12 +15,14 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checksums, evaluate, files, health, hf, hf_files, report
+from r1v3_jax import checksums, evaluate, files, health, hf, report
 from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
 from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.files import first_process
+from r1v3_jax.hf import processor_files
+from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.models import build, r1v3
 from r1v3_jax.processing import tokenizer_files
@@ -184,7 +186,7 @@ def set_chat(config: Run, directory: Path) -> None:
     if config.system or config.opening:
         found = load(directory, text_only=config.model.vision is None).chat
         if (chat := found.but(config.system, config.opening)) != found:
-            hf_files.replace_template(directory, chat_template(chat))
+            processor_files.replace_template(directory, chat_template(chat))
 
 
 def tokenizer_of(checkpoint: str | Path) -> Path:
@@ -223,7 +225,7 @@ def check_init(config: Run) -> None:
     if ours:
         found = read_config(directory)[0]
     else:
-        found = hf.Checkpoint.open(directory).config  # and the headers of the weights
+        found = Checkpoint.open(directory).config  # and the headers of the weights
     there, here = _fields(found), _fields(config.model)
     differing = [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"

@@ -16,7 +16,7 @@ import torch
 import torch_reference as reference
 from safetensors.torch import load_file, save_file
 
-from r1v3_jax import hf
+from r1v3_jax.hf.load import INDEX
 
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -103,7 +103,7 @@ def write_shards(directory: Path, tensors: dict[str, torch.Tensor], shards: int)
         part = {name: tensors[name] for name in names[i::shards]}
         save_file(part, directory / file)
         weight_map |= dict.fromkeys(part, file)
-    (directory / hf.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def original_config(raw: dict) -> dict:

@@ -38,9 +38,11 @@ from flax import nnx
 from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
-from r1v3_jax import checkpoint, hf, hf_config, hf_files, hf_weights
+from r1v3_jax import checkpoint, hf
 from r1v3_jax.config import PRESETS, TINY, TINY_300M, Compute
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.hf import load, processor_files, read_config, weights, write_config
+from r1v3_jax.hf.load import INDEX, save_file
 from r1v3_jax.models.flops import num_params
 from r1v3_jax.sharding import make_mesh
 
@@ -101,7 +103,7 @@ def test_language_models_alone_come_in_and_go_out(tmp_path, family, tie):
     reference.save_hf(source, tmp_path / "in")
     model = hf.load(tmp_path / "in")
     assert model.config.vision is None and model.config.text.tie_embeddings == tie
-    for layout in hf_config.LAYOUTS:  # the same without a tower
+    for layout in read_config.LAYOUTS:  # the same without a tower
         hf.save(model, tmp_path / layout, layout)
         assert_same_bits(read_tensors(tmp_path / layout), dict(source.state_dict()))
         again, info = transformers.AutoModelForCausalLM.from_pretrained(
@@ -213,7 +215,7 @@ def test_rope_impl_is_the_caller_s(tmp_path):
 def test_pad_rows_of_the_vocabulary_are_zero_and_stay_here(tmp_path):
     write_checkpoint(tmp_path / "in", vision_language("rms-qwen2"), "hf", "float32")
     model = hf.load(tmp_path / "in")
-    for name in hf_weights.VOCAB:
+    for name in weights.VOCAB:
         weight = params(model)[name]
         assert weight.shape == (1024, 32) and weight[:331].all() and not weight[331:].any()
 
@@ -266,12 +268,12 @@ def original_scheme(*, layers, rms, qkv_bias, qk_norm, text_layers, q_bias, head
 
 
 def test_original_names_of_both_towers_are_the_published_ones():
-    rms = {piece.name for piece in hf_weights.pieces(TINY, "original")}
+    rms = {piece.name for piece in weights.pieces(TINY, "original")}
     assert rms == original_scheme(
         layers=2, rms=True, qkv_bias=False, qk_norm=True,
         text_layers=2, q_bias=True, head_norm=False,
     )  # fmt: skip
-    layer_norm = {piece.name for piece in hf_weights.pieces(TINY_300M, "original")}
+    layer_norm = {piece.name for piece in weights.pieces(TINY_300M, "original")}
     assert layer_norm == original_scheme(
         layers=3, rms=False, qkv_bias=True, qk_norm=False,
         text_layers=3, q_bias=False, head_norm=True,
@@ -280,7 +282,7 @@ def test_original_names_of_both_towers_are_the_published_ones():
 
 def test_r1v3_38b_has_the_published_shapes_and_size():
     """Shapes: Skywork-R1V3's files. 38,388,164,992 parameters."""
-    shapes = {p.name: p.shape for p in hf_weights.pieces(PRESETS["r1v3_38b"], "original")}
+    shapes = {p.name: p.shape for p in weights.pieces(PRESETS["r1v3_38b"], "original")}
     vision, text = "vision_model.encoder.layers.44", "language_model.model.layers.63"
     wanted = {
         "vision_model.embeddings.class_embedding": (1, 1, 3200),
@@ -334,7 +336,7 @@ def test_a_head_of_its_own_is_kept_whatever_the_config_says(tmp_path, caplog):
     config = read_json(tmp_path / "in" / "config.json")
     del config["tie_word_embeddings"]
     write_json(tmp_path / "in" / "config.json", config)
-    assert hf_config.read(tmp_path / "in").text.tie_embeddings
+    assert read_config.read(tmp_path / "in").text.tie_embeddings
     model = hf.load(tmp_path / "in")
     assert "keeping both" in caplog.text
     assert not model.config.text.tie_embeddings
@@ -353,7 +355,7 @@ def test_a_tied_head_need_not_be_in_the_file_but_is_written(tmp_path):
     model = hf.load(tmp_path / "without")
     assert model.config.text.tie_embeddings and model.language.head is None
     assert_same_bits(params(model), params(hf.load(tmp_path / "with")))
-    for layout in hf_config.LAYOUTS:
+    for layout in read_config.LAYOUTS:
         out = tmp_path / layout
         hf.save(model, out, layout)
         assert torch.equal(read_tensors(out)["language_model.lm_head.weight"], head)
@@ -387,7 +389,7 @@ def test_shards_index_and_checksums(tmp_path):
         "preprocessor_config.json", "processor_config.json",
     ]  # fmt: skip
     total = 0
-    index = read_json(out / hf.INDEX)
+    index = read_json(out / INDEX)
     for name in shards:
         tensors = load_file(out / name)
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -437,8 +439,8 @@ def test_an_interrupted_save_leaves_nothing_that_loads(tmp_path, monkeypatch):
         saved.append(path)
         write_shard(tensors, path, **options)
 
-    write_shard = hf.save_file  # safetensors' own
-    monkeypatch.setattr(hf, "save_file", save_then_stop)
+    write_shard = save_file  # safetensors' own
+    monkeypatch.setattr(load, "save_file", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
         hf.save(model, tmp_path / "out", max_shard_bytes=50_000)
     assert len(saved) == 2 and not (tmp_path / "out").exists()
@@ -485,8 +487,8 @@ def test_the_original_layout_brings_the_configuration_class_that_vllm_needs(tmp_
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, rope_factor=2.0))
     out = tmp_path / "out"
     out.mkdir()
-    hf_files.write(out, config, "original", None, None)
-    write_json(out / "config.json", hf_config.write(config, "original", "float32"))
+    processor_files.write(out, config, "original", None, None)
+    write_json(out / "config.json", write_config.write(config, "original", "float32"))
     # No installed package, no cache, no network: what lies in the directory must do.
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin"}
     done = subprocess.run(
@@ -560,15 +562,13 @@ def only_a_pickle(directory: Path) -> None:
 
 
 def twice(directory: Path) -> None:
-    (directory / hf.INDEX).unlink()
+    (directory / INDEX).unlink()
     shutil.copyfile(directory / SHARD, directory / "copy.safetensors")
 
 
 def point_outside(directory: Path, where: str) -> None:
     shutil.copyfile(directory / LOST, directory.parent / "stolen.safetensors")
-    change_json(
-        directory / hf.INDEX, lambda index: index["weight_map"].update({"mlp1.weight": where})
-    )
+    change_json(directory / INDEX, lambda index: index["weight_map"].update({"mlp1.weight": where}))
 
 
 def in_place_of(path: Path, make) -> None:
@@ -621,14 +621,14 @@ BROKEN = {
     "twice": (twice, f"{NORM} is in both copy.safetensors and {SHARD}"),
     "outside": (
         lambda d: point_outside(d, "../stolen.safetensors"),
-        f"{hf.INDEX}: '../stolen.safetensors' lies outside the directory",
+        f"{INDEX}: '../stolen.safetensors' lies outside the directory",
     ),
     "absolute": (
         lambda d: point_outside(d, "/etc/passwd"),
-        f"{hf.INDEX}: '/etc/passwd' lies outside the directory",
+        f"{INDEX}: '/etc/passwd' lies outside the directory",
     ),
-    "empty-index": (lambda d: (d / hf.INDEX).write_text("{}"), f"{hf.INDEX}: no weight_map"),
-    "bad-index": (lambda d: (d / hf.INDEX).write_text("{"), f"{hf.INDEX}: not JSON"),
+    "empty-index": (lambda d: (d / INDEX).write_text("{}"), f"{INDEX}: no weight_map"),
+    "bad-index": (lambda d: (d / INDEX).write_text("{"), f"{INDEX}: not JSON"),
     "no-weights": (remove_shards, "no *.safetensors file"),
     "pickle": (only_a_pickle, "pytorch_model.bin is a pickle, which is never read"),
     "no-config": (
@@ -659,12 +659,12 @@ BROKEN = {
     ),
     "directory-alone": (directory_alone, "model.safetensors: not a file; download it again"),
     "dangling-index": (
-        lambda d: in_place_of(d / hf.INDEX, lambda path: path.symlink_to("blobs/2")),
-        f"{hf.INDEX}: a link to blobs/2, which does not exist",
+        lambda d: in_place_of(d / INDEX, lambda path: path.symlink_to("blobs/2")),
+        f"{INDEX}: a link to blobs/2, which does not exist",
     ),
     "index-of-a-pickle": (
         lambda d: point_outside(d, "pytorch_model.bin"),
-        f"{hf.INDEX}: 'pytorch_model.bin' is not a *.safetensors file; convert it",
+        f"{INDEX}: 'pytorch_model.bin' is not a *.safetensors file; convert it",
     ),
 }
 
@@ -726,13 +726,13 @@ def test_a_bad_config_does_not_hide_bad_files(tmp_path, good):
     directory = tmp_path / "bad"
     shutil.copytree(good, directory)
     change_json(directory / "config.json", lambda raw: raw.update(downsample_ratio=0.25))
-    change_json(directory / hf.INDEX, lambda index: index["weight_map"].update({"a": "b.bin"}))
+    change_json(directory / INDEX, lambda index: index["weight_map"].update({"a": "b.bin"}))
     (directory / SHARD).write_bytes(b"")
     (directory / LOST).unlink()
     assert refusal(lambda: hf.load(directory)) == cannot_be_loaded(
         directory,
         "config.json: downsample_ratio is 0.25; only 0.5 is supported",
-        f"{hf.INDEX}: 'b.bin' is not a *.safetensors file; convert it",
+        f"{INDEX}: 'b.bin' is not a *.safetensors file; convert it",
         f"{LOST} is missing; the index places 33 tensors in it",
         f"{SHARD} is empty (0 bytes); download it again",
     )
@@ -745,8 +745,8 @@ def test_a_missing_shard_does_not_hide_what_is_wrong_in_the_others(tmp_path, lay
     """Nor are its tensors missing one by one; those that no file should hold are."""
     directory = tmp_path / "in"
     write_checkpoint(directory, vision_language("rms-qwen2"), layout, "float32", shards=2)
-    index = read_json(directory / hf.INDEX)["weight_map"]
-    norm = hf_weights.renamed(NORM, layout)
+    index = read_json(directory / INDEX)["weight_map"]
+    norm = weights.renamed(NORM, layout)
     shard = index[norm]
     (lost,) = set(index.values()) - {shard}
     gone = next(n for n in sorted(index) if index[n] == shard and n.endswith("_proj.weight"))
@@ -763,7 +763,7 @@ def test_a_missing_shard_does_not_hide_what_is_wrong_in_the_others(tmp_path, lay
         f"  {gone} {shape} is missing",
     ])  # fmt: skip
     # Without an index nobody knows what the other file held.
-    (directory / hf.INDEX).unlink()
+    (directory / INDEX).unlink()
     (directory / "other.safetensors").write_bytes(b"")
     assert refusal(lambda: hf.load(directory)) == cannot_be_loaded(
         directory,
@@ -819,11 +819,11 @@ def large(tmp_path_factory):
     directory = tmp_path_factory.mktemp("large") / "checkpoint"
     directory.mkdir()
     write_json(
-        directory / "config.json", hf_config.write(LARGE, "original", "bfloat16")
+        directory / "config.json", write_config.write(LARGE, "original", "bfloat16")
     )  # fmt: skip
     noise = torch.randn(1 << 20).to(torch.bfloat16)
     weight_map, shard, size = {}, {}, 0
-    plan = list(hf_weights.pieces(LARGE, "original"))
+    plan = list(weights.pieces(LARGE, "original"))
     for piece in plan:
         count = int(np.prod(piece.shape))
         tensor = noise.repeat(-(-count // len(noise)))[:count].reshape(piece.shape).clone()
@@ -833,7 +833,7 @@ def large(tmp_path_factory):
             save_file(shard, directory / file)
             weight_map |= dict.fromkeys(shard, file)
             shard, size = {}, 0
-    write_json(directory / hf.INDEX, {"weight_map": weight_map})
+    write_json(directory / INDEX, {"weight_map": weight_map})
     yield directory
     shutil.rmtree(directory)
 

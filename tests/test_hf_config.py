@@ -12,19 +12,20 @@ from checkpoints_for_tests import (
     vision_language,
 )
 
-from r1v3_jax import files, hf_config
+from r1v3_jax import files
 from r1v3_jax.config import PRESETS, TINY, ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.hf import read_config, write_config
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("layout", hf_config.LAYOUTS)
+@pytest.mark.parametrize("layout", read_config.LAYOUTS)
 def test_config_json_says_everything(tmp_path, name, layout):
     """What is written for a model reads back as the same model, up to what only runs know."""
     config = PRESETS[name]
-    files.write_json(tmp_path / "config.json", hf_config.write(config, layout, "bfloat16"))
+    files.write_json(tmp_path / "config.json", write_config.write(config, layout, "bfloat16"))
     if layout == "hf":  # transformers knows no Skywork
         config = dataclasses.replace(config, architecture="InternVLChatModel")
-    assert hf_config.read(tmp_path) == config
+    assert read_config.read(tmp_path) == config
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,12 @@ def test_config_json_refuses_what_a_layout_cannot_say():
     vision = dataclasses.replace(TINY.vision, qk_norm_eps=1e-5)
     odd = dataclasses.replace(TINY, vision=vision)
     with pytest.raises(ValueError, match="transformers fixes the qk-norm eps at 1e-6"):
-        hf_config.write(odd, "hf", "float32")
+        write_config.write(odd, "hf", "float32")
     with pytest.raises(ValueError, match="one eps for all norms, this tower has 1e-06 and 1e-05"):
-        hf_config.write(odd, "original", "float32")
+        write_config.write(odd, "original", "float32")
     both = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, qk_norm=True))
     with pytest.raises(ValueError, match="both a qkv bias .* and a qk-norm"):
-        hf_config.write(both, "hf", "float32")
+        write_config.write(both, "hf", "float32")
 
 
 def set_in(*path, value):
@@ -341,9 +342,9 @@ def test_a_config_that_the_model_cannot_follow_is_refused(tmp_path, name):
     raw = vision_language("rms-qwen2").config.to_dict()
     raw = original_config(raw) if layout == "original" else raw
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    hf_config.read(tmp_path)
+    read_config.read(tmp_path)
     change_json(tmp_path / "config.json", change)
-    assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
+    assert refusal(lambda: read_config.read(tmp_path)) == cannot_be_loaded(
         tmp_path, *(f"config.json: {message}" for message in messages)
     )
 
@@ -353,7 +354,7 @@ def test_all_problems_of_a_config_come_in_one_error(tmp_path):
     raw["ps_version"], raw["llm_config"]["hidden_act"] = "v1", "relu"
     raw["vision_config"]["norm_type"] = "none"
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
+    assert refusal(lambda: read_config.read(tmp_path)) == cannot_be_loaded(
         tmp_path,
         "config.json: the language model's hidden_act is 'relu'; only 'silu' is supported",
         "config.json: vision norm_type 'none'; supported are layer_norm and rms_norm",
@@ -364,12 +365,12 @@ def test_all_problems_of_a_config_come_in_one_error(tmp_path):
 def test_the_defaults_of_a_tower_are_those_of_its_class(tmp_path):
     """InternVisionConfig's are the 6B tower's, InternVLVisionConfig's a LayerNorm tower's."""
     source = vision_language("rms-qwen2").config
-    for layout in hf_config.LAYOUTS:
+    for layout in read_config.LAYOUTS:
         raw = source.to_dict() if layout == "hf" else original_config(source.to_dict())
         for key in "norm_type use_qk_norm attention_bias qk_normalization qkv_bias".split():
             raw["vision_config"].pop(key, None)
         files.write_json(tmp_path / "config.json", raw)
-        vision = hf_config.read(tmp_path).vision
+        vision = read_config.read(tmp_path).vision
         wanted = ("rms_norm", True) if layout == "original" else ("layer_norm", False)
         assert (vision.norm, vision.qk_norm, vision.qkv_bias) == (*wanted, False)
 
@@ -380,7 +381,7 @@ def test_the_class_that_a_config_names_is_the_model(tmp_path):
 
     def read(**changes):
         files.write_json(tmp_path / "config.json", {**raw, **changes})
-        return hf_config.read(tmp_path)
+        return read_config.read(tmp_path)
 
     assert read().architecture == "SkyworkR1VChatModel"
     assert read(architectures=None).architecture == "SkyworkR1VChatModel"
@@ -400,7 +401,7 @@ def test_a_language_model_without_a_type_is_known_by_its_class(tmp_path, named, 
     if named is not None:
         raw["llm_config"]["architectures"] = [f"{named}ForCausalLM"]
     files.write_json(tmp_path / "config.json", raw)
-    text = hf_config.read(tmp_path).text
+    text = read_config.read(tmp_path).text
     assert (text.qkv_bias, text.qk_norm) == (qkv_bias, qk_norm)
 
 
@@ -413,11 +414,11 @@ def test_an_answer_ends_with_the_turn_whatever_the_config_says(tmp_path, ids, kn
     raw["text_config"]["eos_token_id"] = ids
     files.write_json(tmp_path / "config.json", raw)
     files.write_json(tmp_path / "added_tokens.json", known)
-    assert hf_config.read(tmp_path).end_token_id == end
+    assert read_config.read(tmp_path).end_token_id == end
 
 
 def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
-    raw = hf_config.write(dataclasses.replace(TINY, max_tiles=5), "hf", "float32")
+    raw = write_config.write(dataclasses.replace(TINY, max_tiles=5), "hf", "float32")
     files.write_json(tmp_path / "config.json", raw)
     settings = {
         "crop_to_patches": False,  # as in the published files, and without effect
@@ -428,10 +429,10 @@ def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
         "size": {"height": 28, "width": 28},
     }
     files.write_json(tmp_path / "preprocessor_config.json", settings)
-    assert hf_config.read(tmp_path).max_tiles == 5
+    assert read_config.read(tmp_path).max_tiles == 5
     del raw["max_dynamic_patch"]
     files.write_json(tmp_path / "config.json", raw)
-    assert hf_config.read(tmp_path).max_tiles == 7
+    assert read_config.read(tmp_path).max_tiles == 7
     changes = {
         "max_patches": "x",
         "min_patches": 2,
@@ -441,7 +442,7 @@ def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
     }
     files.write_json(tmp_path / "preprocessor_config.json", changes)
     only = "preprocessor_config.json: "
-    assert refusal(lambda: hf_config.read(tmp_path)) == cannot_be_loaded(
+    assert refusal(lambda: read_config.read(tmp_path)) == cannot_be_loaded(
         tmp_path,
         f"{only}image_mean is [0.5, 0.5, 0.5]; only [0.485, 0.456, 0.406] is supported",
         f"{only}image_std is [1, 1, 1]; only [0.229, 0.224, 0.225] is supported",
@@ -451,7 +452,7 @@ def test_the_processor_of_the_hf_layout_says_how_many_tiles(tmp_path):
         f"{only}max_patches is 'x'; it must be a positive whole number",
     )
     (tmp_path / "preprocessor_config.json").unlink()
-    assert hf_config.read(tmp_path).max_tiles == 12
+    assert read_config.read(tmp_path).max_tiles == 12
 
 
 # Every field that config.json holds, away from its default.
@@ -477,7 +478,7 @@ FAR = ModelConfig(
 NOT_IN_CONFIG_JSON = {"rope_impl", "vocab_multiple"}
 
 
-@pytest.mark.parametrize("layout", hf_config.LAYOUTS)
+@pytest.mark.parametrize("layout", read_config.LAYOUTS)
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -494,27 +495,27 @@ def test_every_field_of_a_model_survives_config_json(tmp_path, layout, norm, qkv
     if layout == "hf":  # transformers has no Skywork, and one eps for every qk-norm
         vision = dataclasses.replace(vision, qk_norm_eps=1e-6)
         config = dataclasses.replace(config, vision=vision, architecture="InternVLChatModel")
-    files.write_json(tmp_path / "config.json", hf_config.write(config, layout, "float32"))
-    assert hf_config.read(tmp_path) == config
+    files.write_json(tmp_path / "config.json", write_config.write(config, layout, "float32"))
+    assert read_config.read(tmp_path) == config
 
 
 def test_the_image_token_is_found_where_each_generation_of_files_keeps_it(tmp_path):
     source = vision_language("rms-qwen2").config.to_dict()
     files.write_json(tmp_path / "config.json", source)
-    assert hf_config.read(tmp_path).image_token_id == 9
+    assert read_config.read(tmp_path).image_token_id == 9
     old = {key: value for key, value in source.items() if key != "image_token_id"}
     files.write_json(tmp_path / "config.json", {**old, "image_token_index": 11})
-    assert hf_config.read(tmp_path).image_token_id == 11
+    assert read_config.read(tmp_path).image_token_id == 11
     original = original_config(vision_language("rms-qwen2").config.to_dict())
     del original["image_token_id"]  # the published files of this layout have none
     files.write_json(tmp_path / "config.json", original)
     with pytest.raises(ValueError, match="image_token_id 151667 is outside the vocabulary of 331"):
-        hf_config.read(tmp_path)
+        read_config.read(tmp_path)
     files.write_json(tmp_path / "added_tokens.json", {"<IMG_CONTEXT>": 13})
-    assert hf_config.read(tmp_path).image_token_id == 13
+    assert read_config.read(tmp_path).image_token_id == 13
     listed = {"added_tokens_decoder": {"17": {"content": "<IMG_CONTEXT>", "special": True}}}
     files.write_json(tmp_path / "tokenizer_config.json", listed)
-    assert hf_config.read(tmp_path).image_token_id == 17
+    assert read_config.read(tmp_path).image_token_id == 17
     listed = {"added_tokens": [{"content": "<IMG_CONTEXT>", "id": 19}]}
     files.write_json(tmp_path / "tokenizer.json", listed)
-    assert hf_config.read(tmp_path).image_token_id == 19
+    assert read_config.read(tmp_path).image_token_id == 19

@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import checkpoint, evaluate, hf, hf_files, metrics, pipeline, train
+from r1v3_jax import checkpoint, evaluate, hf, metrics, pipeline, train
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
+from r1v3_jax.hf import processor_files
 from r1v3_jax.processing.chat import ChatFormat
 from r1v3_jax.sharding import make_mesh
 
@@ -122,7 +123,7 @@ def test_a_run_begins_the_assistant_s_turn_as_it_says(config, finished, tmp_path
     workdir, _ = finished
     source = tmp_path / "untaught"  # as InternVL3's: no thought is opened, strings only
     shutil.copytree(workdir / "export", source)
-    hf_files.replace_template(source, UNTAUGHT)
+    processor_files.replace_template(source, UNTAUGHT)
     run = dataclasses.replace(config, init_from=str(source), write_tokenizer=None)
     context = pipeline.prepare(run, tmp_path / "as it is", True)
     assert context.encoder.tokenizer.chat == ChatFormat("Be brief.", "")

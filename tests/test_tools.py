@@ -21,15 +21,16 @@ from tools_for_tests import ENVIRONMENT, run_tool
 from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from r1v3_jax import checkpoint, hf, hf_config
+from r1v3_jax import checkpoint, hf
 from r1v3_jax.config import TINY
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.hf import read_config
 from r1v3_jax.processing import chat, tokenizer_files
 from r1v3_jax.processing import tokenizer as processing_tokenizer
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
-LAYOUTS = hf_config.LAYOUTS
+LAYOUTS = read_config.LAYOUTS
 # As many rows as the tokenizer has tokens: nothing may be added to it.
 CONFIG = dataclasses.replace(
     TINY,

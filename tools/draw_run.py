@@ -11,6 +11,7 @@ makes it again from the id of its question.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -32,8 +33,10 @@ QUESTION = flags.DEFINE_string(
     "question", "", "The id of a question in the last rollout; default: chosen."
 )
 
-COLUMNS = 25  # characters of a line of the completion
-MAX_ENTROPY = 2.0  # nats, the end of the colour scale
+COLUMNS = 24  # characters of a line of the completion
+LINES = 7  # of the completion that there is room for
+COLOURS = "YlGnBu"  # pale where the policy is sure; told apart with any colour vision, and in grey
+TITLE = {"fontsize": 12, "weight": "bold"}
 NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 
 
@@ -57,14 +60,14 @@ def draw(workdir: Path, question: str = "") -> Figure:
     tokenizer = load(workdir / "tokenizer")
     texts = [tokenizer.decode([token], skip_special=False) for token in row["tokens"]]
 
-    figure = Figure(figsize=(10.0, 4.1), layout=None)
+    scale = Normalize(0, max(0.5, math.ceil(2 * max(row["entropies"])) / 2))
+    figure = Figure(figsize=(10.0, 3.9))
     FigureCanvasAgg(figure)
-    draw_image(figure.add_axes((0.02, 0.36, 0.2, 0.5)), example)
-    draw_tokens(figure.add_axes((0.235, 0.2, 0.36, 0.67)), texts, row["entropies"])
-    draw_scale(figure, figure.add_axes((0.245, 0.115, 0.25, 0.03)))
-    draw_progress(figure.add_axes((0.675, 0.17, 0.31, 0.69)), workdir)
-    figure.text(0.02, 0.93, "One question to the trained model", fontsize=12, weight="bold")
-    figure.text(0.235, 0.89, f"What it writes (GRPO step {step})", fontsize=10)
+    draw_image(figure.add_axes((0.015, 0.25, 0.225, 0.577)), example)
+    draw_tokens(figure.add_axes((0.265, 0.25, 0.36, 0.577)), texts, row["entropies"], scale)
+    draw_scale(figure, figure.add_axes((0.265, 0.145, 0.25, 0.035)), scale)
+    draw_progress(figure.add_axes((0.7, 0.145, 0.285, 0.682)), workdir)
+    figure.text(0.015, 0.9, f"A question, and what the model writes (step {step})", **TITLE)
     return figure
 
 
@@ -100,42 +103,46 @@ def example_of(name: str) -> Example:
 def draw_image(axes, example: Example) -> None:
     """The image, with the question and the answer below it."""
     axes.imshow(example.images[0], interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], anchor="NW")
     below = {"ha": "center", "transform": axes.transAxes}
-    axes.text(0.5, -0.13, example.question, fontsize=11, **below)
-    axes.text(0.5, -0.26, f"right answer: {example.answer}", fontsize=9, color="0.35", **below)
+    axes.text(0.5, -0.15, example.question, fontsize=11, **below)
+    axes.text(0.5, -0.28, f"right answer: {example.answer}", fontsize=9, color="0.35", **below)
 
 
-def draw_tokens(axes, texts: list[str], entropies: list[float]) -> None:
-    """The tokens of a completion, line by line, each in a box of the colour of its entropy."""
-    colours, scale = colormaps["cividis"], Normalize(0, MAX_ENTROPY, clip=True)
-    column, line = 0, 0
-    for text, entropy in zip(texts, entropies, strict=True):
+def draw_tokens(axes, texts: list[str], entropies: list[float], scale: Normalize) -> None:
+    """The tokens of a completion, line by line, each in a box of the colour of its entropy.
+
+    A run of newlines ends one line:   8 5 / </think> / / \\boxed{   ->   8 5 /
+                                                                        </think> / /
+                                                                        \\boxed{
+    """
+    colours, column, line = colormaps[COLOURS], 0, 0
+    for number, (text, entropy) in enumerate(zip(texts, entropies, strict=True)):
         shown = text.replace("\n", NEWLINE)
         if column and column + len(shown) > COLUMNS:
             column, line = 0, line + 1
         colour = colours(scale(entropy))
-        box = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.8}
-        axes.add_patch(Rectangle((column, line), len(shown), 0.86, **box))
-        bright = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
+        box = {"facecolor": colour, "edgecolor": "0.75", "linewidth": 0.5}
+        axes.add_patch(Rectangle((column, line), len(shown), 0.84, **box))
+        brightness = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
         axes.text(
-            column + len(shown) / 2, line + 0.46, shown, family="monospace", fontsize=11,
-            color="black" if bright > 0.45 else "white", ha="center", va="center",
+            column + len(shown) / 2, line + 0.44, shown, family="monospace", fontsize=11,
+            color="black" if brightness > 0.5 else "white", ha="center", va="center",
         )  # fmt: skip
         column += len(shown)
-        if text.endswith("\n"):
+        if text.endswith("\n") and not "".join(texts[number + 1 : number + 2]).startswith("\n"):
             column, line = 0, line + 1
-    axes.set(xlim=(0, COLUMNS), ylim=(max(line + 1, 8), 0))
+    axes.set(xlim=(0, COLUMNS), ylim=(max(line + 1, LINES), 0))
     axes.axis("off")
 
 
-def draw_scale(figure, axes) -> None:
+def draw_scale(figure, axes, scale: Normalize) -> None:
     """The legend of the colours."""
-    mappable = ScalarMappable(Normalize(0, MAX_ENTROPY), colormaps["cividis"])
-    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", ticks=[0, 0.5, 1, 1.5, 2])
-    bar.outline.set_visible(False)
+    mappable = ScalarMappable(scale, colormaps[COLOURS])
+    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
+    bar.outline.set(linewidth=0.5, edgecolor="0.75")
     bar.ax.tick_params(labelsize=8, length=2)
-    bar.set_label("entropy of the policy at this token (nats)", fontsize=8)
+    bar.set_label("entropy where the token was sampled (nats)", fontsize=9)
 
 
 def draw_progress(axes, workdir: Path) -> None:
@@ -154,8 +161,11 @@ def draw_progress(axes, workdir: Path) -> None:
             [c["step"] for c in probes], mean, [mean - low, high - mean], fmt="o--", capsize=3,
             color=plots.ORANGE, linewidth=1.5, label="held-out accuracy, 95% interval",
         )  # fmt: skip
-    axes.set(xlabel="GRPO step", ylim=(0, 1), xlim=(0, None))
-    axes.set_title(progress_title(summary), fontsize=12, weight="bold", loc="left", pad=10)
+    axes.set(ylim=(0, 1), xlim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("GRPO step", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.set_title(progress_title(summary), loc="left", pad=13, **TITLE)
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

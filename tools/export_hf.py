@@ -12,12 +12,13 @@ them marked; else one that does, in the same format.
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, files, hf, hf_config
+from r1v3_jax import checkpoint, cli, files, hf
+from r1v3_jax.hf import read_config
 from r1v3_jax.processing import tokenizer, tokenizer_files
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
-LAYOUT = flags.DEFINE_enum("layout", "hf", list(hf_config.LAYOUTS), "Names of the weights.")
+LAYOUT = flags.DEFINE_enum("layout", "hf", list(read_config.LAYOUTS), "Names of the weights.")
 MESH = cli.define_mesh()
 
 

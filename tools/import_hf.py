@@ -6,6 +6,7 @@ python tools/import_hf.py --hf=InternVL3-1B --out=checkpoints/internvl3_1b
 from absl import flags
 
 from r1v3_jax import checkpoint, cli, files, hf
+from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.processing import tokenizer
 
 HF = flags.DEFINE_string("hf", None, "Directory with config.json and *.safetensors.", required=True)
@@ -19,7 +20,7 @@ MESH = cli.define_mesh()
 
 def main():
     files.empty_directory(OUT.value)
-    source = hf.Checkpoint.open(HF.value)
+    source = Checkpoint.open(HF.value)
     tokenizer.load(HF.value, text_only=source.config.vision is None).check_model(source.config)
     with cli.set_mesh(MESH):
         model = source.load(DTYPE.value, rope_impl=ROPE_IMPL.value)

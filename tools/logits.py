@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, hf
+from r1v3_jax import cli
 from r1v3_jax.config import Compute
+from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.processing import image_files, tiling
 from r1v3_jax.processing.tokenizer import check_prompt_length, image_index, load
 from r1v3_jax.sharding import TRAIN
@@ -35,7 +36,7 @@ def main():
     out = Path(OUT.value)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such directory to write {out.name} in")
-    source = hf.Checkpoint.open(HF.value)
+    source = Checkpoint.open(HF.value)
     config = source.config
     if config.vision is None and IMAGE.value:
         raise ValueError(

@@ -6,9 +6,9 @@ the configuration class that vLLM reads in the original layout.
 
 from pathlib import Path
 
-from r1v3_jax import hf_config
 from r1v3_jax.config import ModelConfig
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.hf import read_config, write_config
 from r1v3_jax.processing import tokenizer_files
 
 
@@ -19,8 +19,8 @@ def write(
     for name, value in _settings(config, layout).items():
         write_json(directory / name, value)
     if layout == "original" and config.vision is not None:
-        module = directory / f"{hf_config.ORIGINAL_MODULE}.py"
-        module.write_text(hf_config.original_class(config), encoding="utf-8")
+        module = directory / f"{write_config.ORIGINAL_MODULE}.py"
+        module.write_text(write_config.original_class(config), encoding="utf-8")
     if tokenizer is not None:
         tokenizer_files.copy_tokenizer(tokenizer, directory)
         if layout == "hf" and config.vision is not None:
@@ -47,8 +47,8 @@ def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": hf_config.IMAGE_MEAN,
-        "image_std": hf_config.IMAGE_STD,
+        "image_mean": read_config.IMAGE_MEAN,
+        "image_std": read_config.IMAGE_STD,
     }
     files = {"generation_config.json": generation, "preprocessor_config.json": preprocessor}
     if layout == "hf":  # the original layout has no processor that transformers knows
@@ -73,17 +73,17 @@ def _name_image_tokens(directory: Path) -> None:
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     known = tokenizer_files.added_tokens(directory)
-    candidates = ("<video>", "<|video_pad|>", pad, hf_config.END_TOKEN)
+    candidates = ("<video>", "<|video_pad|>", pad, read_config.END_TOKEN)
     video = next((token for token in candidates if token in known), None)
     if video is None:
         raise ValueError(
             f"none of the tokenizer's added tokens is <video>, <|video_pad|>, its pad_token or "
-            f"{hf_config.END_TOKEN}; transformers' processor wants a video token: add one of them"
+            f"{read_config.END_TOKEN}; transformers' processor wants a video token: add one of them"
         )
     named = {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
-        "context_image_token": hf_config.IMAGE_TOKEN,
+        "context_image_token": read_config.IMAGE_TOKEN,
         "video_token": video,
     }
     listed = settings.pop("extra_special_tokens", None)  # a list in transformers 5, or named ones
