@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import metrics, rollout, sampler, train, types
+from r1v3_jax import rollout, sampler, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
@@ -36,6 +36,7 @@ from r1v3_jax.models.flops import num_params
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.run import metrics
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch
 

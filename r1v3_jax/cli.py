@@ -10,8 +10,8 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from r1v3_jax import tpu
-from r1v3_jax.health import PREEMPTED
+from r1v3_jax.run import tpu_flags
+from r1v3_jax.run.preemption import PREEMPTED
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.types import Dropped
 
@@ -61,61 +61,6 @@ def end(code: int, message: str = "") -> NoReturn:
     os._exit(code)
 
 
-def define_processes() -> dict[str, flags.FlagHolder]:
-    """The flags that say which process of a run this one is, for `start_processes`."""
-    return {
-        "coordinator": flags.DEFINE_string(
-            "coordinator", None, "host:port of process 0; not needed on Cloud TPU."
-        ),
-        "num_processes": flags.DEFINE_integer("num_processes", None, "Of the run.", 1),
-        "process_id": flags.DEFINE_integer("process_id", None, "Of this one, from 0.", 0),
-        "heartbeat_s": flags.DEFINE_integer(
-            "heartbeat_s", 100, "The others end when one has not been heard of for so long.", 1
-        ),
-        "coordinator_port": flags.DEFINE_integer(
-            "coordinator_port",
-            None,
-            "Port of process 0 on Cloud TPU, where jax takes 8482; default firewall rules leave "
-            "8476 open.",
-        ),
-    }
-
-
-def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None:
-    """Makes this process one of its run, before any device is touched. `topology`: of the config;
-    empty where a run has one process unless the flags say otherwise.
-
-    ValueError if the flags do not go together, or if the TPU of the config is not there.
-    """
-    values = {name: holder.value for name, holder in holders.items()}
-    explicit = [values[name] for name in ("coordinator", "num_processes", "process_id")]
-    if any(value is not None for value in explicit):
-        if None in explicit:
-            raise ValueError(
-                "--coordinator, --num_processes and --process_id go together; give all three"
-            )
-        address, count, number = explicit
-        if number >= count:
-            raise ValueError(f"--process_id={number} of --num_processes={count}; they count from 0")
-        if topology:
-            tpu.set_init_args()
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            address, count, number, heartbeat_timeout_seconds=values["heartbeat_s"]
-        )
-    elif topology:
-        tpu.set_init_args()
-        if values["coordinator_port"] is not None:
-            os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
-        try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=values["heartbeat_s"])
-        except ValueError as error:  # it knows no cluster here; what it says of one is its own
-            raise ValueError(
-                f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "
-                "--dry_run compiles it anywhere"
-            ) from error
-
-
 def define_sampling(samples: int) -> dict[str, flags.FlagHolder]:
     """The flags of a tool that asks a checkpoint questions, for `distill.ask`. samples: of each, by
     default.
@@ -155,5 +100,5 @@ def set_mesh(flag: flags.FlagHolder):
             f"--mesh={','.join(flag.value)}: wanted three whole numbers, data,fsdp,tensor, "
             "such as --mesh=8,1,1"
         )
-    tpu.set_init_args()
+    tpu_flags.set_init_args()
     return jax.set_mesh(make_mesh(tuple(map(int, flag.value))))

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from r1v3_jax import checkpoint
 from r1v3_jax.config import Run
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout import Group, Sampler, sample
+from r1v3_jax.run import weights
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.types import Example
 
@@ -98,7 +98,7 @@ def ask(
     """What a checkpoint of ours says to the first `count` good rows of `source`, `samples` times
     each, with the room of `config.grpo`; see `rollout.sample`.
     """
-    described, _ = checkpoint.read_config(directory)
+    described, _ = weights.read_config(directory)
     tokenizer = load(f"{directory}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
     chat = tokenizer.chat.but(config.system, config.opening)  # as GRPO would ask
@@ -120,5 +120,5 @@ def ask(
     compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
     if jax.default_backend() != "tpu":
         compute = dataclasses.replace(compute, attention="reference")
-    model = checkpoint.load_weights(directory, compute=compute)
+    model = weights.load_weights(directory, compute=compute)
     return sample(sampler, model, source, count, batch, jax.random.key(seed))

@@ -36,6 +36,8 @@ from r1v3_jax.data.reader import of_stage
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.run import tpu_flags
+from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh, shard_bytes
 
 GIB = 2**30
@@ -50,7 +52,7 @@ class Compiled:
     the chip meanwhile.
     """
 
-    program: programs.Program
+    program: Program
     arguments: int
     peak: int
     limit: int
@@ -151,7 +153,7 @@ def compile_here(config: Run) -> None:
         else programs.of_stage(config, stage, mesh, banned)
     )
     lowered = next(p for p in table if p.label == program).lower()
-    compiled = lowered.compile(compiler_options=tpu.flags())
+    compiled = lowered.compile(compiler_options=tpu_flags.flags())
     # Arguments, outputs and temporaries, as far as they are there at one time.
     memory = compiled.memory_analysis()
     peak = memory.peak_memory_in_bytes
@@ -180,7 +182,7 @@ def _outcome(
     versions = libtpu.__version__, jax.__version__
     environment = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     # The text does not say for which chip it is.
-    how = [topology, tpu.flags(), versions, environment, full, OUTCOME]
+    how = [topology, tpu_flags.flags(), versions, environment, full, OUTCOME]
     identity = json.dumps([lowered.as_text(), *how], sort_keys=True)
     arguments = shard_bytes(lowered.in_avals)
     path = cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.json.gz"
@@ -251,7 +253,7 @@ _stopped = threading.Event()
 
 def _scheduled(out: Path, name: str) -> dict | None:
     """What the compiler has written of the scheduled program, once it is all there."""
-    function = programs.Program.function(name.rpartition("/")[2])
+    function = Program.function(name.rpartition("/")[2])
     stem = f"*.jit_{function}.*after_optimizations"
     hlo = sorted(out.glob(f"{stem}.txt"))
     report = sorted(out.glob(f"{stem}-memory-usage-report.txt"))
@@ -265,7 +267,7 @@ def _scheduled(out: Path, name: str) -> dict | None:
     return {"hlo": text, "peak": int(total[1])}
 
 
-def _compiled(outcome: dict, program: programs.Program, chip, coords) -> Compiled:
+def _compiled(outcome: dict, program: Program, chip, coords) -> Compiled:
     found = None
     if outcome["hlo"]:
         trips = program.trips

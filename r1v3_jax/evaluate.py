@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from r1v3_jax.metrics import rank_correlation, wilson
 from r1v3_jax.processing.tokenizer import Tokenizer
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout import Group, Sampler, sample
+from r1v3_jax.run.metrics import rank_correlation, wilson
 from r1v3_jax.types import Example
 
 

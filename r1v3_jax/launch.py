@@ -17,6 +17,7 @@ from ml_collections import config_dict, config_flags
 from r1v3_jax import cli
 from r1v3_jax.config import Run, list_configs, load_config, topology
 from r1v3_jax.config.fields import described
+from r1v3_jax.run import processes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
 ACCEPT_CHANGES = flags.DEFINE_bool(
@@ -41,7 +42,7 @@ DRY_RUN_DATA = flags.DEFINE_bool(
 DRY_RUN_ONLY = flags.DEFINE_list(
     "dry_run_only", [], "Programs to compile, as grpo/decode,grpo/update; default: all."
 )
-PROCESSES = cli.define_processes()
+PROCESSES = processes.define_processes()
 LIST_CONFIGS = flags.DEFINE_bool("list_configs", False, "Print the names of the configs and stop.")
 
 
@@ -85,12 +86,13 @@ def main() -> None:
                 "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
             )
         # After the flags: a typing error costs no import of the models.
-        from r1v3_jax import health, pipeline, report
+        from r1v3_jax import pipeline, report
         from r1v3_jax.files import first_process
+        from r1v3_jax.run import preemption
 
         pipeline.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
-        cli.start_processes(PROCESSES, config.topology)
-        health.catch_sigterm()
+        processes.start_processes(PROCESSES, config.topology)
+        preemption.catch_sigterm()
         summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         if first_process():
             print(report.table(summary))
@@ -107,7 +109,7 @@ def dry_run_of(config: Run) -> None:
             "--topology=v5p:2x2x1"
         )
     from r1v3_jax import dry_run, pipeline
-    from r1v3_jax.metrics import write_json
+    from r1v3_jax.run.metrics import write_json
 
     if os.environ.get(dry_run.CHILD):
         dry_run.compile_here(config)

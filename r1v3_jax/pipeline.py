@@ -15,15 +15,13 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checksums, evaluate, files, health, hf, report
-from r1v3_jax.checkpoint import check_same, load_weights, read_config, save_weights
+from r1v3_jax import checksums, evaluate, files, hf, report
 from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.files import first_process
 from r1v3_jax.hf import processor_files
 from r1v3_jax.hf.load import Checkpoint
-from r1v3_jax.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.models import build, r1v3
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
@@ -32,10 +30,14 @@ from r1v3_jax.processing.tokenizer import export_template, load
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rollout import Sampler
+from r1v3_jax.run.checkpoints import check_same
+from r1v3_jax.run.context import Context
+from r1v3_jax.run.metrics import peak_rss_gib, versions, write_json
+from r1v3_jax.run.preemption import leave_if_preempted
+from r1v3_jax.run.weights import load_weights, read_config, save_weights
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.stages import grpo, sft
-from r1v3_jax.stages.context import Context
 from r1v3_jax.types import Dropped
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
@@ -306,12 +308,6 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
     save_weights(done, model, tokenizer=context.workdir / "tokenizer")
     leave_if_preempted(name)
     return model, account
-
-
-def leave_if_preempted(stage: str) -> None:
-    """For work between the steps of stages: what is lost of it is done again."""
-    if health.preempted():
-        health.leave(f"{stage}, its last step")
 
 
 def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder) -> dict:

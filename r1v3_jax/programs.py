@@ -8,53 +8,22 @@ run to what stands here. Nothing is allocated: arguments are `jax.ShapeDtypeStru
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax import rollout, sampler, train
 from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import _placed, batch_of, on_mesh, prompt_batch_of
 from r1v3_jax.models import build
+from r1v3_jax.run.program import Program, _in, concrete
 from r1v3_jax.sampler import Sampling
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.types import PolicyBatch, SampleRows
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """name: of the jitted function; use: what it is for, and size: of its prompts, where it is
-    compiled more than once; calls: a step of full size makes of it; trips: of its loop whose end
-    depends on data, at most (1 where there is none), and what one is; resident: bytes on a chip
-    meanwhile that it is not given; given: those of its arguments, which may lie beside other
-    programs.
-    """
-
-    name: str
-    lower: Callable[[], jax.stages.Lowered]
-    use: str = ""
-    size: str = ""
-    calls: int = 1
-    trips: int = 1
-    trip: str = ""
-    resident: int = 0
-    given: int = 0
-
-    @property
-    def label(self) -> str:
-        name = f"{self.use}_{self.name}" if self.use else self.name
-        return f"{name}@{self.size}" if self.size else name
-
-    @staticmethod
-    def function(label: str) -> str:
-        """The name of the jitted function of a label."""
-        return label.partition("@")[0].removeprefix("probe_")
 
 
 def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -243,26 +212,8 @@ def policy_batch_of(
     return PolicyBatch(prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32))
 
 
-def concrete(shapes, mesh):
-    """What `jax.eval_shape` gave, on the devices of `mesh`."""
-
-    def put(x):
-        spec = PartitionSpec() if x.sharding is None else x.sharding.spec
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
-
-    return jax.tree.map(put, shapes)
-
-
 def _state(model, optimizer, learns, mesh) -> train.TrainState:
     params = nnx.split(model, learns, ...)[1]
     moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
     step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     return train.TrainState(step=step, model=model, optimizer=moments)
-
-
-def _in(mesh, lower: Callable[[], jax.stages.Lowered]) -> Callable[[], jax.stages.Lowered]:
-    def lowered():
-        with jax.set_mesh(mesh):
-            return lower()
-
-    return lowered

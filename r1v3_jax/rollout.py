@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1v3_jax import health
 from r1v3_jax.config import GRPO, Data, Shaping, Verify
 from r1v3_jax.data.placement import fetch, place
 from r1v3_jax.data.prompts import prompt_batch
@@ -29,6 +28,7 @@ from r1v3_jax.rewards import score as rewards_score
 from r1v3_jax.rewards import terms
 from r1v3_jax.rewards.score import Score, score_all, scored
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
+from r1v3_jax.run import watchdog
 from r1v3_jax.sampler import Completions, Sampling, decode, prefill
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
@@ -168,7 +168,7 @@ class Sampler:
             for i, text in zip(new, said, strict=True):
                 texts[i] = self.encoder.prefill + text
             mine = [i for i in new if share.start <= i < share.stop]
-            with health.own_work():
+            with watchdog.own_work():
                 found = score_all(
                     [texts[i] for i in mine],
                     [asked[i].answer for i in mine],
@@ -331,7 +331,7 @@ def begin(
     sampler: Sampler, model, reader: Reader, key, config: GRPO, limit: int, passes: int = 0
 ) -> Flight:
     """A pass over the next P prompts, the first or a later one of its step, sent on its way."""
-    with health.own_work():
+    with watchdog.own_work():
         items, drawn = reader.take(config.prompts)
     examples = [item.example for item in items]
     flight = sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)

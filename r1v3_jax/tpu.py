@@ -5,11 +5,8 @@ compiler; with the environment that `environment` names it serves any slice on a
 """
 
 import os
-from pathlib import Path
 
 from r1v3_jax.config.topology import Slice
-
-FLAGS = Path(__file__).parent / "data_files" / "tpu_flags.txt"
 
 
 def environment(topology: Slice) -> dict[str, str]:
@@ -41,19 +38,3 @@ def devices(topology: Slice) -> list:
 
     jax.config.update("jax_platforms", "cpu")  # jax may have been imported before
     return topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
-
-
-def flags() -> dict[str, str]:
-    """Options of the TPU compiler, from data_files/tpu_flags.txt."""
-    lines = [line.partition("#")[0].strip() for line in FLAGS.read_text().splitlines()]
-    pairs = (line.partition("=") for line in lines if line)
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def set_init_args() -> None:
-    """Gives the options to a TPU's runtime, through LIBTPU_INIT_ARGS, before it starts. What the
-    variable says already stays, and wins.
-    """
-    given = os.environ.get("LIBTPU_INIT_ARGS", "")
-    ours = [f"--{name}={value}" for name, value in flags().items() if f"--{name}=" not in given]
-    os.environ["LIBTPU_INIT_ARGS"] = " ".join([*ours, given]).strip()

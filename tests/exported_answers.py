@@ -19,12 +19,12 @@ import torch
 from torch_reference import ImageProcessorOnly
 from transformers import AutoModelForImageTextToText
 
-from r1v3_jax import checkpoint
 from r1v3_jax.config import load
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing import tokenizer as processing_tokenizer
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.rollout import Sampler
+from r1v3_jax.run import weights
 from r1v3_jax.sampler import Sampling
 
 
@@ -58,7 +58,7 @@ def compare(config, workdir, count: int) -> tuple[list[tuple[str, str, str]], in
         tiles=count,
         group_size=1,
     )
-    model = for_decoding(checkpoint.load_weights(workdir / config.pipeline[-1] / "done"))
+    model = for_decoding(weights.load_weights(workdir / config.pipeline[-1] / "done"))
     groups = sampler.groups(model, examples, jax.random.key(0), config.evaluate.max_tokens)
 
     processor = ImageProcessorOnly.from_pretrained(workdir / "export")

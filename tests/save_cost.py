@@ -16,10 +16,11 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import metrics, pipeline, train
-from r1v3_jax.checkpoint import States
+from r1v3_jax import pipeline, train
 from r1v3_jax.config import load_config
 from r1v3_jax.models import build
+from r1v3_jax.run import metrics
+from r1v3_jax.run.checkpoints import States
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft
 

@@ -15,9 +15,10 @@ import tokenizers_for_tests
 from flax import nnx
 from random_models import params, random_model
 
-from r1v3_jax import checkpoint
 from r1v3_jax.config import TINY, TINY_300M, Compute
 from r1v3_jax.files import write_json
+from r1v3_jax.run import checkpoints
+from r1v3_jax.run.weights import load_weights, read_config, save_weights
 from r1v3_jax.sharding import make_mesh
 
 TIED = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, tie_embeddings=True))
@@ -40,7 +41,7 @@ def saved(tmp_path_factory):
     (directory / "tokenizer").mkdir()
     tokenizers_for_tests.write_tiny_tokenizer(directory / "tokenizer")
     model = random_model(TINY)
-    checkpoint.save_weights(
+    save_weights(
         directory / "checkpoint", model, tokenizer=directory / "tokenizer"
     )  # fmt: skip
     return directory / "checkpoint", model
@@ -50,12 +51,12 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize("compute", [Compute(), BF16], ids=["float32", "bfloat16"])
 def test_a_model_comes_back_bitwise(tmp_path, name, compute):
     model = random_model(MODELS[name], compute)
-    checkpoint.save_weights(tmp_path / "out", model)
-    again = checkpoint.load_weights(tmp_path / "out")
+    save_weights(tmp_path / "out", model)
+    again = load_weights(tmp_path / "out")
     assert again.config == MODELS[name]
     assert again.compute == compute
     assert_same_bits(params(again), params(model))
-    assert checkpoint.read_config(tmp_path / "out") == (MODELS[name], compute.param_dtype)
+    assert read_config(tmp_path / "out") == (MODELS[name], compute.param_dtype)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
@@ -64,21 +65,21 @@ def test_it_comes_back_onto_any_mesh(tmp_path, saved, shape):
     directory, model = saved
     mesh = make_mesh(shape)
     with jax.set_mesh(mesh):
-        spread = checkpoint.load_weights(directory, mesh=mesh)
-        checkpoint.save_weights(tmp_path / "out", spread)
+        spread = load_weights(directory, mesh=mesh)
+        save_weights(tmp_path / "out", spread)
         up = nnx.state(spread).language.blocks.up.get_value()
         assert up.sharding == jax.sharding.NamedSharding(
             mesh, jax.sharding.PartitionSpec(None, ("data", "fsdp"), "tensor")
         )
     assert_same_bits(params(spread), params(model))
-    assert_same_bits(params(checkpoint.load_weights(tmp_path / "out")), params(model))
+    assert_same_bits(params(load_weights(tmp_path / "out")), params(model))
 
 
 def test_the_current_mesh_is_the_default(saved):
     directory, model = saved
     mesh = make_mesh((1, 2, 2))
     with jax.set_mesh(mesh):
-        spread = checkpoint.load_weights(directory)
+        spread = load_weights(directory)
     assert spread.language.blocks.up.get_value().sharding.mesh == mesh
     assert_same_bits(params(spread), params(model))
 
@@ -86,15 +87,15 @@ def test_the_current_mesh_is_the_default(saved):
 def test_rope_impl_travels_with_the_weights(tmp_path):
     text = dataclasses.replace(TINY.text, rope_factor=2.0, rope_impl="vllm_static")
     config = dataclasses.replace(TINY, text=text)
-    checkpoint.save_weights(tmp_path / "out", random_model(config))
-    assert checkpoint.load_weights(tmp_path / "out").config == config
+    save_weights(tmp_path / "out", random_model(config))
+    assert load_weights(tmp_path / "out").config == config
 
 
 def test_a_dtype_that_is_none_is_refused_by_name(tmp_path):
     path = tmp_path / "model.json"
     write_json(path, {"dtype": "int4", "config": dataclasses.asdict(TINY)})
     with pytest.raises(ValueError) as raised:
-        checkpoint.read_config(tmp_path)
+        read_config(tmp_path)
     assert str(raised.value) == (
         f"{path}: not a model description of this version (Compute.param_dtype is 'int4'; choose "
         "from float32, bfloat16); import the model again"
@@ -104,7 +105,7 @@ def test_a_dtype_that_is_none_is_refused_by_name(tmp_path):
 def test_a_directory_that_is_no_checkpoint_is_refused_by_name(tmp_path):
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError) as raised:
-            checkpoint.load_weights(directory)
+            load_weights(directory)
         assert str(raised.value) == (
             f"{directory}/model.json: no such file; give a checkpoint of this program, as "
             "tools/import_hf.py makes"
@@ -113,11 +114,11 @@ def test_a_directory_that_is_no_checkpoint_is_refused_by_name(tmp_path):
 
 def test_the_dtype_asked_for_is_the_dtype_given(tmp_path, saved):
     directory, model = saved
-    rounded = checkpoint.load_weights(directory, compute=BF16)
+    rounded = load_weights(directory, compute=BF16)
     wanted = {name: np.asarray(x.astype(jnp.bfloat16)) for name, x in params(model).items()}
     assert_same_bits(params(rounded), wanted)
-    checkpoint.save_weights(tmp_path / "out", rounded)
-    widened = checkpoint.load_weights(tmp_path / "out", compute=Compute())
+    save_weights(tmp_path / "out", rounded)
+    widened = load_weights(tmp_path / "out", compute=Compute())
     wanted = {name: x.astype(np.float32) for name, x in wanted.items()}
     assert_same_bits(params(widened), wanted)
 
@@ -133,10 +134,10 @@ def test_nothing_is_overwritten(tmp_path, saved):
     directory, model = saved
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     with pytest.raises(FileExistsError, match="checkpoint exists and is not an empty directory"):
-        checkpoint.save_weights(directory, model)
+        save_weights(directory, model)
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
     with pytest.raises(FileNotFoundError, match="no tokenizer files"):
-        checkpoint.save_weights(tmp_path / "new", model, tokenizer=tmp_path)
+        save_weights(tmp_path / "new", model, tokenizer=tmp_path)
     assert not (tmp_path / "new").exists()
 
 
@@ -153,15 +154,15 @@ def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, saved, monkeypatch, 
         else:
             patch.setattr(os, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save_weights(tmp_path / "out", model)
+            save_weights(tmp_path / "out", model)
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="out/model.json: no such file"):
-        checkpoint.load_weights(tmp_path / "out")
+        load_weights(tmp_path / "out")
     if moment == "in Orbax":
         with pytest.raises(FileNotFoundError, match="model.json: no such file"):
-            checkpoint.load_weights(tmp_path / "out.partial")
-    checkpoint.save_weights(tmp_path / "out", model)
-    assert_same_bits(params(checkpoint.load_weights(tmp_path / "out")), params(model))
+            load_weights(tmp_path / "out.partial")
+    save_weights(tmp_path / "out", model)
+    assert_same_bits(params(load_weights(tmp_path / "out")), params(model))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -209,11 +210,11 @@ def test_damage_is_refused_by_name(tmp_path, saved, name):
     """A flipped bit too: Orbax restores it as a number."""
     directory = tmp_path / "copy"
     shutil.copytree(saved[0], directory)
-    checkpoint.load_weights(directory)
+    load_weights(directory)
     damage, message = DAMAGED[name]
     damage(directory)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
-        checkpoint.load_weights(directory)
+        load_weights(directory)
     assert str(directory) in str(raised.value)
 
 
@@ -223,7 +224,7 @@ def test_training_states_come_back_bitwise_and_the_newest_are_kept(tmp_path):
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "tensor"))
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(8, 6)).astype(np.float32)
-    states = checkpoint.States(tmp_path / "states", keep=2)
+    states = checkpoints.States(tmp_path / "states", keep=2)
     assert states.steps() == []
 
     def state(step):
@@ -252,7 +253,7 @@ def tiny_state(step):
 
 
 def test_steps_that_are_kept_whatever_their_age(tmp_path):
-    states = checkpoint.States(tmp_path / "states", keep=1, keep_every=20)
+    states = checkpoints.States(tmp_path / "states", keep=1, keep_every=20)
     for step in (10, 20, 30, 40, 50):
         states.chosen = {10}
         states.save(step, tiny_state(step), {})
@@ -262,7 +263,7 @@ def test_steps_that_are_kept_whatever_their_age(tmp_path):
 
 def test_an_array_given_away_after_the_save_began_is_saved_as_it_was(tmp_path):
     """The next update donates the state while Orbax writes it."""
-    states = checkpoint.States(tmp_path / "states", keep=100)
+    states = checkpoints.States(tmp_path / "states", keep=100)
     change = jax.jit(lambda x: jax.tree.map(lambda a: a * 2 + 1, x), donate_argnums=0)
     state = {"weights": jnp.linspace(0, 1, 200_000)}
     wanted = []
@@ -277,13 +278,13 @@ def test_an_array_given_away_after_the_save_began_is_saved_as_it_was(tmp_path):
 
 
 def test_a_state_of_another_run_is_refused_by_its_fields(tmp_path):
-    states = checkpoint.States(tmp_path / "states", about={"model.layers": "2", "stage": "grpo"})
+    states = checkpoints.States(tmp_path / "states", about={"model.layers": "2", "stage": "grpo"})
     states.save(10, tiny_state(10), {})
     states.wait()
-    other = checkpoint.States(tmp_path / "states", about={"model.layers": "3", "stage": "grpo"})
+    other = checkpoints.States(tmp_path / "states", about={"model.layers": "3", "stage": "grpo"})
     with pytest.raises(ValueError, match="model.layers is 2 there and 3 here. "):
         other.newest(tiny_state(0))
-    accepting = checkpoint.States(tmp_path / "states", about={"a": "b"}, accept_changes=True)
+    accepting = checkpoints.States(tmp_path / "states", about={"a": "b"}, accept_changes=True)
     assert accepting.newest(tiny_state(0))[0] == 10
     for like, message in (
         (tiny_state(0) | {"weights": jnp.zeros(7)}, r"\['weights'\] is \[\[6\], 'float32'\] there"),
@@ -298,7 +299,7 @@ def test_damaged_steps_do_not_count_among_those_that_are_kept(tmp_path, caplog):
     """Passed over, a damaged step with a higher number must not push out the good one."""
     logging.getLogger("absl").propagate = True
     directory = tmp_path / "states"
-    states = checkpoint.States(directory, keep=2, keep_every=10)
+    states = checkpoints.States(directory, keep=2, keep_every=10)
     for step in (10, 18, 19):
         states.save(step, tiny_state(step), {})
     states.wait()

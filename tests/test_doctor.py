@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import pytest
 from tools_for_tests import run_tool
 
-from r1v3_jax import checkpoint
-from r1v3_jax.metrics import Logger
+from r1v3_jax.run import checkpoints
+from r1v3_jax.run.metrics import Logger
 
 
 @pytest.fixture
 def workdir(tmp_path):
-    states = checkpoint.States(tmp_path / "grpo" / "states")
+    states = checkpoints.States(tmp_path / "grpo" / "states")
     for step in (2, 4):
         states.save(step, {"weights": jnp.arange(1000.0) + step}, {"cursor": step})
     states.wait()

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from tpu_compiler import needs_libtpu
 
-from r1v3_jax import pipeline, tpu
+from r1v3_jax import pipeline
 from r1v3_jax.config import load_config, topology
 from r1v3_jax.models import flops
+from r1v3_jax.run import tpu_flags
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,21 +49,21 @@ def test_slices():
 
 
 def test_every_flag_has_a_reason():
-    lines = tpu.FLAGS.read_text().splitlines()
+    lines = tpu_flags.FLAGS.read_text().splitlines()
     names = [line.partition(" =")[0] for line in lines if line and line[0] != "#"]
-    assert set(names) == set(tpu.flags()) and len(names) == len(set(names)) > 5
+    assert set(names) == set(tpu_flags.flags()) and len(names) == len(set(names)) > 5
     for above, line in zip(lines, lines[1:], strict=False):
         if line.startswith("xla"):  # a comment, or another flag of the same reason, stands above
             assert above.startswith(("#", "xla")), line
 
 
 def test_flags_reach_the_runtime_and_the_users_win(monkeypatch):
-    name, value = next(iter(tpu.flags().items()))
+    name, value = next(iter(tpu_flags.flags().items()))
     monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{name}=mine")
-    tpu.set_init_args()
+    tpu_flags.set_init_args()
     given = os.environ["LIBTPU_INIT_ARGS"].split()
     assert f"--{name}=mine" in given and f"--{name}={value}" not in given
-    assert len(given) == len(tpu.flags())
+    assert len(given) == len(tpu_flags.flags())
 
 
 # --- refusals ----------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from r1v3_jax import health
 from r1v3_jax.config import Health
+from r1v3_jax.run import alarms as run_alarms
+from r1v3_jax.run import watchdog
+from r1v3_jax.run.alarms import Alarms, not_finite
 from r1v3_jax.stages.context import Loop
 
 
@@ -29,7 +31,7 @@ from r1v3_jax.stages.context import Loop
     ],
 )
 def test_alarms_written_out(metrics, expected):
-    assert list(health.alarms(metrics, Health())) == expected
+    assert list(run_alarms.alarms(metrics, Health())) == expected
 
 
 def test_a_threshold_of_0_never_rings():
@@ -41,14 +43,16 @@ def test_a_threshold_of_0_never_rings():
         "sampler_gap": 9.0,
         "completions/clipped_ratio": 1.0,
     }
-    assert health.alarms(every, silent) == {} and health.alarms({"entropy": 0.0}, silent) == {}
+    assert (
+        run_alarms.alarms(every, silent) == {} and run_alarms.alarms({"entropy": 0.0}, silent) == {}
+    )
 
 
 def test_an_alarm_is_said_when_it_begins(caplog):
     import logging
 
     logging.getLogger("absl").propagate = True
-    alarms = health.Alarms("grpo", Health())
+    alarms = Alarms("grpo", Health())
     ringing = [alarms.step(i, {"sampler_gap": x}) for i, x in enumerate((0.0, 1.0, 1.0, 0.0, 1.0))]
     assert ringing == [{}, {"alarm/sampler_gap": 1}, {"alarm/sampler_gap": 1}, {}] + [
         {"alarm/sampler_gap": 1}
@@ -57,7 +61,7 @@ def test_an_alarm_is_said_when_it_begins(caplog):
 
 
 def test_the_limit_of_a_step_written_out():
-    dog = health.Watchdog(Health(stuck_after_medians=3, stuck_after_s=5, stuck_first_step_s=100))
+    dog = watchdog.Watchdog(Health(stuck_after_medians=3, stuck_after_s=5, stuck_first_step_s=100))
     assert dog.limit() == 100
     dog.seconds = [80.0]  # it compiled
     assert dog.limit() == 100
@@ -70,10 +74,10 @@ def test_the_limit_of_a_step_written_out():
 def test_a_step_that_may_compile_has_the_time_of_the_first(monkeypatch):
     """Of a bucket that comes up late, all programs are compiled in one step."""
     given = []
-    monkeypatch.setattr(health.faulthandler, "dump_traceback_later", given.append)
-    monkeypatch.setattr(health.signal, "alarm", lambda seconds: None)
+    monkeypatch.setattr(watchdog.faulthandler, "dump_traceback_later", given.append)
+    monkeypatch.setattr(watchdog.signal, "alarm", lambda seconds: None)
     limits = Health(stuck_after_medians=3, stuck_after_s=5, stuck_first_step_s=100)
-    with health.Watchdog(limits) as dog:
+    with watchdog.Watchdog(limits) as dog:
         for _ in range(3):
             dog.step()
         dog.may_compile()
@@ -136,14 +140,14 @@ def test_what_is_not_finite_is_written_whole(tmp_path):
     batch = {"tokens": np.arange(6).reshape(2, 3), "weights": np.full(3, np.nan, np.float32)}
     path = tmp_path / "not_finite" / "grpo_000007.npz"
     with pytest.raises(FloatingPointError, match="grpo_000007: a loss is not finite; the update"):
-        health.not_finite(Health(), "a loss is", batch, path, skipped=1)
+        not_finite(Health(), "a loss is", batch, path, skipped=1)
     with np.load(path, allow_pickle=False) as found:
         for name, array in batch.items():
             np.testing.assert_array_equal(found[f"['{name}']"], array)
     skip = Health(not_finite="skip", max_skipped=2)
-    health.not_finite(skip, "a loss is", batch, path, skipped=2)
+    not_finite(skip, "a loss is", batch, path, skipped=2)
     with pytest.raises(FloatingPointError, match="3 such steps"):
-        health.not_finite(skip, "a loss is", batch, path, skipped=3)
+        not_finite(skip, "a loss is", batch, path, skipped=3)
 
 
 def test_a_step_of_several_updates_is_skipped_once(tmp_path):

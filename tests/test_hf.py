@@ -38,12 +38,13 @@ from flax import nnx
 from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
-from r1v3_jax import checkpoint, hf
+from r1v3_jax import hf
 from r1v3_jax.config import PRESETS, TINY, TINY_300M, Compute
 from r1v3_jax.files import read_json, write_json
 from r1v3_jax.hf import load, processor_files, read_config, weights, write_config
 from r1v3_jax.hf.load import INDEX, save_file
 from r1v3_jax.models.flops import num_params
+from r1v3_jax.run.weights import load_weights
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -928,6 +929,6 @@ def test_two_processes_share_the_work(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     wanted = {n: t.to(torch.bfloat16) for n, t in tensors_of(source, "original").items()}
     assert_same_bits(read_tensors(tmp_path / "out"), wanted)
-    restored = checkpoint.load_weights(tmp_path / "checkpoint")
+    restored = load_weights(tmp_path / "checkpoint")
     assert_same_bits(params(restored), params(hf.load(tmp_path / "in")))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "in", "out"]

@@ -20,7 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from r1v3_jax.config import list_configs, load_config
-from r1v3_jax.health import PREEMPTED
+from r1v3_jax.run.preemption import PREEMPTED
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"

@@ -15,8 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import files, metrics
-from r1v3_jax.metrics import Logger, Timer
+from r1v3_jax import files
+from r1v3_jax.run import metrics
+from r1v3_jax.run.compiles import Compiles
+from r1v3_jax.run.metrics import Logger, Timer
 
 
 def lines(directory) -> list[str]:
@@ -399,7 +401,7 @@ def test_a_recompilation_is_told_from_a_first_compilation():
         return 2 * x
 
     short, long = np.ones(3, np.float32), np.ones(4, np.float32)
-    compiles = metrics.Compiles()
+    compiles = Compiles()
     double(short)
     compiles.after("step")
     double(short)
@@ -411,4 +413,4 @@ def test_a_recompilation_is_told_from_a_first_compilation():
     compiles.after("step")
     assert compiles.after_warmup == 1
     assert compiles.programs(("double", "other")) == {"double": 3, "other": 0}
-    assert metrics.Compiles().programs(("double",)) == {"double": 0}
+    assert Compiles().programs(("double",)) == {"double": 0}

@@ -22,12 +22,13 @@ from flax import nnx
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from r1v3_jax import checkpoint, hf
+from r1v3_jax import hf
 from r1v3_jax.config import PRESETS, R1V3_38B, TINY, Compute, TextConfig
 from r1v3_jax.models import build, internvit, qwen2, r1v3
 from r1v3_jax.models.attention import NEVER, attention, causal_mask, splash_attention
 from r1v3_jax.models.flops import num_params
 from r1v3_jax.models.layers import layer_norm, rms_norm, rope_angles, rope_base
+from r1v3_jax.run.weights import load_weights, save_weights
 from r1v3_jax.sharding import make_mesh, shardings
 
 QWEN2, QWEN3 = {}, {"qwen3": True, "head_dim": 16}
@@ -758,10 +759,10 @@ def test_one_program_a_shape_wherever_the_weights_come_from(tmp_path):
     with jax.set_mesh(mesh):
         loaded = hf.load(tmp_path / "hf", mesh=mesh)
         graph, state = nnx.split(loaded)
-        checkpoint.save_weights(tmp_path / "weights", loaded)
+        save_weights(tmp_path / "weights", loaded)
         models = [
             loaded,
-            checkpoint.load_weights(tmp_path / "weights", mesh=mesh),
+            load_weights(tmp_path / "weights", mesh=mesh),
             quick_jit(lambda: r1v3.R1V3(loaded.config, loaded.compute, nnx.Rngs(0)))(),
             jax.tree.map(lambda w: w * 0.5, loaded),  # an update
             nnx.merge(graph, jax.device_put(state, shardings(loaded, loaded.compute.rules, mesh))),

@@ -13,11 +13,12 @@ import pytest
 from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import checkpoint, evaluate, hf, metrics, pipeline, train
+from r1v3_jax import evaluate, hf, pipeline, train
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.hf import processor_files
 from r1v3_jax.processing.chat import ChatFormat
+from r1v3_jax.run import metrics, weights
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def test_it_leaves_what_a_run_leaves(finished):
 def test_the_export_is_the_model(config, finished):
     workdir, _ = finished
     exported = hf.load(workdir / "export")
-    kept = checkpoint.load_weights(workdir / "connector/done")
+    kept = weights.load_weights(workdir / "connector/done")
     vocab = config.model.text.vocab_size  # pad rows of the vocabulary are not exported
     for model in (exported, kept):
         for table in (model.language.embedding, model.language.head):
@@ -187,7 +188,7 @@ def test_the_choices_of_a_run_are_taken(config, finished, tmp_path, source):
         got = pipeline.start(context, "base")
     assert got.config == model and got.language.config == model.text
     vocab = text.vocab_size
-    kept = checkpoint.load_weights(workdir / "connector/done")
+    kept = weights.load_weights(workdir / "connector/done")
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(kept), strict=True):
         a, b = (x[:vocab] if x.shape[0] == text.padded_vocab else x for x in (a, b))
         np.testing.assert_array_equal(a, b)
@@ -251,8 +252,8 @@ def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
 
 def test_connector_tuning_moves_the_connector_alone(finished):
     workdir, _ = finished
-    before = checkpoint.load_weights(workdir / "grpo/done")
-    after = checkpoint.load_weights(workdir / "connector/done")
+    before = weights.load_weights(workdir / "grpo/done")
+    after = weights.load_weights(workdir / "connector/done")
     for part in ("vision", "language"):
         for a, b in zip(
             jax.tree.leaves(getattr(before, part)),
@@ -285,7 +286,7 @@ def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budge
     context = pipeline.prepare(dataclasses.replace(config, evaluate=settings), tmp_path, True)
     said = []
     monkeypatch.setattr(evaluate, "accuracy", said.extend)
-    pipeline.accuracies(context, checkpoint.load_weights(workdir / "connector/done"))
+    pipeline.accuracies(context, weights.load_weights(workdir / "connector/done"))
     assert len(said) == 8
     words = [context.encoder.tokenizer.encode_text(word)[0] for word in ("Wait", " Hmm")]
     for group in said:
@@ -326,7 +327,7 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     assert all(x.is_deleted() for model in released for x in jax.tree.leaves(nnx.state(model)))
     assert len(released) == 1
     assert logged(tmp_path) == logged(workdir, ["base"])
-    resumed = checkpoint.load_weights(tmp_path / "base/done")
-    straight = checkpoint.load_weights(workdir / "base/done")
+    resumed = weights.load_weights(tmp_path / "base/done")
+    straight = weights.load_weights(workdir / "base/done")
     for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(straight), strict=True):
         np.testing.assert_array_equal(a, b)

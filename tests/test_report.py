@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from r1v3_jax import report
-from r1v3_jax.metrics import wilson, write_json
+from r1v3_jax.run.metrics import wilson, write_json
 
 PICTURES = ["reward", "length", "entropy", "accuracy_by_stage", "selection", "loss"]
 

@@ -21,12 +21,14 @@ from tools_for_tests import ENVIRONMENT, run_tool
 from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from r1v3_jax import checkpoint, hf
+from r1v3_jax import hf
 from r1v3_jax.config import TINY
 from r1v3_jax.files import read_json, write_json
 from r1v3_jax.hf import read_config
 from r1v3_jax.processing import chat, tokenizer_files
 from r1v3_jax.processing import tokenizer as processing_tokenizer
+from r1v3_jax.run import weights as run_weights
+from r1v3_jax.run.weights import load_weights
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -630,7 +632,7 @@ def test_rope_impl_comes_from_the_command_line(tmp_path, work):
     ]
     for code, _, stderr in run_all(tmp_path / "log", commands):
         assert code == 0, stderr
-    text = checkpoint.read_config(tmp_path / "ckpt")[0].text
+    text = run_weights.read_config(tmp_path / "ckpt")[0].text
     assert (text.rope_factor, text.rope_impl) == (2.0, "vllm_static")
     hf_like, like_vllm = (np.load(tmp_path / f"{name}.npz")["logits"] for name in ("hf", "static"))
     assert np.abs(hf_like - like_vllm).max() > 1e-3
@@ -638,5 +640,5 @@ def test_rope_impl_comes_from_the_command_line(tmp_path, work):
 
 def test_an_import_may_be_restored_onto_a_mesh(work):
     mesh = make_mesh((1, 2, 2))
-    model = checkpoint.load_weights(work / "checkpoint", mesh=mesh)
+    model = load_weights(work / "checkpoint", mesh=mesh)
     assert model.language.head.get_value().sharding.mesh == mesh

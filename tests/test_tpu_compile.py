@@ -8,7 +8,7 @@ import re
 import pytest
 from tpu_compiler import answer_of, devices, needs_libtpu
 
-from r1v3_jax import tpu
+from r1v3_jax.run import tpu_flags
 
 MESH = (1, 2, 2)
 
@@ -88,7 +88,7 @@ def compile_all() -> dict:
     from r1v3_jax import sampler
     from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
     from r1v3_jax.models import build
-    from r1v3_jax.programs import concrete
+    from r1v3_jax.run.program import concrete
     from r1v3_jax.sharding import DECODE, TRAIN, make_mesh
 
     config = ModelConfig(
@@ -144,7 +144,7 @@ def compile_all() -> dict:
     programs = {"gradient": gradient, "prefill": prefill, "decode": decode, "slots": slots}
     reports = {name: report(program.compile()) for name, program in programs.items()}
     attention = attention_of_a_pod()
-    reports["attention"] = report(attention.compile(compiler_options=tpu.flags()))
+    reports["attention"] = report(attention.compile(compiler_options=tpu_flags.flags()))
     try:
         attention.compile()
         reports["attention without flags"] = "compiles"

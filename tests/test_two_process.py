@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r1v3_jax import metrics
+from r1v3_jax.run import metrics
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """

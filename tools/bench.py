@@ -30,7 +30,7 @@ from absl import flags
 
 from r1v3_jax import bench, cli, hf, report
 from r1v3_jax.bench_shapes import SHAPES, Shape
-from r1v3_jax.metrics import write_json
+from r1v3_jax.run.metrics import write_json
 
 SHAPE = flags.DEFINE_enum("shape", "tunix", list(SHAPES), "What is run.")
 PARTS = flags.DEFINE_list("parts", ["step"], f"Of {', '.join(bench.PARTS)}.")

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-from r1v3_jax import checksums, files, metrics, pipeline
-from r1v3_jax.checkpoint import States
+from r1v3_jax import checksums, files, pipeline
 from r1v3_jax.config import load_config
+from r1v3_jax.run import metrics
+from r1v3_jax.run.checkpoints import States
 
 CONFIG = flags.DEFINE_string("config", None, "A config to compare the run with.")
 

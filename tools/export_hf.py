@@ -12,9 +12,10 @@ them marked; else one that does, in the same format.
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, files, hf
+from r1v3_jax import cli, files, hf
 from r1v3_jax.hf import read_config
 from r1v3_jax.processing import tokenizer, tokenizer_files
+from r1v3_jax.run import weights
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
@@ -24,7 +25,7 @@ MESH = cli.define_mesh()
 
 def main():
     files.empty_directory(OUT.value)
-    config, _ = checkpoint.read_config(CHECKPOINT.value)
+    config, _ = weights.read_config(CHECKPOINT.value)
     source = f"{CHECKPOINT.value}/tokenizer"
     tokenizer_files.tokenizer_files(source)
     # A language model alone has no images to mark.
@@ -32,7 +33,7 @@ def main():
         tokenizer.export_template(source, LAYOUT.value) if config.vision is not None else None
     )
     with cli.set_mesh(MESH):
-        model = checkpoint.load_weights(CHECKPOINT.value)
+        model = weights.load_weights(CHECKPOINT.value)
         hf.save(model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template)
     print(f"{OUT.value}: {hf.describe(model)}, layout {LAYOUT.value}")
 

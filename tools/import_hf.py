@@ -5,9 +5,10 @@ python tools/import_hf.py --hf=InternVL3-1B --out=checkpoints/internvl3_1b
 
 from absl import flags
 
-from r1v3_jax import checkpoint, cli, files, hf
+from r1v3_jax import cli, files, hf
 from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.processing import tokenizer
+from r1v3_jax.run import weights
 
 HF = flags.DEFINE_string("hf", None, "Directory with config.json and *.safetensors.", required=True)
 OUT = flags.DEFINE_string("out", None, "Checkpoint directory to write.", required=True)
@@ -24,7 +25,7 @@ def main():
     tokenizer.load(HF.value, text_only=source.config.vision is None).check_model(source.config)
     with cli.set_mesh(MESH):
         model = source.load(DTYPE.value, rope_impl=ROPE_IMPL.value)
-        checkpoint.save_weights(OUT.value, model, tokenizer=HF.value)
+        weights.save_weights(OUT.value, model, tokenizer=HF.value)
     print(f"{OUT.value}: {hf.describe(model)}")
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import grain
 
-from r1v3_jax import files, metrics
+from r1v3_jax import files
 from r1v3_jax.config import GRPO, SFT, Data
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.processing.image_files import ImageError, StoredImage
 from r1v3_jax.processing.processor import Encoded, Encoder
+from r1v3_jax.run import metrics
 from r1v3_jax.types import Dropped, Example
 
 MAX_THREADS = 16

@@ -1,58 +1,12 @@
 """What a run hands from stage to stage, and what every stage does around its steps."""
 
 import contextlib
-import dataclasses
-from pathlib import Path
 
-import jax
-
-from r1v3_jax import checksums, health
-from r1v3_jax.checkpoint import States
-from r1v3_jax.config import Run
 from r1v3_jax.data.placement import fetch
-from r1v3_jax.metrics import Compiles, Logger, Timer
-from r1v3_jax.processing.processor import Encoder
-
-# One number a purpose, folded into the seed: streams of random numbers that never meet.
-PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """A run in progress. workdir: everything it writes lies below. accept_changes: what is there
-    may be of a run whose config was another one.
-    """
-
-    run: Run
-    workdir: Path
-    encoder: Encoder
-    quiet: bool = False
-    accept_changes: bool = False
-    compiles: Compiles = dataclasses.field(default_factory=Compiles)
-
-    def key(self, purpose: str, step: int = 0) -> jax.Array:
-        """The random key of a purpose at a step: a function of the seed, so there is no state to
-        save.
-        """
-        key = jax.random.fold_in(jax.random.key(self.run.seed), PURPOSES[purpose])
-        return jax.random.fold_in(key, step)
-
-    def directory(self, stage: str) -> Path:
-        path = self.workdir / stage
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def states(self, stage: str, name: str, **how) -> States:
-        """The states of a stage in WORKDIR/STAGE/NAME."""
-        about = {"stage": stage, **self.run.identity(stage)}
-        about["tokenizer"] = checksums.digest(self.workdir / "tokenizer")
-        return States(
-            self.directory(stage) / name,
-            about=about,
-            accept_changes=self.accept_changes,
-            on_error=self.run.checkpoints.on_error,
-            **how,
-        )
+from r1v3_jax.run import alarms, preemption, watchdog
+from r1v3_jax.run.checkpoints import States
+from r1v3_jax.run.context import Context
+from r1v3_jax.run.metrics import Logger, Timer
 
 
 class Loop:
@@ -68,8 +22,8 @@ class Loop:
         self.total, self.every = config.steps, config.checkpoint_every
         self.skipped, self._skipped_at, self.timer = skipped, -1, Timer()
         run = context.run
-        self.watchdog, self.clock = health.Watchdog(run.health), health.HostClock()
-        self.alarms = health.Alarms(stage, run.health)
+        self.watchdog, self.clock = watchdog.Watchdog(run.health), watchdog.HostClock()
+        self.alarms = alarms.Alarms(stage, run.health)
         self.logger = Logger(
             context.workdir, total_steps=self.total, stage=stage, quiet=context.quiet,
             resume_step=first,
@@ -106,7 +60,7 @@ class Loop:
         self.skipped += step != self._skipped_at
         self._skipped_at = step
         path = self.context.workdir / "not_finite" / f"{self.stage}_{step:06d}.npz"
-        health.not_finite(self.context.run.health, what, fetch(batch), path, self.skipped)
+        alarms.not_finite(self.context.run.health, what, fetch(batch), path, self.skipped)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics, with what the watchers add to it."""
@@ -120,7 +74,7 @@ class Loop:
     def end(self, step: int, state, extra: dict, *, save: bool = False) -> None:
         """The end of a step: a save if it is due, and the end of the process if it is preempted."""
         self.states.check()
-        going = health.preempted()
+        going = preemption.preempted()
         if save or going or self.is_saved(step):
             with self.watchdog.slow():
                 self.logger.sync()
@@ -128,5 +82,5 @@ class Loop:
                 if going and not self.is_last(step):
                     self.states.wait()
         if going and not self.is_last(step):
-            health.leave(f"{self.stage}, step {step + 1}")
+            preemption.leave(f"{self.stage}, step {step + 1}")
         self.watchdog.step()

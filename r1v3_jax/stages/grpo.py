@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from absl import logging
 
 from r1v3_jax import evaluate, rollout, train
-from r1v3_jax.checkpoint import States
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import Ledger, of_stage
@@ -29,8 +28,10 @@ from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.run.checkpoints import States
+from r1v3_jax.run.context import Context
 from r1v3_jax.sampler import Sampling
-from r1v3_jax.stages.context import Context, Loop
+from r1v3_jax.stages.context import Loop
 from r1v3_jax.types import PolicyBatch, SampleRows
 
 

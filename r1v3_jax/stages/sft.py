@@ -14,13 +14,15 @@ import jax
 import numpy as np
 from absl import logging
 
-from r1v3_jax import health, train
+from r1v3_jax import train
 from r1v3_jax.config import SFT
 from r1v3_jax.data import packing, placement
 from r1v3_jax.data.reader import Ledger, of_stage
 from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.stages.context import Context, Loop
+from r1v3_jax.run import watchdog
+from r1v3_jax.run.context import Context
+from r1v3_jax.stages.context import Loop
 from r1v3_jax.types import Batch
 
 
@@ -58,7 +60,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
             if config.patience and best["since"] >= config.patience:
                 break
             with loop.timer("step"):
-                with loop.timer("data_wait"), health.own_work(), ledger.reading(step):
+                with loop.timer("data_wait"), watchdog.own_work(), ledger.reading(step):
                     (batch, tokens), drawn = next(batches)
                 ledger.add(step, drawn.drops)
                 state, metrics = update(state, batch)

@@ -13,9 +13,10 @@ import pytest
 import runs
 from flax import nnx
 
-from r1v3_jax import checkpoint, train
+from r1v3_jax import train
 from r1v3_jax.config import SFT, TINY, Compute, Optimizer
 from r1v3_jax.models import build
+from r1v3_jax.run import checkpoints
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import sft
 
@@ -32,7 +33,7 @@ def state(step: int) -> dict:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     directory = tmp_path_factory.mktemp("damage") / "states"
-    states = checkpoint.States(directory, about={"stage": "grpo"})
+    states = checkpoints.States(directory, about={"stage": "grpo"})
     for step in (10, 20):
         states.save(step, state(step), {"cursor": step})
     states.wait()
@@ -41,7 +42,7 @@ def saved(tmp_path_factory):
 
 def newest(directory: Path) -> tuple[int, bool]:
     """(step, whether all of it is what was saved) of what is restored."""
-    states = checkpoint.States(directory, about={"stage": "grpo"})
+    states = checkpoints.States(directory, about={"stage": "grpo"})
     step, restored, extra = states.newest(jax.tree.map(jnp.zeros_like, state(0)))
     pairs = zip(jax.tree.leaves(restored), jax.tree.leaves(state(step)), strict=True)
     same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
@@ -184,7 +185,7 @@ def test_another_mesh(shows, tmp_path):
     with context:
         one = fresh(mesh)
         one, _ = update(one, batch(mesh))
-        states = checkpoint.States(tmp_path / "states")
+        states = checkpoints.States(tmp_path / "states")
         states.save(1, one, {})
         states.wait()
         kept = [np.asarray(x) for x in jax.device_get(jax.tree.leaves(one))]

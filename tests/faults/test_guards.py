@@ -12,10 +12,11 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from r1v3_jax import checkpoint, files, launch, pipeline
+from r1v3_jax import files, launch, pipeline
 from r1v3_jax.config import Run, load_config
 from r1v3_jax.config.fields import described
-from r1v3_jax.metrics import write_json
+from r1v3_jax.run import checkpoints
+from r1v3_jax.run.metrics import write_json
 
 PACKAGE = Path(__file__).parent.parent.parent / "r1v3_jax"
 replace = dataclasses.replace
@@ -95,7 +96,7 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
     renamed = files.read_json(begun / "run.json")
     renamed["grpo.group_count"] = renamed.pop("grpo.group_size")
     with pytest.raises(ValueError, match="grpo.group_count is 4 there and missing here"):
-        checkpoint.check_same("run.json", renamed, pipeline.identity(config, begun))
+        checkpoints.check_same("run.json", renamed, pipeline.identity(config, begun))
     shows("12 mismatches refused by field", refused + 2, 13, refused + 2 == 13)
 
 

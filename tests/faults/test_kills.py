@@ -8,7 +8,7 @@ import time
 import pytest
 import runs
 
-from r1v3_jax import checkpoint
+from r1v3_jax.run import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def to_be_repeated(workdir) -> int:
     rows = runs.lines(workdir)
     if not rows or (workdir / rows[-1]["stage"] / "done").exists():
         return 0
-    saved = checkpoint.States(workdir / rows[-1]["stage"] / "states").steps()
+    saved = checkpoints.States(workdir / rows[-1]["stage"] / "states").steps()
     return rows[-1]["step"] + 1 - max(saved, default=0)
 
 

@@ -12,10 +12,11 @@ from random_models import random_model
 from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import health, rollout, train
+from r1v3_jax import rollout, train
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
+from r1v3_jax.run import alarms
 from r1v3_jax.sampler import Sampling, decode, generate, prefill
 from r1v3_jax.stages import grpo
 
@@ -195,7 +196,7 @@ def test_sampler_and_trainer_agree(sampled, shows):
     shows("15 importance ratio - 1", f"{ratio:.1e}", 1e-3, ratio <= 1e-3)
     ours, theirs = sampled(0.7, 1.0, trainer_temperature=1.0)
     gap = {"sampler_gap": float(np.abs(ours - theirs).mean())}
-    found = list(health.alarms(gap, Health()))
+    found = list(alarms.alarms(gap, Health()))
     passed = found == ["sampler_gap"]
     shows("15 temperature on one side only: alarms at once", found, "sampler_gap", passed)
 
@@ -216,7 +217,7 @@ def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
             )  # fmt: skip
             _, metrics = update(state, dataclasses.replace(batch, rows=rows))
             gap = float(metrics["sampler_gap"])
-            found = [n for n in health.alarms({"sampler_gap": gap}, Health())]
+            found = [n for n in alarms.alarms({"sampler_gap": gap}, Health())]
             what = f"15 an update's gap, {aggregation}, sampled at {temperature}"
             shows(what, f"{gap:.1e} {found}", wanted, found == wanted)
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import r1v3_jax
 from r1v3_jax.files import _dumps, _replace, first_process
+from r1v3_jax.run.compiles import _note_compilation
 
 # On the progress line, in this order; everything else is in the file.
 SHOWN = (
@@ -228,36 +229,7 @@ class Timer:
             self.values[key] = self.values.get(key, 0.0) + time.perf_counter() - start
 
 
-_compiled: list[str] = []  # "jit(update)", ...: all this process compiled, in order
-
-
-def _note_compilation(event: str, seconds: float, **details) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compiled.append(str(details.get("fun_name")))
-
-
 jax.monitoring.register_event_duration_secs_listener(_note_compilation)
-
-
-class Compiles:
-    """Counts compilations; one in work that was done before is a recompilation, and a fault."""
-
-    def __init__(self):
-        self.start = self.last = len(_compiled)
-        self.done: set[str] = set()
-        self.after_warmup = 0
-
-    def after(self, *work: str) -> None:
-        """Says that `work` was done; what was compiled since the last call belongs to it."""
-        if self.done.issuperset(work):
-            self.after_warmup += len(_compiled) - self.last
-        self.done.update(work)
-        self.last = len(_compiled)
-
-    def programs(self, names: tuple[str, ...]) -> dict[str, int]:
-        """How often each of our jitted functions was compiled, once a shape if all is well."""
-        compiled = _compiled[self.start :]
-        return {name: compiled.count(f"jit({name})") for name in names}
 
 
 def write_json(path, value) -> None:
