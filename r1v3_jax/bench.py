@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import rollout, sampler, train, types
+from r1v3_jax import rollout, train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
@@ -37,6 +37,7 @@ from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.run import metrics
+from r1v3_jax.sampling import loop, params, state
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch
 
@@ -109,7 +110,7 @@ class Bench:
         )
         self.sampler = rollout.Sampler(
             encoder=self.encoder,
-            sampling=sampler.Sampling(
+            sampling=params.Sampling(
                 shape.new_tokens, banned=self.encoder.tokenizer.banned_token_ids
             ),
             max_prompt_tokens=shape.prompt_tokens,
@@ -188,9 +189,9 @@ class Bench:
         asked = model, prompts.tokens, prompts.lengths
         seen = images, prompts.image_index
         with self.clock("prefill") as prefill:
-            jax.block_until_ready(sampler.prefill(*asked, *seen, **how))
+            jax.block_until_ready(loop.prefill(*asked, *seen, **how))
         with self.clock("generate") as both:
-            jax.block_until_ready(sampler.generate(*asked, self.key(), *seen, **how))
+            jax.block_until_ready(loop.generate(*asked, self.key(), *seen, **how))
         decode = Run(both.wall_s - prefill.wall_s, both.cpu_s - prefill.cpu_s)
         self.clock.runs.setdefault("decode", []).append(decode)
 
@@ -310,7 +311,7 @@ def products(layers: list[dict], head: jax.Array, x: jax.Array, tokens: jax.Arra
     return jax.lax.fori_loop(0, tokens, token, x)
 
 
-def rewards_of(completions: sampler.Completions) -> list[score.Score]:
+def rewards_of(completions: state.Completions) -> list[score.Score]:
     """The share of odd ids: it differs from sample to sample. The peers' scripts have the like."""
     rows = zip(completions.tokens, completions.lengths, strict=True)
     shares = [float(np.mean(ids[:length] % 2)) for ids, length in rows]

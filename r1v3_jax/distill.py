@@ -19,7 +19,7 @@ from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout import Group, Sampler, sample
 from r1v3_jax.run import weights
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.types import Example
 
 

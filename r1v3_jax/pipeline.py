@@ -35,7 +35,7 @@ from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.run.weights import load_weights, read_config, save_weights
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.types import Dropped

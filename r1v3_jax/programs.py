@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from r1v3_jax import rollout, sampler, train
+from r1v3_jax import rollout, train
 from r1v3_jax.config import GRPO, SFT, Evaluate, ModelConfig, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import _placed, batch_of, on_mesh, prompt_batch_of
 from r1v3_jax.models import build
 from r1v3_jax.run.program import Program, _in, concrete
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling import loop as sampling_loop
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.types import PolicyBatch, SampleRows
@@ -154,7 +155,7 @@ def _of_rollout(
     static = {"group_size": group_size, "slots": slots, "sampling": sampling}
     asked = (batch.tokens, batch.lengths, images, batch.image_index)
     state = concrete(
-        jax.eval_shape(lambda m, *a: sampler.prefill(m, *a, **static), model, *asked), mesh
+        jax.eval_shape(lambda m, *a: sampling_loop.prefill(m, *a, **static), model, *asked), mesh
     )
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
@@ -163,9 +164,9 @@ def _of_rollout(
     if with_images:
         lower = _in(mesh, lambda: rollout.encode_images.lower(model, batch.tiles))
         out.append(Program("encode_images", lower, resident=resident))
-    prefill = _in(mesh, lambda: sampler.prefill.lower(model, *asked, **static))
+    prefill = _in(mesh, lambda: sampling_loop.prefill.lower(model, *asked, **static))
     asked_of_decode = (model, state, key, bound, bound)
-    decode = _in(mesh, lambda: sampler.decode.lower(*asked_of_decode, sampling=sampling))
+    decode = _in(mesh, lambda: sampling_loop.decode.lower(*asked_of_decode, sampling=sampling))
     samples = prompts * group_size
     rounds = -(-samples // (slots or samples))
     return [

@@ -29,7 +29,9 @@ from r1v3_jax.rewards import terms
 from r1v3_jax.rewards.score import Score, score_all, scored
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 from r1v3_jax.run import watchdog
-from r1v3_jax.sampler import Completions, Sampling, decode, prefill
+from r1v3_jax.sampling.loop import decode, prefill
+from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
 

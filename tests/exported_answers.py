@@ -25,7 +25,7 @@ from r1v3_jax.processing import tokenizer as processing_tokenizer
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.rollout import Sampler
 from r1v3_jax.run import weights
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling.params import Sampling
 
 
 def main():

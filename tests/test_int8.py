@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 from random_models import random_model
 
-from r1v3_jax import sampler
 from r1v3_jax.config import TINY, Compute
 from r1v3_jax.models import build, int8, r1v3
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling import loop
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 
 MATRICES = {"q", "k", "v", "out", "gate", "up", "down"}
@@ -82,7 +82,7 @@ def test_it_samples_as_the_model_with_rounded_weights(model):
     """Two ways: rounded by numpy beforehand, or multiplied out in each layer."""
     sampling, key = Sampling(max_tokens=10), jax.random.key(3)
     found, want, exact = (
-        sampler.generate(
+        loop.generate(
             build.for_decoding(m, int8=bits), PROMPTS, LENGTHS, key, group_size=4, sampling=sampling
         )
         for m, bits in ((model, True), (rounded(model), False), (model, False))

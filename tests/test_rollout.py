@@ -24,7 +24,7 @@ from r1v3_jax.rewards import score as rewards_score
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.score import scored
 from r1v3_jax.rewards.verifiers import verdict
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Dropped, Example
@@ -486,7 +486,7 @@ def test_busy_slots_are_counted(setup, spread):
 
 def test_the_limit_of_a_step_holds_without_another_program(setup):
     sampler, model = setup
-    from r1v3_jax.sampler import decode
+    from r1v3_jax.sampling.loop import decode
 
     sampler.groups(model, [source(i) for i in range(4)], jax.random.key(0), limit=8)
     programs = decode._cache_size()

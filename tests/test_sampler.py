@@ -20,11 +20,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from r1v3_jax import hf, sampler
+from r1v3_jax import hf
 from r1v3_jax.config import TINY, Compute, ModelConfig
 from r1v3_jax.models import build
 from r1v3_jax.models.attention import NEVER
-from r1v3_jax.sampler import Completions, Sampling
+from r1v3_jax.sampling import loop, next_token
+from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.state import Completions, append
 from r1v3_jax.sharding import DECODE, TRAIN, make_mesh, shardings
 
 IMAGE, END, PAD, VOCAB = (
@@ -40,7 +42,7 @@ TILES = reference.rng_tiles(4)  # the first prompt has the first, the third the 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 encode_images = quick_jit(lambda model: model.encode_images(TILES))
-generate = quick_jit(sampler.generate, static_argnames=("group_size", "slots", "sampling"))
+generate = quick_jit(loop.generate, static_argnames=("group_size", "slots", "sampling"))
 
 
 def batch(*numbers):
@@ -105,7 +107,7 @@ def drawn(**settings):
     """Share of each token among 4,000 draws, in two columns."""
     keys = jax.random.split(jax.random.key(7), 4000)
     logits = jnp.broadcast_to(LOGITS, (4000, 4))
-    tokens = sampler.choose(logits, keys, Sampling(max_tokens=1, **settings), (8, 2))
+    tokens = next_token.choose(logits, keys, Sampling(max_tokens=1, **settings), (8, 2))
     assert tokens.dtype == jnp.int32
     return np.bincount(tokens, minlength=4) / 4000
 
@@ -144,7 +146,7 @@ def test_greedy_takes_the_highest_that_is_not_banned():
 
     def choose(**settings):
         settings = Sampling(max_tokens=1, temperature=0.0, **settings)
-        return sampler.choose(logits, keys, settings, (1, 1)).tolist()
+        return next_token.choose(logits, keys, settings, (1, 1)).tolist()
 
     assert choose() == [1, 1]
     assert choose(banned=(1,)) == [2, 3]
@@ -157,7 +159,7 @@ def test_what_is_banned_is_never_drawn_however_low_the_rest():
     keys = jax.random.split(jax.random.key(0), 100)
     for temperature in (0.0, 0.5, 1.0, 100.0):
         settings = Sampling(max_tokens=1, temperature=temperature, banned=(0,))
-        assert 0 not in np.asarray(sampler.choose(logits, keys, settings, (1, 1)))
+        assert 0 not in np.asarray(next_token.choose(logits, keys, settings, (1, 1)))
 
 
 def test_pad_rows_of_the_vocabulary_are_never_drawn():
@@ -165,7 +167,7 @@ def test_pad_rows_of_the_vocabulary_are_never_drawn():
     keys = jax.random.split(jax.random.key(0), 1000)
     for temperature in (0.1, 1.0, 100.0):
         settings = Sampling(max_tokens=1, temperature=temperature, banned=(0,))
-        assert np.all(np.asarray(sampler.choose(logits, keys, settings, (1, 2))) == 1)
+        assert np.all(np.asarray(next_token.choose(logits, keys, settings, (1, 2))) == 1)
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (8, 1), (1, 2), (4, 2), (8, 4), (8, 8)], ids=str)
@@ -173,7 +175,7 @@ def test_a_draw_by_columns_is_a_draw_from_all(tile):
     """A flat column, and one with a peak: their shares are sums, not maxima."""
     p = jnp.array([0.1, 0.3, 0.1, 0.15, 0.1, 0.1, 0.1, 0.05])
     keys = jax.random.split(jax.random.key(3), 20_000)
-    tokens = sampler.draw(jnp.tile(jnp.log(p), (20_000, 1)), keys, tile)
+    tokens = next_token.draw(jnp.tile(jnp.log(p), (20_000, 1)), keys, tile)
     share = np.bincount(tokens, minlength=8) / 20_000
     assert np.all(np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / 20_000))  # five deviations
 
@@ -186,7 +188,7 @@ def test_nucleus_floor_written_out():
         (0.7, [0.3, 0.3, 0.25]),
         (0.85, [0.1, 0.1, 0.25]),
     ):
-        got = jnp.exp(sampler.nucleus_floor(jnp.log(p), top_p))
+        got = jnp.exp(next_token.nucleus_floor(jnp.log(p), top_p))
         np.testing.assert_allclose(got[:, 0], floors, rtol=1e-6)
 
 
@@ -199,7 +201,7 @@ def test_what_is_cut_equals_transformers(settings):
     keys = jax.random.split(jax.random.key(0), 20_000)
     settings = Sampling(max_tokens=1, **settings)
     for row in range(8):
-        tokens = sampler.choose(jnp.tile(logits[row], (20_000, 1)), keys, settings, (8, 2))
+        tokens = next_token.choose(jnp.tile(logits[row], (20_000, 1)), keys, settings, (8, 2))
         assert np.array_equal(np.unique(tokens), np.flatnonzero(theirs[row]))
 
 
@@ -218,7 +220,7 @@ def completions(tokens, lengths, ended):
 def test_append_written_out():
     # Three samples at step 1: one goes on, one ends now (end token 2), one has ended before.
     before = completions([[5, 0, 0], [6, 0, 0], [2, 0, 0]], [1, 1, 1], [False, False, True])
-    after = sampler.append(
+    after = append(
         before,
         jnp.array([True, True, False]),
         jnp.array([7, 2, 9]),
@@ -238,7 +240,7 @@ def test_append_written_out():
 def test_measure_is_the_log_softmax_and_its_entropy():
     logits = jnp.array([[1.0, 2.0, 4.0, NEVER], [0.0, 0.0, 0.0, 0.0]])
     for temperature in (1.0, 0.5):
-        logprob, entropy = sampler.measure(logits, jnp.array([2, 0]), temperature)
+        logprob, entropy = next_token.measure(logits, jnp.array([2, 0]), temperature)
         p = np.exp(np.array([1.0, 2.0, 4.0]) / temperature)
         p /= p.sum()
         np.testing.assert_allclose(logprob, [np.log(p[2]), -np.log(4)], atol=1e-6)
@@ -250,12 +252,12 @@ def test_repetition_penalty_equals_transformers():
     tokens, lengths = [[3, 5, 3, 0], [7, 0, 0, 0], [0, 0, 0, 0]], [3, 1, 0]
     settings = Sampling(max_tokens=4, repetition_penalty=1.3)
     state = completions(tokens, lengths, [False] * 3)
-    got = sampler.penalised(jnp.asarray(logits), state, settings)
+    got = next_token.penalised(jnp.asarray(logits), state, settings)
     for row, length in enumerate(lengths):  # what is not yet written (0) is not penalised
         ids = torch.tensor([tokens[row][:length]], dtype=torch.long)
         theirs = RepetitionPenaltyLogitsProcessor(1.3)(ids, torch.from_numpy(logits[row : row + 1]))
         np.testing.assert_allclose(got[row], theirs[0], rtol=1e-6)
-    untouched = sampler.penalised(jnp.asarray(logits), state, Sampling(max_tokens=4))
+    untouched = next_token.penalised(jnp.asarray(logits), state, Sampling(max_tokens=4))
     assert np.array_equal(untouched, logits)
 
 
@@ -288,7 +290,7 @@ def close(wanted, think_end):
     tokens, closed = np.zeros((1, len(wanted)), np.int32), jnp.zeros(1, bool)
     own = []
     for step, token in enumerate(wanted):
-        token, free, closed = sampler.close_thinking(
+        token, free, closed = next_token.close_thinking(
             jnp.array([token]), jnp.array([step]), jnp.asarray(tokens), closed, settings
         )
         tokens[0, step] = token[0]
@@ -590,12 +592,12 @@ def looks(model, untils, *, slots, **settings):
     tokens, lengths, index = batch(*EIGHT)
     images = encode_images(model)
     sampling, key = Sampling(**WARM | settings), jax.random.key(0)
-    state = sampler.prefill(
+    state = loop.prefill(
         model, tokens, lengths, images, index, group_size=2, slots=slots, sampling=sampling
     )
     for until in untils:
         limit = jnp.int32(sampling.max_tokens)
-        state = sampler.decode(model, state, key, limit, jnp.int32(until), sampling=sampling)
+        state = loop.decode(model, state, key, limit, jnp.int32(until), sampling=sampling)
         yield jax.device_get((until, state.completions, state.finished, state))
 
 

@@ -21,7 +21,7 @@ from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing import processor
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.sampler import Completions
+from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo
 from r1v3_jax.types import Batch, Example

@@ -85,10 +85,10 @@ def compile_all() -> dict:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding
 
-    from r1v3_jax import sampler
     from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
     from r1v3_jax.models import build
     from r1v3_jax.run.program import concrete
+    from r1v3_jax.sampling import loop, params
     from r1v3_jax.sharding import DECODE, TRAIN, make_mesh
 
     config = ModelConfig(
@@ -126,17 +126,17 @@ def compile_all() -> dict:
 
         images = array(DECODE, (tiles, 64, 512), jnp.bfloat16, "tiles", None, None)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        sampling = sampler.Sampling(max_tokens=384, top_p=0.9, banned=(9,))
+        sampling = params.Sampling(max_tokens=384, top_p=0.9, banned=(9,))
 
         def rollout(prompts, slots):
             question = array(DECODE, (prompts, length), jnp.int32, "batch", None)
             lengths = array(DECODE, (prompts,), jnp.int32, "batch")
             static = {"group_size": group, "slots": slots, "sampling": sampling}
             asked = abstract(DECODE), question, lengths, images, question
-            prefill = sampler.prefill.lower(*asked, **static)
-            state = concrete(jax.eval_shape(lambda *a: sampler.prefill(*a, **static), *asked), mesh)
+            prefill = loop.prefill.lower(*asked, **static)
+            state = concrete(jax.eval_shape(lambda *a: loop.prefill(*a, **static), *asked), mesh)
             bound = jax.ShapeDtypeStruct((), jnp.int32)
-            decode = sampler.decode.lower(asked[0], state, key, bound, bound, sampling=sampling)
+            decode = loop.decode.lower(asked[0], state, key, bound, bound, sampling=sampling)
             return prefill, decode
 
         prefill, decode = rollout(prompts, 0)

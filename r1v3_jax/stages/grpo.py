@@ -30,7 +30,7 @@ from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
-from r1v3_jax.sampler import Sampling
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.stages.context import Loop
 from r1v3_jax.types import PolicyBatch, SampleRows
 

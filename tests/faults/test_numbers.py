@@ -17,7 +17,8 @@ from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
 from r1v3_jax.run import alarms
-from r1v3_jax.sampler import Sampling, decode, generate, prefill
+from r1v3_jax.sampling.loop import decode, generate, prefill
+from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.stages import grpo
 
 KL = dataclasses.replace(CONFIG, kl_coef=0.1, optimizer=Optimizer(lr=1e-2, weight_decay=0.1))
