@@ -10,7 +10,6 @@ connector   only the connector learns, on digits by other writers
 
 from statistics import mean
 
-from r1v3_jax import digits
 from r1v3_jax.config import (
     GRPO,
     SFT,
@@ -21,6 +20,7 @@ from r1v3_jax.config import (
     TextConfig,
     VisionConfig,
 )
+from r1v3_jax.tasks import digits
 
 VOCABULARY = digits.vocabulary()
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import digits
-from r1v3_jax.digits import Digits
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.tasks import digits
+from r1v3_jax.tasks.digits import Digits
 
 FILES = importlib.resources.files("r1v3_jax") / "data_files"
 SOURCES = [Digits(d, s) for d, s in itertools.product(("home", "second"), ("train", "held_out"))]

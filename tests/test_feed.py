@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import digits, pipeline
+from r1v3_jax import pipeline
 from r1v3_jax.config import SFT, Data, load_config
 from r1v3_jax.data import packing, placement
 from r1v3_jax.data.reader import Ledger, Reader, TooManyDropped, of_stage
@@ -23,6 +23,7 @@ from r1v3_jax.models import build
 from r1v3_jax.processing import image_files, processor
 from r1v3_jax.run import metrics
 from r1v3_jax.stages import sft
+from r1v3_jax.tasks import digits
 from r1v3_jax.types import Dropped, Example
 
 

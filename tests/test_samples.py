@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from tools_for_tests import run_tool
 
-from r1v3_jax import digits, pipeline, samples
+from r1v3_jax import pipeline, samples
 from r1v3_jax.config import load_config
 from r1v3_jax.data import reader
+from r1v3_jax.tasks import digits
 from r1v3_jax.types import Example
 
 ROOT = Path(__file__).parent.parent

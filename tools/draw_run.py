@@ -22,10 +22,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from r1v3_jax.tasks import digits
 
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.report import plots
+from r1v3_jax.tasks import digits
 from r1v3_jax.types import Example
 
 OUT = flags.DEFINE_string("out", None, "The PNG to write.", required=True)
