@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import rollout, train, types
+from r1v3_jax import train, types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
@@ -36,6 +36,8 @@ from r1v3_jax.models.flops import num_params
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout.group import Group
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop, params, state
 from r1v3_jax.stages import grpo
@@ -108,7 +110,7 @@ class Bench:
             accumulate=shape.accumulate,
             optimizer=dataclasses.replace(GRPO.optimizer, lr=1e-6),
         )
-        self.sampler = rollout.Sampler(
+        self.sampler = sampler.Sampler(
             encoder=self.encoder,
             sampling=params.Sampling(
                 shape.new_tokens, banned=self.encoder.tokenizer.banned_token_ids
@@ -175,7 +177,7 @@ class Bench:
                 run.tokens, run.busy = counts_of([groups])
                 whole.tokens, whole.busy = run.tokens, run.busy
             with self.clock("batch"):
-                batch = self.place(rollout.policy_batch(groups, self.config, self.encoder))
+                batch = self.place(sampler.policy_batch(groups, self.config, self.encoder))
             self.learn("update", self.update, batch)
 
     def profile(self) -> None:
@@ -185,7 +187,7 @@ class Bench:
         how, images = {"group_size": self.shape.group_size, "sampling": self.sampler.sampling}, None
         if prompts.tiles is not None:
             with self.clock("encode_images"):
-                images = jax.block_until_ready(rollout.encode_images(model, prompts.tiles))
+                images = jax.block_until_ready(sampler.encode_images(model, prompts.tiles))
         asked = model, prompts.tokens, prompts.lengths
         seen = images, prompts.image_index
         with self.clock("prefill") as prefill:
@@ -218,7 +220,7 @@ class Bench:
     def naive(self) -> None:
         """Two updates on the same groups: ours, and one that repeats a prompt for each sample."""
         groups = self.groups(self.sampler)
-        batch = self.place(rollout.policy_batch(groups, self.config, self.encoder))
+        batch = self.place(sampler.policy_batch(groups, self.config, self.encoder))
         self.learn("update", self.update, batch)
         batch = self.place(naive_batch(groups, self.config, self.encoder))
         self.learn("naive_update", self.naive_update, batch)
@@ -237,7 +239,7 @@ class Bench:
             encoded, self.encoder, max_prompt_tokens=shape.prompt_tokens, tiles=shape.tiles
         )
 
-    def groups(self, how: rollout.Sampler, prompts: int = 0, first: int = 0) -> list[rollout.Group]:
+    def groups(self, how: sampler.Sampler, prompts: int = 0, first: int = 0) -> list[Group]:
         """Sampled groups on the host, with scores that differ."""
         model, count = build.for_decoding(self.state.model), prompts or self.shape.prompts
         examples = [self.config.train(i) for i in range(first, first + count)]
@@ -318,7 +320,7 @@ def rewards_of(completions: state.Completions) -> list[score.Score]:
     return [score.Score(share, share, 0.0, Verdict.RIGHT, None, "") for share in shares]
 
 
-def counts_of(batches: list[list[rollout.Group]]) -> tuple[int, float]:
+def counts_of(batches: list[list[Group]]) -> tuple[int, float]:
     """Tokens sampled in rollouts of equally many slots, and the share of slots and steps that they
     fill.
     """
@@ -363,7 +365,7 @@ class NaiveBatch:
     sampler_logprobs: np.ndarray
 
 
-def naive_batch(groups: list[rollout.Group], config: GRPO, encoder: Encoder) -> NaiveBatch:
+def naive_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> NaiveBatch:
     """What `rollout.policy_batch` was as long as a prompt went through the update with each of its
     samples. For prompts of `max_prompt_tokens` and one tile each.
     """

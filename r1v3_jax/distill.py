@@ -17,7 +17,8 @@ from r1v3_jax.config import Run
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rollout import Group, Sampler, sample
+from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.sampler import Sampler, sample
 from r1v3_jax.run import weights
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.types import Example

@@ -29,13 +29,15 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import programs, samples, tpu
+from r1v3_jax import samples, tpu
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import parse
 from r1v3_jax.data.reader import of_stage
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.programs import of_stage
+from r1v3_jax.rollout import programs
 from r1v3_jax.run import tpu_flags
 from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh, shard_bytes
@@ -92,7 +94,7 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
     mesh = make_mesh(config.mesh, tpu.devices(topology))
     coords = [tuple(device.coords) for device in mesh.devices.flat]
     stages = (config.stage,) if config.stage else config.pipeline
-    table = [(stage, p) for stage in stages for p in programs.of_stage(config, stage, mesh, banned)]
+    table = [(stage, p) for stage in stages for p in of_stage(config, stage, mesh, banned)]
     if config.evaluate.sets:
         table += [("evaluate", p) for p in programs.of_evaluation(config, mesh, banned)]
     names = [f"{stage}/{p.label}" for stage, p in table]
@@ -150,7 +152,7 @@ def compile_here(config: Run) -> None:
     table = (
         programs.of_evaluation(config, mesh, banned)
         if stage == "evaluate"
-        else programs.of_stage(config, stage, mesh, banned)
+        else of_stage(config, stage, mesh, banned)
     )
     lowered = next(p for p in table if p.label == program).lower()
     compiled = lowered.compile(compiler_options=tpu_flags.flags())

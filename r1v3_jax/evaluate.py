@@ -9,7 +9,8 @@ import numpy as np
 
 from r1v3_jax.processing.tokenizer import Tokenizer
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rollout import Group, Sampler, sample
+from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.sampler import Sampler, sample
 from r1v3_jax.run.metrics import rank_correlation, wilson
 from r1v3_jax.types import Example
 

@@ -29,7 +29,7 @@ from r1v3_jax.processing.processor import Encoder, Tiles
 from r1v3_jax.processing.tokenizer import export_template, load
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import routing
-from r1v3_jax.rollout import Sampler
+from r1v3_jax.rollout.sampler import Sampler
 from r1v3_jax.run.checkpoints import check_same
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import peak_rss_gib, versions, write_json

@@ -23,7 +23,7 @@ from r1v3_jax.config import load
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing import tokenizer as processing_tokenizer
 from r1v3_jax.processing.processor import Encoder
-from r1v3_jax.rollout import Sampler
+from r1v3_jax.rollout.sampler import Sampler
 from r1v3_jax.run import weights
 from r1v3_jax.sampling.params import Sampling
 

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1v3_jax import bench, rollout
+from r1v3_jax import bench
 from r1v3_jax.bench_shapes import SHAPES, Shape
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.flops import num_params
+from r1v3_jax.rollout import sampler
 from r1v3_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +96,7 @@ def test_the_naive_update_is_the_update(measured):
     """The same loss and the same gradient, so that their times compare."""
     groups, found = measured.groups(measured.sampler), []
     for make, update in (
-        (rollout.policy_batch, measured.update),
+        (sampler.policy_batch, measured.update),
         (bench.naive_batch, measured.naive_update),
     ):
         batch = measured.place(make(groups, measured.config, measured.encoder))

@@ -7,14 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import distill, rollout
+from r1v3_jax import distill
 from r1v3_jax.data import mixtures, reader
 from r1v3_jax.distill import Filter
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.processing import processor
 from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rollout import Group
+from r1v3_jax.rollout import sampler as rollout
+from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.sampler import sample
 from r1v3_jax.types import Dropped, Example
 
 RIGHT = Score(1.0, 1.0, 1.0, Verdict.RIGHT, "1", "")
@@ -97,7 +99,7 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
             [([1], True, WRONG), ([2], True, WRONG), ([3], True, FAILED)],
         ]
     )
-    groups = rollout.sample(sampler, None, source, 3, 2, jax.random.key(0))
+    groups = sample(sampler, None, source, 3, 2, jax.random.key(0))
     rows, verdicts = distill.chains(groups, Filter(9))
     assert rows == [
         {"index": 0, "id": "q0", "chain": "4 5"},
@@ -129,7 +131,7 @@ def test_the_share_of_right_answers_of_each_question(monkeypatch):
         return source(index)
 
     with pytest.warns(UserWarning, match="the questions asked are without bad rows: 1 answer"):
-        groups = rollout.sample(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
+        groups = sample(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
         rows = distill.pass_rates(groups)
     assert rows == [
         {"index": 0, "id": "q0", "source": "set", "pass_rate": 1 / 3, "samples": 3},

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from r1v3_jax import pipeline, programs, rollout
+from r1v3_jax import pipeline, programs
 from r1v3_jax.config import load_config
 from r1v3_jax.models import r1v3
+from r1v3_jax.rollout import sampler
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft
 
@@ -51,7 +52,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, watched)
 
     for module, name in (
-        (r1v3, "reshard"), (rollout, "encode_images"), (rollout, "prefill"), (rollout, "decode"),
+        (r1v3, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
         (grpo, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)

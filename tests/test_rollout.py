@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import evaluate, rollout, train
+from r1v3_jax import evaluate, train
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import TooManyDropped, of_stage
@@ -24,6 +24,17 @@ from r1v3_jax.rewards import score as rewards_score
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.score import scored
 from r1v3_jax.rewards.verifiers import verdict
+from r1v3_jax.rollout import collect, metrics, scoring
+from r1v3_jax.rollout import sampler as rollout_sampler
+from r1v3_jax.rollout.sampler import (
+    LOOKS,
+    Sampler,
+    begin,
+    multihost_utils,
+    pack,
+    policy_batch,
+    sample,
+)
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
@@ -82,7 +93,7 @@ def setup(tmp_path_factory):
         pad_token_id=tokenizer.pad_token_id,
     )
     encoder = processor.Encoder(config, tokenizer)
-    sampler = rollout.Sampler(
+    sampler = Sampler(
         encoder=encoder,
         sampling=Sampling(max_tokens=8, banned=tokenizer.banned_token_ids),
         max_prompt_tokens=100,
@@ -120,7 +131,7 @@ def groups(setup):
 def test_the_trainer_agrees_with_the_sampler(setup, groups):
     """Every sampled log-probability, recomputed by the training forward pass on its row."""
     sampler, model = setup
-    batch = rollout.policy_batch(groups, CONFIG, sampler.encoder)
+    batch = policy_batch(groups, CONFIG, sampler.encoder)
     batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
     got, sampled = np.asarray(grpo.score(model, batch, 1.0)), batch.rows.sampler_logprobs
     at = sampled != 0
@@ -130,14 +141,14 @@ def test_the_trainer_agrees_with_the_sampler(setup, groups):
 
 def samples(groups, config=CONFIG):
     """Each sample's group, number, and place in the rows: micro-batch, row, tokens."""
-    plan = rollout.pack(np.stack([group.completions.lengths for group in groups]), config)
+    plan = pack(np.stack([group.completions.lengths for group in groups]), config)
     for (p, g), (n, b, at, segment) in plan.places.items():
         size = groups[p].completions.lengths[g]
         yield groups[p], g, (n, b, slice(at, at + size)), segment
 
 
 def test_rows_hold_the_sampled_ids(setup, groups):
-    batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder)
+    batch = policy_batch(groups, CONFIG, setup[0].encoder)
     for group, prompt in zip(groups, batch.prompts.tokens, strict=True):
         np.testing.assert_array_equal(prompt[: len(group.prompt.tokens)], group.prompt.tokens)
     for group, g, place, segment in samples(groups):
@@ -152,7 +163,7 @@ def test_rows_hold_the_sampled_ids(setup, groups):
 
 def test_an_undecided_sample_takes_no_part(setup, groups):
     """Weight and advantage 0; the advantages of its siblings are those computed without it."""
-    rows = rollout.policy_batch(groups, CONFIG, setup[0].encoder).rows
+    rows = policy_batch(groups, CONFIG, setup[0].encoder).rows
     without = advantages.group_advantages(np.array([[1.0, 0.0]]), np.ones((1, 2), bool))[0]
     for group, g, place, _ in samples(groups):
         if group is groups[0]:
@@ -163,9 +174,9 @@ def test_an_undecided_sample_takes_no_part(setup, groups):
 
 
 def test_micro_batches_hold_the_same_samples(setup, groups):
-    whole = rollout.policy_batch(groups, CONFIG, setup[0].encoder).rows
+    whole = policy_batch(groups, CONFIG, setup[0].encoder).rows
     config = dataclasses.replace(CONFIG, accumulate=2)
-    parts = rollout.policy_batch(groups, config, setup[0].encoder).rows
+    parts = policy_batch(groups, config, setup[0].encoder).rows
     assert parts.tokens.shape == (2, 6, 8) and whole.tokens.shape == (1, 12, 8)
     pairs = zip(samples(groups), samples(groups, config), strict=True)
     for (_, _, one, _), (_, _, other, _) in pairs:
@@ -175,7 +186,7 @@ def test_micro_batches_hold_the_same_samples(setup, groups):
 
 
 def test_the_tower_runs_once_a_prompt(setup, groups):
-    batch = rollout.policy_batch(groups, CONFIG, setup[0].encoder).prompts
+    batch = policy_batch(groups, CONFIG, setup[0].encoder).prompts
     assert batch.tiles.shape == (1, 4, 28, 28, 3)  # not 4 x 3
     assert [row.max() for row in batch.image_index] == [3, 7, 11, 15]
 
@@ -199,15 +210,15 @@ def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch
     assert model.compute.rules == TRAIN
     used = []
 
-    class Spy(rollout.Sampler):
+    class Spy(Sampler):
         def begin(self, model, *args):
             used.append(model.language.blocks.compute.rules)
             return super().begin(model, *args)
 
     spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
-    rollout.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
+    collect.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
     evaluate.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
-    list(rollout.sample(spy, model, source, 4, 4, jax.random.key(0)))  # chains, pass rates
+    list(sample(spy, model, source, 4, 4, jax.random.key(0)))  # chains, pass rates
     assert used == [DECODE] * 3
 
 
@@ -218,24 +229,24 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     state = train.create(model, optimizer, train.trainable("all"))
     key, where = jax.random.key(5), (CONFIG, 8)
     old = [sampler, build.for_decoding(setup[1]), reader(4)]
-    expected = host(sampler.finish(rollout.begin(*old, key, *where)))
+    expected = host(sampler.finish(begin(*old, key, *where)))
     examples = reader()
 
     def then():
-        return rollout.begin(sampler, build.for_decoding(state.model), examples, key, *where)
+        return begin(sampler, build.for_decoding(state.model), examples, key, *where)
 
-    first = rollout.collect(sampler, state.model, examples, jax.random.key(0), *where, then=then)
+    first = collect.collect(sampler, state.model, examples, jax.random.key(0), *where, then=then)
     assert first.drawn.cursor == 4
-    batch = rollout.policy_batch(first.groups, CONFIG, sampler.encoder)
+    batch = policy_batch(first.groups, CONFIG, sampler.encoder)
     batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
     weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
     state, _ = update(state, dataclasses.replace(batch, rows=weights))
-    second = rollout.collect(
+    second = collect.collect(
         sampler, state.model, examples, jax.random.key(9), *where, flight=first.ahead
     )
     assert host(second.groups) == expected
     assert second.drawn.cursor == 8 and second.ahead is None
-    new = rollout.begin(sampler, build.for_decoding(state.model), reader(4), key, *where)
+    new = begin(sampler, build.for_decoding(state.model), reader(4), key, *where)
     moved = [group.completions.logprobs for group in sampler.finish(new)]
     stayed = [group.completions.logprobs for group in second.groups]
     assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
@@ -247,7 +258,7 @@ def test_the_next_rollout_is_begun_once(setup, reader):
     banned = (*sampler.sampling.banned, sampler.encoder.tokenizer.end_token_id)
     sampler = dataclasses.replace(sampler, sampling=Sampling(max_tokens=8, banned=banned))
     begun = []
-    found = rollout.collect(
+    found = collect.collect(
         sampler, model, reader(), jax.random.key(0), CONFIG, 8, then=lambda: begun.append(1) or 7
     )
     assert begun == [1] and found.ahead == 7
@@ -266,11 +277,11 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, rea
 
     monkeypatch.setattr(rewards, "score_all", score_all)  # the verifier is not what is tested
     config = dataclasses.replace(CONFIG, refills=2)
-    found = rollout.collect(sampler, model, reader(), jax.random.key(0), config, 8)
+    found = collect.collect(sampler, model, reader(), jax.random.key(0), config, 8)
     assert [int(group.example.id) for group in found.groups] == [1, 3, 5, 7]
     assert found.drawn.cursor == 8 and found.lengths == [100, 100]
     assert found.counts == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
-    found = rollout.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
+    found = collect.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
     assert [int(group.example.id) for group in found.groups] == [0, 1, 2, 3]
     assert found.drawn.cursor == 4
 
@@ -282,8 +293,8 @@ def test_a_bucket_changes_no_sample(setup, reader):
     found = []
     for how, length in ((CONFIG, 100), (dataclasses.replace(CONFIG, buckets=buckets), 90)):
         mine = dataclasses.replace(sampler, buckets=how.buckets)
-        made = rollout.collect(mine, model, reader(), jax.random.key(0), how, 8)
-        batch = rollout.policy_batch(made.groups, how, sampler.encoder)
+        made = collect.collect(mine, model, reader(), jax.random.key(0), how, 8)
+        batch = policy_batch(made.groups, how, sampler.encoder)
         assert made.lengths == [length] and batch.prompts.tokens.shape[1] == length
         found.append(made.groups)
     for large, small in zip(*found, strict=True):
@@ -305,7 +316,7 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
     examples = of_stage(CONFIG, sampler.encoder, how, source=spoilt)
     with contextlib.closing(examples):
         then = functools.partial(
-            rollout.begin,
+            begin,
             sampler,
             build.for_decoding(model),
             examples,
@@ -313,10 +324,10 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
             CONFIG,
             8,
         )
-        first = rollout.collect(sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then)
+        first = collect.collect(sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then)
         assert [group.example.id for group in first.groups] == ["0", "3", "4", "5"]
         assert first.drawn.cursor == 6 and [x["index"] for x in first.drawn.drops] == [1, 2]
-        later = rollout.collect(
+        later = collect.collect(
             sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=first.ahead
         )
     assert [group.example.id for group in later.groups] == ["7", "8", "9", "10"]
@@ -337,11 +348,11 @@ def test_the_accuracy_of_each_source_written_out(setup, groups):
         )
         for p, group in enumerate(groups)
     ]
-    found = rollout.statistics(made, 8)
+    found = metrics.statistics(made, 8)
     assert found["accuracy/a"] == pytest.approx(3 / 5)
     assert found["accuracy/b"] == pytest.approx(1 / 6)
     assert found["accuracy"] == pytest.approx(4 / 11)
-    assert "accuracy/a" not in rollout.statistics([made[0], made[2]], 8)  # of one data set
+    assert "accuracy/a" not in metrics.statistics([made[0], made[2]], 8)  # of one data set
 
 
 def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
@@ -390,11 +401,11 @@ def test_scores_of_other_processes_are_the_same(monkeypatch):
         tables.append(np.array(table))
         return np.concatenate(tables)
 
-    monkeypatch.setattr(rollout.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(rollout.multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(rollout_sampler.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
     with contextlib.suppress(ValueError):  # the rest is not there yet
-        rollout.gather_scores(scores[:3], weights)
-    found = rollout.gather_scores(scores[3:], weights)
+        scoring.gather_scores(scores[:3], weights)
+    found = scoring.gather_scores(scores[3:], weights)
     for mine, theirs in zip(scores, found, strict=True):
         assert theirs == dataclasses.replace(mine, extracted=None, reason="")
 
@@ -405,7 +416,7 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
     shaping = Shaping(overlong=0.5, overlong_tokens=2, repetition=1.0, repetition_ngram=1)
     config = dataclasses.replace(CONFIG, shaping=shaping)
     plain, shaped = (
-        rollout.collect(sampler, model, reader(), jax.random.key(0), how, 8).groups
+        collect.collect(sampler, model, reader(), jax.random.key(0), how, 8).groups
         for how in (CONFIG, config)
     )
     for before, after in zip(plain, shaped, strict=True):
@@ -415,10 +426,10 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
             assert after.scores[g].penalty == pytest.approx(penalty)
             assert after.rewards[g] == pytest.approx(before.rewards[g] - penalty, abs=1e-6)
     mean = np.mean([score.penalty for group in shaped for score in group.scores])
-    assert rollout.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
+    assert metrics.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
     failed = scored(verdict.Check(verdict.Verdict.ERROR, None, ""), 1.0, 0.8)
     group = dataclasses.replace(plain[0], scores=[failed] * 3)
-    assert np.isnan(rollout.shaped(group, config, 8).rewards).all()
+    assert np.isnan(collect.shaped(group, config, 8).rewards).all()
 
 
 @pytest.fixture(scope="module")
@@ -460,7 +471,7 @@ def test_what_is_scored_while_others_are_sampled_is_the_same(setup, spread, monk
     groups = slotted.groups(model, examples, jax.random.key(0), limit=8)
     assert host(groups) == host(expected)
     assert len({int(x) for group in groups for x in group.completions.lengths}) >= 4
-    assert len(calls) == rollout.LOOKS and sum(calls) == 12 and calls[0] > 0
+    assert len(calls) == LOOKS and sum(calls) == 12 and calls[0] > 0
     calls.clear()
     sampler.groups(model, examples, jax.random.key(0), limit=8)
     assert calls == [12]
@@ -478,7 +489,7 @@ def test_busy_slots_are_counted(setup, spread):
         for length in lengths:
             free[np.argmin(free)] += length
         busy = lengths.sum() / (len(free) * free.max())
-        stats = rollout.statistics(groups, 8)
+        stats = metrics.statistics(groups, 8)
         np.testing.assert_allclose(stats["slots/busy"], busy)
         found.append(busy)
     assert found[0] < found[1] < 1

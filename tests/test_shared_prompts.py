@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import get_mesh
 from random_models import random_model
 
-from r1v3_jax import rollout, train
+from r1v3_jax import train
 from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import place_images
@@ -21,6 +21,8 @@ from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing import processor
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout.group import Group, busy
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo
@@ -71,9 +73,7 @@ def groups():
         totals = [None if (p, g) == (1, 2) else float(rng.normal()) for g in range(G)]
         verdict = Verdict.WRONG
         scores = [score.Score(total, total, 0.0, verdict, None, "") for total in totals]
-        out.append(
-            rollout.Group(Example(str(p), (), "", ""), prompt, completions, [""] * G, scores)
-        )
+        out.append(Group(Example(str(p), (), "", ""), prompt, completions, [""] * G, scores))
     return out
 
 
@@ -128,7 +128,7 @@ def naive_gradient(model, groups, config: GRPO, names: str):
 
 def shared_gradient(model, groups, config: GRPO, names: str):
     graph, params, frozen = nnx.split(model, train.trainable(names), ...)
-    batch = placement.place(rollout.policy_batch(groups, config, Encoder), TRAIN, get_mesh())
+    batch = placement.place(sampler.policy_batch(groups, config, Encoder), TRAIN, get_mesh())
 
     @jax.jit
     def gradient(params, batch):
@@ -164,7 +164,7 @@ def test_gradients_equal_the_naive_computation(model, groups, case):
     changes, names = CASES[case]
     config = dataclasses.replace(CONFIG, **changes)
     want_loss, want = naive_gradient(model, groups, config, names)
-    padded = rollout.policy_batch(groups, config, Encoder).prompts.tokens.shape[1]
+    padded = sampler.policy_batch(groups, config, Encoder).prompts.tokens.shape[1]
     assert padded == (24 if config.buckets else S)
     loss, grads = shared_gradient(model, groups, config, names)
     print(f"{case}: worst relative difference {worst(grads, want):.1e}")
@@ -193,11 +193,11 @@ def test_a_mesh_changes_nothing(model, groups, on_one_device, shape):
 
 def test_scores_are_the_naive_log_probabilities(model, groups):
     config = dataclasses.replace(CONFIG, accumulate=4)
-    batch = rollout.policy_batch(groups, config, Encoder)
+    batch = sampler.policy_batch(groups, config, Encoder)
     got = np.asarray(grpo.score(model, placement.place(batch, TRAIN, get_mesh()), 0.8))
     flat, _, _ = naive(groups, config)
     want, _ = jax.jit(functools.partial(train.token_logprobs, temperature=0.8))(model, flat)
-    plan = rollout.pack(np.stack([group.completions.lengths for group in groups]), config)
+    plan = sampler.pack(np.stack([group.completions.lengths for group in groups]), config)
     for (p, g), (n, b, at, _) in plan.places.items():
         start, size = len(groups[p].prompt.tokens), int(groups[p].completions.lengths[g])
         expected = np.asarray(want)[p * G + g, start : start + size]
@@ -212,7 +212,7 @@ def test_the_kernel_sees_what_the_reference_sees(model, groups, monkeypatch):
     ):  # fmt: skip
         kernel = functools.partial(getattr(layers, name), interpret=True)
         monkeypatch.setattr(module, name, kernel)
-    batch = placement.place(rollout.policy_batch(groups, CONFIG, Encoder), TRAIN, get_mesh())
+    batch = placement.place(sampler.policy_batch(groups, CONFIG, Encoder), TRAIN, get_mesh())
     want = grpo.score(model, batch, 1.0)
     compute = dataclasses.replace(model.compute, attention="splash")
     got = grpo.score(random_model(TINY, compute), batch, 1.0)
@@ -261,7 +261,7 @@ def test_the_kernel_behind_prompts_equals_the_reference(case):
 
 def test_first_fit_written_out():
     # 5 goes first, then 4, 3 (fits behind 5), 2 (behind 4), 2, 1
-    assert rollout.first_fit([2, 5, 3, 4, 2, 1], 8) == [[1, 2], [3, 0, 4]] + [[5]]
+    assert sampler.first_fit([2, 5, 3, 4, 2, 1], 8) == [[1, 2], [3, 0, 4]] + [[5]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -271,7 +271,7 @@ def test_first_fit_written_out():
 def test_every_sample_lies_once_with_its_prompt(seed, prompts, group, accumulate):
     lengths = np.random.default_rng(seed).integers(1, C + 1, (prompts, group))
     config = dataclasses.replace(CONFIG, prompts=prompts, group_size=group, accumulate=accumulate)
-    plan = rollout.pack(lengths, config)
+    plan = sampler.pack(lengths, config)
     N, B, T = plan.shape
     assert N * B == prompts * group and len(plan.places) == prompts * group
     taken = np.zeros(plan.shape, int)
@@ -283,20 +283,20 @@ def test_every_sample_lies_once_with_its_prompt(seed, prompts, group, accumulate
 
 
 def test_full_samples_fill_every_row():
-    plan = rollout.pack(np.full((P, G), C), dataclasses.replace(CONFIG, accumulate=6))
+    plan = sampler.pack(np.full((P, G), C), dataclasses.replace(CONFIG, accumulate=6))
     assert plan.used == 6 and len({place[:2] for place in plan.places.values()}) == P * G
 
 
 def test_short_samples_run_fewer_micro_batches():
-    plan = rollout.pack(np.full((P, G), 2), dataclasses.replace(CONFIG, accumulate=6))
+    plan = sampler.pack(np.full((P, G), 2), dataclasses.replace(CONFIG, accumulate=6))
     # 6 samples of 2 in rows of 8: 2 rows a prompt, a block; a micro-batch has 2 blocks.
     assert plan.used == 2
 
 
 def test_the_share_of_an_update_that_was_sampled(groups):
-    batch = rollout.policy_batch(groups, dataclasses.replace(CONFIG, accumulate=6), Encoder)
+    batch = sampler.policy_batch(groups, dataclasses.replace(CONFIG, accumulate=6), Encoder)
     sampled = sum(int(group.completions.lengths.sum()) for group in groups)
-    assert rollout.busy(batch) == pytest.approx(sampled / (int(batch.used) * 4 * C))
+    assert busy(batch) == pytest.approx(sampled / (int(batch.used) * 4 * C))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from r1v3_jax import evaluate, rollout, train
+from r1v3_jax import evaluate, train
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import Ledger, of_stage
@@ -28,6 +28,12 @@ from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.rollout import collect
+from r1v3_jax.rollout import group as rollout_group
+from r1v3_jax.rollout import sampler as rollout_sampler
+from r1v3_jax.rollout.group import busy
+from r1v3_jax.rollout.metrics import not_finite, statistics
+from r1v3_jax.rollout.sampler import Flight, Sampler, policy_batch
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
 from r1v3_jax.sampling.params import Sampling
@@ -62,10 +68,10 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     reader = of_stage(config, context.encoder, context.run.data, **where)
     ledger = Ledger(context.workdir, name, resume_step=first, counts=dropped)
 
-    def begin(step: int, model: R1V3) -> rollout.Flight:
+    def begin(step: int, model: R1V3) -> Flight:
         key, limit = context.key("rollout", step), config.length_limit(step)
         model = for_decoding(model, int8=config.rollout_int8)
-        return rollout.begin(sampler, model, reader, key, config, limit)
+        return rollout_sampler.begin(sampler, model, reader, key, config, limit)
 
     lengths = [length for length, _ in (*config.buckets, (config.max_prompt_tokens, 0))]
     shapes = {f"{name}/{what}/{length}" for what in ("rollout", "update") for length in lengths}
@@ -86,7 +92,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.off_policy_steps and not loop.is_saved(step):
                 then = functools.partial(begin, step + 1, state.model)
             with timer("rollout"), ledger.reading(step):
-                collected = rollout.collect(
+                collected = collect.collect(
                     sampler,
                     state.model,
                     reader,
@@ -99,15 +105,15 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 )
                 groups, drawn, ahead = collected.groups, collected.drawn, collected.ahead
                 ledger.add(step, drawn.drops)
-                host_batch = rollout.policy_batch(groups, config, context.encoder)
+                host_batch = policy_batch(groups, config, context.encoder)
                 padded = host_batch.prompts.tokens.shape[1]
                 counts = collected.counts | {
-                    "rows/busy": rollout.busy(host_batch),
+                    "rows/busy": busy(host_batch),
                     "prompts/padded_length": padded,
                 }
                 batch = placement.place(host_batch, rules, mesh)
             metrics = {}
-            if problem := rollout.not_finite(groups):
+            if problem := not_finite(groups):
                 loop.skip(step, problem, host_batch)
             else:
                 if needs_old_logprobs(config):
@@ -118,7 +124,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                         state, metrics = update(state, batch)
                         metrics = {key: float(x) for key, x in jax.device_get(metrics).items()}
                     loop.check_finite(step, metrics, batch)
-            metrics |= rollout.statistics(groups, limit) | counts | ledger.metrics()
+            metrics |= statistics(groups, limit) | counts | ledger.metrics()
             metrics |= evaluate.entropies(
                 groups, prober.sequences, context.run.evaluate.high_entropy
             )
@@ -147,7 +153,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             )
             if config.rollouts_every and step % config.rollouts_every == 0:
                 write_jsonl(
-                    context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl", rollout.rows(groups)
+                    context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl",
+                    rollout_group.rows(groups),
                 )
             extra = {"cursor": drawn.cursor, "dropped": ledger.counts}
             # A copy: a thread writes it while the next steps add to the list.
@@ -257,8 +264,8 @@ def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -
     return jax.lax.fori_loop(0, batch.used, micro, nothing)
 
 
-def make_sampler(context: Context, config: GRPO) -> rollout.Sampler:
-    return rollout.Sampler(
+def make_sampler(context: Context, config: GRPO) -> Sampler:
+    return Sampler(
         encoder=context.encoder,
         sampling=Sampling(
             max_tokens=config.max_completion_tokens,

@@ -12,10 +12,12 @@ from random_models import random_model
 from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import rollout, train
+from r1v3_jax import train
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
+from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout.metrics import not_finite
 from r1v3_jax.run import alarms
 from r1v3_jax.sampling.loop import decode, generate, prefill
 from r1v3_jax.sampling.params import Sampling
@@ -29,7 +31,7 @@ BAD = (np.nan, np.inf, -np.inf)
 def made(groups):  # noqa: F811
     """(model, batch on the host, fresh states, the jitted update), with a KL term."""
     model = random_model(TINY, Compute(logprob_chunk=5))
-    batch = jax.tree.map(np.asarray, rollout.policy_batch(groups, KL, Encoder))
+    batch = jax.tree.map(np.asarray, sampler.policy_batch(groups, KL, Encoder))
     old = grpo.score(model, batch, KL.temperature)
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=old)
     batch = jax.tree.map(np.asarray, dataclasses.replace(batch, rows=rows))
@@ -112,20 +114,20 @@ def test_a_bad_update_is_never_applied(made, shows):
 
 
 def test_a_bad_reward_or_sampler_log_probability_is_seen_on_the_host(groups):  # noqa: F811
-    assert rollout.not_finite(groups) == ""
+    assert not_finite(groups) == ""
     first = groups[0]
     scores = [dataclasses.replace(first.scores[0], total=float("inf")), *first.scores[1:]]
     bad = dataclasses.replace(first, scores=scores)
-    assert rollout.not_finite([bad, *groups[1:]]) == "a reward of 0 is"
+    assert not_finite([bad, *groups[1:]]) == "a reward of 0 is"
     made = first.completions
     logprobs = made.logprobs.copy()
     logprobs[2, made.lengths[2] - 1] = np.nan
     bad = dataclasses.replace(first, completions=dataclasses.replace(made, logprobs=logprobs))
-    assert rollout.not_finite([bad]) == "a log-probability of the sampler, 0, is"
+    assert not_finite([bad]) == "a log-probability of the sampler, 0, is"
     logprobs = made.logprobs.copy()
     logprobs[0, made.lengths[0] :] = np.nan  # behind the end of a sample: never read
     fine = dataclasses.replace(first, completions=dataclasses.replace(made, logprobs=logprobs))
-    assert rollout.not_finite([fine]) == ""
+    assert not_finite([fine]) == ""
 
 
 def test_a_run_skips_counts_and_stops(tmp_path, shows):
@@ -225,8 +227,8 @@ def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
 
 def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
     """What is learnt from is what was drawn, id by id, also where text would give other ids."""
-    plan = rollout.pack(np.stack([g.completions.lengths for g in groups]), CONFIG)
-    rows = rollout.policy_batch(groups, CONFIG, Encoder).rows
+    plan = sampler.pack(np.stack([g.completions.lengths for g in groups]), CONFIG)
+    rows = sampler.policy_batch(groups, CONFIG, Encoder).rows
     changed = 0
     for (p, g), (n, b, start, _) in plan.places.items():
         size = int(groups[p].completions.lengths[g])

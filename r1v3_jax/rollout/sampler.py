@@ -15,54 +15,25 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from r1v3_jax.config import GRPO, Data, Shaping, Verify
+from r1v3_jax.config import GRPO, Data, Verify
 from r1v3_jax.data.placement import fetch, place
 from r1v3_jax.data.prompts import prompt_batch
 from r1v3_jax.data.reader import Drawn, Reader, told
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.processor import Encoded, Encoder
-from r1v3_jax.rewards import score as rewards_score
-from r1v3_jax.rewards import terms
-from r1v3_jax.rewards.score import Score, score_all, scored
-from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
+from r1v3_jax.rewards.score import score_all
+from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.scoring import gather_scores, my_share
 from r1v3_jax.run import watchdog
 from r1v3_jax.sampling.loop import decode, prefill
 from r1v3_jax.sampling.params import Sampling
-from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import Example, PolicyBatch, PromptBatch, SampleRows
 
 # With fewer slots than samples, how often the finished ones are taken off the device in a rollout.
 LOOKS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """One prompt and its G samples, on the host.
-
-    prompt: as encoded. tokens int32[G, C], lengths int32[G], ...: see `sampler.Completions`. busy:
-    of its rollout, the tokens sampled for each of the decode slots in each of the steps.
-    """
-
-    example: Example
-    prompt: Encoded
-    completions: Completions
-    texts: list[str]
-    scores: list[Score]
-    busy: float = 1.0
-
-    @property
-    def rewards(self) -> np.ndarray:
-        """float32[G]; nan where the verifier failed."""
-        return np.asarray([np.nan if s.total is None else s.total for s in self.scores], np.float32)
-
-    @property
-    def has_signal(self) -> bool:
-        known = self.rewards[~np.isnan(self.rewards)]
-        return len(known) > 1 and bool(known.max() > known.min())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +47,6 @@ class Flight:
     length: int
     looks: Iterator
     drawn: Drawn = Drawn(0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """The groups of one step, what they took of the reader, and counts for the log. lengths: to
-    which the prompts of each pass were padded; ahead: the next rollout, if it was begun.
-    """
-
-    groups: list[Group]
-    drawn: Drawn
-    counts: dict[str, float]
-    lengths: list[int]
-    ahead: Flight | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,74 +219,6 @@ def encode_images(model, tiles):
     return model.encode_images(tiles[0])
 
 
-def my_share(count: int) -> slice:
-    """Which of `count` samples this process scores: equal blocks, the last one shorter."""
-    size = -(-count // jax.process_count())
-    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
-
-
-def gather_scores(mine: list[Score], weights: list[float]) -> list[Score]:
-    """The scores of all samples in order, from each process's share. Of the others' a process
-    learns verdict, accuracy and format, not what was extracted and why. weights: of accuracy, of
-    each.
-    """
-    if jax.process_count() == 1:
-        return mine
-    verdicts, count = list(Verdict), len(weights)
-    table = np.zeros((-(-count // jax.process_count()), 3), np.float32)  # equal on all processes
-    for row, score in zip(table, mine, strict=False):
-        row[:] = verdicts.index(score.verdict), score.accuracy or 0.0, score.format
-    table = multihost_utils.process_allgather(table, tiled=True)[:count]
-    out = []
-    for (verdict, accuracy, form), weight in zip(table, weights, strict=True):
-        # As `detection.overlap` rounds: float32 holds six digits.
-        check = Check(verdicts[int(verdict)], None, "", round(float(accuracy), 6))
-        out.append(scored(check, float(form), weight))
-    return out
-
-
-def collect(
-    sampler: Sampler,
-    model,
-    reader: Reader,
-    key,
-    config: GRPO,
-    limit: int,
-    progress: float = 1.0,
-    *,
-    flight: Flight | None = None,
-    then: Callable[[], Flight] | None = None,
-) -> Collected:
-    """P groups for one step. `then` begins the next rollout, as soon as the devices are done;
-    flight: this one, if it was begun so.
-
-    With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
-    as refills last (dynamic sampling); what is still missing is filled up with groups without
-    signal. progress: of the run, 0 to 1.
-    """
-    decoding, begun = None, []
-    kept: list[Group] = []
-    idle: list[Group] = []
-    lengths, drawn = [], Drawn(reader.cursor)
-    while len(kept) < config.prompts and len(lengths) <= config.refills:
-        if flight is None:
-            decoding = decoding or for_decoding(model, int8=config.rollout_int8)
-            flight = begin(sampler, decoding, reader, key, config, limit, len(lengths))
-        groups = sampler.finish(
-            flight, accuracy_weight=config.accuracy_weight, progress=progress,
-            meanwhile=lambda: then and begun.append(then()),
-        )  # fmt: skip
-        lengths.append(flight.length)
-        drawn, flight = drawn.then(flight.drawn), None
-        for group in (shaped(group, config, limit) for group in groups):
-            (kept if group.has_signal or not config.refills else idle).append(group)
-    seen = len(kept) + len(idle)
-    without = sum(not group.has_signal for group in kept) + len(idle)
-    counts = {"frac_reward_zero_std": without / seen, "rollout_passes": len(lengths)}
-    groups = (kept + idle)[: config.prompts]
-    return Collected(groups, drawn, counts, lengths, begun[0] if begun else None)
-
-
 def begin(
     sampler: Sampler, model, reader: Reader, key, config: GRPO, limit: int, passes: int = 0
 ) -> Flight:
@@ -338,31 +228,6 @@ def begin(
     examples = [item.example for item in items]
     flight = sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)
     return dataclasses.replace(flight, drawn=drawn)
-
-
-def shaped(group: Group, config: GRPO, limit: int) -> Group:
-    """The group with `config.shaping` taken off its rewards."""
-    if config.shaping == Shaping():
-        return group
-    question, made, scores = group.example.question, group.completions, []
-    for g, (score, text) in enumerate(zip(group.scores, group.texts, strict=True)):
-        ids = made.tokens[g, : made.lengths[g]]
-        penalty = terms.penalty(config.shaping, ids, text, question, limit)
-        scores.append(rewards_score.shaped(score, penalty))
-    return dataclasses.replace(group, scores=scores)
-
-
-def not_finite(groups: list[Group]) -> str:
-    """What of the samples no update may see: a reward or a log-probability of the sampler that is
-    not finite; empty if all are well. (A failed verification has no reward: it is masked.)
-    """
-    for group in groups:
-        if not all(np.isfinite(s.total) for s in group.scores if s.total is not None):
-            return f"a reward of {group.example.id} is"
-        held = np.arange(group.completions.logprobs.shape[1]) < group.completions.lengths[:, None]
-        if not np.isfinite(group.completions.logprobs[held]).all():
-            return f"a log-probability of the sampler, {group.example.id}, is"
-    return ""
 
 
 def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyBatch:
@@ -410,12 +275,6 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
         rows=SampleRows(owner=plan.owner, **out),
         used=np.int32(plan.used),
     )
-
-
-def busy(batch: PolicyBatch) -> float:
-    """The share of the tokens that an update computes, prompts aside, which were sampled."""
-    held = batch.rows.segment_ids > 0
-    return float(held.sum() / (batch.used * held[0].size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -491,60 +350,3 @@ def first_fit(sizes: list[int], room: int) -> list[list[int]]:
         rows[r].append(i)
         left[r] -= sizes[i]
     return rows
-
-
-def statistics(groups: list[Group], limit: int) -> dict[str, float]:
-    """Means over the samples of a step, under the names that users of TRL know, and the accuracy of
-    each source if there are several.
-    """
-    scores = [score for group in groups for score in group.scores]
-    known = [score for score in scores if score.total is not None]
-    lengths = np.concatenate([group.completions.lengths for group in groups])
-    ended = np.concatenate([group.completions.ended for group in groups])
-    reward = np.asarray([score.total for score in known] or [0.0])
-    by_source: dict[str, list[float]] = {}
-    for group in groups:
-        right = [score.accuracy for score in group.scores if score.total is not None]
-        by_source.setdefault(group.example.source, []).extend(right)
-    several = by_source if len(by_source) > 1 else {}
-    return {
-        "reward": float(reward.mean()),
-        "reward_std": float(reward.std()),
-        "accuracy": float(np.mean([score.accuracy for score in known] or [0.0])),
-        "format": float(np.mean([score.format for score in known] or [0.0])),
-        "penalty": float(np.mean([score.penalty for score in known] or [0.0])),
-        "verifier_errors": len(scores) - len(known),
-        "completions/mean_length": float(lengths.mean()),
-        "completions/min_length": int(lengths.min()),
-        "completions/max_length": int(lengths.max()),
-        "completions/clipped_ratio": float(1 - ended.mean()),
-        "slots/busy": float(np.mean([group.busy for group in groups])),
-        "length_limit": limit,
-        **{f"accuracy/{name}": float(np.mean(right)) for name, right in several.items() if right},
-    }
-
-
-def rows(groups: list[Group]) -> Iterator[dict]:
-    """One JSON row a sample, for the rollouts file."""
-
-    def six_digits(numbers: np.ndarray) -> list[float]:
-        return np.round(numbers.astype(np.float64), 6).tolist()
-
-    for group in groups:
-        for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True)):
-            size = int(group.completions.lengths[g])
-            yield {
-                "id": group.example.id,
-                "sample": g,
-                "images": len(group.example.images),
-                "prompt": group.example.question,
-                "completion": text,
-                "answer": group.example.answer,
-                "reward": score.total,
-                "accuracy": score.accuracy,
-                "format": score.format,
-                "verdict": score.verdict.name.lower(),
-                "tokens": group.completions.tokens[g, :size].tolist(),
-                "logprobs": six_digits(group.completions.logprobs[g, :size]),
-                "entropies": six_digits(group.completions.entropies[g, :size]),
-            }
