@@ -29,14 +29,14 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import samples, tpu
+from r1v3_jax import tpu
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import parse
-from r1v3_jax.data.reader import of_stage
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.programs import of_stage
+from r1v3_jax.report import rows
 from r1v3_jax.rollout import programs
 from r1v3_jax.run import tpu_flags
 from r1v3_jax.run.program import Program
@@ -80,9 +80,9 @@ def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
         with contextlib.closing(reader):
             items, drawn = reader.take(count)
         for item in items:
-            print(f"{stage} {samples.on_terminal(item, encoder)}")
+            print(f"{stage} {rows.on_terminal(item, encoder)}")
         for drop in drawn.drops:
-            print(samples.plain(f"{stage} {drop['id']}: left out, {drop['reason']}"))
+            print(rows.plain(f"{stage} {drop['id']}: left out, {drop['reason']}"))
 
 
 def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()) -> dict:

@@ -86,8 +86,9 @@ def main() -> None:
                 "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
             )
         # After the flags: a typing error costs no import of the models.
-        from r1v3_jax import pipeline, report
+        from r1v3_jax import pipeline
         from r1v3_jax.files import first_process
+        from r1v3_jax.report import plots
         from r1v3_jax.run import preemption
 
         pipeline.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
@@ -95,7 +96,7 @@ def main() -> None:
         preemption.catch_sigterm()
         summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         if first_process():
-            print(report.table(summary))
+            print(plots.table(summary))
             print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
 
     cli.run(start)

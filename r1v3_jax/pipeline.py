@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checksums, evaluate, files, hf, report
+from r1v3_jax import checksums, evaluate, files, hf
 from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.data.sources import CHECKED
@@ -27,6 +27,7 @@ from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
 from r1v3_jax.processing.processor import Encoder, Tiles
 from r1v3_jax.processing.tokenizer import export_template, load
+from r1v3_jax.report import plots
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rollout.sampler import Sampler
@@ -81,7 +82,7 @@ def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool
     summary["versions"] = versions()
     write_json(workdir / "summary.json", summary)
     if first_process():
-        report.plot_run(workdir)
+        plots.plot_run(workdir)
     return summary
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import report
+from r1v3_jax.report import plots
 from r1v3_jax.run.metrics import wilson, write_json
 
 PICTURES = ["reward", "length", "entropy", "accuracy_by_stage", "selection", "loss"]
@@ -61,7 +61,7 @@ def write(directory, rows=ROWS, summary=SUMMARY):
 
 def test_every_picture_is_a_png_of_sensible_size(tmp_path):
     write(tmp_path)
-    paths = report.plot_run(tmp_path)
+    paths = plots.plot_run(tmp_path)
     assert paths == [tmp_path / "plots" / f"{name}.png" for name in PICTURES]
     for path in paths:
         with Image.open(path) as image:
@@ -84,7 +84,7 @@ def test_every_picture_is_a_png_of_sensible_size(tmp_path):
 )
 def test_a_picture_without_numbers_is_left_out(tmp_path, stages, summary, expected):
     write(tmp_path, [row for row in ROWS if row["stage"] in stages], summary)
-    assert [path.stem for path in report.plot_run(tmp_path)] == expected
+    assert [path.stem for path in plots.plot_run(tmp_path)] == expected
 
 
 def test_a_run_in_progress_has_pictures_too(tmp_path):
@@ -93,12 +93,12 @@ def test_a_run_in_progress_has_pictures_too(tmp_path):
     (tmp_path / "summary.json").unlink()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "grpo", "st')
-    names = [path.stem for path in report.plot_run(tmp_path)]
+    names = [path.stem for path in plots.plot_run(tmp_path)]
     assert names == ["reward", "length", "entropy", "loss"]
 
 
 def test_a_directory_without_metrics_has_none(tmp_path):
-    assert report.plot_run(tmp_path) == [] and not list(tmp_path.iterdir())
+    assert plots.plot_run(tmp_path) == [] and not list(tmp_path.iterdir())
 
 
 def shown(axes) -> dict[str, np.ndarray]:
@@ -107,7 +107,7 @@ def shown(axes) -> dict[str, np.ndarray]:
 
 
 def test_lines_are_the_logged_numbers():
-    figure = report.length(ROWS, SUMMARY)
+    figure = plots.length(ROWS, SUMMARY)
     above, below = figure.axes
     assert list(shown(above)) == ["mean", "longest", "limit"]
     raw, smoothed = above.lines[:2]
@@ -119,7 +119,7 @@ def test_lines_are_the_logged_numbers():
 
 
 def test_gaps_are_bridged_by_the_smoothed_line_only():
-    (axes,) = report.entropy(ROWS, SUMMARY).axes
+    (axes,) = plots.entropy(ROWS, SUMMARY).axes
     raw, smoothed = axes.lines[2:]
     np.testing.assert_array_equal(np.isnan(raw.get_ydata()), np.arange(40) % 2 == 1)
     np.testing.assert_allclose(smoothed.get_ydata(), 0.7)
@@ -127,7 +127,7 @@ def test_gaps_are_bridged_by_the_smoothed_line_only():
 
 def test_loss_has_a_panel_a_stage():
     rows = [*ROWS, {"stage": "connector", "step": 0, "loss": 0.5}]
-    figure = report.loss(rows, {})
+    figure = plots.loss(rows, {})
     cold_start, connector = figure.axes
     assert shown(cold_start)["held out"].tolist() == [1.25]
     assert list(shown(connector)) == ["training"]
@@ -135,7 +135,7 @@ def test_loss_has_a_panel_a_stage():
 
 
 def test_bars_are_the_accuracies():
-    figure = report.accuracy_by_stage(ROWS, SUMMARY)
+    figure = plots.accuracy_by_stage(ROWS, SUMMARY)
     (axes,) = figure.axes
     bars = [bar for bar in axes.containers if bar.get_label() != "" and hasattr(bar, "patches")]
     heights = {c.get_label(): [round(p.get_height(), 6) for p in c.patches] for c in bars}
@@ -149,12 +149,12 @@ def test_bars_are_the_accuracies():
 
 def test_the_title_of_the_bars_says_what_was_gained():
     normal = {stage: {"normal": sets["normal"]} for stage, sets in SUMMARY["accuracy"].items()}
-    figure = report.accuracy_by_stage([], {"accuracy": normal, "blind": SUMMARY["blind"]})
+    figure = plots.accuracy_by_stage([], {"accuracy": normal, "blind": SUMMARY["blind"]})
     assert figure.get_suptitle() == "Held-out accuracy, first to last stage: normal 12% → 63%"
 
 
 def test_the_chosen_checkpoint_is_marked():
-    figure = report.selection(ROWS, SUMMARY)
+    figure = plots.selection(ROWS, SUMMARY)
     dots, ring = [c for c in figure.axes[0].collections if hasattr(c, "get_sizes")]
     np.testing.assert_allclose(dots.get_offsets(), [[0.8, 40], [0.9, 60]])
     np.testing.assert_allclose(ring.get_offsets(), [[0.9, 60]])
@@ -165,7 +165,7 @@ def test_the_chosen_checkpoint_is_marked():
 
 @pytest.mark.parametrize("correlation", [None, math.nan])
 def test_an_undefined_correlation_is_not_shown(correlation):
-    figure = report.selection(ROWS, SUMMARY | {"rank_correlation": correlation})
+    figure = plots.selection(ROWS, SUMMARY | {"rank_correlation": correlation})
     assert figure.get_suptitle() == "2 checkpoints"
 
 
@@ -176,8 +176,8 @@ def test_smooth_written_out():
         (0 + 4 / 2) / 1.5, 4 / 2, (4 / 2) / 2, 0, (0 / 2 + 8 / 2) / 1, 8 / 1.5, (8 / 2 + 2 / 2) / 2,
         (0 / 2 + 2 + 2 / 2) / 2, *[2] * 6, (2 / 2 + 2 + 5 / 2) / 2, (2 / 2 + 5) / 1.5,
     ]  # fmt: skip
-    np.testing.assert_allclose(report.smooth(values), expected, atol=1e-12)
-    np.testing.assert_array_equal(report.smooth(values[:7]), values[:7])
+    np.testing.assert_allclose(plots.smooth(values), expected, atol=1e-12)
+    np.testing.assert_array_equal(plots.smooth(values[:7]), values[:7])
 
 
 def test_series_takes_one_stage_and_keeps_gaps():
@@ -189,15 +189,15 @@ def test_series_takes_one_stage_and_keeps_gaps():
         {"stage": "grpo", "step": 3, "kl": "Infinity"},
         {"stage": "grpo", "step": 4, "kl": 0.5},
     ]
-    steps, values = report.series(rows, "grpo", "kl")
+    steps, values = plots.series(rows, "grpo", "kl")
     np.testing.assert_array_equal(steps, [0, 1, 3, 4])
     np.testing.assert_array_equal(values, [1, np.nan, np.nan, 0.5])
-    assert report.series(rows, "grpo", "entropy") is None
-    assert report.series(rows[2:3], "grpo", "kl") is None
+    assert plots.series(rows, "grpo", "entropy") is None
+    assert plots.series(rows[2:3], "grpo", "kl") is None
 
 
 def test_table_written_out():
-    assert report.table(SUMMARY) == (
+    assert plots.table(SUMMARY) == (
         "Held-out accuracy in percent, with 95% intervals.\n"
         "\n"
         "| stage           | normal (n = 1000) | hard (n = 997 to 1000) |\n"
@@ -211,18 +211,18 @@ def test_table_written_out():
 @pytest.mark.parametrize("nothing", [None, math.nan])  # from the file, and before it is written
 def test_table_of_a_set_whose_verifications_all_failed(nothing):
     empty = {"mean": nothing, "low": 0.0, "high": 1.0, "n": 0}
-    lines = report.table({"accuracy": {"grpo": {"digits": empty}}}).splitlines()
+    lines = plots.table({"accuracy": {"grpo": {"digits": empty}}}).splitlines()
     assert lines[-1] == "| grpo  |              - |"
-    assert report.table({"accuracy": {}}) == "No held-out set was evaluated."
+    assert plots.table({"accuracy": {}}) == "No held-out set was evaluated."
 
 
 def test_the_command_prints_paths_and_table(tmp_path, monkeypatch, capsys):
     write(tmp_path, rows=[], summary={"accuracy": SUMMARY["accuracy"]})
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
-    report.main()
+    plots.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(tmp_path / "plots" / "accuracy_by_stage.png")
     assert lines[1] == "Held-out accuracy in percent, with 95% intervals."
     monkeypatch.setattr("sys.argv", ["report"])
     with pytest.raises(SystemExit, match="usage: python -m r1v3_jax.report WORKDIR"):
-        report.main()
+        plots.main()

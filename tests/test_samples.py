@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from tools_for_tests import run_tool
 
-from r1v3_jax import pipeline, samples
+from r1v3_jax import pipeline
 from r1v3_jax.config import load_config
 from r1v3_jax.data import reader
+from r1v3_jax.report import rows
 from r1v3_jax.tasks import digits
 from r1v3_jax.types import Example
 
@@ -45,9 +46,7 @@ def item(encoder, example):
 def test_the_runs_of_an_example_written_out(encoder):
     example = digits.Digits().example(0, "read")
     plain = dataclasses.replace(example, image_labels=())
-    labelled, unlabelled = (
-        samples.runs(item(encoder, x).encoded, encoder) for x in (example, plain)
-    )
+    labelled, unlabelled = (rows.runs(item(encoder, x).encoded, encoder) for x in (example, plain))
     assert unlabelled == [
         ("given", "<|im_start|>user\n<img>"),
         ("image", "<IMG_CONTEXT> x 4"),
@@ -88,9 +87,9 @@ def test_nothing_in_a_row_becomes_markup(encoder, monkeypatch):
     )  # fmt: skip
     made = item(encoder, dataclasses.replace(example, question="q"))
     # The digits' tokenizer spells nothing of an attack; another one would.
-    monkeypatch.setattr(samples, "runs", lambda *_: [("given", text), ("learnt", text)])
+    monkeypatch.setattr(rows, "runs", lambda *_: [("given", text), ("learnt", text)])
     drop = {"id": text, "source": text, "reason": "json", "detail": text, "index": 0}
-    page = samples.page(text, [text], [made], [drop], encoder)
+    page = rows.page(text, [text], [made], [drop], encoder)
     found = Parser(page)
     assert {tag for tag, _ in found.tags} <= OURS
     for tag, attributes in found.tags:
@@ -108,9 +107,9 @@ def test_nothing_in_a_row_becomes_markup(encoder, monkeypatch):
 
 def test_what_cannot_be_seen_is_spelled_out():
     text = "a\u202eb\x1b[31m\x00 \u200b\ud800 c\n\td\u2028"
-    assert samples.plain(text) == "a\\u202eb\\x1b[31m\\x00 \\u200b\\ud800 c\n\td\\u2028"
-    assert samples.escaped("\ud800<").encode() == b"\\ud800&lt;"
-    assert samples.escaped("x" * 30_000) == "x" * samples.SHOWN_TEXT + " [...]"
+    assert rows.plain(text) == "a\\u202eb\\x1b[31m\\x00 \\u200b\\ud800 c\n\td\\u2028"
+    assert rows.escaped("\ud800<").encode() == b"\\ud800&lt;"
+    assert rows.escaped("x" * 30_000) == "x" * rows.SHOWN_TEXT + " [...]"
 
 
 def test_tiles_are_shown_as_they_are(encoder):
@@ -118,7 +117,7 @@ def test_tiles_are_shown_as_they_are(encoder):
     example = dataclasses.replace(
         digits.Digits().example(0), images=(Image.fromarray(noise),), image_labels=()
     )
-    page = samples.page("x", [], [item(encoder, example)], [], encoder)
+    page = rows.page("x", [], [item(encoder, example)], [], encoder)
     shown = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     assert len(shown) == 1
     with Image.open(io.BytesIO(base64.b64decode(shown[0]))) as picture:

@@ -28,8 +28,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from r1v3_jax import bench, cli, hf, report
+from r1v3_jax import bench, cli, hf
 from r1v3_jax.bench_shapes import SHAPES, Shape
+from r1v3_jax.report import plots
 from r1v3_jax.run.metrics import write_json
 
 SHAPE = flags.DEFINE_enum("shape", "tunix", list(SHAPES), "What is run.")
@@ -300,8 +301,8 @@ def plot_growth(result: dict):
     """A panel an axis; dotted, from the first point on, how the arithmetic grows."""
     unit = result["unit"]
     title = f"Seconds a GRPO step at shape {result['name']}, against its arithmetic"
-    figure, panels = report.blank(title, columns=len(result["rows"]))
-    styles = {"rollout": (report.BLUE, "o-"), "update": (report.ORANGE, "s-")}
+    figure, panels = plots.blank(title, columns=len(result["rows"]))
+    styles = {"rollout": (plots.BLUE, "o-"), "update": (plots.ORANGE, "s-")}
     for axes, (axis, rows) in zip(panels, result["rows"].items(), strict=True):
         values = [row["value"] for row in rows]
         for name, (colour, style) in styles.items():
@@ -316,7 +317,7 @@ def plot_growth(result: dict):
     for axes in panels:  # one scale: how steep a line is can be compared between panels
         axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     panels[0].set_ylabel("CPU seconds" if unit == "cpu_s" else "wall seconds")
-    return report.legend(figure, *panels)
+    return plots.legend(figure, *panels)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from r1v3_jax.processing.tokenizer import load
-from r1v3_jax.report import plots
+from r1v3_jax.report.plots import plots
 from r1v3_jax.tasks import digits
 from r1v3_jax.types import Example
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, pipeline, samples
+from r1v3_jax import cli, pipeline
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.data.reader import of_stage, told
+from r1v3_jax.report import rows
 
 CONFIG = flags.DEFINE_string("config", None, "Whose model sees the rows.", required=True)
 STAGE = flags.DEFINE_string("stage", None, "A stage of the config; default: its first.")
@@ -63,13 +64,13 @@ def main():
         facts.append(f"{name} a row: {low} to {high}, half of the rows at most {middle}")
     title = f"{DATA.value or CONFIG.value} as {stage} of {CONFIG.value} sees it"
     if OUT.value:
-        page = samples.page(title, facts, shown, dropped, encoder)
+        page = rows.page(title, facts, shown, dropped, encoder)
         Path(OUT.value).write_text(page, encoding="utf-8")
         facts.append(f"page: {OUT.value}")
     else:
         for item in shown:
-            print(samples.on_terminal(item, encoder))
-    print(samples.plain("\n".join([title, *facts])))
+            print(rows.on_terminal(item, encoder))
+    print(rows.plain("\n".join([title, *facts])))
 
 
 if __name__ == "__main__":

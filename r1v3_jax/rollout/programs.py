@@ -10,7 +10,7 @@ from r1v3_jax.data.abstract import _placed, prompt_batch_of
 from r1v3_jax.models import build
 from r1v3_jax.rollout import sampler
 from r1v3_jax.run.program import Program, _in, concrete
-from r1v3_jax.sampling import loop as sampling_loop
+from r1v3_jax.sampling import loop
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import shard_bytes
 
@@ -64,7 +64,7 @@ def _of_rollout(
     static = {"group_size": group_size, "slots": slots, "sampling": sampling}
     asked = (batch.tokens, batch.lengths, images, batch.image_index)
     state = concrete(
-        jax.eval_shape(lambda m, *a: sampling_loop.prefill(m, *a, **static), model, *asked), mesh
+        jax.eval_shape(lambda m, *a: loop.prefill(m, *a, **static), model, *asked), mesh
     )
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
@@ -73,9 +73,9 @@ def _of_rollout(
     if with_images:
         lower = _in(mesh, lambda: sampler.encode_images.lower(model, batch.tiles))
         out.append(Program("encode_images", lower, resident=resident))
-    prefill = _in(mesh, lambda: sampling_loop.prefill.lower(model, *asked, **static))
+    prefill = _in(mesh, lambda: loop.prefill.lower(model, *asked, **static))
     asked_of_decode = (model, state, key, bound, bound)
-    decode = _in(mesh, lambda: sampling_loop.decode.lower(*asked_of_decode, sampling=sampling))
+    decode = _in(mesh, lambda: loop.decode.lower(*asked_of_decode, sampling=sampling))
     samples = prompts * group_size
     rounds = -(-samples // (slots or samples))
     return [
