@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1v3_jax import train, types
+from r1v3_jax import types
 from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
@@ -41,6 +41,10 @@ from r1v3_jax.rollout.group import Group
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop, params, state
 from r1v3_jax.stages import grpo
+from r1v3_jax.train import policy_batch
+from r1v3_jax.train.logprobs import token_logprobs
+from r1v3_jax.train.optimizer import schedule, trainable
+from r1v3_jax.train.update import create, gradients, make_update
 from r1v3_jax.types import Batch
 
 # Dense bfloat16 FLOP/s by a part of jax's `device_kind`, the first that fits; from the vendors'
@@ -124,10 +128,10 @@ class Bench:
         if shape.shortest:
             model = count_down(model, shape.shortest, shape.new_tokens)
         optimizer, self.update = grpo.make_update(self.config)
-        learns, lr = train.trainable("all"), train.schedule(self.config.optimizer, 1)
+        learns, lr = trainable("all"), schedule(self.config.optimizer, 1)
         loss = functools.partial(naive_loss, config=self.config)
-        self.naive_update = train.make_update(train.gradients(loss), optimizer, learns, lr)
-        self.state = train.create(model, optimizer, learns)
+        self.naive_update = make_update(gradients(loss), optimizer, learns, lr)
+        self.state = create(model, optimizer, learns)
 
     def run(self, parts: list[str], runs: int) -> None:
         """Times each of PARTS named, once to compile and `runs` times more."""
@@ -177,7 +181,7 @@ class Bench:
                 run.tokens, run.busy = counts_of([groups])
                 whole.tokens, whole.busy = run.tokens, run.busy
             with self.clock("batch"):
-                batch = self.place(sampler.policy_batch(groups, self.config, self.encoder))
+                batch = self.place(policy_batch.policy_batch(groups, self.config, self.encoder))
             self.learn("update", self.update, batch)
 
     def profile(self) -> None:
@@ -220,7 +224,7 @@ class Bench:
     def naive(self) -> None:
         """Two updates on the same groups: ours, and one that repeats a prompt for each sample."""
         groups = self.groups(self.sampler)
-        batch = self.place(sampler.policy_batch(groups, self.config, self.encoder))
+        batch = self.place(policy_batch.policy_batch(groups, self.config, self.encoder))
         self.learn("update", self.update, batch)
         batch = self.place(naive_batch(groups, self.config, self.encoder))
         self.learn("naive_update", self.naive_update, batch)
@@ -414,7 +418,7 @@ def naive_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> NaiveBat
 def naive_loss(model: R1V3, batch: NaiveBatch, *, config: GRPO):
     """`stages.grpo.policy_loss` on such rows, strictly on-policy and without KL."""
     weights = batch.batch.loss_weights
-    logprobs, entropy = train.token_logprobs(model, batch.batch, temperature=config.temperature)
+    logprobs, entropy = token_logprobs(model, batch.batch, temperature=config.temperature)
     old = jax.lax.stop_gradient(logprobs)
     loss, found = clipped_policy_loss(
         logprobs, old, batch.advantages, weights,

@@ -10,21 +10,18 @@ run to what stands here. Nothing is allocated: arguments are `jax.ShapeDtypeStru
 import dataclasses
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 
-from r1v3_jax import train
-from r1v3_jax.config import GRPO, SFT, ModelConfig, Run
-from r1v3_jax.data.abstract import batch_of, on_mesh, prompt_batch_of
+from r1v3_jax.config import GRPO, SFT, Run
+from r1v3_jax.data.abstract import batch_of, on_mesh
 from r1v3_jax.models import build
-from r1v3_jax.rollout import sampler
 from r1v3_jax.rollout.programs import _batch_of, _of_rollout
-from r1v3_jax.run.program import Program, _in, concrete
+from r1v3_jax.run.program import Program, _in
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages import grpo, sft
-from r1v3_jax.types import PolicyBatch, SampleRows
+from r1v3_jax.train.optimizer import trainable
+from r1v3_jax.train.policy_batch import policy_batch_of
+from r1v3_jax.train.update import _state
 
 
 def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -42,7 +39,7 @@ def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Pro
 def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
     batch = batch_of(config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate)
     batch = on_mesh(batch, config, mesh)
-    model, learns = build.abstract(config.model, config.compute, mesh), train.trainable
+    model, learns = build.abstract(config.model, config.compute, mesh), trainable
     optimizer, update = sft.make_update(stage)
     state = _state(model, optimizer, learns(stage.trainable), mesh)
     programs = [Program("update", _in(mesh, lambda: update.lower(state, batch)))]
@@ -56,7 +53,7 @@ def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
 def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Program]:
     model = build.abstract(config.model, config.compute, mesh)
     optimizer, update = grpo.make_update(stage)
-    state = _state(model, optimizer, train.trainable(stage.trainable), mesh)
+    state = _state(model, optimizer, trainable(stage.trainable), mesh)
     scored = grpo.needs_old_logprobs(stage)
     columns = {"old": scored, "ref": bool(stage.kl_coef)}
     weights = shard_bytes(model)
@@ -104,40 +101,3 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         small = [*sampled(length, tiles)[1:], *learnt(length, tiles)]
         out += [dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small]
     return out
-
-
-def policy_batch_of(
-    config: ModelConfig,
-    stage: GRPO,
-    length: int,
-    tiles: int,
-    *,
-    old: bool = False,
-    ref: bool = False,
-) -> PolicyBatch:
-    """The shapes of what `rollout.policy_batch` makes on the current mesh, of prompts padded to
-    `length` tokens, with `tiles` tile slots.
-    """
-    full = np.full((stage.prompts, stage.group_size), stage.max_completion_tokens)
-    plan = sampler.pack(full, stage)
-    ints, floats = (jax.ShapeDtypeStruct(plan.shape, x) for x in (jnp.int32, jnp.float32))
-    rows = SampleRows(
-        owner=jax.ShapeDtypeStruct(plan.owner.shape, jnp.int32),
-        tokens=ints,
-        positions=ints,
-        segment_ids=ints,
-        loss_weights=floats,
-        advantages=floats,
-        sampler_logprobs=floats,
-        old_logprobs=floats if old else None,
-        ref_logprobs=floats if ref else None,
-    )
-    prompts = prompt_batch_of(config, stage.prompts * plan.copies, length, tiles)
-    return PolicyBatch(prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32))
-
-
-def _state(model, optimizer, learns, mesh) -> train.TrainState:
-    params = nnx.split(model, learns, ...)[1]
-    moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
-    step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
-    return train.TrainState(step=step, model=model, optimizer=moments)

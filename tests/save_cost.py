@@ -16,13 +16,15 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import pipeline, train
+from r1v3_jax import pipeline
 from r1v3_jax.config import load_config
 from r1v3_jax.models import build
 from r1v3_jax.run import metrics
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, sft
+from r1v3_jax.train import update
+from r1v3_jax.train.optimizer import trainable
 
 
 def main() -> None:
@@ -56,9 +58,9 @@ def main() -> None:
         print(f"{name}: {steps} steps take {wall:.2f} s, {cpu:.2f} of CPU")
 
         optimizer, _ = stage.make_update(getattr(config, name))
-        learns = train.trainable(getattr(config, name).trainable)
+        learns = trainable(getattr(config, name).trainable)
         model = build.init(config.model, config.compute, seed=0)
-        state = train.create(model, optimizer, learns)
+        state = update.create(model, optimizer, learns)
         states, held, used = States(Path(directory) / "saves"), [], []
         for number in range(arguments.saves + 1):
             began, cpu_began = time.perf_counter(), time.process_time()

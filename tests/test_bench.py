@@ -20,8 +20,8 @@ from r1v3_jax import bench
 from r1v3_jax.bench_shapes import SHAPES, Shape
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.flops import num_params
-from r1v3_jax.rollout import sampler
 from r1v3_jax.sharding import make_mesh
+from r1v3_jax.train import policy_batch
 
 ROOT = Path(__file__).parent.parent
 TEXT = TextConfig(vocab_size=128, embed=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp=32)
@@ -96,7 +96,7 @@ def test_the_naive_update_is_the_update(measured):
     """The same loss and the same gradient, so that their times compare."""
     groups, found = measured.groups(measured.sampler), []
     for make, update in (
-        (sampler.policy_batch, measured.update),
+        (policy_batch.policy_batch, measured.update),
         (bench.naive_batch, measured.naive_update),
     ):
         batch = measured.place(make(groups, measured.config, measured.encoder))

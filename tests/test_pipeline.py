@@ -13,13 +13,14 @@ import pytest
 from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import evaluate, hf, pipeline, train
+from r1v3_jax import evaluate, hf, pipeline
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.hf import processor_files
 from r1v3_jax.processing.chat import ChatFormat
 from r1v3_jax.run import metrics, weights
 from r1v3_jax.sharding import make_mesh
+from r1v3_jax.train import update
 
 ROOT = Path(__file__).parent.parent
 UNTAUGHT = (
@@ -320,7 +321,7 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     assert done and len(done) < 3  # it was stopped on the way
     released = []
     monkeypatch.setattr(
-        train, "release", lambda model, now=train.release: released.append(model) or now(model)
+        update, "release", lambda model, now=update.release: released.append(model) or now(model)
     )
     pipeline.run(short, tmp_path, quiet=True, accept_changes=True)  # of the source
     # What the stage would have begun with does not stay beside what it goes on from.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import evaluate, train
+from r1v3_jax import evaluate
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import TooManyDropped, of_stage
@@ -26,18 +26,13 @@ from r1v3_jax.rewards.score import scored
 from r1v3_jax.rewards.verifiers import verdict
 from r1v3_jax.rollout import collect, metrics, scoring
 from r1v3_jax.rollout import sampler as rollout_sampler
-from r1v3_jax.rollout.sampler import (
-    LOOKS,
-    Sampler,
-    begin,
-    multihost_utils,
-    pack,
-    policy_batch,
-    sample,
-)
+from r1v3_jax.rollout.sampler import LOOKS, Sampler, begin, multihost_utils, sample
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
+from r1v3_jax.train.optimizer import trainable
+from r1v3_jax.train.policy_batch import pack, policy_batch
+from r1v3_jax.train.update import create
 from r1v3_jax.types import Dropped, Example
 
 
@@ -226,7 +221,7 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(setup,
     """An update, to which the weights are given away, does not touch what is under way."""
     sampler, model = spread, jax.tree.map(jnp.copy, setup[1])
     optimizer, update = grpo.make_update(CONFIG)
-    state = train.create(model, optimizer, train.trainable("all"))
+    state = create(model, optimizer, trainable("all"))
     key, where = jax.random.key(5), (CONFIG, 8)
     old = [sampler, build.for_decoding(setup[1]), reader(4)]
     expected = host(sampler.finish(begin(*old, key, *where)))

@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import get_mesh
 from random_models import random_model
 
-from r1v3_jax import train
 from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import place_images
@@ -21,11 +20,12 @@ from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing import processor
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rollout import sampler
 from r1v3_jax.rollout.group import Group, busy
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import grpo
+from r1v3_jax.train import optimizer, policy_batch
+from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.types import Batch, Example
 
 P, G, S, C = 4, 6, 16, 8
@@ -111,12 +111,12 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
 
 
 def naive_gradient(model, groups, config: GRPO, names: str):
-    graph, params, frozen = nnx.split(model, train.trainable(names), ...)
+    graph, params, frozen = nnx.split(model, optimizer.trainable(names), ...)
     batch, advantages, sampled = jax.tree.map(jnp.asarray, naive(groups, config))
 
     def loss(params):
         model = nnx.merge(graph, params, frozen)
-        logprobs, _ = train.token_logprobs(model, batch, temperature=config.temperature)
+        logprobs, _ = token_logprobs(model, batch, temperature=config.temperature)
         old, weights = jax.lax.stop_gradient(logprobs), batch.loss_weights
         if config.importance_cap:
             weights *= policy.importance_weights(old, sampled, config.importance_cap)
@@ -127,8 +127,8 @@ def naive_gradient(model, groups, config: GRPO, names: str):
 
 
 def shared_gradient(model, groups, config: GRPO, names: str):
-    graph, params, frozen = nnx.split(model, train.trainable(names), ...)
-    batch = placement.place(sampler.policy_batch(groups, config, Encoder), TRAIN, get_mesh())
+    graph, params, frozen = nnx.split(model, optimizer.trainable(names), ...)
+    batch = placement.place(policy_batch.policy_batch(groups, config, Encoder), TRAIN, get_mesh())
 
     @jax.jit
     def gradient(params, batch):
@@ -164,7 +164,7 @@ def test_gradients_equal_the_naive_computation(model, groups, case):
     changes, names = CASES[case]
     config = dataclasses.replace(CONFIG, **changes)
     want_loss, want = naive_gradient(model, groups, config, names)
-    padded = sampler.policy_batch(groups, config, Encoder).prompts.tokens.shape[1]
+    padded = policy_batch.policy_batch(groups, config, Encoder).prompts.tokens.shape[1]
     assert padded == (24 if config.buckets else S)
     loss, grads = shared_gradient(model, groups, config, names)
     print(f"{case}: worst relative difference {worst(grads, want):.1e}")
@@ -193,11 +193,11 @@ def test_a_mesh_changes_nothing(model, groups, on_one_device, shape):
 
 def test_scores_are_the_naive_log_probabilities(model, groups):
     config = dataclasses.replace(CONFIG, accumulate=4)
-    batch = sampler.policy_batch(groups, config, Encoder)
+    batch = policy_batch.policy_batch(groups, config, Encoder)
     got = np.asarray(grpo.score(model, placement.place(batch, TRAIN, get_mesh()), 0.8))
     flat, _, _ = naive(groups, config)
-    want, _ = jax.jit(functools.partial(train.token_logprobs, temperature=0.8))(model, flat)
-    plan = sampler.pack(np.stack([group.completions.lengths for group in groups]), config)
+    want, _ = jax.jit(functools.partial(token_logprobs, temperature=0.8))(model, flat)
+    plan = policy_batch.pack(np.stack([group.completions.lengths for group in groups]), config)
     for (p, g), (n, b, at, _) in plan.places.items():
         start, size = len(groups[p].prompt.tokens), int(groups[p].completions.lengths[g])
         expected = np.asarray(want)[p * G + g, start : start + size]
@@ -212,7 +212,7 @@ def test_the_kernel_sees_what_the_reference_sees(model, groups, monkeypatch):
     ):  # fmt: skip
         kernel = functools.partial(getattr(layers, name), interpret=True)
         monkeypatch.setattr(module, name, kernel)
-    batch = placement.place(sampler.policy_batch(groups, CONFIG, Encoder), TRAIN, get_mesh())
+    batch = placement.place(policy_batch.policy_batch(groups, CONFIG, Encoder), TRAIN, get_mesh())
     want = grpo.score(model, batch, 1.0)
     compute = dataclasses.replace(model.compute, attention="splash")
     got = grpo.score(random_model(TINY, compute), batch, 1.0)
@@ -261,7 +261,7 @@ def test_the_kernel_behind_prompts_equals_the_reference(case):
 
 def test_first_fit_written_out():
     # 5 goes first, then 4, 3 (fits behind 5), 2 (behind 4), 2, 1
-    assert sampler.first_fit([2, 5, 3, 4, 2, 1], 8) == [[1, 2], [3, 0, 4]] + [[5]]
+    assert policy_batch.first_fit([2, 5, 3, 4, 2, 1], 8) == [[1, 2], [3, 0, 4]] + [[5]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -271,7 +271,7 @@ def test_first_fit_written_out():
 def test_every_sample_lies_once_with_its_prompt(seed, prompts, group, accumulate):
     lengths = np.random.default_rng(seed).integers(1, C + 1, (prompts, group))
     config = dataclasses.replace(CONFIG, prompts=prompts, group_size=group, accumulate=accumulate)
-    plan = sampler.pack(lengths, config)
+    plan = policy_batch.pack(lengths, config)
     N, B, T = plan.shape
     assert N * B == prompts * group and len(plan.places) == prompts * group
     taken = np.zeros(plan.shape, int)
@@ -283,18 +283,18 @@ def test_every_sample_lies_once_with_its_prompt(seed, prompts, group, accumulate
 
 
 def test_full_samples_fill_every_row():
-    plan = sampler.pack(np.full((P, G), C), dataclasses.replace(CONFIG, accumulate=6))
+    plan = policy_batch.pack(np.full((P, G), C), dataclasses.replace(CONFIG, accumulate=6))
     assert plan.used == 6 and len({place[:2] for place in plan.places.values()}) == P * G
 
 
 def test_short_samples_run_fewer_micro_batches():
-    plan = sampler.pack(np.full((P, G), 2), dataclasses.replace(CONFIG, accumulate=6))
+    plan = policy_batch.pack(np.full((P, G), 2), dataclasses.replace(CONFIG, accumulate=6))
     # 6 samples of 2 in rows of 8: 2 rows a prompt, a block; a micro-batch has 2 blocks.
     assert plan.used == 2
 
 
 def test_the_share_of_an_update_that_was_sampled(groups):
-    batch = sampler.policy_batch(groups, dataclasses.replace(CONFIG, accumulate=6), Encoder)
+    batch = policy_batch.policy_batch(groups, dataclasses.replace(CONFIG, accumulate=6), Encoder)
     sampled = sum(int(group.completions.lengths.sum()) for group in groups)
     assert busy(batch) == pytest.approx(sampled / (int(batch.used) * 4 * C))
 

@@ -9,11 +9,14 @@ import optax
 import pytest
 from flax import nnx
 
-from r1v3_jax import train
 from r1v3_jax.config import TINY, Compute, Optimizer
 from r1v3_jax.data.placement import split
 from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models import build
+from r1v3_jax.train import logprobs
+from r1v3_jax.train import optimizer as train_optimizer
+from r1v3_jax.train.optimizer import PARTS, make_optimizer, schedule, trainable
+from r1v3_jax.train.update import create, gradients, make_update
 from r1v3_jax.types import Batch
 
 CONFIG = Optimizer(lr=1e-2, weight_decay=0.1)
@@ -46,14 +49,14 @@ def batch(parts: int = 1, rows: int = 4, length: int = 12) -> Batch:
 
 
 def loss(model, micro):
-    return cross_entropy(train.token_logprobs(model, micro)[0], micro.loss_weights), {}
+    return cross_entropy(logprobs.token_logprobs(model, micro)[0], micro.loss_weights), {}
 
 
 def updated(model, names: str, data: Batch, steps: int = 1, optimizer=None):
-    learns = train.trainable(names)
-    optimizer = train.make_optimizer(CONFIG, 10) if optimizer is None else optimizer
-    update = train.make_update(train.gradients(loss), optimizer, learns, train.schedule(CONFIG, 10))
-    state = train.create(jax.tree.map(jnp.copy, model), optimizer, learns)
+    learns = trainable(names)
+    optimizer = make_optimizer(CONFIG, 10) if optimizer is None else optimizer
+    update = make_update(gradients(loss), optimizer, learns, schedule(CONFIG, 10))
+    state = create(jax.tree.map(jnp.copy, model), optimizer, learns)
     for _ in range(steps):
         state, metrics = update(state, data)
     return state, metrics
@@ -71,7 +74,7 @@ def by_part(model) -> dict[str, list[np.ndarray]]:
 def test_frozen_parts_stay_bitwise(model, names):
     state, _ = updated(model, names, batch())
     before, after = by_part(model), by_part(state.model)
-    moving = {train.PARTS[name] for name in names.split("+")}
+    moving = {PARTS[name] for name in names.split("+")}
     for part in before:
         same = all(map(np.array_equal, before[part], after[part]))
         assert same == (part not in moving), part
@@ -114,7 +117,7 @@ def test_learning_lowers_the_loss(model):
 def test_token_logprobs_stand_where_their_token_stands(model):
     """Against the full logits: entry t is log p(tokens[t] | tokens[:t])."""
     data = jax.tree.map(lambda x: x[0], batch())
-    got, entropy = jax.jit(train.token_logprobs)(model, data)
+    got, entropy = jax.jit(logprobs.token_logprobs)(model, data)
 
     @jax.jit
     def full(model, b):
@@ -134,14 +137,14 @@ def test_token_logprobs_stand_where_their_token_stands(model):
 
 def test_schedule_written_out():
     config = Optimizer(lr=1.0, warmup_steps=4, schedule="cosine", final_lr_fraction=0.1)
-    lr = train.schedule(config, 14)
+    lr = schedule(config, 14)
     got = [float(lr(step)) for step in (0, 2, 4, 9, 14, 20)]
     np.testing.assert_allclose(got, [0, 0.5, 1, 0.55, 0.1, 0.1], atol=1e-6)
 
 
 def test_norms_and_biases_do_not_decay(model):
     params = nnx.state(model)
-    decays = jax.tree_util.tree_map_with_path(train.decays, params)
+    decays = jax.tree_util.tree_map_with_path(train_optimizer.decays, params)
     flat = {".".join(path): bool(v.get_value()) for path, v in nnx.to_flat_state(decays)}
     assert flat["language.blocks.q"] and flat["language.embedding"] and flat["connector.up"]
     for name in (
@@ -157,4 +160,4 @@ def test_an_unknown_part_is_named():
     with pytest.raises(
         ValueError, match="no part 'projector'; name all, or some of llm, connector"
     ):
-        train.trainable("llm+projector")
+        trainable("llm+projector")

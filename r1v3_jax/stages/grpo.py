@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from r1v3_jax import evaluate, train
+from r1v3_jax import evaluate
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import Ledger, of_stage
@@ -33,11 +33,16 @@ from r1v3_jax.rollout import group as rollout_group
 from r1v3_jax.rollout import sampler as rollout_sampler
 from r1v3_jax.rollout.group import busy
 from r1v3_jax.rollout.metrics import not_finite, statistics
-from r1v3_jax.rollout.sampler import Flight, Sampler, policy_batch
+from r1v3_jax.rollout.sampler import Flight, Sampler
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.stages.context import Loop
+from r1v3_jax.train import update as train_update
+from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
+from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
+from r1v3_jax.train.policy_batch import policy_batch
+from r1v3_jax.train.update import create, micro_batch, release, summed_gradients
 from r1v3_jax.types import PolicyBatch, SampleRows
 
 
@@ -45,10 +50,10 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     """The stage from its newest state, or from `model`; returns the chosen model and what was
     chosen from.
     """
-    learns = train.trainable(config.trainable)
+    learns = trainable(config.trainable)
     optimizer, update = make_update(config)
     reference = jax.tree.map(jnp.copy, model) if config.kl_coef else None
-    state = train.create(model, optimizer, learns)
+    state = create(model, optimizer, learns)
     del model  # its arrays are the state's now, and the first update donates them
 
     rules, mesh = context.run.compute.rules, jax.sharding.get_mesh()
@@ -57,7 +62,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     candidates = context.states(name, "candidates", keep=1)
     first, cursor, skipped, dropped, checkpoints = 0, 0, 0, {}, []
     if found := states.newest(state):
-        train.release(state.model)
+        release(state.model)
         first, state, extra = found
         cursor, skipped, checkpoints = extra["cursor"], extra["skipped"], extra["checkpoints"]
         dropped = extra["dropped"]
@@ -166,9 +171,9 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
 def make_update(config: GRPO):
     """The optimizer of the stage and its jitted step; see `train.make_update`."""
     updates = config.steps * config.updates_per_rollout
-    optimizer = train.make_optimizer(config.optimizer, updates)
-    learns, lr = train.trainable(config.trainable), train.schedule(config.optimizer, updates)
-    return optimizer, train.make_update(
+    optimizer = make_optimizer(config.optimizer, updates)
+    learns, lr = trainable(config.trainable), schedule(config.optimizer, updates)
+    return optimizer, train_update.make_update(
         functools.partial(gradients, config=config), optimizer, learns, lr
     )
 
@@ -182,7 +187,7 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     """
 
     def read(params):
-        last, cache = train.read_prompts(model(params), batch.prompts, config.prompt_parts)
+        last, cache = read_prompts(model(params), batch.prompts, config.prompt_parts)
         return last, cache.k, cache.v
 
     def loss(params, read, rows):
@@ -191,9 +196,7 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
         return policy_loss(model(params), read, rows, config=config)
 
     prompts, pull_back = jax.vjp(read, params)
-    (grads, asked), metrics = train.summed_gradients(
-        loss, (params, prompts), batch.rows, batch.used
-    )
+    (grads, asked), metrics = summed_gradients(loss, (params, prompts), batch.rows, batch.used)
     # Means over what is learnt from, whatever the weights add up to.
     for name in ("sampler_gap", "policy_entropy"):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
@@ -213,7 +216,7 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped policy gradient, plus kl_coef times the KL to the reference."""
     weights = rows.loss_weights
-    logprobs, entropy = train.sample_logprobs(model, read, rows, temperature=config.temperature)
+    logprobs, entropy = sample_logprobs(model, read, rows, temperature=config.temperature)
     old = jax.lax.stop_gradient(logprobs) if rows.old_logprobs is None else rows.old_logprobs
     corrected = weights
     if config.importance_cap:
@@ -253,11 +256,11 @@ def with_logprobs(
 @functools.partial(jax.jit, static_argnames=("temperature", "parts"))
 def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -> jax.Array:
     """log p of every sampled token of a batch, float32[N, B, T]."""
-    read = train.read_prompts(model, batch.prompts, parts)
+    read = read_prompts(model, batch.prompts, parts)
 
     def micro(i, out):
-        rows = train.micro_batch(batch.rows, i)
-        logprobs, _ = train.sample_logprobs(model, read, rows, temperature=temperature)
+        rows = micro_batch(batch.rows, i)
+        logprobs, _ = sample_logprobs(model, read, rows, temperature=temperature)
         return jax.lax.dynamic_update_index_in_dim(out, logprobs, i, 0)
 
     nothing = jnp.zeros_like(batch.rows.sampler_logprobs)

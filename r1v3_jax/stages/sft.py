@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from r1v3_jax import train
 from r1v3_jax.config import SFT
 from r1v3_jax.data import packing, placement
 from r1v3_jax.data.reader import Ledger, of_stage
@@ -23,14 +22,18 @@ from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.run import watchdog
 from r1v3_jax.run.context import Context
 from r1v3_jax.stages.context import Loop
+from r1v3_jax.train import update as train_update
+from r1v3_jax.train.logprobs import token_logprobs
+from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
+from r1v3_jax.train.update import create, gradients, release
 from r1v3_jax.types import Batch
 
 
 def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     """The stage `name` from its newest state, or from `model`; returns the model it hands on."""
-    learns = train.trainable(config.trainable)
+    learns = trainable(config.trainable)
     optimizer, update = make_update(config)
-    state = train.create(model, optimizer, learns)
+    state = create(model, optimizer, learns)
     del model  # its arrays are the state's now, and the first update donates them
 
     kept = context.run.checkpoints
@@ -38,7 +41,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     done, cursor, skipped, best = 0, 0, 0, {"loss": math.inf, "step": 0, "since": 0}
     dropped = {}
     if found := states.newest(state):
-        train.release(state.model)
+        release(state.model)
         done, state, extra = found
         cursor, skipped, best = extra["cursor"], extra["skipped"], extra["best"]
         dropped = extra["dropped"]
@@ -93,15 +96,15 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
 
 def make_update(config: SFT):
     """The optimizer of the stage and its jitted step; see `train.make_update`."""
-    optimizer = train.make_optimizer(config.optimizer, config.steps)
-    lr = train.schedule(config.optimizer, config.steps)
-    return optimizer, train.make_update(
-        train.gradients(loss), optimizer, train.trainable(config.trainable), lr
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    lr = schedule(config.optimizer, config.steps)
+    return optimizer, train_update.make_update(
+        gradients(loss), optimizer, trainable(config.trainable), lr
     )
 
 
 def loss(model: R1V3, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-    logprobs, _ = train.token_logprobs(model, batch)
+    logprobs, _ = token_logprobs(model, batch)
     return cross_entropy(logprobs, batch.loss_weights), {}
 
 

@@ -13,12 +13,13 @@ import pytest
 import runs
 from flax import nnx
 
-from r1v3_jax import train
 from r1v3_jax.config import SFT, TINY, Compute, Optimizer
 from r1v3_jax.models import build
 from r1v3_jax.run import checkpoints
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
 from r1v3_jax.stages import sft
+from r1v3_jax.train.optimizer import trainable
+from r1v3_jax.train.update import create
 
 
 def state(step: int) -> dict:
@@ -161,7 +162,7 @@ def test_another_mesh(shows, tmp_path):
 
     def fresh(mesh):
         placed = jax.device_put(weights, shardings(nnx.merge(graph, weights), TRAIN, mesh))
-        return train.create(nnx.merge(graph, placed), optimizer, train.trainable("all"))
+        return create(nnx.merge(graph, placed), optimizer, trainable("all"))
 
     def batch(mesh):
         from r1v3_jax.data.placement import place

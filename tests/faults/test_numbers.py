@@ -12,16 +12,18 @@ from random_models import random_model
 from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import train
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
-from r1v3_jax.rollout import sampler
 from r1v3_jax.rollout.metrics import not_finite
 from r1v3_jax.run import alarms
 from r1v3_jax.sampling.loop import decode, generate, prefill
 from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.stages import grpo
+from r1v3_jax.train import policy_batch
+from r1v3_jax.train.logprobs import token_logprobs
+from r1v3_jax.train.optimizer import schedule, trainable
+from r1v3_jax.train.update import create, make_update
 
 KL = dataclasses.replace(CONFIG, kl_coef=0.1, optimizer=Optimizer(lr=1e-2, weight_decay=0.1))
 BAD = (np.nan, np.inf, -np.inf)
@@ -31,13 +33,13 @@ BAD = (np.nan, np.inf, -np.inf)
 def made(groups):  # noqa: F811
     """(model, batch on the host, fresh states, the jitted update), with a KL term."""
     model = random_model(TINY, Compute(logprob_chunk=5))
-    batch = jax.tree.map(np.asarray, sampler.policy_batch(groups, KL, Encoder))
+    batch = jax.tree.map(np.asarray, policy_batch.policy_batch(groups, KL, Encoder))
     old = grpo.score(model, batch, KL.temperature)
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=old)
     batch = jax.tree.map(np.asarray, dataclasses.replace(batch, rows=rows))
     optimizer, update = grpo.make_update(KL)
-    learns = train.trainable("all")
-    lr = train.schedule(KL.optimizer, KL.steps)
+    learns = trainable("all")
+    lr = schedule(KL.optimizer, KL.steps)
 
     def poisoned(model, params, batch_and_where):
         """The real gradient, with one entry of one leaf set to what the batch says."""
@@ -47,10 +49,10 @@ def made(groups):  # noqa: F811
         put = lambda i, x: jnp.where(leaf == i, x.at[(0,) * x.ndim].set(value), x)  # noqa: E731
         return jax.tree.unflatten(tree, [put(i, x) for i, x in enumerate(leaves)]), metrics
 
-    bad_gradient = train.make_update(poisoned, optimizer, learns, lr)
+    bad_gradient = make_update(poisoned, optimizer, learns, lr)
 
     def fresh():
-        return train.create(jax.tree.map(jnp.copy, model), optimizer, learns)
+        return create(jax.tree.map(jnp.copy, model), optimizer, learns)
 
     return batch, fresh, update, bad_gradient
 
@@ -179,9 +181,7 @@ def sampled():
             loss_weights=jnp.ones(ids.shape),
             image_index=jnp.full(ids.shape, -1, jnp.int32),
         )
-        theirs, _ = train.token_logprobs(
-            model, batch, temperature=trainer_temperature or temperature
-        )
+        theirs, _ = token_logprobs(model, batch, temperature=trainer_temperature or temperature)
         held = np.arange(32) < np.asarray(out.lengths)[:, None]
         return np.asarray(out.logprobs)[held], np.asarray(theirs)[:, 16:][held]
 
@@ -227,8 +227,8 @@ def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
 
 def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
     """What is learnt from is what was drawn, id by id, also where text would give other ids."""
-    plan = sampler.pack(np.stack([g.completions.lengths for g in groups]), CONFIG)
-    rows = sampler.policy_batch(groups, CONFIG, Encoder).rows
+    plan = policy_batch.pack(np.stack([g.completions.lengths for g in groups]), CONFIG)
+    rows = policy_batch.policy_batch(groups, CONFIG, Encoder).rows
     changed = 0
     for (p, g), (n, b, start, _) in plan.places.items():
         size = int(groups[p].completions.lengths[g])
