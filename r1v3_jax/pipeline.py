@@ -11,32 +11,30 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r1v3_jax import checksums, evaluate, files, hf
+from r1v3_jax import checksums, files, hf
 from r1v3_jax.config import ModelConfig, Run, Verify
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.data.sources import CHECKED
+from r1v3_jax.evaluate.held_out import accuracies, blind
 from r1v3_jax.files import first_process
 from r1v3_jax.hf import processor_files
 from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.models import build, r1v3
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
-from r1v3_jax.processing.processor import Encoder, Tiles
+from r1v3_jax.processing.processor import Encoder
 from r1v3_jax.processing.tokenizer import export_template, load
 from r1v3_jax.report import plots
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import routing
-from r1v3_jax.rollout.sampler import Sampler
 from r1v3_jax.run.checkpoints import check_same
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import peak_rss_gib, versions, write_json
 from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.run.weights import load_weights, read_config, save_weights
-from r1v3_jax.sampling.params import Sampling
 from r1v3_jax.sharding import abstract_mesh, make_mesh
 from r1v3_jax.stages import grpo, sft
 from r1v3_jax.types import Dropped
@@ -44,10 +42,6 @@ from r1v3_jax.types import Dropped
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
 # `prefill` and `decode` for rollouts, for the probe and for the held-out questions, ...
 PROGRAMS = tuple("update reshard encode_images prefill decode score validation_loss".split())
-
-# An answer that begins so has thought of nothing. (The report leaves `<think>` out of the template
-# instead, section 6.2.)
-NO_THINKING = "\n</think>\n\n"
 
 
 def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool = False) -> dict:
@@ -309,56 +303,3 @@ def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dic
     save_weights(done, model, tokenizer=context.workdir / "tokenizer")
     leave_if_preempted(name)
     return model, account
-
-
-def accuracies(context: Context, model: r1v3.R1V3, kind: type[Encoder] = Encoder) -> dict:
-    """Greedy held-out accuracy on every set of the run, and on the sets pooled."""
-    config, tokenizer = context.run.evaluate, context.encoder.tokenizer
-    banned = tokenizer.banned_token_ids
-    if config.thinking == "no_wait":
-        banned += evaluate.critical_tokens(tokenizer, config.critical_words)
-    prefill = NO_THINKING if config.thinking == "none" else ""
-    sampler = Sampler(
-        encoder=kind(context.encoder.config, tokenizer, prefill),
-        sampling=Sampling(
-            max_tokens=config.max_tokens,
-            temperature=0.0,
-            banned=banned,
-            thinking_tokens=config.thinking_tokens,
-            think_end=tokenizer.closing("</think>") if config.thinking_tokens else (),
-        ),
-        max_prompt_tokens=config.max_prompt_tokens + len(tokenizer.encode_text(prefill)),
-        tiles=config.tiles,
-        group_size=1,
-        verify=context.run.verify,
-        data=context.run.data,
-        slots=config.slots,
-    )
-    groups = {}
-    for name, source in config.sets:
-        leave_if_preempted("the stage before")
-        groups[name] = evaluate.sample_groups(
-            sampler, model, source, config.questions, config.batch, context.key("evaluate")
-        )
-        context.compiles.after("evaluate")
-    for name, parts in config.pooled:
-        groups[name] = [group for part in parts for group in groups[part]]
-    return {name: evaluate.accuracy(mine) for name, mine in groups.items()}
-
-
-class NoiseEncoder(Encoder):
-    """Encodes noise in the place of every image, always the same for an example."""
-
-    def tiles(self, example):
-        counts, size = super().tiles(example).counts, self.config.vision.image_size
-
-        def noise(out: np.ndarray) -> None:
-            rng = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
-            out[:] = rng.normal(size=out.shape)
-
-        return Tiles(counts, size, noise)
-
-
-def blind(context: Context, model: r1v3.R1V3) -> dict:
-    """Accuracy with the images replaced by noise: what the questions alone give away."""
-    return accuracies(context, model, NoiseEncoder)

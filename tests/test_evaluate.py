@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from r1v3_jax import evaluate
+from r1v3_jax.evaluate import critical_tokens, selection
 
 
 def group(tokens, entropies):
@@ -28,7 +28,7 @@ def checkpoint(step, entropy, mean, half=0.05):
 def test_critical_mask_written_out():
     ids = np.array([5, 7, 8, 2, 7, 9, 7, 8])
     expected = [0, 1, 0, 0, 0, 1, 1, 0]
-    np.testing.assert_array_equal(evaluate.critical_mask(ids, [[7, 8], [9]]), expected)
+    np.testing.assert_array_equal(critical_tokens.critical_mask(ids, [[7, 8], [9]]), expected)
 
 
 def test_critical_mask_is_as_fast_as_the_devices_need_it():
@@ -37,27 +37,27 @@ def test_critical_mask_is_as_fast_as_the_devices_need_it():
     ids = rng.integers(0, 4, 200_000)
     sequences = [[0, 1], [2], [3, 3, 1], [1, 0, 2, 2], list(range(300_000))]
     started = time.process_time()
-    mask = evaluate.critical_mask(ids, sequences)
+    mask = critical_tokens.critical_mask(ids, sequences)
     assert time.process_time() - started < 0.5  # about 2 ms; one comparison a place took 3 s
     text = "".join(map(str, ids))
     for start in range(5000):
         words = ("01", "2", "331", "1022")
         assert mask[start] == text.startswith(words, start)
-    short = evaluate.critical_mask(ids[:1], [[ids[0], 9]])
+    short = critical_tokens.critical_mask(ids[:1], [[ids[0], 9]])
     assert short.tolist() == [False]
 
 
 def test_only_whole_words_are_banned():
     ids = {"Wait": [5], " Wait": [6], "wait": [7], " wait": [8, 9], "\nWait": [1, 5]}
     tokenizer = types.SimpleNamespace(encode_text=lambda text: ids.get(text, [1, 2]))
-    assert evaluate.critical_tokens(tokenizer, ("Wait",)) == (5, 6, 7)
+    assert critical_tokens.critical_tokens(tokenizer, ("Wait",)) == (5, 6, 7)
 
 
 def test_entropies_written_out():
     #                 critical: 7              none             critical: 7, twice
     tokens = [[1, 7, 2], [1, 2], [7, 7, 3, 4]]
     values = [[0.1, 1.0, 0.3], [0.5, 0.7], [2.0, 4.0, 0.2, 0.2]]
-    got = evaluate.entropies([group(tokens, values)], [[7]], high=0.9)
+    got = critical_tokens.entropies([group(tokens, values)], [[7]], high=0.9)
     assert got["critical_count"] == 3
     np.testing.assert_allclose(got["critical_entropy"], np.mean([1.0, 3.0]))  # a mean of means
     np.testing.assert_allclose(got["critical_entropy_next"], np.mean([0.3, (4.0 + 0.2) / 2]))
@@ -66,7 +66,7 @@ def test_entropies_written_out():
 
 
 def test_no_critical_word_is_nan_not_zero():
-    got = evaluate.entropies([group([[1, 2]], [[0.1, 0.2]])], [[7]], high=1.0)
+    got = critical_tokens.entropies([group([[1, 2]], [[0.1, 0.2]])], [[7]], high=1.0)
     assert np.isnan(got["critical_entropy"]) and got["critical_count"] == 0
 
 
@@ -87,22 +87,22 @@ CHECKPOINTS = [
     ],
 )
 def test_select(by, step, reason):
-    chosen, why = evaluate.select(CHECKPOINTS, by)
+    chosen, why = selection.select(CHECKPOINTS, by)
     assert chosen["step"] == step and reason in why
 
 
 def test_correlation_leaves_out_what_has_no_entropy():
-    assert evaluate.correlation(CHECKPOINTS) == pytest.approx(-1.0)
-    assert np.isnan(evaluate.correlation(CHECKPOINTS[:1]))
+    assert selection.correlation(CHECKPOINTS) == pytest.approx(-1.0)
+    assert np.isnan(selection.correlation(CHECKPOINTS[:1]))
 
 
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="set grpo.evaluate_every"):
-        evaluate.select([], "both")
+        selection.select([], "both")
 
 
 def test_what_can_no_longer_be_chosen_written_out():
-    found = evaluate.selectable(
+    found = selection.selectable(
         [
             checkpoint(10, 0.9, 0.3),  # the most entropy
             checkpoint(20, 0.5, 0.6),  # beaten by 30 in both
@@ -123,5 +123,5 @@ def test_whatever_comes_the_chosen_one_was_kept(by):
         for step in range(1, 9):
             entropy = float(rng.choice([0.1, 0.2, 0.3, 0.4, np.nan]))
             seen.append(checkpoint(step, entropy, float(rng.integers(0, 6)) / 6))
-            kept = (kept | {step}) & evaluate.selectable(seen)
-        assert evaluate.select(seen, by)[0]["step"] in kept
+            kept = (kept | {step}) & selection.selectable(seen)
+        assert selection.select(seen, by)[0]["step"] in kept

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from r1v3_jax import files
+from r1v3_jax.evaluate import statistics
 from r1v3_jax.run import metrics
 from r1v3_jax.run.compiles import Compiles
 from r1v3_jax.run.metrics import Logger, Timer
@@ -315,21 +316,21 @@ def test_rollout_rows_come_back_as_they_were(tmp_path):
     ],
 )
 def test_wilson_written_out(successes, n, expected):
-    np.testing.assert_allclose(metrics.wilson(successes, n), expected, atol=1e-5)
+    np.testing.assert_allclose(statistics.wilson(successes, n), expected, atol=1e-5)
 
 
 def test_wilson_bounds_solve_their_equation():
     """Wilson's bounds are the p at which the observed share is z standard errors of p away."""
-    mean, low, high = metrics.wilson(37, 250)
+    mean, low, high = statistics.wilson(37, 250)
     for p in (low, high):
         assert abs(mean - p) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 250))
 
 
 def test_wilson_without_trials_knows_nothing():
-    mean, low, high = metrics.wilson(0, 0)
+    mean, low, high = statistics.wilson(0, 0)
     assert math.isnan(mean) and (low, high) == (0.0, 1.0)
     with pytest.raises(ValueError, match="3 successes in 2 trials"):
-        metrics.wilson(3, 2)
+        statistics.wilson(3, 2)
 
 
 @pytest.mark.parametrize(
@@ -344,26 +345,26 @@ def test_wilson_without_trials_knows_nothing():
     ],
 )
 def test_rank_correlation_written_out(x, y, expected):
-    assert metrics.rank_correlation(x, y) == pytest.approx(expected)
+    assert statistics.rank_correlation(x, y) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rank_correlation_is_scipys(seed):
     stats = pytest.importorskip("scipy.stats")
     x, y = np.random.default_rng(seed).integers(0, 6, (2, 12)).astype(float)
-    assert metrics.rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert statistics.rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
 
 
 @pytest.mark.parametrize(
     "x, y", [([], []), ([1], [2]), ([1, 1, 1], [1, 2, 3]), ([1, math.nan, 3], [1, 2, 3])]
 )
 def test_rank_correlation_where_undefined_is_nan(x, y):
-    assert math.isnan(metrics.rank_correlation(x, y))
+    assert math.isnan(statistics.rank_correlation(x, y))
 
 
 def test_rank_correlation_wants_pairs():
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\)"):
-        metrics.rank_correlation([1, 2, 3], [1, 2])
+        statistics.rank_correlation([1, 2, 3], [1, 2])
 
 
 STATUS = Path("/proc/self/status")

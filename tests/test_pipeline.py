@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import evaluate, hf, pipeline
+from r1v3_jax import hf, pipeline
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
+from r1v3_jax.evaluate import accuracy, held_out
 from r1v3_jax.hf import processor_files
 from r1v3_jax.processing.chat import ChatFormat
 from r1v3_jax.run import metrics, weights
@@ -286,8 +287,8 @@ def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budge
     )  # fmt: skip
     context = pipeline.prepare(dataclasses.replace(config, evaluate=settings), tmp_path, True)
     said = []
-    monkeypatch.setattr(evaluate, "accuracy", said.extend)
-    pipeline.accuracies(context, weights.load_weights(workdir / "connector/done"))
+    monkeypatch.setattr(accuracy, "accuracy", said.extend)
+    held_out.accuracies(context, weights.load_weights(workdir / "connector/done"))
     assert len(said) == 8
     words = [context.encoder.tokenizer.encode_text(word)[0] for word in ("Wait", " Hmm")]
     for group in said:

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from tokenizers_for_tests import write_tiny_tokenizer
 
-from r1v3_jax import evaluate
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import TooManyDropped, of_stage
+from r1v3_jax.evaluate import accuracy
 from r1v3_jax.losses import advantages
 from r1v3_jax.models import build
 from r1v3_jax.processing import chat, processor
@@ -212,7 +212,7 @@ def test_rollouts_and_evaluations_decode_in_the_decode_layout(setup, monkeypatch
 
     spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
     collect.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
-    evaluate.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
+    accuracy.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
     list(sample(spy, model, source, 4, 4, jax.random.key(0)))  # chains, pass rates
     assert used == [DECODE] * 3
 

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from r1v3_jax import evaluate
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
 from r1v3_jax.data.reader import Ledger, of_stage
+from r1v3_jax.evaluate import accuracy, critical_tokens, selection
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.losses.policy import clipped_policy_loss, importance_weights, kl
 from r1v3_jax.losses.supervised import weighted_sum
@@ -130,7 +130,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                         metrics = {key: float(x) for key, x in jax.device_get(metrics).items()}
                     loop.check_finite(step, metrics, batch)
             metrics |= statistics(groups, limit) | counts | ledger.metrics()
-            metrics |= evaluate.entropies(
+            metrics |= critical_tokens.entropies(
                 groups, prober.sequences, context.run.evaluate.high_entropy
             )
             sampled = int(sum(group.completions.lengths.sum() for group in groups))
@@ -145,7 +145,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 with timer("probe"), loop.watchdog.slow():
                     measured = prober.measure(state.model)
                 checkpoints.append({"step": step + 1, **measured})
-                candidates.chosen = evaluate.selectable(checkpoints)
+                candidates.chosen = selection.selectable(checkpoints)
                 candidates.save(step + 1, state.model, measured)
                 metrics["eval/accuracy"] = measured["accuracy"]["mean"]
                 metrics["eval/critical_entropy"] = measured["critical_entropy"]
@@ -292,7 +292,7 @@ class Prober:
 
     def __init__(self, context: Context, config: GRPO):
         self.context, self.config = context, context.run.evaluate
-        self.sequences = evaluate.critical_sequences(
+        self.sequences = critical_tokens.critical_sequences(
             context.encoder.tokenizer, self.config.critical_words
         )
         self.sampler = dataclasses.replace(
@@ -304,7 +304,7 @@ class Prober:
         )
 
     def measure(self, model: R1V3) -> dict:
-        groups = evaluate.sample_groups(
+        groups = accuracy.sample_groups(
             self.sampler,
             model,
             self.config.probe,
@@ -312,8 +312,8 @@ class Prober:
             self.config.batch,
             self.context.key("probe"),
         )
-        entropies = evaluate.entropies(groups, self.sequences, self.config.high_entropy)
-        return {"accuracy": evaluate.accuracy(groups), **entropies}
+        entropies = critical_tokens.entropies(groups, self.sequences, self.config.high_entropy)
+        return {"accuracy": accuracy.accuracy(groups), **entropies}
 
 
 def choose(context: Context, config: GRPO, state, candidates: States, checkpoints: list[dict]):
@@ -328,7 +328,7 @@ def choose(context: Context, config: GRPO, state, candidates: States, checkpoint
         }
     left, model = checkpoints, None
     while model is None:
-        chosen, why = evaluate.select(left, context.run.evaluate.select_by)
+        chosen, why = selection.select(left, context.run.evaluate.select_by)
         if chosen["step"] == config.steps:
             model = state.model
             break
@@ -341,5 +341,5 @@ def choose(context: Context, config: GRPO, state, candidates: States, checkpoint
         "checkpoints": checkpoints,
         "chosen_step": chosen["step"],
         "why": why,
-        "rank_correlation": evaluate.correlation(checkpoints),
+        "rank_correlation": selection.correlation(checkpoints),
     }
