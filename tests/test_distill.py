@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from r1v3_jax import distill
 from r1v3_jax.data import mixtures, reader
-from r1v3_jax.distill import Filter
+from r1v3_jax.distill import chains, pass_rates
+from r1v3_jax.distill.chains import Filter
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.processing import processor
 from r1v3_jax.rewards.score import Score
@@ -68,7 +68,7 @@ def test_why_a_chain_is_not_kept():
     ids=str,
 )
 def test_rambling(ids, expected):
-    assert distill.rambles(np.array(ids, np.int32), ngram=3, repeats=2) is expected
+    assert chains.rambles(np.array(ids, np.int32), ngram=3, repeats=2) is expected
 
 
 class Sampler:
@@ -100,7 +100,7 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(tmp_pa
         ]
     )
     groups = sample(sampler, None, source, 3, 2, jax.random.key(0))
-    rows, verdicts = distill.chains(groups, Filter(9))
+    rows, verdicts = chains.chains(groups, Filter(9))
     assert rows == [
         {"index": 0, "id": "q0", "chain": "4 5"},
         {"index": 2, "id": "q2", "chain": "4 5"},
@@ -132,7 +132,7 @@ def test_the_share_of_right_answers_of_each_question(monkeypatch):
 
     with pytest.warns(UserWarning, match="the questions asked are without bad rows: 1 answer"):
         groups = sample(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
-        rows = distill.pass_rates(groups)
+        rows = pass_rates.pass_rates(groups)
     assert rows == [
         {"index": 0, "id": "q0", "source": "set", "pass_rate": 1 / 3, "samples": 3},
         {"index": 2, "id": "q2", "source": "set", "pass_rate": None, "samples": 0},

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, distill
+from r1v3_jax import cli
 from r1v3_jax.config import load
+from r1v3_jax.distill import ask, chains
 from r1v3_jax.files import write_jsonl
 
 CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the questions.", required=True)
@@ -30,10 +31,10 @@ def main():
     config = load.load_config(CONFIG.value)
     how = {name: HOW[name].value for name in HOW}
     source, most = config.cold_start.train, config.grpo.max_completion_tokens
-    keep = distill.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
+    keep = chains.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
     with cli.set_mesh(MESH):
-        groups = distill.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **how)
-        rows, verdicts = distill.chains(groups, keep)
+        groups = ask.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **how)
+        rows, verdicts = chains.chains(groups, keep)
     write_jsonl(OUT.value, rows)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     print(f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {told}")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from absl import flags
 
-from r1v3_jax import cli, distill
+from r1v3_jax import cli
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
+from r1v3_jax.distill import ask, pass_rates
 from r1v3_jax.files import write_jsonl
 
 CONFIG = flags.DEFINE_string("config", None, "Whose GRPO asks the questions.", required=True)
@@ -43,7 +44,7 @@ def main():
     how = {name: HOW[name].value for name in HOW}
     count = EXAMPLES.value or len(source)
     with cli.set_mesh(MESH):
-        rows = distill.pass_rates(distill.ask(config, CHECKPOINT.value, source, count, **how))
+        rows = pass_rates.pass_rates(ask.ask(config, CHECKPOINT.value, source, count, **how))
     write_jsonl(OUT.value, rows)
     never = sum(row["pass_rate"] == 0 for row in rows)
     failed = sum(row["pass_rate"] is None for row in rows)

@@ -8,20 +8,12 @@ solves; `mixtures.ByPassRate` reads those. One JSON row a question.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
-import jax
 import numpy as np
 
-from r1v3_jax.config import Run
-from r1v3_jax.processing.processor import Encoder
-from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import Sampler, sample
-from r1v3_jax.run import weights
-from r1v3_jax.sampling.params import Sampling
-from r1v3_jax.types import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,56 +62,3 @@ def chains(groups: Iterable[tuple[int, Group]], keep: Filter) -> tuple[list[dict
             best = min(kept, key=lambda g: (group.completions.lengths[g], g))
             rows.append({"index": index, "id": group.example.id, "chain": group.texts[best]})
     return rows, dict(verdicts)
-
-
-def pass_rates(groups: Iterable[tuple[int, Group]]) -> list[dict]:
-    """{index, id, source, pass_rate, samples} of the questions of `rollout.sample`: the share of
-    right answers among the samples whose verifier did not fail; null where all did.
-    """
-    rows = []
-    for index, group in groups:
-        right = [s.verdict is Verdict.RIGHT for s in group.scores if s.total is not None]
-        rate = sum(right) / len(right) if right else None
-        row = {"index": index, "id": group.example.id, "source": group.example.source}
-        rows.append({**row, "pass_rate": rate, "samples": len(right)})
-    return rows
-
-
-def ask(
-    config: Run,
-    directory: str,
-    source: Callable[[int], Example],
-    count: int,
-    *,
-    samples: int,
-    batch: int,
-    temperature: float,
-    seed: int,
-) -> Iterator[tuple[int, Group]]:
-    """What a checkpoint of ours says to the first `count` good rows of `source`, `samples` times
-    each, with the room of `config.grpo`; see `rollout.sample`.
-    """
-    described, _ = weights.read_config(directory)
-    tokenizer = load(f"{directory}/tokenizer", text_only=described.vision is None)
-    tokenizer.check_model(described)
-    chat = tokenizer.chat.but(config.system, config.opening)  # as GRPO would ask
-    tokenizer = dataclasses.replace(tokenizer, chat=chat)
-    sampler = Sampler(
-        encoder=Encoder(described, tokenizer),
-        sampling=Sampling(
-            max_tokens=config.grpo.max_completion_tokens,
-            temperature=temperature,
-            banned=tokenizer.banned_token_ids,
-        ),
-        max_prompt_tokens=config.grpo.max_prompt_tokens,
-        tiles=batch * max(1, config.grpo.tiles // config.grpo.prompts),
-        group_size=samples,
-        verify=config.verify,
-        data=config.data,
-    )
-    # As the run computes, and no weight wider than that; its kernels are for a TPU alone.
-    compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
-    if jax.default_backend() != "tpu":
-        compute = dataclasses.replace(compute, attention="reference")
-    model = weights.load_weights(directory, compute=compute)
-    return sample(sampler, model, source, count, batch, jax.random.key(seed))
