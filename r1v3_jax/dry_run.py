@@ -35,12 +35,12 @@ from r1v3_jax.config.topology import parse
 from r1v3_jax.estimate import CHIPS, Estimate, estimate
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Encoder
-from r1v3_jax.programs import of_stage
 from r1v3_jax.report import rows
 from r1v3_jax.rollout import programs
 from r1v3_jax.run import tpu_flags
 from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh, shard_bytes
+from r1v3_jax.stages.kinds import of_stage
 
 GIB = 2**30
 OUTCOME = 2  # raised when what is kept of a compilation comes to mean something else

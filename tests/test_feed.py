@@ -18,11 +18,12 @@ from PIL import Image
 from r1v3_jax import pipeline
 from r1v3_jax.config import SFT, Data, load_config
 from r1v3_jax.data import packing, placement
-from r1v3_jax.data.reader import Ledger, Reader, TooManyDropped, of_stage
+from r1v3_jax.data.reader import Reader, TooManyDropped, of_stage
 from r1v3_jax.models import build
 from r1v3_jax.processing import image_files, processor
 from r1v3_jax.run import metrics
 from r1v3_jax.stages import sft
+from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.tasks import digits
 from r1v3_jax.types import Dropped, Example
 

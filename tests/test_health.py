@@ -15,7 +15,7 @@ from r1v3_jax.config import Health
 from r1v3_jax.run import alarms as run_alarms
 from r1v3_jax.run import watchdog
 from r1v3_jax.run.alarms import Alarms, not_finite
-from r1v3_jax.stages.context import Loop
+from r1v3_jax.stages.loop import Loop
 
 
 @pytest.mark.parametrize(

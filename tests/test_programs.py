@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from r1v3_jax import pipeline, programs
+from r1v3_jax import pipeline
 from r1v3_jax.config import load_config
 from r1v3_jax.models import r1v3
 from r1v3_jax.rollout import sampler
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.stages import grpo, sft
+from r1v3_jax.stages import grpo, kinds, sft
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     table = [
         program
         for stage in config.pipeline
-        for program in programs.of_stage(config, stage, mesh, tokenizer.banned_token_ids)
+        for program in kinds.of_stage(config, stage, mesh, tokenizer.banned_token_ids)
     ]
     wanted = [(program.name, program.lower().as_text()) for program in table]
     assert {name for name, _ in ran} == {name for name, _ in wanted}

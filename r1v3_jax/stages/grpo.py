@@ -16,15 +16,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 
-from r1v3_jax.config import GRPO
+from r1v3_jax.config import GRPO, Run
 from r1v3_jax.data import placement
-from r1v3_jax.data.reader import Ledger, of_stage
-from r1v3_jax.evaluate import accuracy, critical_tokens, selection
+from r1v3_jax.data.abstract import on_mesh
+from r1v3_jax.data.reader import of_stage
+from r1v3_jax.evaluate import critical_tokens, selection
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.losses.policy import clipped_policy_loss, importance_weights, kl
 from r1v3_jax.losses.supervised import weighted_sum
+from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
@@ -33,16 +34,20 @@ from r1v3_jax.rollout import group as rollout_group
 from r1v3_jax.rollout import sampler as rollout_sampler
 from r1v3_jax.rollout.group import busy
 from r1v3_jax.rollout.metrics import not_finite, statistics
-from r1v3_jax.rollout.sampler import Flight, Sampler
-from r1v3_jax.run.checkpoints import States
+from r1v3_jax.rollout.programs import _batch_of, _of_rollout
+from r1v3_jax.rollout.sampler import Flight
 from r1v3_jax.run.context import Context
+from r1v3_jax.run.program import Program, _in
 from r1v3_jax.sampling.params import Sampling
-from r1v3_jax.stages.context import Loop
+from r1v3_jax.sharding import shard_bytes
+from r1v3_jax.stages.ledger import Ledger
+from r1v3_jax.stages.loop import Loop
+from r1v3_jax.stages.probe import Prober, choose, make_sampler
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
-from r1v3_jax.train.policy_batch import policy_batch
-from r1v3_jax.train.update import create, micro_batch, release, summed_gradients
+from r1v3_jax.train.policy_batch import policy_batch, policy_batch_of
+from r1v3_jax.train.update import _state, create, micro_batch, release, summed_gradients
 from r1v3_jax.types import PolicyBatch, SampleRows
 
 
@@ -267,79 +272,54 @@ def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -
     return jax.lax.fori_loop(0, batch.used, micro, nothing)
 
 
-def make_sampler(context: Context, config: GRPO) -> Sampler:
-    return Sampler(
-        encoder=context.encoder,
-        sampling=Sampling(
-            max_tokens=config.max_completion_tokens,
-            temperature=config.temperature,
-            banned=context.encoder.tokenizer.banned_token_ids,
-        ),
-        max_prompt_tokens=config.max_prompt_tokens,
-        tiles=config.tiles,
-        group_size=config.group_size,
-        verify=context.run.verify,
-        data=context.run.data,
-        slots=config.slots,
-        buckets=config.buckets,
-    )
+def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Program]:
+    model = build.abstract(config.model, config.compute, mesh)
+    optimizer, update = make_update(stage)
+    state = _state(model, optimizer, trainable(stage.trainable), mesh)
+    scored = needs_old_logprobs(stage)
+    columns = {"old": scored, "ref": bool(stage.kl_coef)}
+    weights = shard_bytes(model)
+    reference = weights if stage.kl_coef else 0
+    kept = shard_bytes(state) + reference
+    how = Sampling(stage.max_completion_tokens, stage.temperature, banned=banned)
+    loop = {"trips": stage.accumulate, "trip": "micro-batch"}
 
+    def sampled(length: int, tiles: int) -> list[Program]:
+        return _of_rollout(
+            config, mesh, how,
+            prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=tiles,
+            max_prompt_tokens=length, resident=kept, int8=stage.rollout_int8,
+        )  # fmt: skip
 
-class Prober:
-    """Measures a checkpoint on the fixed probe set: accuracy and critical-token entropy, sampled as
-    in training, but always by the weights as they are.
-    """
+    full = stage.max_prompt_tokens, stage.tiles
+    out = sampled(*full)
+    # The next rollout, if it is begun before this update.
+    ahead = out[-1].given if stage.off_policy_steps else 0
 
-    def __init__(self, context: Context, config: GRPO):
-        self.context, self.config = context, context.run.evaluate
-        self.sequences = critical_tokens.critical_sequences(
-            context.encoder.tokenizer, self.config.critical_words
-        )
-        self.sampler = dataclasses.replace(
-            make_sampler(context, config),
-            group_size=1,
-            slots=self.config.slots,
-            tiles=self.config.tiles,
-            buckets=(),
-        )
+    def learnt(length: int, tiles: int) -> list[Program]:
+        out = []
+        if scored:
+            batch = on_mesh(policy_batch_of(config.model, stage, length, tiles), config, mesh)
+            how_scored = stage.temperature, stage.prompt_parts
+            lower = _in(mesh, lambda: score.lower(model, batch, *how_scored))
+            calls, beside = 2 if stage.kl_coef else 1, kept - weights + ahead
+            out.append(Program("score", lower, calls=calls, resident=beside, **loop))
+        policy = policy_batch_of(config.model, stage, length, tiles, **columns)
+        policy = on_mesh(policy, config, mesh)
+        lower = _in(mesh, lambda: update.lower(state, policy))
+        calls, beside = stage.updates_per_rollout, reference + ahead
+        return [*out, Program("update", lower, calls=calls, resident=beside, **loop)]
 
-    def measure(self, model: R1V3) -> dict:
-        groups = accuracy.sample_groups(
-            self.sampler,
-            model,
-            self.config.probe,
-            self.config.probe_questions,
-            self.config.batch,
-            self.context.key("probe"),
-        )
-        entropies = critical_tokens.entropies(groups, self.sequences, self.config.high_entropy)
-        return {"accuracy": accuracy.accuracy(groups), **entropies}
-
-
-def choose(context: Context, config: GRPO, state, candidates: States, checkpoints: list[dict]):
-    """The weights of the selected checkpoint (without candidates: the last), and the account of the
-    choice.
-    """
-    if not checkpoints:
-        return state.model, {
-            "checkpoints": [],
-            "chosen_step": config.steps,
-            "why": "the last step: none was measured",
-        }
-    left, model = checkpoints, None
-    while model is None:
-        chosen, why = selection.select(left, context.run.evaluate.select_by)
-        if chosen["step"] == config.steps:
-            model = state.model
-            break
-        try:
-            model, _ = candidates.restore(chosen["step"], state.model)
-        except ValueError as error:  # damaged since: the next best will do
-            logging.warning("%s; passed over", error)
-            left = [c for c in left if c is not chosen]
-    return model, {
-        "checkpoints": checkpoints,
-        "chosen_step": chosen["step"],
-        "why": why,
-        "rank_correlation": selection.correlation(checkpoints),
-    }
+    if stage.evaluate_every:  # `grpo.Prober`
+        probe = _of_rollout(
+            config, mesh, how, **_batch_of(config.evaluate),
+            max_prompt_tokens=stage.max_prompt_tokens, resident=kept + ahead,
+        )  # fmt: skip
+        # A probe is of the weights as they are.
+        probe = probe if stage.rollout_int8 else probe[1:]
+        out += [dataclasses.replace(p, use="probe", calls=0) for p in probe]
+    out += learnt(*full)
+    for length, tiles in stage.buckets:  # the weights are laid out once
+        small = [*sampled(length, tiles)[1:], *learnt(length, tiles)]
+        out += [dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small]
+    return out

@@ -14,18 +14,23 @@ import jax
 import numpy as np
 from absl import logging
 
-from r1v3_jax.config import SFT
+from r1v3_jax.config import SFT, Run
 from r1v3_jax.data import packing, placement
-from r1v3_jax.data.reader import Ledger, of_stage
+from r1v3_jax.data.abstract import batch_of, on_mesh
+from r1v3_jax.data.reader import of_stage
 from r1v3_jax.losses.supervised import cross_entropy
+from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.run import watchdog
 from r1v3_jax.run.context import Context
-from r1v3_jax.stages.context import Loop
+from r1v3_jax.run.program import Program, _in
+from r1v3_jax.sharding import shard_bytes
+from r1v3_jax.stages.ledger import Ledger
+from r1v3_jax.stages.loop import Loop
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
-from r1v3_jax.train.update import create, gradients, release
+from r1v3_jax.train.update import _state, create, gradients, release
 from r1v3_jax.types import Batch
 
 
@@ -137,3 +142,17 @@ def validation_loss(model: R1V3, batch) -> jax.Array:
         return total + loss(model, part)[0], None
 
     return jax.lax.scan(micro, 0.0, batch)[0]
+
+
+def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
+    batch = batch_of(config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate)
+    batch = on_mesh(batch, config, mesh)
+    model, learns = build.abstract(config.model, config.compute, mesh), trainable
+    optimizer, update = make_update(stage)
+    state = _state(model, optimizer, learns(stage.trainable), mesh)
+    programs = [Program("update", _in(mesh, lambda: update.lower(state, batch)))]
+    if stage.validate_every:
+        lower = _in(mesh, lambda: validation_loss.lower(model, batch))
+        resident = shard_bytes(state) - shard_bytes(model)
+        programs.append(Program("validation_loss", lower, calls=0, resident=resident))
+    return programs
