@@ -86,12 +86,12 @@ def main() -> None:
                 "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
             )
         # After the flags: a typing error costs no import of the models.
-        from r1v3_jax import pipeline
         from r1v3_jax.files import first_process
+        from r1v3_jax.pipeline import pipeline, preflight
         from r1v3_jax.report import plots
         from r1v3_jax.run import preemption
 
-        pipeline.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
+        preflight.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         processes.start_processes(PROCESSES, config.topology)
         preemption.catch_sigterm()
         summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
@@ -109,7 +109,9 @@ def dry_run_of(config: Run) -> None:
             "--dry_run compiles for a TPU slice, and this config names none; give one, as "
             "--topology=v5p:2x2x1"
         )
-    from r1v3_jax import dry_run, pipeline
+    from r1v3_jax import dry_run
+    from r1v3_jax.pipeline import preflight
+    from r1v3_jax.pipeline.start import make_encoder, write_tokenizer
     from r1v3_jax.run.metrics import write_json
 
     if os.environ.get(dry_run.CHILD):
@@ -117,10 +119,10 @@ def dry_run_of(config: Run) -> None:
         return
     banned = (config.model.image_token_id,) if config.model.vision else ()
     if DRY_RUN_DATA.value:
-        pipeline.check(config)
+        preflight.check(config)
         with tempfile.TemporaryDirectory() as directory:
-            pipeline.write_tokenizer(config, Path(directory))
-            encoder = pipeline.make_encoder(config, Path(directory))
+            write_tokenizer(config, Path(directory))
+            encoder = make_encoder(config, Path(directory))
         dry_run.show_samples(config, encoder)
         banned = encoder.tokenizer.banned_token_ids
     else:

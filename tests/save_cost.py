@@ -16,9 +16,9 @@ from pathlib import Path
 
 import jax
 
-from r1v3_jax import pipeline
 from r1v3_jax.config import load_config
 from r1v3_jax.models import build
+from r1v3_jax.pipeline import pipeline
 from r1v3_jax.run import metrics
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.sharding import make_mesh

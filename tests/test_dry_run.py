@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from tpu_compiler import needs_libtpu
 
-from r1v3_jax import pipeline
 from r1v3_jax.config import load_config, topology
 from r1v3_jax.models import flops
+from r1v3_jax.pipeline import preflight
 from r1v3_jax.run import tpu_flags
 
 ROOT = Path(__file__).parent.parent
@@ -165,7 +165,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused_by_name(tmp_path):
         ),
     )  # fmt: skip
     with pytest.raises(ValueError, match="kv_heads of 8 cannot be split over .* = 16"):
-        pipeline.check(config)
+        preflight.check(config)
 
 
 def test_what_is_missing_is_named_before_anything_starts(tmp_path):
@@ -175,7 +175,7 @@ def test_what_is_missing_is_named_before_anything_starts(tmp_path):
     assert done.returncode == 1 and f"{tmp_path}/none" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(FileNotFoundError, match="no such file of questions; give .jsonl"):
-        pipeline.check(
+        preflight.check(
             dataclasses.replace(load_config("tpu_v5e_8"), init_from="", write_tokenizer=print)
         )
     print(f"{time.time() - start:.1f} s wall, most of it imports")

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax import pipeline
 from r1v3_jax.config import SFT, Data, load_config
 from r1v3_jax.data import packing, placement
 from r1v3_jax.data.reader import Reader, TooManyDropped, of_stage
 from r1v3_jax.models import build
+from r1v3_jax.pipeline import pipeline
+from r1v3_jax.pipeline.start import make_encoder
 from r1v3_jax.processing import image_files, processor
 from r1v3_jax.run import metrics
 from r1v3_jax.stages import sft
@@ -111,7 +112,7 @@ def test_hosts_that_come_and_go_change_nothing(tmp_path):
     tiles of its own devices; put together they are those of one host alone.
     """
     digits.write_tokenizer(tmp_path)
-    encoder = pipeline.make_encoder(load_config("digits_smoke"), tmp_path)
+    encoder = make_encoder(load_config("digits_smoke"), tmp_path)
     questions = digits.Digits()
 
     def rows(index):

@@ -13,11 +13,12 @@ import pytest
 from flax import nnx
 from tools_for_tests import run_tool
 
-from r1v3_jax import hf, pipeline
+from r1v3_jax import hf
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.evaluate import accuracy, held_out
 from r1v3_jax.hf import processor_files
+from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.processing.chat import ChatFormat
 from r1v3_jax.run import metrics, weights
 from r1v3_jax.sharding import make_mesh
@@ -104,13 +105,13 @@ def test_a_checkpoint_of_another_model_is_refused(config, finished, tmp_path):
     workdir, _ = finished
     for source in ("export", "connector/done"):
         run = dataclasses.replace(config, init_from=str(workdir / source), write_tokenizer=None)
-        pipeline.check(run)  # the same model
+        preflight.check(run)  # the same model
         assert pipeline.prepare(run, tmp_path / source, True).encoder.tokenizer is not None
         text = dataclasses.replace(config.model.text, layers=4)
         vision = dataclasses.replace(config.model.vision, norm="layer_norm")
         other = dataclasses.replace(config.model, text=text, vision=vision)
         with pytest.raises(ValueError) as error:
-            pipeline.check(dataclasses.replace(run, model=other))
+            preflight.check(dataclasses.replace(run, model=other))
         assert str(error.value) == (
             f"{workdir / source} is not the model of this config: text.layers is 3 there and 4 "
             "here; vision.norm is 'rms_norm' there and 'layer_norm' here; change config.model, or "
@@ -134,7 +135,7 @@ def test_a_run_begins_the_assistant_s_turn_as_it_says(config, finished, tmp_path
     # Without GRPO there are no rewards to miss.
     caplog.clear()
     sft = dataclasses.replace(run, stage="cold_start")
-    pipeline.make_encoder(sft, tmp_path / "as it is" / "tokenizer")
+    start.make_encoder(sft, tmp_path / "as it is" / "tokenizer")
     assert not warned(caplog)
 
     taught = dataclasses.replace(run, opening="<think>\n")
@@ -165,12 +166,12 @@ def test_a_checkpoint_that_lacks_something_is_refused_on_the_host(config, finish
         ("tokenizer.json", "no tokenizer in"),
     ):
         shutil.copytree(workdir / "export", tmp_path / "c")
-        pipeline.check(run)
+        preflight.check(run)
         for path in (tmp_path / "c").glob("*token*" if "token" in lost else lost):
             path.unlink()
         (tmp_path / "c" / "chat_template.jinja").unlink()
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            pipeline.check(run)
+            preflight.check(run)
         shutil.rmtree(tmp_path / "c")
 
 
@@ -184,10 +185,10 @@ def test_the_choices_of_a_run_are_taken(config, finished, tmp_path, source):
     )
     origin = str(workdir / source)
     run = dataclasses.replace(config, init_from=origin, write_tokenizer=None, model=model)
-    pipeline.check(run)
+    preflight.check(run)
     context = pipeline.prepare(run, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
-        got = pipeline.start(context, "base")
+        got = start.start(context, "base")
     assert got.config == model and got.language.config == model.text
     vocab = text.vocab_size
     kept = weights.load_weights(workdir / "connector/done")
@@ -199,9 +200,9 @@ def test_the_choices_of_a_run_are_taken(config, finished, tmp_path, source):
 def test_a_stage_that_begins_without_the_one_before_says_so(config, finished, tmp_path, caplog):
     context = pipeline.prepare(config, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
-        pipeline.start(context, "base")
+        start.start(context, "base")
         assert not warned(caplog)
-        pipeline.start(context, "grpo")
+        start.start(context, "grpo")
     assert warned(caplog)[0].startswith("grpo begins with random weights: cold_start was not done")
 
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from r1v3_jax import pipeline
 from r1v3_jax.config import load_config
 from r1v3_jax.models import r1v3
+from r1v3_jax.pipeline import pipeline, start
 from r1v3_jax.rollout import sampler
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, kinds, sft
@@ -76,7 +76,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "summary.json").read_text())["compiles_after_warmup"] == 0
     monkeypatch.undo()
 
-    tokenizer = pipeline.make_encoder(config, tmp_path / "tokenizer").tokenizer
+    tokenizer = start.make_encoder(config, tmp_path / "tokenizer").tokenizer
     mesh = make_mesh(config.mesh)
     table = [
         program

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from tools_for_tests import run_tool
 
-from r1v3_jax import pipeline
 from r1v3_jax.config import load_config
 from r1v3_jax.data import reader
+from r1v3_jax.pipeline import start
 from r1v3_jax.report import rows
 from r1v3_jax.tasks import digits
 from r1v3_jax.types import Example
@@ -36,7 +36,7 @@ ATTACKS = (
 def encoder(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     digits.write_tokenizer(directory)
-    return pipeline.make_encoder(CONFIG, directory)
+    return start.make_encoder(CONFIG, directory)
 
 
 def item(encoder, example):

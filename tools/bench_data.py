@@ -20,10 +20,11 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from r1v3_jax import cli, pipeline
+from r1v3_jax import cli
 from r1v3_jax.config import SFT, Data, load
 from r1v3_jax.data import Rows, packing, placement
 from r1v3_jax.data.reader import Reader, of_stage
+from r1v3_jax.pipeline.start import make_encoder, write_tokenizer
 from r1v3_jax.processing import processor
 from r1v3_jax.sharding import TRAIN
 
@@ -36,11 +37,11 @@ THREADS = flags.DEFINE_integer("threads", 0, "That decode; 0: one a core.", lowe
 def main():
     with tempfile.TemporaryDirectory() as directory:
         config = load.load_config("digits")
-        pipeline.write_tokenizer(config, Path(directory))
+        write_tokenizer(config, Path(directory))
         vision = dataclasses.replace(config.model.vision, image_size=448)
         text = dataclasses.replace(config.model.text, max_positions=32768)
         model = dataclasses.replace(config.model, vision=vision, text=text)
-        encoder = pipeline.make_encoder(dataclasses.replace(config, model=model), Path(directory))
+        encoder = make_encoder(dataclasses.replace(config, model=model), Path(directory))
         stage = SFT(train=write_rows(Path(directory)), rows=8, row_tokens=4096, tiles=8 * 13)
         reader = of_stage(stage, encoder, Data(threads=THREADS.value))
         measure(reader, encoder, stage)

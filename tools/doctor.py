@@ -14,8 +14,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from r1v3_jax import checksums, files, pipeline
+from r1v3_jax import checksums, files
 from r1v3_jax.config import load_config
+from r1v3_jax.pipeline import preflight
 from r1v3_jax.run import metrics
 from r1v3_jax.run.checkpoints import States
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
         print("config")
         try:
             config = load_config(CONFIG.value)
-            pipeline.check(config, workdir)
+            preflight.check(config, workdir)
             print(f"  ok   {CONFIG.value} goes on here")
             for name in config.pipeline:
                 path = getattr(getattr(config, name).train, "path", "")

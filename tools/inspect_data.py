@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli, pipeline
+from r1v3_jax import cli
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.data.reader import of_stage, told
+from r1v3_jax.pipeline import start
 from r1v3_jax.report import rows
 
 CONFIG = flags.DEFINE_string("config", None, "Whose model sees the rows.", required=True)
@@ -40,8 +41,8 @@ def main():
         source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)
         source.check()
     with tempfile.TemporaryDirectory() as directory:
-        pipeline.write_tokenizer(config, Path(directory))
-        encoder = pipeline.make_encoder(config, Path(directory))
+        start.write_tokenizer(config, Path(directory))
+        encoder = start.make_encoder(config, Path(directory))
     reader = of_stage(getattr(config, stage), encoder, config.data, source=source)
     count = min(SCAN.value, len(source)) if source else SCAN.value
     shown, sizes, dropped = [], [], []

@@ -12,9 +12,10 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from r1v3_jax import files, launch, pipeline
+from r1v3_jax import files, launch
 from r1v3_jax.config import Run, load_config
 from r1v3_jax.config.fields import described
+from r1v3_jax.pipeline import preflight, start
 from r1v3_jax.run import checkpoints
 from r1v3_jax.run.metrics import write_json
 
@@ -28,9 +29,9 @@ def begun(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("guards") / "run"
     config = load_config("digits_smoke")
     (workdir / "tokenizer").mkdir(parents=True)
-    pipeline.write_tokenizer(config, workdir / "tokenizer")
+    start.write_tokenizer(config, workdir / "tokenizer")
     (workdir / "grpo").mkdir()
-    write_json(workdir / "run.json", pipeline.identity(config, workdir))
+    write_json(workdir / "run.json", preflight.identity(config, workdir))
     return workdir
 
 
@@ -71,32 +72,32 @@ OTHERS = {
 
 def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
     config = load_config("digits_smoke")
-    pipeline.check_workdir(config, begun)  # the same one goes on
-    pipeline.check_workdir(grpo(config, checkpoint_every=7, accumulate=2, slots=8), begun)
-    pipeline.check_workdir(replace(config, mesh=(2, 1, 1)), begun)
+    preflight.check_workdir(config, begun)  # the same one goes on
+    preflight.check_workdir(grpo(config, checkpoint_every=7, accumulate=2, slots=8), begun)
+    preflight.check_workdir(replace(config, mesh=(2, 1, 1)), begun)
     refused = 0
     for name, (change, message) in OTHERS.items():
         with pytest.raises(ValueError, match=message) as raised:
-            pipeline.check_workdir(change(config), begun)
+            preflight.check_workdir(change(config), begun)
         assert str(raised.value).count(" there and ") == 1, (name, str(raised.value))
         refused += 1
     finished = tmp_path / "finished"
     shutil.copytree(begun, finished)
     (finished / "grpo" / "done").mkdir()
     evaluate = replace(config.evaluate, probe_questions=4)
-    pipeline.check_workdir(replace(grpo(config, prompts=8, tiles=8), evaluate=evaluate), finished)
+    preflight.check_workdir(replace(grpo(config, prompts=8, tiles=8), evaluate=evaluate), finished)
     with pytest.raises(ValueError, match="grpo.evaluate.probe_questions is 8 there and 4 here"):
-        pipeline.check_workdir(replace(config, evaluate=evaluate), begun)
+        preflight.check_workdir(replace(config, evaluate=evaluate), begun)
     other = tmp_path / "run"
     shutil.copytree(begun, other)
     settings = files.read_json(other / "tokenizer" / "tokenizer.json")
     files.write_json(other / "tokenizer" / "tokenizer.json", {**settings, "version": "9"})
     with pytest.raises(ValueError, match="tokenizer is [0-9a-f]+ there and [0-9a-f]+ here"):
-        pipeline.check_workdir(config, other)
+        preflight.check_workdir(config, other)
     renamed = files.read_json(begun / "run.json")
     renamed["grpo.group_count"] = renamed.pop("grpo.group_size")
     with pytest.raises(ValueError, match="grpo.group_count is 4 there and missing here"):
-        checkpoints.check_same("run.json", renamed, pipeline.identity(config, begun))
+        checkpoints.check_same("run.json", renamed, preflight.identity(config, begun))
     shows("12 mismatches refused by field", refused + 2, 13, refused + 2 == 13)
 
 
@@ -149,7 +150,7 @@ def refusal(argument: str) -> str:
         flag = config_flags.DEFINE_config_dict("config", launch.thaw(base), flag_values=values)
         values(["launch", argument])
         config = launch.freeze(base, flag.value)
-        pipeline.check(config)
+        preflight.check(config)
     except (ValueError, OSError, AttributeError, flags.Error) as error:
         return " ".join(str(error).split())
     return ""
