@@ -27,7 +27,6 @@ from r1v3_jax.bench_shapes import Encoder, Shape, count_down, example
 from r1v3_jax.config import GRPO
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import TileSlots, place_images, prompt_batch
-from r1v3_jax.estimate import CHIPS
 from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.losses.policy import clipped_policy_loss
 from r1v3_jax.losses.supervised import weighted_sum
@@ -41,6 +40,7 @@ from r1v3_jax.rollout.group import Group
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop, params, state
 from r1v3_jax.stages import grpo
+from r1v3_jax.tpu.estimate import CHIPS
 from r1v3_jax.train import policy_batch
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import schedule, trainable

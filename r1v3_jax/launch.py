@@ -109,13 +109,13 @@ def dry_run_of(config: Run) -> None:
             "--dry_run compiles for a TPU slice, and this config names none; give one, as "
             "--topology=v5p:2x2x1"
         )
-    from r1v3_jax import dry_run
     from r1v3_jax.pipeline import preflight
     from r1v3_jax.pipeline.start import make_encoder, write_tokenizer
     from r1v3_jax.run.metrics import write_json
+    from r1v3_jax.tpu import compiler, dry_run
 
-    if os.environ.get(dry_run.CHILD):
-        dry_run.compile_here(config)
+    if os.environ.get(compiler.CHILD):
+        compiler.compile_here(config)
         return
     banned = (config.model.image_token_id,) if config.model.vision else ()
     if DRY_RUN_DATA.value:

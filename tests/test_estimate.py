@@ -6,7 +6,7 @@ import json
 import pytest
 from tpu_compiler import answer_of, devices, needs_libtpu
 
-from r1v3_jax.estimate import CHIPS, Copy, _Program, estimate
+from r1v3_jax.tpu.estimate import CHIPS, Copy, _Program, estimate
 
 V5P, V5E = CHIPS["v5p"], CHIPS["v5e"]
 MATRIX, MEMORY = 0.85 * 459e12, 0.85 * 2765e9  # FLOP/s and bytes/s that v5p reaches

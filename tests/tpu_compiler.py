@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from r1v3_jax import tpu
 from r1v3_jax.config import topology
+from r1v3_jax.tpu import compiler
 
 TOPOLOGY = "v5p:2x2x1"  # four chips
 
@@ -26,7 +26,7 @@ needs_libtpu = pytest.mark.skipif(
 
 def devices() -> list:
     """The chips to compile for; to be called in the program."""
-    return tpu.devices(topology.parse(TOPOLOGY))
+    return compiler.devices(topology.parse(TOPOLOGY))
 
 
 def answer_of(file: str):

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from r1v3_jax import hlo
+from r1v3_jax.tpu import hlo
 
 
 @dataclass(frozen=True)
