@@ -25,7 +25,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["r1v3_jax", "r1v3_jax.*"]),
+    # The configs are found beside the package in a checkout, and inside it in a wheel.
+    packages=[*find_packages(include=["r1v3_jax", "r1v3_jax.*"]), "r1v3_jax.configs"],
+    package_dir={"r1v3_jax.configs": "configs"},
     package_data={"r1v3_jax": ["data_files/*"]},
     install_requires=[
         "absl-py>=2.1",

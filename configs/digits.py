@@ -60,7 +60,9 @@ HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0.4, 0.35, 0.25))
 # What the connector learns from, in the style that reinforcement has settled on; two thirds of it
 # are the questions of the reinforcement, so that little is lost at home.
 OTHERS = digits.Digits(domain="second", augment=True, styles=(0, 1, 0))
-OTHERS_HELD_OUT = digits.Digits(domain="second", split="held_out", seed=1, styles=(0, 1, 0))
+OTHERS_HELD_OUT = digits.Digits(
+    domain="second", split="held_out", seed=1, styles=(0, 1, 0)
+)
 HOME = digits.Digits(augment=True, styles=(0, 1, 0)).mix(easy=1, normal=1, hard=2)
 HOME_HELD_OUT = digits.Digits(split="held_out", seed=1, styles=(0, 1, 0)).mix(
     easy=1, normal=1, hard=2
@@ -73,7 +75,10 @@ def alternate(*sources):
 
 
 # Kinds of a level come equally often, and so do the levels of a set.
-PRIOR = {level: mean(digits.answer_prior(level).values()) for level in ("easy", "normal", "hard")}
+PRIOR = {
+    level: mean(digits.answer_prior(level).values())
+    for level in ("easy", "normal", "hard")
+}
 POOLED_PRIOR = mean(PRIOR.values())
 
 config = Run(
@@ -87,7 +92,9 @@ config = Run(
         rows=12,
         row_tokens=144,
         tiles=48,
-        optimizer=Optimizer(lr=3e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05),
+        optimizer=Optimizer(
+            lr=3e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05
+        ),
         checkpoint_every=300,
     ),
     cold_start=SFT(
@@ -97,7 +104,9 @@ config = Run(
         rows=8,
         row_tokens=160,
         tiles=40,
-        optimizer=Optimizer(lr=2e-3, warmup_steps=30, schedule="cosine", weight_decay=0.05),
+        optimizer=Optimizer(
+            lr=2e-3, warmup_steps=30, schedule="cosine", weight_decay=0.05
+        ),
         validate_every=250,
         checkpoint_every=250,
     ),
@@ -117,7 +126,9 @@ config = Run(
     ),
     connector=SFT(
         train=alternate(OTHERS.mix(easy=1, normal=2), HOME, HOME),
-        validation=alternate(OTHERS_HELD_OUT.mix(easy=1, normal=2), HOME_HELD_OUT, HOME_HELD_OUT),
+        validation=alternate(
+            OTHERS_HELD_OUT.mix(easy=1, normal=2), HOME_HELD_OUT, HOME_HELD_OUT
+        ),
         steps=300,
         rows=8,
         row_tokens=160,
@@ -135,7 +146,10 @@ config = Run(
             ("hard", HELD_OUT.mix(hard=1)),
             ("second", OTHERS_HELD_OUT.mix(easy=1, normal=1, hard=1)),
         ),
-        answer_prior=(*PRIOR.items(), *((name, POOLED_PRIOR) for name in ("home", "second"))),
+        answer_prior=(
+            *PRIOR.items(),
+            *((name, POOLED_PRIOR) for name in ("home", "second")),
+        ),
         pooled=(("home", ("easy", "normal", "hard")),),
         questions=500,
         batch=250,

@@ -10,7 +10,9 @@ import dataclasses
 
 from r1v3_jax.config import load_config
 
-sft, grpo, connector = (load_config(f"tpu_v5p_256{part}") for part in ("_sft", "", "_connector"))
+sft, grpo, connector = (
+    load_config(f"tpu_v5p_256{part}") for part in ("_sft", "", "_connector")
+)
 
 config = dataclasses.replace(
     sft,

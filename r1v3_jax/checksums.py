@@ -27,14 +27,22 @@ def check_sums(directory: Path) -> None:
     """
     path = directory / "SHA256SUMS"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {directory} is incomplete, copy it again")
-    sums = dict(line.split("  ", 1)[::-1] for line in path.read_text("utf-8").splitlines())
+        raise FileNotFoundError(
+            f"{path}: no such file; {directory} is incomplete, copy it again"
+        )
+    sums = dict(
+        line.split("  ", 1)[::-1] for line in path.read_text("utf-8").splitlines()
+    )
     found = dict(files(directory))
     problems = [f"{name} is missing" for name in sums if name not in found]
     mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
-    problems += [f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]]
+    problems += [
+        f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]
+    ]
     if problems:
-        raise ValueError(f"{directory} is damaged: {', '.join(problems)}; copy it again")
+        raise ValueError(
+            f"{directory} is damaged: {', '.join(problems)}; copy it again"
+        )
 
 
 def write_manifest(directory: Path, body: dict) -> None:
@@ -42,7 +50,9 @@ def write_manifest(directory: Path, body: dict) -> None:
     its share of the other files, which must all be there.
     """
     here, count = jax.process_index(), jax.process_count()
-    files = {name: sha256(path) for name, path in _manifest_files(directory)[here::count]}
+    files = {
+        name: sha256(path) for name, path in _manifest_files(directory)[here::count]
+    }
     body = {**body, "files": files, "version": r1v3_jax.__version__}
     whole = {"digest": _digest(body), "body": body}
     path = directory / "manifest" / f"{here}-of-{count}.json"
@@ -88,7 +98,9 @@ def check_manifest(directory: Path) -> list[str]:
     problems = [f"{name} is missing" for name in sums if name not in found]
     problems += [f"{name} is in no manifest" for name in found if name not in sums]
     mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
-    return problems + [f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]]
+    return problems + [
+        f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]
+    ]
 
 
 def digest(directory: Path) -> str:
@@ -101,7 +113,11 @@ def _digest(body: dict) -> str:
 
 
 def _manifest_files(directory: Path) -> list[tuple[str, Path]]:
-    return [(name, path) for name, path in files(directory) if not name.startswith("manifest/")]
+    return [
+        (name, path)
+        for name, path in files(directory)
+        if not name.startswith("manifest/")
+    ]
 
 
 def files(directory: Path) -> list[tuple[str, Path]]:

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from r1v3_jax.run import tpu_flags
 from r1v3_jax.run.preemption import PREEMPTED
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.types import Dropped
+from r1v3_jax.types import DroppedRow
 
 
 def run(main) -> None:
@@ -33,7 +33,13 @@ def run(main) -> None:
             getLogger("transformers.configuration_utils").setLevel("ERROR")
         try:
             main()
-        except (ValueError, OSError, ImportError, FloatingPointError, Dropped) as error:
+        except (
+            ValueError,
+            OSError,
+            ImportError,
+            FloatingPointError,
+            DroppedRow,
+        ) as error:
             end(1, f"error: {error}")
         except KeyboardInterrupt:
             end(128 + signal.SIGINT)
@@ -87,7 +93,9 @@ def define_rope_impl() -> flags.FlagHolder:
 def define_mesh() -> flags.FlagHolder:
     """The flag --mesh=8,1,1, for `set_mesh`."""
     return flags.DEFINE_list(
-        "mesh", ["1", "1", "1"], "Devices along data,fsdp,tensor, over which the weights are split."
+        "mesh",
+        ["1", "1", "1"],
+        "Devices along data,fsdp,tensor, over which the weights are split.",
     )
 
 

@@ -23,13 +23,15 @@ def write_jsonl(path, rows: Iterable[dict]) -> None:
     A step that runs again after a resume replaces its file: each row is there once.
     """
     if first_process():
-        _replace(Path(path), "".join(_dumps(row) + "\n" for row in rows))
+        write_text(Path(path), "".join(dumps(row) + "\n" for row in rows))
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """`path` with new content. A reader, or a kill at any moment, finds the old one or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")  # one name: what a kill leaves is overwritten
+    partial = path.with_name(
+        path.name + ".partial"
+    )  # one name: what a kill leaves is overwritten
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -37,7 +39,7 @@ def _replace(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _dumps(value, **layout) -> str:
+def dumps(value, **layout) -> str:
     return json.dumps(_plain(value), allow_nan=False, **layout)
 
 
@@ -55,7 +57,7 @@ def _plain(value):
 
 
 @contextlib.contextmanager
-def whole_directory(directory) -> Iterator[tuple[Path, bool]]:
+def atomic_directory(directory) -> Iterator[tuple[Path, bool]]:
     """(a directory to fill, whether to write files there); it becomes `directory` at the end.
 
     All processes of a run call it and take part in what concerns arrays; the first one writes the
@@ -93,12 +95,16 @@ def read_json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON object was wanted, got {type(value).__name__}")
+        raise ValueError(
+            f"{path}: a JSON object was wanted, got {type(value).__name__}"
+        )
     return value
 
 
 def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def empty_directory(directory) -> Path:

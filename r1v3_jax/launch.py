@@ -16,34 +16,50 @@ from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli
 from r1v3_jax.config import Run, list_configs, load_config, topology
-from r1v3_jax.config.fields import described
+from r1v3_jax.config.fields import flatten_fields
 from r1v3_jax.run import processes
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
-ACCEPT_CHANGES = flags.DEFINE_bool(
-    "accept_changes", False, "Go on in a workdir whose run was begun with another config."
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; default runs/NAME."
 )
-PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the resolved config and stop.")
+ACCEPT_CHANGES = flags.DEFINE_bool(
+    "accept_changes",
+    False,
+    "Go on in a workdir whose run was begun with another config.",
+)
+PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Print the resolved config and stop."
+)
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Show samples, compile every program for config.topology, estimate, and stop."
+    "dry_run",
+    False,
+    "Show samples, compile every program for config.topology, estimate, and stop.",
 )
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "A TPU slice in place of the config's, as v5p:2x2x4; mesh.data follows it."
+    "topology",
+    None,
+    "A TPU slice in place of the config's, as v5p:2x2x4; mesh.data follows it.",
 )
-DRY_RUN_OUT = flags.DEFINE_string("dry_run_out", None, "A JSON file for what the dry run found.")
+DRY_RUN_OUT = flags.DEFINE_string(
+    "dry_run_out", None, "A JSON file for what the dry run found."
+)
 DRY_RUN_FULL = flags.DEFINE_bool(
     "dry_run_full",
     False,
     "Also make the machine code (minutes): some programs that fit cannot be made.",
 )
 DRY_RUN_DATA = flags.DEFINE_bool(
-    "dry_run_data", True, "Open checkpoint and data too; --nodry_run_data where they are not."
+    "dry_run_data",
+    True,
+    "Open checkpoint and data too; --nodry_run_data where they are not.",
 )
 DRY_RUN_ONLY = flags.DEFINE_list(
     "dry_run_only", [], "Programs to compile, as grpo/decode,grpo/update; default: all."
 )
 PROCESSES = processes.define_processes()
-LIST_CONFIGS = flags.DEFINE_bool("list_configs", False, "Print the names of the configs and stop.")
+LIST_CONFIGS = flags.DEFINE_bool(
+    "list_configs", False, "Print the names of the configs and stop."
+)
 
 
 def main() -> None:
@@ -70,13 +86,18 @@ def main() -> None:
                 values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value).chips)
         config = freeze(base, values)
         if PRINT_CONFIG.value:
-            for name, value in described(config, "config").items():
+            for name, value in flatten_fields(config, "config").items():
                 print(f"--{name}={value}")
             return
         if LIST_CONFIGS.value:
             print("\n".join(list_configs()))
             return
-        if DRY_RUN.value or DRY_RUN_FULL.value or DRY_RUN_ONLY.value or DRY_RUN_OUT.value:
+        if (
+            DRY_RUN.value
+            or DRY_RUN_FULL.value
+            or DRY_RUN_ONLY.value
+            or DRY_RUN_OUT.value
+        ):
             dry_run_of(config)
             return
         workdir = WORKDIR.value or f"runs/{config.name}"
@@ -94,7 +115,9 @@ def main() -> None:
         preflight.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
         processes.start_processes(PROCESSES, config.topology)
         preemption.catch_sigterm()
-        summary = pipeline.run(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
+        summary = pipeline.run(
+            config, Path(workdir), accept_changes=ACCEPT_CHANGES.value
+        )
         if first_process():
             print(plots.table(summary))
             print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
@@ -110,7 +133,7 @@ def dry_run_of(config: Run) -> None:
             "--topology=v5p:2x2x1"
         )
     from r1v3_jax.pipeline import preflight
-    from r1v3_jax.pipeline.start import make_encoder, write_tokenizer
+    from r1v3_jax.pipeline.start import make_processor, write_tokenizer
     from r1v3_jax.run.metrics import write_json
     from r1v3_jax.tpu import compiler, dry_run
 
@@ -122,9 +145,9 @@ def dry_run_of(config: Run) -> None:
         preflight.check(config)
         with tempfile.TemporaryDirectory() as directory:
             write_tokenizer(config, Path(directory))
-            encoder = make_encoder(config, Path(directory))
-        dry_run.show_samples(config, encoder)
-        banned = encoder.tokenizer.banned_token_ids
+            processor = make_processor(config, Path(directory))
+        dry_run.show_samples(config, processor)
+        banned = processor.tokenizer.banned_token_ids
     else:
         print("checkpoint and data were not opened (--nodry_run_data)")
     summary = dry_run.run(
@@ -144,7 +167,11 @@ def check_names(config: Run, arguments: list[str]) -> None:
             continue
         at, path = config, "config"
         for part in name.split(".")[1:]:
-            known = [f.name for f in dataclasses.fields(at)] if dataclasses.is_dataclass(at) else []
+            known = (
+                [f.name for f in dataclasses.fields(at)]
+                if dataclasses.is_dataclass(at)
+                else []
+            )
             if part not in known:
                 near = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
                 meant = f"did you mean --{path}.{near[0]}? " if near else ""
@@ -156,7 +183,9 @@ def check_names(config: Run, arguments: list[str]) -> None:
 
 def without_config() -> None:
     if not LIST_CONFIGS.value:
-        raise ValueError(f"--config=NAME is missing; there are: {', '.join(list_configs())}")
+        raise ValueError(
+            f"--config=NAME is missing; there are: {', '.join(list_configs())}"
+        )
     print("\n".join(list_configs()))
 
 
@@ -165,7 +194,10 @@ def thaw(config):
     if not dataclasses.is_dataclass(config):
         return config
     return config_dict.ConfigDict(
-        {field.name: thaw(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        {
+            field.name: thaw(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+        }
     )
 
 
@@ -174,7 +206,8 @@ def freeze(config, values):
     if not dataclasses.is_dataclass(config):
         return values
     changes = {
-        f.name: freeze(getattr(config, f.name), values[f.name]) for f in dataclasses.fields(config)
+        f.name: freeze(getattr(config, f.name), values[f.name])
+        for f in dataclasses.fields(config)
     }
     return dataclasses.replace(config, **changes)
 

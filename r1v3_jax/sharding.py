@@ -63,7 +63,9 @@ class Rules:
         """
         if jax.sharding.get_abstract_mesh().empty:
             return None
-        return PartitionSpec(*(None if axis is None else getattr(self, axis) for axis in axes))
+        return PartitionSpec(
+            *(None if axis is None else getattr(self, axis) for axis in axes)
+        )
 
     def shards(self, axis: str) -> int:
         """Into how many parts the logical axis is split on the current mesh (1 outside a mesh)."""
@@ -109,7 +111,9 @@ def make_mesh(shape: tuple[int, int, int], devices=None) -> Mesh:
             f"and mesh {shape} has {need}; choose sizes whose product is {len(devices)}"
         )
     # Neighbours on an axis are neighbours in the machine, also where one of its axes is split.
-    grid = mesh_utils.create_device_mesh(shape, devices[:need], allow_split_physical_axes=True)
+    grid = mesh_utils.create_device_mesh(
+        shape, devices[:need], allow_split_physical_axes=True
+    )
     return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
@@ -132,7 +136,11 @@ def mesh_size(mesh, axes: Axes) -> int:
     """The number of devices along `axes` of `mesh`; 1 for None and for an empty mesh."""
     if axes is None or mesh.empty:
         return 1
-    return int(np.prod([mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes)]))
+    return int(
+        np.prod(
+            [mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes)]
+        )
+    )
 
 
 def shardings(model: nnx.Module, rules: Rules, mesh) -> nnx.State:
@@ -146,7 +154,9 @@ def shardings(model: nnx.Module, rules: Rules, mesh) -> nnx.State:
         spec = PartitionSpec(
             *(None if axis is None else getattr(rules, axis) for axis in variable.axes)
         )
-        for size, axis, mesh_axes in zip(variable.shape, variable.axes, spec, strict=True):
+        for size, axis, mesh_axes in zip(
+            variable.shape, variable.axes, spec, strict=True
+        ):
             if size % mesh_size(mesh, mesh_axes):
                 problems.append(
                     f"{'.'.join(map(str, path))}: axis {axis} of {size} cannot be split over "
@@ -167,7 +177,9 @@ def with_shardings(model: nnx.Module, rules: Rules, mesh) -> nnx.Module:
     """An abstract model (from `nnx.eval_shape`) whose leaves carry their shardings on `mesh`."""
     graph, state = nnx.split(model)
     state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
         state,
         shardings(model, rules, mesh),
     )
@@ -189,7 +201,9 @@ def gather(tree, axes: tuple[str, ...], dtype):
 
     def drop(entry):
         kept = tuple(
-            a for a in ((entry,) if isinstance(entry, str) else entry or ()) if a not in axes
+            a
+            for a in ((entry,) if isinstance(entry, str) else entry or ())
+            if a not in axes
         )
         return kept[0] if len(kept) == 1 else kept or None
 
@@ -198,7 +212,9 @@ def gather(tree, axes: tuple[str, ...], dtype):
 
 def replicate(x: jax.Array) -> jax.Array:
     """`x` whole on every device."""
-    return x if jax.sharding.get_abstract_mesh().empty else jax.reshard(x, PartitionSpec())
+    return (
+        x if jax.sharding.get_abstract_mesh().empty else jax.reshard(x, PartitionSpec())
+    )
 
 
 def reshape_rows(x: jax.Array, *shape: int) -> jax.Array:
@@ -249,7 +265,9 @@ def repeat_rows(x: jax.Array, count: int) -> jax.Array:
     if not jax.sharding.get_abstract_mesh().empty:
         spec = jax.typeof(x).sharding.spec
         sharding = PartitionSpec(spec[0], None, *spec[1:])
-    repeated = jax.lax.broadcast_in_dim(x, shape, (0, *range(2, x.ndim + 1)), out_sharding=sharding)
+    repeated = jax.lax.broadcast_in_dim(
+        x, shape, (0, *range(2, x.ndim + 1)), out_sharding=sharding
+    )
     return repeated.reshape(count, *x.shape[1:])
 
 
@@ -261,7 +279,9 @@ def each_shard(function, *args, like):
     def specs(tree):
         return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
 
-    local = jax.shard_map(function, in_specs=specs(args), out_specs=specs(like), check_vma=False)
+    local = jax.shard_map(
+        function, in_specs=specs(args), out_specs=specs(like), check_vma=False
+    )
     return local(*args)
 
 

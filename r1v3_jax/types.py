@@ -32,7 +32,7 @@ REASONS = {
 }
 
 
-class Dropped(Exception):
+class DroppedRow(Exception):
     """A row that is not trained on. reason: a word of REASONS; detail: what was found, in a line.
 
     Whoever draws examples skips the row, counts it and lists it.
@@ -41,7 +41,9 @@ class Dropped(Exception):
     def __init__(self, source: str, id: str, reason: str, detail: str = ""):
         assert reason in REASONS, reason
         detail = " ".join(detail.split())[:300]
-        super().__init__(source, id, reason, detail)  # as they stand, so that pickle can
+        super().__init__(
+            source, id, reason, detail
+        )  # as they stand, so that pickle can
         self.source, self.id, self.reason, self.detail = source, id, reason, detail
 
     def __str__(self) -> str:
@@ -135,7 +137,7 @@ class SampleRows:
         advantages        [.7  .7  .7  -.7 -.7  0  ]
     """
 
-    owner: jax.Array
+    prompt_of_row: jax.Array
     tokens: jax.Array
     positions: jax.Array
     segment_ids: jax.Array

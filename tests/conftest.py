@@ -13,7 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Programs that several tests compile are compiled once; those of their child processes too.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(prefix="r1v3_tests_")  # of this process: gone with it
+    _compiled = tempfile.TemporaryDirectory(
+        prefix="r1v3_tests_"
+    )  # of this process: gone with it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -22,7 +24,9 @@ import pytest
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests marked slow")
-    parser.addoption("--storm", action="store_true", help="kill a run 200 times, not 20")
+    parser.addoption(
+        "--storm", action="store_true", help="kill a run 200 times, not 20"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

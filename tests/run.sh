@@ -4,7 +4,7 @@
 #   bash tests/run.sh                       everything that CI runs
 #   bash tests/run.sh --slow                also the slow tests (memory of a 3 GB checkpoint, ...)
 #   bash tests/run.sh --storm               a run is killed 200 times, not 20
-#   bash tests/run.sh tests/test_hf.py -k tied      any further arguments go to pytest
+#   bash tests/run.sh tests/hf/test_hf.py -k tied      any further arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/local/venv.sh test

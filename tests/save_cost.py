@@ -42,7 +42,10 @@ def main() -> None:
         digits, **{name: dataclasses.replace(getattr(digits, name), **changes)}
     )
     stage = grpo if name == "grpo" else sft
-    with jax.set_mesh(make_mesh(config.mesh)), tempfile.TemporaryDirectory() as directory:
+    with (
+        jax.set_mesh(make_mesh(config.mesh)),
+        tempfile.TemporaryDirectory() as directory,
+    ):
         context = pipeline.prepare(config, Path(directory), quiet=True)
         marks = []
         log = metrics.Logger.log

@@ -49,7 +49,9 @@ def imports(path: Path) -> set[str]:
     """Modules of the package that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("r1v3_jax"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "r1v3_jax"
+        ):
             base = node.module.removeprefix("r1v3_jax").lstrip(".")
             for alias in node.names:
                 name = f"{base}.{alias.name}".lstrip(".")
@@ -65,7 +67,10 @@ def imports(path: Path) -> set[str]:
 
 def modules() -> dict[str, Path]:
     files = [path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
-    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in files}
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in files
+    }
 
 
 def test_every_module_has_a_layer():
@@ -87,4 +92,6 @@ def test_torch_is_never_imported_at_run_time():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.split(".")[0] in ("torch", "tensorflow") for name in names), path
+            assert not any(
+                name.split(".")[0] in ("torch", "tensorflow") for name in names
+            ), path

@@ -30,12 +30,19 @@ from r1v3_jax.sharding import (
     shardings,
 )
 
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]  # TINY has 4 kv heads: at most 4 ways in decoding
+MESHES = [
+    (8, 1, 1),
+    (2, 4, 1),
+    (2, 2, 2),
+]  # TINY has 4 kv heads: at most 4 ways in decoding
 
 # Compiling is nearly all the time of these tests: less of it.
 quick_jit = functools.partial(
     jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+    },
 )
 
 
@@ -63,7 +70,9 @@ def place(weights, compute, mesh):
     """The model with `weights` laid out on `mesh` as the rules of `compute` say."""
     graph, _ = nnx.split(build.abstract(TINY, compute))
     model = nnx.merge(graph, weights)
-    return nnx.merge(graph, jax.device_put(weights, shardings(model, compute.rules, mesh)))
+    return nnx.merge(
+        graph, jax.device_put(weights, shardings(model, compute.rules, mesh))
+    )
 
 
 def example():
@@ -123,7 +132,9 @@ def run(weights, mesh_shape, rules, gradients):
         model = place(weights, compute, mesh)
         ints = [put(x, "batch", None) for x in (tokens, positions, segments, index)]
         placed = put(tiles, "tiles", None, None, None)
-        out = quick_jit(program)(model, *ints, placed, put(lengths, "batch"), put(sampled, "batch"))
+        out = quick_jit(program)(
+            model, *ints, placed, put(lengths, "batch"), put(sampled, "batch")
+        )
         if gradients:  # a gradient lies where its weight does
             for weight, gradient in zip(
                 jax.tree.leaves(model), jax.tree.leaves(out[3]), strict=True
@@ -143,7 +154,9 @@ def test_eight_devices_equal_one(shape, rules, weights, one_device):
     got = run(weights, shape, rules, gradients=rules is TRAIN)
     # Sums over the devices come in another order; the largest numbers here are of size ten.
     differences = [difference(a, b) for a, b in zip(got, one_device, strict=False)]
-    assert len(differences) == (8 + len(jax.tree.leaves(weights)) if rules is TRAIN else 8)
+    assert len(differences) == (
+        8 + len(jax.tree.leaves(weights)) if rules is TRAIN else 8
+    )
     assert max(differences) <= 1e-5
 
 
@@ -170,12 +183,16 @@ def test_weights_move_from_the_training_to_the_decoding_layout(weights):
         return model.embed(tokens)
 
     with jax.set_mesh(mesh):
-        train, decode = (place(weights, Compute(rules=rules), mesh) for rules in (TRAIN, DECODE))
+        train, decode = (
+            place(weights, Compute(rules=rules), mesh) for rules in (TRAIN, DECODE)
+        )
         assert not train.language.blocks.gate[...].sharding.is_fully_replicated
         moved = build.for_decoding(train)
         for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(decode), strict=True):
             assert a.sharding == b.sharding and np.array_equal(a, b)
-        tokens = jax.device_put(np.arange(8)[:, None], NamedSharding(mesh, DECODE.spec("batch")))
+        tokens = jax.device_put(
+            np.arange(8)[:, None], NamedSharding(mesh, DECODE.spec("batch"))
+        )
         run(moved, tokens), run(decode, tokens)
         assert run._cache_size() == 1  # the same program for both
 
@@ -186,7 +203,9 @@ def test_decoding_has_weights_of_the_computation(weights):
     half = build.for_decoding(nnx.merge(graph, jax.tree.map(jnp.asarray, weights)))
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
     assert half.language.blocks.compute.param_dtype == "bfloat16"
-    for a, b in zip(jax.tree.leaves(build.for_decoding(half)), jax.tree.leaves(half), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(build.for_decoding(half)), jax.tree.leaves(half), strict=True
+    ):
         assert a is b
 
 
@@ -205,7 +224,9 @@ def test_the_kernel_on_a_mesh_equals_the_reference(rules):
         spec = rules.spec("batch", None, "kv_heads", None, None)
 
         def put(x, spec):
-            return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim])))
+            return jax.device_put(
+                x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim]))
+            )
 
         out = quick_jit(
             lambda q, k, v, segments: splash_attention(
@@ -218,7 +239,11 @@ def test_the_kernel_on_a_mesh_equals_the_reference(rules):
 
 # --- the 38B on its pod ------------------------------------------------------------------------
 
-POD = (16, 4, 2)  # v5p-256: 128 chips; 64 shards and 2-way tensor parallelism; 16 times 8-way
+POD = (
+    16,
+    4,
+    2,
+)  # v5p-256: 128 chips; 64 shards and 2-way tensor parallelism; 16 times 8-way
 
 
 @pytest.mark.parametrize("attention", ["reference", "splash"])
@@ -227,12 +252,18 @@ def test_the_38b_has_consistent_shardings_on_the_pod(rules, attention):
     start = time.process_time()
     mesh = abstract_mesh(POD)
     compute = Compute(
-        dtype="bfloat16", param_dtype="bfloat16", remat="dots", attention=attention, rules=rules
+        dtype="bfloat16",
+        param_dtype="bfloat16",
+        remat="dots",
+        attention=attention,
+        rules=rules,
     )
     rows, length, tiles, prompts, group = 64, 8192, 128 * 6, 64, 16
 
     def array(shape, dtype, *axes):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, rules.spec(*axes)))
+        return jax.ShapeDtypeStruct(
+            shape, dtype, sharding=NamedSharding(mesh, rules.spec(*axes))
+        )
 
     def loss(model, tokens, positions, segments, tiles, index, weights):
         hidden = model(tokens, positions, segments, model.encode_images(tiles), index)
@@ -244,7 +275,9 @@ def test_the_38b_has_consistent_shardings_on_the_pod(rules, attention):
         ids, row = array((rows, length), jnp.int32, "batch", None), ("batch",)
         pixels = array((tiles, 448, 448, 3), jnp.float32, "tiles", None, None, None)
         weights = array((rows, length), jnp.float32, "batch", None)
-        gradients = jax.eval_shape(jax.grad(loss), model, ids, ids, ids, pixels, ids, weights)
+        gradients = jax.eval_shape(
+            jax.grad(loss), model, ids, ids, ids, pixels, ids, weights
+        )
         assert nnx.to_flat_state(nnx.state(gradients)).paths == (
             nnx.to_flat_state(nnx.state(model)).paths
         )
@@ -261,14 +294,23 @@ def test_the_38b_has_consistent_shardings_on_the_pod(rules, attention):
             model, question, array((prompts,), jnp.int32, *row), images, question,
         )  # fmt: skip
         cache = jax.eval_shape(
-            lambda m, p: m.new_cache(p, group_size=group, max_tokens=8192), model, prompt
+            lambda m, p: m.new_cache(p, group_size=group, max_tokens=8192),
+            model,
+            prompt,
         )
         token = array((prompts * group,), jnp.int32, *row)
-        next_logits, after = jax.eval_shape(lambda m, *a: m.decode(*a), model, token, cache)
-        assert logits.shape == (prompts, 152_576) and next_logits.shape == (1024, 152_576)
+        next_logits, after = jax.eval_shape(
+            lambda m, *a: m.decode(*a), model, token, cache
+        )
+        assert logits.shape == (prompts, 152_576) and next_logits.shape == (
+            1024,
+            152_576,
+        )
         # A cache that changed its type would be laid out anew, and copied, at every token.
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, cache)
-        assert after.k.sharding.spec == rules.spec(None, "batch", "kv_heads", None, None)
+        assert after.k.sharding.spec == rules.spec(
+            None, "batch", "kv_heads", None, None
+        )
     assert time.process_time() - start < 20  # about two seconds
 
 
@@ -292,13 +334,23 @@ def test_bytes_of_the_38b_on_each_chip():
     vision = 45 * block + 588 * 3200 // 64 + 2 * 3200 + 1025 * 3200
     connector = (12_800 + 5120) * 5120 // 128 + 2 * 12_800 + 2 * 5120
     # fmt: on
-    train = {"language": 2 * language(64, 2), "vision": 2 * vision, "connector": 2 * connector}
+    train = {
+        "language": 2 * language(64, 2),
+        "vision": 2 * vision,
+        "connector": 2 * connector,
+    }
     assert measure("bfloat16", TRAIN) == train
     moments = {name: 2 * 2 * size for name, size in train.items()}  # two, in float32
-    assert measure("float32", TRAIN) == {name: size // 2 for name, size in moments.items()}
+    assert measure("float32", TRAIN) == {
+        name: size // 2 for name, size in moments.items()
+    }
     decode = measure("bfloat16", DECODE)
     assert decode == {**train, "language": 2 * language(1, 8)}
-    for kind, sizes in (("bf16 weights", train), ("float32 moments", moments), ("decode", decode)):
+    for kind, sizes in (
+        ("bf16 weights", train),
+        ("float32 moments", moments),
+        ("decode", decode),
+    ):
         print(kind, {name: f"{size / 2**30:.3f} GiB" for name, size in sizes.items()})
 
 
@@ -313,13 +365,18 @@ def test_a_mesh_that_does_not_divide_is_refused_by_name():
         "mesh {'data': 1, 'fsdp': 8, 'tensor': 16} does not divide the model's shapes; "
         "use smaller sizes:"
     )
-    assert "language.blocks.k: axis kv_heads of 8 cannot be split over tensor = 16" in lines
+    assert (
+        "language.blocks.k: axis kv_heads of 8 cannot be split over tensor = 16"
+        in lines
+    )
     named = {line.split(":")[0].removeprefix("language.blocks.") for line in lines[1:]}
     assert named == {"q", "k", "v", "q_bias", "k_bias", "v_bias", "out"}
 
 
 def test_two_kv_heads_are_not_split_over_four_devices():
-    with pytest.raises(ValueError, match=r"kv_heads of 2 cannot be split over tensor = 4"):
+    with pytest.raises(
+        ValueError, match=r"kv_heads of 2 cannot be split over tensor = 4"
+    ):
         build.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 1, 4)))
     build.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 4, 2)))
 
@@ -355,7 +412,9 @@ def test_a_mesh_larger_than_the_machine_is_refused():
 
 
 def test_specs_and_sizes():
-    assert TRAIN.spec("batch", None) is None and TRAIN.shards("tiles") == 1  # outside a mesh
+    assert (
+        TRAIN.spec("batch", None) is None and TRAIN.shards("tiles") == 1
+    )  # outside a mesh
     with jax.sharding.use_abstract_mesh(abstract_mesh((2, 3, 4))):
         assert TRAIN.spec("batch", None, "embed") == PartitionSpec(
             ("data", "fsdp"), None, ("data", "fsdp")
@@ -365,7 +424,11 @@ def test_specs_and_sizes():
         with pytest.raises(AttributeError):
             TRAIN.spec("bach")
     mesh = abstract_mesh((2, 3, 4))
-    assert [mesh_size(mesh, axes) for axes in (None, "fsdp", ("data", "tensor"))] == [1, 3, 8]
+    assert [mesh_size(mesh, axes) for axes in (None, "fsdp", ("data", "tensor"))] == [
+        1,
+        3,
+        8,
+    ]
 
 
 @pytest.mark.parametrize("rules", [TRAIN, DECODE], ids=["train", "decode"])
@@ -375,9 +438,13 @@ def test_no_mesh_axis_deals_out_rows_and_parts_of_a_weight_at_once(rules):
     def axes(entry):
         return set((entry,) if isinstance(entry, str) else entry or ())
 
-    text = axes(rules.embed) | axes(rules.mlp) | axes(rules.kv_heads) | axes(rules.vocab)
+    text = (
+        axes(rules.embed) | axes(rules.mlp) | axes(rules.kv_heads) | axes(rules.vocab)
+    )
     assert text & axes(rules.batch) <= set(rules.text_gather)
-    vision = axes(rules.vision_embed) | axes(rules.vision_mlp) | axes(rules.vision_heads)
+    vision = (
+        axes(rules.vision_embed) | axes(rules.vision_mlp) | axes(rules.vision_heads)
+    )
     assert vision & axes(rules.tiles) <= set(rules.vision_gather)
 
 
@@ -394,7 +461,9 @@ def test_gather_casts_and_makes_whole_along_its_axes_only():
         assert [x.dtype for x in out.values()] == [jnp.bfloat16] * 2
         assert out["a"].sharding.spec == PartitionSpec(None, "tensor")
         assert out["b"].sharding.spec == PartitionSpec("tensor", None)
-        both = jax.eval_shape(lambda t: gather(t, ("fsdp", "tensor"), jnp.float32), tree)
+        both = jax.eval_shape(
+            lambda t: gather(t, ("fsdp", "tensor"), jnp.float32), tree
+        )
         assert all(x.sharding.spec == PartitionSpec(None, None) for x in both.values())
         # What travels is the smaller number: the cast stands before the gather.
         text = str(jax.make_jaxpr(lambda t: gather(t, ("fsdp",), jnp.bfloat16))(tree))

@@ -28,25 +28,39 @@ from r1v3_jax import checksums, cli, files
 from r1v3_jax.data import Rows, reader, records
 from r1v3_jax.data.downloads import Downloads
 from r1v3_jax.data.record_files import EXTRA
-from r1v3_jax.types import Dropped, Example
+from r1v3_jax.types import DroppedRow, Example
 
 DATA = flags.DEFINE_string("data", None, "What to convert.", required=True)
-TO = flags.DEFINE_enum("to", "array_record", ["array_record", "parquet"], "What to write.")
+TO = flags.DEFINE_enum(
+    "to", "array_record", ["array_record", "parquet"], "What to write."
+)
 OUT = flags.DEFINE_string("out", None, "A directory to make.", required=True)
 SCHEMA = flags.DEFINE_string("schema", "", "The layout; empty: recognised, row by row.")
 ROOT = flags.DEFINE_string("root", "", "The folder of the images; empty: of the files.")
-NAME = flags.DEFINE_string("name", "", "The data set's, for rows that do not say; empty: PATH's.")
-SHARD_MB = flags.DEFINE_integer("shard_mb", 256, "Size of a shard, which is held in memory.", 1)
+NAME = flags.DEFINE_string(
+    "name", "", "The data set's, for rows that do not say; empty: PATH's."
+)
+SHARD_MB = flags.DEFINE_integer(
+    "shard_mb", 256, "Size of a shard, which is held in memory.", 1
+)
 DOWNLOAD = flags.DEFINE_list("download", [], "Hosts that images may be fetched from.")
-THREADS = flags.DEFINE_integer("threads", 0, "That read rows; 0: one a core, 16 to download.", 0)
-CACHE = flags.DEFINE_string("cache", "", "For copies of remote files, and of parquet as Arrow.")
+THREADS = flags.DEFINE_integer(
+    "threads", 0, "That read rows; 0: one a core, 16 to download.", 0
+)
+CACHE = flags.DEFINE_string(
+    "cache", "", "For copies of remote files, and of parquet as Arrow."
+)
 
 
 def main():
     out = files.empty_directory(OUT.value)
     downloads = Downloads(tuple(DOWNLOAD.value)) if DOWNLOAD.value else None
-    source = Rows(DATA.value, SCHEMA.value, ROOT.value, NAME.value, cache=CACHE.value).open()
-    layouts = ", ".join(f"{name} {count}" for name, count in source.recognised().items())
+    source = Rows(
+        DATA.value, SCHEMA.value, ROOT.value, NAME.value, cache=CACHE.value
+    ).open()
+    layouts = ", ".join(
+        f"{name} {count}" for name, count in source.recognised().items()
+    )
     print(f"{DATA.value}: {len(source):,} rows; layouts of some: {layouts}")
     partial = files.partial_directory(out)
     reasons, written, shards = collections.Counter(), 0, 0
@@ -60,7 +74,11 @@ def main():
         raise ValueError(f"{DATA.value}: no good row; {why}; see {partial}/drops.jsonl")
     checksums.write_sums(partial)
     os.replace(partial, out)
-    dropped = f"{reasons.total():,} dropped ({why}), see drops.jsonl" if why else "none dropped"
+    dropped = (
+        f"{reasons.total():,} dropped ({why}), see drops.jsonl"
+        if why
+        else "none dropped"
+    )
     print(f"{out}: {written:,} rows in {shards} shards of {TO.value}; {dropped}")
 
 
@@ -73,13 +91,15 @@ def good_rows(
     seen = collections.defaultdict(set)  # of each source and id, what the rows are
     for number, example in enumerate(ahead(source, downloads)):
         try:
-            if isinstance(example, Dropped):
+            if isinstance(example, DroppedRow):
                 raise example
             row, same = records.inline(example), seen[example.source, example.id]
             content = hashlib.sha256(records.dumps(row).encode()).digest()
             if content in same:
-                raise Dropped(example.source, example.id, "duplicate", f"row {number}")
-        except Dropped as dropped:
+                raise DroppedRow(
+                    example.source, example.id, "duplicate", f"row {number}"
+                )
+        except DroppedRow as dropped:
             reasons[dropped.reason] += 1
             fields = ("source", "id", "reason", "detail")
             line = {"row": number} | {name: getattr(dropped, name) for name in fields}
@@ -90,15 +110,15 @@ def good_rows(
         yield row if len(same) == 1 else row | {"id": f"{example.id}#{len(same)}"}
 
 
-def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropped]:
+def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | DroppedRow]:
     """All rows in order, decoded to see that they can be; threads are at those that come next."""
     threads = THREADS.value or (16 if downloads else os.cpu_count() or 1)
 
-    def read(number: int) -> Example | Dropped:
+    def read(number: int) -> Example | DroppedRow:
         try:
             example = source.row(number, downloads)
             reader.decoded(example)
-        except Dropped as dropped:
+        except DroppedRow as dropped:
             return dropped
         return example
 
@@ -117,7 +137,12 @@ def chunks(good: Iterator[dict], limit: int) -> Iterator[list[dict]]:
     chunk, size = [], 0
     for row in good:
         chunk.append(row)
-        size += sum(map(len, row["images"])) + len(row["question"]) + len(row["chain"] or "") + 200
+        size += (
+            sum(map(len, row["images"]))
+            + len(row["question"])
+            + len(row["chain"] or "")
+            + 200
+        )
         if size >= limit:
             yield chunk
             chunk, size = [], 0
@@ -131,7 +156,9 @@ def write_array_record(path: Path, chunk: list[dict]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
     except ImportError:
         raise ImportError(f"writing ArrayRecord needs {EXTRA}") from None
-    writer = ArrayRecordWriter(str(path), "group_size:1,zstd:3")  # takes base64 back to bytes
+    writer = ArrayRecordWriter(
+        str(path), "group_size:1,zstd:3"
+    )  # takes base64 back to bytes
     for row in chunk:
         writer.write(records.dumps(row).encode())
     writer.close()
@@ -144,7 +171,10 @@ def write_parquet(path: Path, chunk: list[dict]) -> None:
         import pyarrow.parquet
     except ImportError:
         raise ImportError(f"writing parquet needs {EXTRA}") from None
-    text, turn = pa.string(), pa.struct([("role", pa.string()), ("content", pa.string())])
+    text, turn = (
+        pa.string(),
+        pa.struct([("role", pa.string()), ("content", pa.string())]),
+    )
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     special = {
         "images": pa.list_(image), "before": pa.list_(turn), "accuracy_weight": pa.float64(),

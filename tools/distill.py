@@ -16,13 +16,19 @@ from r1v3_jax.config import load
 from r1v3_jax.distill import ask, chains
 from r1v3_jax.files import write_jsonl
 
-CONFIG = flags.DEFINE_string("config", None, "Whose cold start asks the questions.", required=True)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The teacher, a directory.", required=True)
+CONFIG = flags.DEFINE_string(
+    "config", None, "Whose cold start asks the questions.", required=True
+)
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The teacher, a directory.", required=True
+)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer("examples", 1000, "Questions to ask.", lower_bound=1)
 HOW = cli.define_sampling(samples=4)
 MESH = cli.define_mesh()
-MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Of a kept chain; default: all.", 1)
+MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens", None, "Of a kept chain; default: all.", 1
+)
 
 
 def main():
@@ -36,8 +42,12 @@ def main():
         groups = ask.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **how)
         rows, verdicts = chains.chains(groups, keep)
     write_jsonl(OUT.value, rows)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-    print(f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {told}")
+    counted = ", ".join(
+        f"{count} {verdict}" for verdict, count in sorted(verdicts.items())
+    )
+    print(
+        f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {counted}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ CONFIG = flags.DEFINE_string("config", None, "A config to compare the run with."
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2 or not Path(argv[1]).is_dir():
-        sys.exit("error: wanted one argument, the directory of a run: tools/doctor.py runs/digits")
+        sys.exit(
+            "error: wanted one argument, the directory of a run: tools/doctor.py runs/digits"
+        )
     workdir, wrong = Path(argv[1]), []
     for title, check in (
         ("checkpoints", checkpoints),
@@ -58,7 +60,9 @@ def main(argv: list[str]) -> None:
 def checkpoints(workdir: Path):
     """(well, what is said) of every state, and of the weights that finished stages left."""
     found = False
-    for directory in sorted(workdir.glob("*/states")) + sorted(workdir.glob("*/candidates")):
+    for directory in sorted(workdir.glob("*/states")) + sorted(
+        workdir.glob("*/candidates")
+    ):
         name, good = directory.relative_to(workdir), []
         for step in States(directory).steps():
             found = True
@@ -82,7 +86,10 @@ def checkpoints(workdir: Path):
             checksums.check_sums(weights)
             yield True, f"{name} verifies"
         except (ValueError, OSError) as error:
-            yield False, f"{error}, or remove {name}: the stage goes on from its newest state"
+            yield (
+                False,
+                f"{error}, or remove {name}: the stage goes on from its newest state",
+            )
     if not found:
         yield True, "none yet"
 
@@ -106,23 +113,43 @@ def lines(workdir: Path):
             yield True, f"{stage}: steps 0 to {len(steps) - 1}, each once"
         else:
             odd = next(i for i, step in enumerate(steps) if step != i)
-            yield False, f"{stage}: line {odd + 1} of the stage is of step {steps[odd]}, not {odd}"
+            yield (
+                False,
+                f"{stage}: line {odd + 1} of the stage is of step {steps[odd]}, not {odd}",
+            )
     skipped = sum(row.get("skipped", 0) > 0 for row in rows)
     if skipped:
-        yield True, f"{skipped} lines come after steps that were not finite: see not_finite/"
+        yield (
+            True,
+            f"{skipped} lines come after steps that were not finite: see not_finite/",
+        )
 
 
 def leftovers(workdir: Path):
     """What a kill left behind: harmless, written over by the next run."""
-    names = [p for end in ("*.partial", "*.orbax-checkpoint-tmp*") for p in workdir.rglob(end)]
+    names = [
+        p
+        for end in ("*.partial", "*.orbax-checkpoint-tmp*")
+        for p in workdir.rglob(end)
+    ]
     for path in sorted(names):
-        yield True, f"{path.relative_to(workdir)} is of a write that was cut short; it may go"
+        yield (
+            True,
+            f"{path.relative_to(workdir)} is of a write that was cut short; it may go",
+        )
     if not names:
         yield True, "nothing"
 
 
 def environment(workdir: Path):
-    for package in ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers"):
+    for package in (
+        "jax",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+        "transformers",
+    ):
         try:
             yield True, f"{package} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
@@ -139,7 +166,11 @@ def environment(workdir: Path):
             yield True, f"the run was made with {', '.join(changed)}: bits may differ"
     free = shutil.disk_usage(workdir).free
     states = sorted(workdir.glob("*/states/*/state"))
-    size = sum(p.stat().st_size for p in states[-1].rglob("*") if p.is_file()) if states else 0
+    size = (
+        sum(p.stat().st_size for p in states[-1].rglob("*") if p.is_file())
+        if states
+        else 0
+    )
     text = f"{free / 2**30:.1f} GiB free, a state takes {size / 2**30:.3f}"
     yield free > 3 * size, text + ("" if free > 3 * size else ": make room for three")
 

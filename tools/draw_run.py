@@ -42,7 +42,9 @@ NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
-        sys.exit("error: wanted one argument, a finished run: tools/draw_run.py runs/digits")
+        sys.exit(
+            "error: wanted one argument, a finished run: tools/draw_run.py runs/digits"
+        )
     try:
         figure = draw(Path(argv[1]), QUESTION.value)
         figure.savefig(OUT.value, dpi=200)
@@ -56,7 +58,9 @@ def draw(workdir: Path, question: str = "") -> Figure:
     row, step = choose_row(workdir, question)
     example = example_of(row["id"])
     if (example.question, example.answer) != (row["prompt"], row["answer"]):
-        raise ValueError(f"{row['id']} is another question in this version; draw a newer run")
+        raise ValueError(
+            f"{row['id']} is another question in this version; draw a newer run"
+        )
     tokenizer = load(workdir / "tokenizer")
     texts = [tokenizer.decode([token], skip_special=False) for token in row["tokens"]]
 
@@ -64,10 +68,14 @@ def draw(workdir: Path, question: str = "") -> Figure:
     figure = Figure(figsize=(10.0, 3.9))
     FigureCanvasAgg(figure)
     draw_image(figure.add_axes((0.015, 0.25, 0.225, 0.577)), example)
-    draw_tokens(figure.add_axes((0.265, 0.25, 0.36, 0.577)), texts, row["entropies"], scale)
+    draw_tokens(
+        figure.add_axes((0.265, 0.25, 0.36, 0.577)), texts, row["entropies"], scale
+    )
     draw_scale(figure, figure.add_axes((0.265, 0.145, 0.25, 0.035)), scale)
     draw_progress(figure.add_axes((0.7, 0.145, 0.285, 0.682)), workdir)
-    figure.text(0.015, 0.9, f"A question, and what the model writes (step {step})", **TITLE)
+    figure.text(
+        0.015, 0.9, f"A question, and what the model writes (step {step})", **TITLE
+    )
     return figure
 
 
@@ -79,15 +87,27 @@ def choose_row(workdir: Path, question: str) -> tuple[dict, int]:
     """
     files = sorted((workdir / "rollouts").glob("grpo_*.jsonl"))
     if not files:
-        raise FileNotFoundError(f"{workdir}/rollouts has no rollout of GRPO; draw a finished run")
-    rows = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["verdict"] == "right" and row["id"].startswith("digits/")]
+        raise FileNotFoundError(
+            f"{workdir}/rollouts has no rollout of GRPO; draw a finished run"
+        )
+    rows = [
+        json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()
+    ]
+    rows = [
+        row
+        for row in rows
+        if row["verdict"] == "right" and row["id"].startswith("digits/")
+    ]
     if question:
         rows = [row for row in rows if row["id"] == question]
     if not rows:
         wanted = f"a right answer to {question or 'a question about digits'}"
-        raise ValueError(f"{files[-1]}: wanted {wanted}, there is none; try another --question")
-    return max(rows, key=lambda row: max(row["entropies"])), int(files[-1].stem.rpartition("_")[2])
+        raise ValueError(
+            f"{files[-1]}: wanted {wanted}, there is none; try another --question"
+        )
+    return max(rows, key=lambda row: max(row["entropies"])), int(
+        files[-1].stem.rpartition("_")[2]
+    )
 
 
 def example_of(name: str) -> Example:
@@ -97,7 +117,9 @@ def example_of(name: str) -> Example:
         source = digits.Digits(domain, split, seed=int(seed), augment=split == "train")
         return source.example(int(index), level)
     except ValueError as error:
-        raise ValueError(f"{name!r} is no question of the digits task: {error}") from error
+        raise ValueError(
+            f"{name!r} is no question of the digits task: {error}"
+        ) from error
 
 
 def draw_image(axes, example: Example) -> None:
@@ -106,10 +128,14 @@ def draw_image(axes, example: Example) -> None:
     axes.set(xticks=[], yticks=[], anchor="NW")
     below = {"ha": "center", "transform": axes.transAxes}
     axes.text(0.5, -0.15, example.question, fontsize=11, **below)
-    axes.text(0.5, -0.28, f"right answer: {example.answer}", fontsize=9, color="0.35", **below)
+    axes.text(
+        0.5, -0.28, f"right answer: {example.answer}", fontsize=9, color="0.35", **below
+    )
 
 
-def draw_tokens(axes, texts: list[str], entropies: list[float], scale: Normalize) -> None:
+def draw_tokens(
+    axes, texts: list[str], entropies: list[float], scale: Normalize
+) -> None:
     """The tokens of a completion, line by line, each in a box of the colour of its entropy.
 
     A run of newlines ends one line:   8 5 / </think> / / \\boxed{   ->   8 5 /
@@ -130,7 +156,9 @@ def draw_tokens(axes, texts: list[str], entropies: list[float], scale: Normalize
             color="black" if brightness > 0.5 else "white", ha="center", va="center",
         )  # fmt: skip
         column += len(shown)
-        if text.endswith("\n") and not "".join(texts[number + 1 : number + 2]).startswith("\n"):
+        if text.endswith("\n") and not "".join(
+            texts[number + 1 : number + 2]
+        ).startswith("\n"):
             column, line = 0, line + 1
     axes.set(xlim=(0, COLUMNS), ylim=(max(line + 1, LINES), 0))
     axes.axis("off")
@@ -152,9 +180,15 @@ def draw_progress(axes, workdir: Path) -> None:
     steps, values = plots.series(rows, "grpo", "reward")
     axes.plot(steps, values, color=plots.BLUE, alpha=0.25, linewidth=1)
     axes.plot(
-        steps, plots.smooth(values), color=plots.BLUE, linewidth=2, label="mean reward of a step"
+        steps,
+        plots.smooth(values),
+        color=plots.BLUE,
+        linewidth=2,
+        label="mean reward of a step",
     )
-    probes = [c for c in summary.get("checkpoints", []) if plots.measured(c["accuracy"])]
+    probes = [
+        c for c in summary.get("checkpoints", []) if plots.measured(c["accuracy"])
+    ]
     if probes:
         mean, low, high = plots.bounds([c["accuracy"] for c in probes]) / 100
         axes.errorbar(

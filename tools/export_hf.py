@@ -17,9 +17,13 @@ from r1v3_jax.hf import read_config
 from r1v3_jax.processing import tokenizer, tokenizer_files
 from r1v3_jax.run import weights
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Checkpoint directory.", required=True
+)
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
-LAYOUT = flags.DEFINE_enum("layout", "hf", list(read_config.LAYOUTS), "Names of the weights.")
+LAYOUT = flags.DEFINE_enum(
+    "layout", "hf", list(read_config.LAYOUTS), "Names of the weights."
+)
 MESH = cli.define_mesh()
 
 
@@ -30,11 +34,15 @@ def main():
     tokenizer_files.tokenizer_files(source)
     # A language model alone has no images to mark.
     template = (
-        tokenizer.export_template(source, LAYOUT.value) if config.vision is not None else None
+        tokenizer.export_template(source, LAYOUT.value)
+        if config.vision is not None
+        else None
     )
     with cli.set_mesh(MESH):
         model = weights.load_weights(CHECKPOINT.value)
-        hf.save(model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template)
+        hf.save(
+            model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template
+        )
     print(f"{OUT.value}: {hf.describe(model)}, layout {LAYOUT.value}")
 
 

@@ -10,7 +10,9 @@ from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.processing import tokenizer
 from r1v3_jax.run import weights
 
-HF = flags.DEFINE_string("hf", None, "Directory with config.json and *.safetensors.", required=True)
+HF = flags.DEFINE_string(
+    "hf", None, "Directory with config.json and *.safetensors.", required=True
+)
 OUT = flags.DEFINE_string("out", None, "Checkpoint directory to write.", required=True)
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the weights; default: as stored."
@@ -22,7 +24,9 @@ MESH = cli.define_mesh()
 def main():
     files.empty_directory(OUT.value)
     source = Checkpoint.open(HF.value)
-    tokenizer.load(HF.value, text_only=source.config.vision is None).check_model(source.config)
+    tokenizer.load(HF.value, text_only=source.config.vision is None).check_model(
+        source.config
+    )
     with cli.set_mesh(MESH):
         model = source.load(DTYPE.value, rope_impl=ROPE_IMPL.value)
         weights.save_weights(OUT.value, model, tokenizer=HF.value)

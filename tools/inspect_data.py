@@ -17,17 +17,25 @@ from absl import flags
 from r1v3_jax import cli
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
-from r1v3_jax.data.reader import of_stage, told
+from r1v3_jax.data.reader import format_counts, of_stage
 from r1v3_jax.pipeline import start
 from r1v3_jax.report import rows
 
-CONFIG = flags.DEFINE_string("config", None, "Whose model sees the rows.", required=True)
+CONFIG = flags.DEFINE_string(
+    "config", None, "Whose model sees the rows.", required=True
+)
 STAGE = flags.DEFINE_string("stage", None, "A stage of the config; default: its first.")
-DATA = flags.DEFINE_string("data", None, "Rows to read; default: what the stage learns from.")
-ROOT = flags.DEFINE_string("root", "", "The folder of --data's images; default: that of the file.")
+DATA = flags.DEFINE_string(
+    "data", None, "Rows to read; default: what the stage learns from."
+)
+ROOT = flags.DEFINE_string(
+    "root", "", "The folder of --data's images; default: that of the file."
+)
 SCHEMA = flags.DEFINE_string("schema", "", "The layout of --data; default: recognised.")
 ROWS = flags.DEFINE_integer("rows", 8, "Rows to show.", lower_bound=1)
-SCAN = flags.DEFINE_integer("scan", 500, "Rows to look at, for the counts.", lower_bound=1)
+SCAN = flags.DEFINE_integer(
+    "scan", 500, "Rows to look at, for the counts.", lower_bound=1
+)
 OUT = flags.DEFINE_string("out", None, "An HTML file to write.")
 
 
@@ -42,8 +50,8 @@ def main():
         source.check()
     with tempfile.TemporaryDirectory() as directory:
         start.write_tokenizer(config, Path(directory))
-        encoder = start.make_encoder(config, Path(directory))
-    reader = of_stage(getattr(config, stage), encoder, config.data, source=source)
+        processor = start.make_processor(config, Path(directory))
+    reader = of_stage(getattr(config, stage), processor, config.data, source=source)
     count = min(SCAN.value, len(source)) if source else SCAN.value
     shown, sizes, dropped = [], [], []
     for index in range(count):
@@ -56,21 +64,27 @@ def main():
             shown.append(made)
     facts = [f"{count} rows looked at, {len(dropped)} left out"]
     if dropped:
-        facts[0] += f": {told(collections.Counter(drop['reason'] for drop in dropped))}"
+        facts[0] += (
+            f": {format_counts(collections.Counter(drop['reason'] for drop in dropped))}"
+        )
     if source:
-        found = ", ".join(f"{name} ({count})" for name, count in source.recognised().items())
+        found = ", ".join(
+            f"{name} ({count})" for name, count in source.recognised().items()
+        )
         facts.insert(0, f"layout of some rows: {found}")
     for name, sizes_of in zip(("tokens", "tiles"), np.array(sizes).T, strict=False):
         low, middle, high = np.percentile(sizes_of, (0, 50, 100)).astype(int)
-        facts.append(f"{name} a row: {low} to {high}, half of the rows at most {middle}")
+        facts.append(
+            f"{name} a row: {low} to {high}, half of the rows at most {middle}"
+        )
     title = f"{DATA.value or CONFIG.value} as {stage} of {CONFIG.value} sees it"
     if OUT.value:
-        page = rows.page(title, facts, shown, dropped, encoder)
+        page = rows.page(title, facts, shown, dropped, processor)
         Path(OUT.value).write_text(page, encoding="utf-8")
         facts.append(f"page: {OUT.value}")
     else:
         for item in shown:
-            print(rows.on_terminal(item, encoder))
+            print(rows.on_terminal(item, processor))
     print(rows.plain("\n".join([title, *facts])))
 
 

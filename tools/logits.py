@@ -23,9 +23,13 @@ from r1v3_jax.processing import image_files, tiling
 from r1v3_jax.processing.tokenizer import check_prompt_length, image_index, load
 from r1v3_jax.sharding import TRAIN
 
-HF = flags.DEFINE_string("hf", None, "Hugging Face checkpoint directory.", required=True)
+HF = flags.DEFINE_string(
+    "hf", None, "Hugging Face checkpoint directory.", required=True
+)
 PROMPT = flags.DEFINE_string("prompt", None, "The user's turn.", required=True)
-IMAGE = flags.DEFINE_multi_string("image", [], "Image file; may be given several times.")
+IMAGE = flags.DEFINE_multi_string(
+    "image", [], "Image file; may be given several times."
+)
 OUT = flags.DEFINE_string("out", None, "The .npz file to write.", required=True)
 DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Default: as stored.")
 ROPE_IMPL = cli.define_rope_impl()
@@ -35,7 +39,9 @@ MESH = cli.define_mesh()
 def main():
     out = Path(OUT.value)
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out.parent}: no such directory to write {out.name} in")
+        raise FileNotFoundError(
+            f"{out.parent}: no such directory to write {out.name} in"
+        )
     source = Checkpoint.open(HF.value)
     config = source.config
     if config.vision is None and IMAGE.value:
@@ -67,7 +73,9 @@ def main():
     logits = logits[0, :, : config.text.vocab_size]
     with out.open("wb") as file:  # np.savez would add .npz to another suffix
         np.savez(file, tokens=row[0], tiles=tiles, logits=logits)
-    print(f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, logits {list(logits.shape)}")
+    print(
+        f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, logits {list(logits.shape)}"
+    )
 
 
 @jax.jit

@@ -17,14 +17,25 @@ from r1v3_jax.data import Rows
 from r1v3_jax.distill import ask, pass_rates
 from r1v3_jax.files import write_jsonl
 
-CONFIG = flags.DEFINE_string("config", None, "Whose GRPO asks the questions.", required=True)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The policy, a directory.", required=True)
+CONFIG = flags.DEFINE_string(
+    "config", None, "Whose GRPO asks the questions.", required=True
+)
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The policy, a directory.", required=True
+)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer(
-    "examples", None, "Questions to ask; default: one pass, where the data has an end.", 1
+    "examples",
+    None,
+    "Questions to ask; default: one pass, where the data has an end.",
+    1,
 )
-DATA = flags.DEFINE_string("data", None, "Rows to ask; default: what the config's GRPO asks.")
-ROOT = flags.DEFINE_string("root", "", "The folder of --data's images; default: that of the file.")
+DATA = flags.DEFINE_string(
+    "data", None, "Rows to ask; default: what the config's GRPO asks."
+)
+ROOT = flags.DEFINE_string(
+    "root", "", "The folder of --data's images; default: that of the file."
+)
 SCHEMA = flags.DEFINE_string("schema", "", "The layout of --data; default: recognised.")
 HOW = cli.define_sampling(samples=8)
 MESH = cli.define_mesh()
@@ -40,11 +51,15 @@ def main():
     if hasattr(source, "check"):
         source.check()
     if EXAMPLES.value is None and not hasattr(source, "__len__"):
-        raise ValueError(f"the questions of {CONFIG.value} have no end; give --examples=N")
+        raise ValueError(
+            f"the questions of {CONFIG.value} have no end; give --examples=N"
+        )
     how = {name: HOW[name].value for name in HOW}
     count = EXAMPLES.value or len(source)
     with cli.set_mesh(MESH):
-        rows = pass_rates.pass_rates(ask.ask(config, CHECKPOINT.value, source, count, **how))
+        rows = pass_rates.pass_rates(
+            ask.ask(config, CHECKPOINT.value, source, count, **how)
+        )
     write_jsonl(OUT.value, rows)
     never = sum(row["pass_rate"] == 0 for row in rows)
     failed = sum(row["pass_rate"] is None for row in rows)

@@ -27,14 +27,24 @@ from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
 FILE = flags.DEFINE_string("file", None, "JSON lines to score.", required=True)
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
-THINKING = flags.DEFINE_bool("thinking", True, "Whether an answer stands behind </think> only.")
-PROCESSES = flags.DEFINE_integer("processes", 0, "That verify; 0: one a core, at most 8.", 0)
+THINKING = flags.DEFINE_bool(
+    "thinking", True, "Whether an answer stands behind </think> only."
+)
+PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "That verify; 0: one a core, at most 8.", 0
+)
 DEADLINE = flags.DEFINE_float("deadline_s", 10.0, "For one answer, in seconds.")
 MEMORY = flags.DEFINE_float("memory_gib", 2.0, "Of one process.")
-CUSTOM = flags.DEFINE_list("custom", [], "Functions that rows may name, as my.module:function.")
-MODEL_URL = flags.DEFINE_string("model_url", "", "Of a model verifier: http://host:8000/v1.")
+CUSTOM = flags.DEFINE_list(
+    "custom", [], "Functions that rows may name, as my.module:function."
+)
+MODEL_URL = flags.DEFINE_string(
+    "model_url", "", "Of a model verifier: http://host:8000/v1."
+)
 MODEL_NAME = flags.DEFINE_string("model_name", "", "Its name at that endpoint.")
-MODEL_CACHE = flags.DEFINE_string("model_cache", "", "A file that keeps its judgements.")
+MODEL_CACHE = flags.DEFINE_string(
+    "model_cache", "", "A file that keeps its judgements."
+)
 PROGRESS = flags.DEFINE_float("progress", 1.0, "Of a run, for iou=dynamic.", 0.0, 1.0)
 
 
@@ -70,8 +80,10 @@ def main():
         out.append(row | verdict(check))
         verdicts[check.verdict.value] += 1
     write(OUT.value, out)
-    told = ", ".join(f"{verdicts[name]} {name}" for name in ("right", "wrong", "error"))
-    print(f"{OUT.value}: {told}; {len(good) / max(seconds, 1e-9):,.0f} verdicts/s")
+    counted = ", ".join(
+        f"{verdicts[name]} {name}" for name in ("right", "wrong", "error")
+    )
+    print(f"{OUT.value}: {counted}; {len(good) / max(seconds, 1e-9):,.0f} verdicts/s")
 
 
 def read(path: str) -> tuple[list[dict], list[str | None]]:
@@ -81,7 +93,9 @@ def read(path: str) -> tuple[list[dict], list[str | None]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"--file={path}: no such file of answers")
     rows, problems = [], []
-    for line in Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n"):
+    for line in (
+        Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    ):
         if not line.strip():
             continue
         try:
@@ -101,7 +115,9 @@ def wrong_with(row) -> str | None:
         return f"wanted an object, got {type(row).__name__}"
     if not isinstance(row.get("completion"), str):
         return "no text under `completion`"
-    if not isinstance(row.get("answer"), str | int | float) or isinstance(row["answer"], bool):
+    if not isinstance(row.get("answer"), str | int | float) or isinstance(
+        row["answer"], bool
+    ):
         return "no text or number under `answer`"
     for name in ("verifier", "question"):
         if not isinstance(row.get(name, ""), str | None):

@@ -1,5 +1,25 @@
 """Every knob of a run, as frozen dataclasses; no arrays, no devices."""
 
+from r1v3_jax.config.evaluate import Evaluate
+from r1v3_jax.config.grpo import GRPO
+from r1v3_jax.config.load import list_configs, load_config
+from r1v3_jax.config.model import Compute, ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config.presets import (
+    INTERNVL3_1B,
+    INTERNVL3_2B,
+    INTERNVL3_8B,
+    INTERNVL3_14B,
+    INTERNVL3_38B,
+    INTERNVL3_78B,
+    PRESETS,
+    R1V3_38B,
+    TINY,
+    TINY_300M,
+)
+from r1v3_jax.config.rewards import Shaping, Verify
+from r1v3_jax.config.run import Checkpoints, Data, Health, Run
+from r1v3_jax.config.sft import SFT, Optimizer
+
 __all__ = [
     "GRPO",
     "INTERNVL3_14B",

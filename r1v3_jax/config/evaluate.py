@@ -12,7 +12,9 @@ class Evaluate:
     """What is measured after each stage, and by what the GRPO checkpoint is chosen."""
 
     sets: tuple[tuple[str, Callable], ...] = ()  # (name, source) of held-out questions
-    pooled: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, sets): several taken as one
+    pooled: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ] = ()  # (name, sets): several taken as one
     after: tuple[str, ...] = ("cold_start", "grpo", "connector")  # the stages
     # (set, accuracy of the best constant answer), where that is known: what a blind model can get.
     answer_prior: tuple[tuple[str, float], ...] = ()
@@ -30,7 +32,11 @@ class Evaluate:
     # words.
     probe: Callable | None = None
     probe_questions: int = 250
-    critical_words: tuple[str, ...] = ("Wait", "Alternatively", "Hmm")  # report, 5.1 and 6.2
+    critical_words: tuple[str, ...] = (
+        "Wait",
+        "Alternatively",
+        "Hmm",
+    )  # report, 5.1 and 6.2
     high_entropy: float = (
         6.8  # P(entropy > this) is logged; report, 6.5 (base of the log not stated)
     )
@@ -39,7 +45,9 @@ class Evaluate:
     def __post_init__(self):
         names = "questions batch probe_questions max_prompt_tokens max_tokens"
         require(self, names, positive, "at least 1")
-        if wrong := [(name, source) for name, source in self.sets if not callable(source)]:
+        if wrong := [
+            (name, source) for name, source in self.sets if not callable(source)
+        ]:
             name, source = wrong[0]
             raise ValueError(
                 f"Evaluate.sets {name!r}: {source!r} is no source of questions; in a config, "
@@ -48,7 +56,9 @@ class Evaluate:
         known = {name for name, _ in self.sets}
         for name, parts in self.pooled:
             if missing := set(parts) - known:
-                raise ValueError(f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}")
+                raise ValueError(
+                    f"Evaluate.pooled {name!r}: no set {sorted(missing)[0]!r}"
+                )
         one_of(self, "select_by", ("critical_entropy", "accuracy", "both"))
         one_of(self, "thinking", ("slow", "none", "no_wait"))
         require(self, "slots thinking_tokens", lambda n: n >= 0, "at least 0")

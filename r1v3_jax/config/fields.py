@@ -9,7 +9,9 @@ def require(config, names: str, holds, wanted: str) -> None:
     for name in names.split():
         value = getattr(config, name)
         if not holds(value):
-            raise ValueError(f"{type(config).__name__}.{name} is {value!r}; it must be {wanted}")
+            raise ValueError(
+                f"{type(config).__name__}.{name} is {value!r}; it must be {wanted}"
+            )
 
 
 def one_of(config, name: str, choices: tuple[str, ...]) -> None:
@@ -25,32 +27,35 @@ def positive(n) -> bool:
     return n >= 1
 
 
-def described(config, prefix: str = "") -> dict[str, str]:
+def flatten_fields(config, prefix: str = "") -> dict[str, str]:
     """{"grpo.optimizer.lr": "1e-05", ...}: every field, the same words in every process: functions
     by name and by what they enclose.
     """
     if not dataclasses.is_dataclass(config):
-        return {prefix: _said(config)}
+        return {prefix: _format_value(config)}
     out = {}
     for field in dataclasses.fields(config):
         name = f"{prefix}.{field.name}" if prefix else field.name
-        out |= described(getattr(config, field.name), name)
+        out |= flatten_fields(getattr(config, field.name), name)
     return out
 
 
-def _said(value) -> str:
+def _format_value(value) -> str:
     if isinstance(value, tuple):
-        return f"({', '.join(map(_said, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(_format_value, value))}{',' * (len(value) == 1)})"
     if dataclasses.is_dataclass(value):
-        inner = (f"{f.name}={_said(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        inner = (
+            f"{f.name}={_format_value(getattr(value, f.name))}"
+            for f in dataclasses.fields(value)
+        )
         return f"{type(value).__name__}({', '.join(inner)})"
     if isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.items()]
-        return f"partial({', '.join(map(_said, parts))})"
+        return f"partial({', '.join(map(_format_value, parts))})"
     if isinstance(value, list):
-        return f"[{', '.join(map(_said, value))}]"
+        return f"[{', '.join(map(_format_value, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_said(k)}: {_said(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{_format_value(k)}: {_format_value(v)}' for k, v in value.items())}}}"
     if isinstance(value, str | int | float | bytes | None):
         return repr(value)
     # A function, or an object of one's own: its name, and what it holds.
@@ -61,4 +66,4 @@ def _said(value) -> str:
     if not hasattr(value, "__qualname__"):
         holds += [vars(value)] if hasattr(value, "__dict__") else []
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{name}({', '.join(map(_said, holds))})" if holds else name
+    return f"{name}({', '.join(map(_format_value, holds))})" if holds else name

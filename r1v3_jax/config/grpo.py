@@ -24,13 +24,17 @@ class GRPO:
     # maximum.
     length_limits: tuple[tuple[int, int], ...] = ()
     slots: int = 0  # decode slots; 0: one for each sample
-    tiles: int = 32  # tile slots of a step: its images are encoded once to sample, once to learn
+    tiles: int = (
+        32  # tile slots of a step: its images are encoded once to sample, once to learn
+    )
     # Smaller (max_prompt_tokens, tiles), rising: a step whose prompts all fit into one is padded to
     # that. The programs of each are compiled when it first comes up; until all have, a step is not
     # called stuck before `Health.stuck_first_step_s`.
     buckets: tuple[tuple[int, int], ...] = ()
     temperature: float = 1.0
-    accuracy_weight: float = 0.8  # reward = this * accuracy + the rest * format, section 3.1
+    accuracy_weight: float = (
+        0.8  # reward = this * accuracy + the rest * format, section 3.1
+    )
     shaping: Shaping = Shaping()
     divide_by_std: bool = True  # False: Dr. GRPO
     clip_low: float = 0.2
@@ -45,7 +49,9 @@ class GRPO:
     # 1: the devices sample for a step while the samples of the one before are scored, with weights
     # that are an update old; `importance_cap` corrects for it.
     off_policy_steps: int = 0
-    importance_cap: float = 0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
+    importance_cap: float = (
+        0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
+    )
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
     # half the bytes of its weights. `importance_cap` corrects for it.
     rollout_int8: bool = False
@@ -83,13 +89,22 @@ class GRPO:
             lambda n: n >= 0,
             ">= 0",
         )
-        require(self, "temperature", lambda x: x > 0, "positive: greedy samples do not explore")
-        require(self, "accuracy_weight clip_low", lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(
+            self,
+            "temperature",
+            lambda x: x > 0,
+            "positive: greedy samples do not explore",
+        )
+        require(
+            self, "accuracy_weight clip_low", lambda x: 0 <= x <= 1, "between 0 and 1"
+        )
         require(self, "clip_high", lambda x: x >= 0, "at least 0")
         one_of(self, "aggregation", ("token", "sequence", "constant"))
         one_of(self, "kl_estimator", ("k1", "k2", "k3"))
         if self.off_policy_steps not in (0, 1):
-            raise ValueError(f"GRPO.off_policy_steps is {self.off_policy_steps}; it must be 0 or 1")
+            raise ValueError(
+                f"GRPO.off_policy_steps is {self.off_policy_steps}; it must be 0 or 1"
+            )
         if self.off_policy_steps and (self.refills or not self.importance_cap):
             raise ValueError(
                 f"GRPO.off_policy_steps = 1 wants refills = 0, not {self.refills}, and an "
@@ -110,8 +125,12 @@ class GRPO:
                 f"GRPO.prompts x group_size = {samples} samples must divide into accumulate = "
                 f"{self.accumulate} parts"
             )
-        for bucket in self.buckets if isinstance(self.buckets, tuple) else (self.buckets,):
-            if not (isinstance(bucket, tuple) and [type(n) for n in bucket] == [int, int]):
+        for bucket in (
+            self.buckets if isinstance(self.buckets, tuple) else (self.buckets,)
+        ):
+            if not (
+                isinstance(bucket, tuple) and [type(n) for n in bucket] == [int, int]
+            ):
                 raise ValueError(
                     f"GRPO.buckets: {bucket!r} is not (prompt tokens, tiles); give pairs of whole "
                     "numbers, as ((1024, 128),)"
@@ -140,5 +159,12 @@ class GRPO:
 # Fields of a stage that may change between the parts of a run: where and how often, not what.
 FREE = {
     SFT: {"checkpoint_every"},
-    GRPO: {"checkpoint_every", "rollouts_every", "accumulate", "prompt_parts", "slots", "buckets"},
+    GRPO: {
+        "checkpoint_every",
+        "rollouts_every",
+        "accumulate",
+        "prompt_parts",
+        "slots",
+        "buckets",
+    },
 }

@@ -1,6 +1,6 @@
 """Config files by name: Python programs that define `config`, a Run. They are trusted.
 
-Looked for in `configs/` under the working directory, then beside the package.
+Looked for in `configs/` under the working directory, then among those of the program.
 """
 
 import importlib.util
@@ -9,13 +9,22 @@ from pathlib import Path
 
 from r1v3_jax.config.run import Run
 
-FOLDERS = (Path("configs"), Path(__file__).parent.parent / "configs")
+PACKAGE = Path(__file__).parent.parent
+CHECKOUT = PACKAGE.parent
+# A checkout has its configs beside the package; an installed wheel has them inside it.
+SHIPPED = (CHECKOUT if (CHECKOUT / "setup.py").is_file() else PACKAGE) / "configs"
+FOLDERS = (Path("configs"), SHIPPED)
 
 
 def list_configs() -> list[str]:
     """Names that --config takes."""
     return sorted(
-        {path.stem for folder in FOLDERS for path in folder.glob("*.py") if path.stem != "__init__"}
+        {
+            path.stem
+            for folder in FOLDERS
+            for path in folder.glob("*.py")
+            if path.stem != "__init__"
+        }
     )
 
 

@@ -41,12 +41,20 @@ class VisionConfig:
 
     def __post_init__(self):
         require(
-            self, "image_size patch_size embed layers heads mlp", lambda n: n >= 1, "at least 1"
+            self,
+            "image_size patch_size embed layers heads mlp",
+            lambda n: n >= 1,
+            "at least 1",
         )
         require(self, "norm_eps qk_norm_eps", lambda x: x > 0, "positive")
         if self.embed % self.heads:
-            raise ValueError(f"vision embed {self.embed} does not divide into {self.heads} heads")
-        if self.image_size % self.patch_size or (self.image_size // self.patch_size) % 2:
+            raise ValueError(
+                f"vision embed {self.embed} does not divide into {self.heads} heads"
+            )
+        if (
+            self.image_size % self.patch_size
+            or (self.image_size // self.patch_size) % 2
+        ):
             raise ValueError(
                 f"image_size {self.image_size} must be an even number of patches of "
                 f"{self.patch_size} pixels: the pixel shuffle merges 2 x 2 patches"
@@ -118,7 +126,9 @@ class ModelConfig:
     pad_token_id: int = 151643  # <|endoftext|>
     max_tiles: int = 12  # tiles an image, without the thumbnail
     # Name of the exported class in the original layout; vLLM knows both.
-    architecture: Literal["SkyworkR1VChatModel", "InternVLChatModel"] = "InternVLChatModel"
+    architecture: Literal["SkyworkR1VChatModel", "InternVLChatModel"] = (
+        "InternVLChatModel"
+    )
 
     @property
     def image_tokens_per_tile(self) -> int:
@@ -144,11 +154,15 @@ class ModelConfig:
 class Compute:
     """How a model is run. Two runs that differ only here compute the same function."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and of weights in use
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of activations and of weights in use
+    )
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of stored weights
     # What a layer keeps for the backward pass, by name; see `layers.REMAT`.
     remat: Literal["none", "dots", "attention", "full"] = "attention"
-    attention: Literal["reference", "splash"] = "reference"  # splash: the Pallas kernel, TPU only
+    attention: Literal["reference", "splash"] = (
+        "reference"  # splash: the Pallas kernel, TPU only
+    )
     logprob_chunk: int = 512  # tokens a row whose logits exist at one time
     rules: Rules = TRAIN
 

@@ -13,7 +13,13 @@ from r1v3_jax.config.model import ModelConfig, TextConfig, VisionConfig
 
 INTERNVIT_300M = VisionConfig()
 INTERNVIT_6B = VisionConfig(
-    embed=3200, layers=45, heads=25, mlp=12800, norm="rms_norm", qkv_bias=False, qk_norm=True
+    embed=3200,
+    layers=45,
+    heads=25,
+    mlp=12800,
+    norm="rms_norm",
+    qkv_bias=False,
+    qk_norm=True,
 )
 
 
@@ -77,8 +83,12 @@ TINY = ModelConfig(
 )
 TINY_300M = dataclasses.replace(
     TINY,
-    text=dataclasses.replace(TINY.text, layers=3, qkv_bias=False, qk_norm=True, head_dim=16),
-    vision=VisionConfig(image_size=28, patch_size=7, embed=48, layers=3, heads=4, mlp=96),
+    text=dataclasses.replace(
+        TINY.text, layers=3, qkv_bias=False, qk_norm=True, head_dim=16
+    ),
+    vision=VisionConfig(
+        image_size=28, patch_size=7, embed=48, layers=3, heads=4, mlp=96
+    ),
     architecture="InternVLChatModel",
 )
 

@@ -15,10 +15,17 @@ class Shaping:
     # Times 0 to 1 over the last `overlong_tokens` before the length limit (DAPO's soft punishment).
     overlong: float = 0.0
     overlong_tokens: int = 1024
-    language: float = 0.0  # times the share of words in another script than the question's
+    language: float = (
+        0.0  # times the share of words in another script than the question's
+    )
 
     def __post_init__(self):
-        require(self, "repetition overlong overlong_tokens language", lambda x: x >= 0, ">= 0")
+        require(
+            self,
+            "repetition overlong overlong_tokens language",
+            lambda x: x >= 0,
+            ">= 0",
+        )
         require(self, "repetition_ngram", positive, "at least 1")
 
 
@@ -29,7 +36,9 @@ class Verify:
     """
 
     processes: int = 0  # 0: one a core, at most 8
-    deadline_s: float = 10.0  # for one answer; then its process is killed, and it counts as ERROR
+    deadline_s: float = (
+        10.0  # for one answer; then its process is killed, and it counts as ERROR
+    )
     memory_gib: float = 2.0  # of one process
     # The functions that rows may name, as "package.module:function".
     custom: tuple[str, ...] = ()
@@ -40,16 +49,24 @@ class Verify:
     model_timeout_s: float = 60.0  # for a whole reply
     model_retries: int = 3
     model_requests: int = 32  # at a time
-    model_cache: str = ""  # a file that keeps judgements; empty: they are kept in memory
+    model_cache: str = (
+        ""  # a file that keeps judgements; empty: they are kept in memory
+    )
 
     def __post_init__(self):
         require(self, "processes model_retries", lambda n: n >= 0, "at least 0")
-        require(self, "deadline_s memory_gib model_timeout_s", lambda x: x > 0, "positive")
+        require(
+            self, "deadline_s memory_gib model_timeout_s", lambda x: x > 0, "positive"
+        )
         require(self, "model_requests", positive, "at least 1")
         if bool(self.model_url) != bool(self.model_name):
-            raise ValueError("Verify.model_url and Verify.model_name go together; set both")
+            raise ValueError(
+                "Verify.model_url and Verify.model_name go together; set both"
+            )
         address = urllib.parse.urlsplit(self.model_url)
-        if self.model_url and not (address.scheme in ("http", "https") and address.hostname):
+        if self.model_url and not (
+            address.scheme in ("http", "https") and address.hostname
+        ):
             raise ValueError(
                 f"Verify.model_url {self.model_url!r} is no address; give one as http://host:8000/v1"
             )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from r1v3_jax.config import topology
 from r1v3_jax.config.evaluate import Evaluate
-from r1v3_jax.config.fields import described, one_of, positive, require
+from r1v3_jax.config.fields import flatten_fields, one_of, positive, require
 from r1v3_jax.config.grpo import FREE, GRPO
 from r1v3_jax.config.model import Compute, ModelConfig
 from r1v3_jax.config.rewards import Verify
@@ -22,7 +22,9 @@ class Data:
     """How rows are read, and how many of them may be bad."""
 
     threads: int = 0  # that decode images and tokenise; 0: one a core, at most 16
-    ahead: int = 64  # examples made before they are wanted; their images are in memory, decoded
+    ahead: int = (
+        64  # examples made before they are wanted; their images are in memory, decoded
+    )
     # The share of the rows of a stage that may be left out. With more it stops; but as many more
     # are let pass as it would be of 1,000 rows, or of one pass through fewer.
     max_drop_fraction: float = 0.01
@@ -30,7 +32,9 @@ class Data:
     def __post_init__(self):
         require(self, "threads", lambda n: n >= 0, "at least 0")
         require(self, "ahead", positive, "at least 1")
-        require(self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1")
+        require(
+            self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +71,13 @@ class Health:
     entropy_below: float = 0.02  # nats a token: the policy has collapsed
     entropy_above: float = 5.0  # nats a token: it babbles
     zero_signal_above: float = 0.9  # share of groups whose rewards are all equal
-    sampler_gap_above: float = 0.1  # mean |log p of the sampler - of the trainer| over tokens
+    sampler_gap_above: float = (
+        0.1  # mean |log p of the sampler - of the trainer| over tokens
+    )
     clipped_above: float = 0.5  # share of completions cut at the length limit
-    slow_host_above_s: float = 10.0  # what a host spends longer on a step than the median host
+    slow_host_above_s: float = (
+        10.0  # what a host spends longer on a step than the median host
+    )
 
     def __post_init__(self):
         names = [f.name for f in dataclasses.fields(self) if f.name != "not_finite"]
@@ -84,10 +92,16 @@ class Run:
     name: str
     model: ModelConfig
     compute: Compute = Compute()
-    mesh: tuple[int, int, int] = (1, 1, 1)  # data, fsdp, tensor; what they do: `sharding`
+    mesh: tuple[int, int, int] = (
+        1,
+        1,
+        1,
+    )  # data, fsdp, tensor; what they do: `sharding`
     topology: str = ""  # of a TPU slice, as "v5p:4x4x8"; empty: a CPU, or GPUs
     seed: int = 0
-    init_from: str = ""  # a Hugging Face directory or a checkpoint of ours; empty: random weights
+    init_from: str = (
+        ""  # a Hugging Face directory or a checkpoint of ours; empty: random weights
+    )
     write_tokenizer: Callable | None = None  # of a model that starts from nothing
     # The system turn where a row brings none, and what the assistant's turn begins with; empty: as
     # the checkpoint's chat template has them. What is left at the end speaks as it was trained to.
@@ -112,7 +126,9 @@ class Run:
                     f"no stage {name!r}; choose from base, cold_start, grpo, connector"
                 )
             if getattr(self, name) is None:
-                raise ValueError(f"stage {name} is to run, but Run.{name} is not configured")
+                raise ValueError(
+                    f"stage {name} is to run, but Run.{name} is not configured"
+                )
         if not self.init_from and self.write_tokenizer is None:
             raise ValueError("set init_from, a checkpoint to start from")
         if "\\" in self.opening:
@@ -121,7 +137,9 @@ class Run:
                 "--config.opening=$'<think>\\n'"
             )
         check_mesh_shape(self.mesh)
-        if self.topology and (chips := topology.parse(self.topology).chips) != math.prod(self.mesh):
+        if self.topology and (
+            chips := topology.parse(self.topology).chips
+        ) != math.prod(self.mesh):
             raise ValueError(
                 f"Run.mesh {self.mesh} has {math.prod(self.mesh)} devices and topology "
                 f"{self.topology} {chips} chips; a mesh that would do: "
@@ -153,14 +171,25 @@ class Run:
                 }
             if config.off_policy_steps:  # no rollout is begun across a save
                 free.remove("checkpoint_every")
-        named = {k: v for part, c in parts.items() for k, v in described(c, part).items()}
-        named |= {f"compute.{k}": repr(getattr(self.compute, k)) for k in ("dtype", "param_dtype")}
-        named |= {key: repr(getattr(self, key)) for key in ("seed", "system", "opening")}
+        named = {
+            k: v
+            for part, c in parts.items()
+            for k, v in flatten_fields(c, part).items()
+        }
+        named |= {
+            f"compute.{k}": repr(getattr(self.compute, k))
+            for k in ("dtype", "param_dtype")
+        }
+        named |= {
+            key: repr(getattr(self, key)) for key in ("seed", "system", "opening")
+        }
         for name in ("train", "validation"):
             if hasattr(source := getattr(config, name, None), "fingerprint"):
                 named[f"{stage}.{name}.rows"] = source.fingerprint()
         if chains := getattr(config, "chains", ""):
-            named[f"{stage}.chains.sha256"] = hashlib.sha256(Path(chains).read_bytes()).hexdigest()
+            named[f"{stage}.chains.sha256"] = hashlib.sha256(
+                Path(chains).read_bytes()
+            ).hexdigest()
         return {k: v for k, v in named.items() if k.rpartition(".")[2] not in free}
 
     def mesh_of(self, chips: int) -> tuple[int, int, int]:
@@ -175,7 +204,9 @@ class Run:
         if isinstance(stage, GRPO):
             length = stage.max_prompt_tokens + stage.max_completion_tokens
             limit = f"{name}.max_prompt_tokens + {name}.max_completion_tokens = {length} exceed"
-            change = f"at most {room - stage.max_prompt_tokens} completion tokens would do"
+            change = (
+                f"at most {room - stage.max_prompt_tokens} completion tokens would do"
+            )
             rows = stage.prompts * stage.group_size
             named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
             self._splits(f"{name}.prompts", stage.prompts, "data")
@@ -195,7 +226,10 @@ class Run:
         self._splits(named, rows // parts, "data fsdp")
         if self.model.vision is not None:
             buckets = stage.buckets if isinstance(stage, GRPO) else ()
-            sizes = [("tiles", stage.tiles), *(("buckets: tiles", tiles) for _, tiles in buckets)]
+            sizes = [
+                ("tiles", stage.tiles),
+                *(("buckets: tiles", tiles) for _, tiles in buckets),
+            ]
             for field, tiles in sizes:
                 if not tiles:
                     raise ValueError(

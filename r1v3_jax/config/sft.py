@@ -25,7 +25,9 @@ class Optimizer:
         one_of(self, "schedule", ("constant", "cosine"))
         require(self, "lr eps max_grad_norm", lambda x: x > 0, "positive")
         require(self, "warmup_steps weight_decay", lambda x: x >= 0, "at least 0")
-        require(self, "final_lr_fraction b1 b2", lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(
+            self, "final_lr_fraction b1 b2", lambda x: 0 <= x <= 1, "between 0 and 1"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

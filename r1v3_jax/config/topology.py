@@ -38,17 +38,27 @@ class Slice:
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 
-KINDS = {"v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"), "v5e": FLAT, "v6e": FLAT}
+KINDS = {
+    "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"),
+    "v5e": FLAT,
+    "v6e": FLAT,
+}
 
 
 def parse(name: str) -> Slice:
     """The slice of that name; ValueError if there is none, with names that would do."""
     kind, _, sizes = name.partition(":")
     if kind not in KINDS:
-        raise ValueError(f"topology {name!r}: kinds are {', '.join(KINDS)}, as in v5p:4x4x8")
+        raise ValueError(
+            f"topology {name!r}: kinds are {', '.join(KINDS)}, as in v5p:4x4x8"
+        )
     dims = tuple(int(n) for n in sizes.split("x") if n.isdecimal())
     large = kind == "v5p" and len(dims) == 3 and all(n and n % 4 == 0 for n in dims)
-    if sizes not in KINDS[kind] and not (large and sizes == "x".join(map(str, sorted(dims)))):
+    if sizes not in KINDS[kind] and not (
+        large and sizes == "x".join(map(str, sorted(dims)))
+    ):
         more = ", or multiples of 4 in rising order" if kind == "v5p" else ""
-        raise ValueError(f"topology {name!r}: {kind} has {', '.join(KINDS[kind])}{more}")
+        raise ValueError(
+            f"topology {name!r}: {kind} has {', '.join(KINDS[kind])}{more}"
+        )
     return Slice(kind, dims)

@@ -1,3 +1,6 @@
 """Files -> examples -> batches on the devices."""
 
+from r1v3_jax.data.mixtures import ByPassRate, Curriculum, Mixture, Phase
+from r1v3_jax.data.sources import Rows
+
 __all__ = ["ByPassRate", "Curriculum", "Mixture", "Phase", "Rows"]

@@ -10,10 +10,14 @@ from r1v3_jax.data import placement
 from r1v3_jax.types import Batch, PromptBatch
 
 
-def batch_of(config: ModelConfig, rows: int, length: int, tiles: int, parts: int) -> Batch:
+def batch_of(
+    config: ModelConfig, rows: int, length: int, tiles: int, parts: int
+) -> Batch:
     """The shapes of a Batch of `parts` micro-batches."""
     shape = (parts, rows // parts, length)
-    ints, floats = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.float32))
+    ints, floats = (
+        jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.float32)
+    )
     return Batch(
         tokens=ints,
         positions=ints,
@@ -25,7 +29,9 @@ def batch_of(config: ModelConfig, rows: int, length: int, tiles: int, parts: int
     )
 
 
-def prompt_batch_of(config: ModelConfig, prompts: int, length: int, tiles: int) -> PromptBatch:
+def prompt_batch_of(
+    config: ModelConfig, prompts: int, length: int, tiles: int
+) -> PromptBatch:
     """The shapes of a PromptBatch."""
     rows = jax.ShapeDtypeStruct((prompts, length), jnp.int32)
     return PromptBatch(
@@ -45,12 +51,14 @@ def _tiles(config: ModelConfig, parts: int, slots: int):
 
 def on_mesh(batch, config: Run, mesh):
     """A batch of shapes as `data.place` lays it out."""
-    return _placed(batch, placement.specs(batch, config.compute.rules), mesh)
+    return with_shardings(batch, placement.specs(batch, config.compute.rules), mesh)
 
 
-def _placed(shapes, specs, mesh):
+def with_shardings(shapes, specs, mesh):
     return jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        lambda x, spec: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        ),
         shapes,
         specs,
     )

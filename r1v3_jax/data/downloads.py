@@ -44,7 +44,9 @@ class Downloads:
         """The file at an address, at most MAX_BYTES of it. ImageError if it is not to be had:
         "image_path" for another host, "image_size", "image_missing".
         """
-        address = urllib.parse.quote(address, safe=string.punctuation)  # a space, an umlaut
+        address = urllib.parse.quote(
+            address, safe=string.punctuation
+        )  # a space, an umlaut
         self.check(address)
         opener = urllib.request.build_opener(_Redirects(self))
         request = urllib.request.Request(address, headers={"User-Agent": "r1v3_jax"})
@@ -54,12 +56,16 @@ class Downloads:
                     return _read(answer, address)
             except ImageError:
                 raise
-            except Exception as error:  # of the network, or of a server that speaks no HTTP
+            except (
+                Exception
+            ) as error:  # of the network, or of a server that speaks no HTTP
                 final = isinstance(error, (ValueError, http.client.InvalidURL))
                 if isinstance(error, urllib.error.HTTPError):
                     final = 400 <= error.code < 500 and error.code not in (408, 429)
                 if tried == TRIES or final:
-                    text = f"{address[:200]!r}: got {error!r}, wanted a file; drop the row"
+                    text = (
+                        f"{address[:200]!r}: got {error!r}, wanted a file; drop the row"
+                    )
                     raise ImageError(text, "image_missing") from error
                 time.sleep(2.0 ** (tried - 1))
 

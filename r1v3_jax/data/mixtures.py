@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.types import Dropped, Example
+from r1v3_jax.types import DroppedRow, Example
 
 Source = Callable[[int], Example]
 
@@ -161,7 +161,7 @@ class Curriculum:
         for index in range(len(self.source)):
             try:
                 example = self.source(index)
-            except Dropped:
+            except DroppedRow:
                 bad.append(index)
                 continue
             for phase, rows in zip(self.phases, wanted, strict=True):
@@ -170,7 +170,9 @@ class Curriculum:
         good = len(self.source) - len(bad)
         for phase, rows in zip(self.phases, wanted, strict=True):
             if not rows:
-                raise ValueError(f"no row is wanted by {phase}; change it or leave it out")
+                raise ValueError(
+                    f"no row is wanted by {phase}; change it or leave it out"
+                )
             rows += bad[: round(len(bad) * len(rows) / good)]
         return [np.array(rows) for rows in wanted]
 
@@ -212,7 +214,9 @@ class ByPassRate:
                 f"{self.rates}: example {number} is {example.id!r} here and was {name!r}; use the "
                 "source that was measured"
             )
-        return dataclasses.replace(example, metadata={**example.metadata, "pass_rate": rate})
+        return dataclasses.replace(
+            example, metadata={**example.metadata, "pass_rate": rate}
+        )
 
 
 @functools.lru_cache(64)
@@ -222,12 +226,19 @@ def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
         raise FileNotFoundError(f"{path}: no such file; tools/pass_rates.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     try:
-        rows = [(row["index"], row["id"], row["pass_rate"]) for row in map(json.loads, lines)]
+        rows = [
+            (row["index"], row["id"], row["pass_rate"])
+            for row in map(json.loads, lines)
+        ]
         wanted = [row for row in rows if row[2] is not None and low < row[2] < high]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a file of tools/pass_rates.py ({error!r})") from error
+        raise ValueError(
+            f"{path}: not a file of tools/pass_rates.py ({error!r})"
+        ) from error
     if not wanted:
-        raise ValueError(f"{path}: no pass rate between {low} and {high} among {len(rows)} rows")
+        raise ValueError(
+            f"{path}: no pass rate between {low} and {high} among {len(rows)} rows"
+        )
     return wanted
 
 
@@ -246,11 +257,17 @@ def with_chains(source: Source, path) -> Source:
         raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     try:
-        rows = [(row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)]
+        rows = [
+            (row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)
+        ]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a file of tools/distill.py ({error!r})") from error
+        raise ValueError(
+            f"{path}: not a file of tools/distill.py ({error!r})"
+        ) from error
     if not rows:
-        raise ValueError(f"{path}: no chains; distil from a checkpoint that answers some questions")
+        raise ValueError(
+            f"{path}: no chains; distil from a checkpoint that answers some questions"
+        )
 
     def example(index: int) -> Example:
         at, name, chain = rows[index % len(rows)]

@@ -13,18 +13,23 @@ import numpy as np
 from r1v3_jax.config import SFT
 from r1v3_jax.data.placement import split
 from r1v3_jax.data.prompts import TileSlots, place_images
-from r1v3_jax.processing.processor import Encoded, Encoder, Tiles
+from r1v3_jax.processing.processor import Encoded, Processor, Tiles
 from r1v3_jax.types import Batch
 
 
-def packed_batches(reader, encoder: Encoder, config: SFT) -> Iterator[tuple[Batch, object]]:
-    """Batches of `config.rows` packed rows, and the `feed.Drawn` that each used up of a reader.
+def packed_batches(
+    reader, processor: Processor, config: SFT
+) -> Iterator[tuple[Batch, object]]:
+    """Batches of `config.rows` packed rows, and the `feed.Consumed` that each used up of a reader.
 
     Examples go, in order, into the first row with room whose micro-batch has tiles left; the first
     that fits nowhere begins the next batch. The whole batch has one loss: the mean over its
     supervised tokens.
     """
-    slots, per_micro = config.tiles // config.accumulate, config.rows // config.accumulate
+    slots, per_micro = (
+        config.tiles // config.accumulate,
+        config.rows // config.accumulate,
+    )
     pending = next(reader).encoded
     while True:
         rows: list[list[Encoded]] = [[] for _ in range(config.rows)]
@@ -42,13 +47,16 @@ def packed_batches(reader, encoder: Encoder, config: SFT) -> Iterator[tuple[Batc
             room[row] -= size
             left[row // per_micro] -= images_in
             pending = next(reader).encoded
-        yield _arrays(rows, encoder, config), reader.drawn(back=1)
+        yield _arrays(rows, processor, config), reader.consumed(back=1)
 
 
-def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
+def _arrays(rows: list[list[Encoded]], processor: Processor, config: SFT) -> Batch:
     shape = (config.rows, config.row_tokens)
-    out = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
-    out["tokens"][:] = encoder.tokenizer.pad_token_id
+    out = {
+        name: np.zeros(shape, np.int32)
+        for name in ("tokens", "positions", "segment_ids")
+    }
+    out["tokens"][:] = processor.tokenizer.pad_token_id
     labels = out["tokens"].copy()
     mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int32)
     per_micro = config.rows // config.accumulate
@@ -63,11 +71,11 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
             out["segment_ids"][r, at:to] = segment
             mask[r, at:to] = one.loss_mask
             mine = tiles[r // per_micro]
-            place_images(image_index[r, at:to], one, sum(map(len, mine)), encoder)
+            place_images(image_index[r, at:to], one, sum(map(len, mine)), processor)
             mine.append(one.tiles)
             at = to
     weights = (mask / max(mask.sum(), 1)).astype(np.float32)
-    with_images = encoder.config.vision is not None
+    with_images = processor.config.vision is not None
     batch = Batch(
         loss_weights=weights,
         labels=labels,
@@ -77,7 +85,7 @@ def _arrays(rows: list[list[Encoded]], encoder: Encoder, config: SFT) -> Batch:
     batch = split(batch, config.accumulate)
     if not with_images:
         return batch
-    size = encoder.config.vision.image_size
+    size = processor.config.vision.image_size
     return dataclasses.replace(
         batch, tiles=TileSlots(tiles, config.tiles // config.accumulate, size)
     )

@@ -17,7 +17,8 @@ def split(batch, parts: int):
     """Arrays [B, ...] -> [N, B / N, ...], the micro-batches of a step."""
     cut = lambda x: None if x is None else x.reshape(parts, -1, *x.shape[1:])  # noqa: E731
     return dataclasses.replace(
-        batch, **{f.name: cut(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+        batch,
+        **{f.name: cut(getattr(batch, f.name)) for f in dataclasses.fields(batch)},
     )
 
 
@@ -33,7 +34,7 @@ def specs(batch, rules: Rules):
         name, rows, axes = path[-1].name, max(x.ndim - 2, 0), rules.batch
         if name == "tiles":
             rows, axes = 1, rules.tiles
-        elif name == "owner":
+        elif name == "prompt_of_row":
             rows = 1
         elif not x.ndim:
             return PartitionSpec()
@@ -51,7 +52,9 @@ def place(batch, rules: Rules, mesh):
         return jax.tree.map(np.asarray, batch)
 
     def put(x, spec):
-        return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda at: x[at])
+        return jax.make_array_from_callback(
+            x.shape, NamedSharding(mesh, spec), lambda at: x[at]
+        )
 
     return jax.tree.map(put, batch, specs(batch, rules))
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from r1v3_jax.processing import tokenizer
-from r1v3_jax.processing.processor import Encoded, Encoder, Tiles
+from r1v3_jax.processing.processor import Encoded, Processor, Tiles
 from r1v3_jax.processing.tokenizer import check_prompt_length
 from r1v3_jax.types import PromptBatch
 
@@ -23,7 +23,9 @@ class TileSlots:
     def __init__(self, parts: list[list[Tiles]], slots: int, size: int):
         for part in parts:
             if (count := sum(map(len, part))) > slots:
-                raise ValueError(f"{count} tiles for {slots} slots; raise tiles or lower max_tiles")
+                raise ValueError(
+                    f"{count} tiles for {slots} slots; raise tiles or lower max_tiles"
+                )
         self.parts, self.shape = parts, (len(parts), slots, size, size, 3)
         self.ndim = len(self.shape)
 
@@ -39,7 +41,9 @@ class TileSlots:
                     mine = slice(first - at, last - at)
                     wanted.append((tiles, mine, filled[first - low : last - low]))
                 at += len(tiles)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and numpy let threads work
+        with ThreadPoolExecutor(
+            os.cpu_count()
+        ) as pool:  # Pillow and numpy let threads work
             list(pool.map(lambda one: one[0].write(*one[1:]), wanted))
         return out
 
@@ -48,19 +52,23 @@ class TileSlots:
         return whole if dtype is None else whole.astype(dtype)
 
 
-def place_images(index: np.ndarray, one: Encoded, first_tile: int, encoder: Encoder) -> None:
+def place_images(
+    index: np.ndarray, one: Encoded, first_tile: int, processor: Processor
+) -> None:
     """Writes into int32[T] `index` where the embeddings of the example's tiles lie, from tile
     `first_tile` on.
     """
     if len(one.tiles):
-        row = tokenizer.image_index(one.tokens[None], encoder.config.image_token_id)[0]
-        first = first_tile * encoder.config.image_tokens_per_tile
+        row = tokenizer.image_index(one.tokens[None], processor.config.image_token_id)[
+            0
+        ]
+        first = first_tile * processor.config.image_tokens_per_tile
         index[:] = np.where(row >= 0, row + first, -1)
 
 
 def prompt_batch(
     encoded: list[Encoded],
-    encoder: Encoder,
+    processor: Processor,
     *,
     max_prompt_tokens: int,
     tiles: int,
@@ -73,19 +81,22 @@ def prompt_batch(
     """
     for one in encoded:
         check_prompt_length(len(one.tokens), max_prompt_tokens)
-    longest, count = max(len(one.tokens) for one in encoded), sum(len(one.tiles) for one in encoded)
+    longest, count = (
+        max(len(one.tokens) for one in encoded),
+        sum(len(one.tiles) for one in encoded),
+    )
     length, tiles = next(
         (size for size in buckets if longest <= size[0] and count <= size[1]),
         (max_prompt_tokens, tiles),
     )
     shape = (len(encoded), length)
-    ids = np.full(shape, encoder.tokenizer.pad_token_id, np.int32)
+    ids = np.full(shape, processor.tokenizer.pad_token_id, np.int32)
     index, at = np.full(shape, -1, np.int32), 0
     for row, one in enumerate(encoded):
         ids[row, : len(one.tokens)] = one.tokens
-        place_images(index[row, : len(one.tokens)], one, at, encoder)
+        place_images(index[row, : len(one.tokens)], one, at, processor)
         at += len(one.tiles)
-    vision = encoder.config.vision
+    vision = processor.config.vision
     return PromptBatch(
         tokens=ids,
         lengths=np.asarray([len(one.tokens) for one in encoded], np.int32),

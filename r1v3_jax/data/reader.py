@@ -2,7 +2,7 @@
 
 A source is a pure function of an index, so a position is one integer: the same rows come in the
 same order on every process, on any number of them, and after a restart. A row that cannot be used
-(`types.Dropped`) is skipped wherever examples are drawn; a `Ledger` lists it in WORKDIR/drops.jsonl
+(`types.DroppedRow`) is skipped wherever examples are drawn; a `Ledger` lists it in WORKDIR/drops.jsonl
 and counts it. Images are decoded here, where a batch is planned, and their tiles are cut later: a
 picture that does not open is left out by all processes alike.
 """
@@ -19,8 +19,8 @@ import grain
 from r1v3_jax.config import GRPO, SFT, Data
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.processing.image_files import ImageError, StoredImage
-from r1v3_jax.processing.processor import Encoded, Encoder
-from r1v3_jax.types import Dropped, Example
+from r1v3_jax.processing.processor import Encoded, Processor
+from r1v3_jax.types import DroppedRow, Example
 
 MAX_THREADS = 16
 # A share says little of few rows: as many bad ones more are let pass as it would be of these, or of
@@ -40,7 +40,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Consumed:
     """What was used up: cursor, the index of the first row that is still to come; the rows left out
     on the way, as {index, source, id, reason, detail}; seconds waited for.
     """
@@ -49,8 +49,10 @@ class Drawn:
     drops: tuple[dict, ...] = ()
     wait_s: float = 0.0
 
-    def then(self, later: "Drawn") -> "Drawn":
-        return Drawn(later.cursor, self.drops + later.drops, self.wait_s + later.wait_s)
+    def then(self, later: "Consumed") -> "Consumed":
+        return Consumed(
+            later.cursor, self.drops + later.drops, self.wait_s + later.wait_s
+        )
 
 
 class TooManyDropped(ValueError):
@@ -64,8 +66,8 @@ class TooManyDropped(ValueError):
 class Reader:
     """An endless iterator over the good rows of a source from index `start` on.
 
-    encode: of `Encoder`, an example in numbers. tokens, tiles: room for one example; a larger one
-    is left out. counts: what was left out before `start`. Any other exception than `Dropped` is
+    encode: of `Processor`, an example in numbers. tokens, tiles: room for one example; a larger one
+    is left out. counts: what was left out before `start`. Any other exception than `DroppedRow` is
     raised when its row's turn comes, and TooManyDropped as soon as `how` says so. Close it.
     """
 
@@ -80,7 +82,12 @@ class Reader:
         start: int = 0,
         counts: Counts | None = None,
     ):
-        self.source, self.encode, self.tokens, self.tiles = source, encode, tokens, tiles
+        self.source, self.encode, self.tokens, self.tiles = (
+            source,
+            encode,
+            tokens,
+            tiles,
+        )
         self.how, self.cursor = how or Data(), start
         self.reasons = collections.Counter()
         for reasons in (counts or {}).values():
@@ -109,16 +116,16 @@ class Reader:
                 return made
             self._leave_out(made)
 
-    def take(self, count: int) -> tuple[list[Item], Drawn]:
+    def take(self, count: int) -> tuple[list[Item], Consumed]:
         """The next `count` good rows."""
         items = [next(self) for _ in range(count)]
-        return items, self.drawn()
+        return items, self.consumed()
 
-    def drawn(self, *, back: int = 0) -> Drawn:
+    def consumed(self, *, back: int = 0) -> Consumed:
         """What was used up since the last call, if the last `back` rows were given back."""
         drops, self._drops = tuple(self._drops), []
         wait_s, self._wait_s = self._wait_s, 0.0
-        return Drawn(self.cursor - back, drops, wait_s)
+        return Consumed(self.cursor - back, drops, wait_s)
 
     def close(self) -> None:
         """Stops the threads; rows that were begun are finished behind the caller's back."""
@@ -129,24 +136,29 @@ class Reader:
         try:
             example = decoded(self.source(index))
             encoded = self._encoded(example)
-        except Dropped as drop:
+        except DroppedRow as drop:
             # Not the exception itself: it would hold on to the images of its frames.
             names = ("source", "id", "reason", "detail")
-            return {"index": int(index), **{name: getattr(drop, name) for name in names}}
+            return {
+                "index": int(index),
+                **{name: getattr(drop, name) for name in names},
+            }
         return Item(int(index), example, encoded)
 
     def _encoded(self, example: Example) -> Encoded:
         where = example.source, example.id
         try:
             encoded = self.encode(example)
-        except ValueError as error:  # a control token in its text, another number of markers
-            raise Dropped(*where, "text", str(error)) from error
+        except (
+            ValueError
+        ) as error:  # a control token in its text, another number of markers
+            raise DroppedRow(*where, "text", str(error)) from error
         if len(encoded.tokens) > self.tokens:
             got = f"{len(encoded.tokens)} tokens, room for {self.tokens}"
-            raise Dropped(*where, "too_long", got)
+            raise DroppedRow(*where, "too_long", got)
         if len(encoded.tiles) > self.tiles:
             got = f"{len(encoded.tiles)} tiles, room for {self.tiles}"
-            raise Dropped(*where, "too_many_tiles", got)
+            raise DroppedRow(*where, "too_many_tiles", got)
         return encoded
 
     def _leave_out(self, drop: dict) -> None:
@@ -157,7 +169,7 @@ class Reader:
             return
         last = f"{drop['source']}, {drop['id']}: {drop['reason']} ({drop['detail']})"
         raise TooManyDropped(
-            f"got {dropped} bad rows among the first {self.cursor} ({told(self.reasons)}), wanted "
+            f"got {dropped} bad rows among the first {self.cursor} ({format_counts(self.reasons)}), wanted "
             f"at most max_drop_fraction = {limit}; the last is {last}; mend the data, or raise "
             "data.max_drop_fraction",
             tuple(self._drops),
@@ -166,7 +178,7 @@ class Reader:
 
 def of_stage(
     config: SFT | GRPO,
-    encoder: Encoder,
+    processor: Processor,
     how: Data,
     *,
     source: Callable[[int], Example] | None = None,
@@ -182,16 +194,16 @@ def of_stage(
         if chains := getattr(config, "chains", ""):
             source = with_chains(source, chains)
     if isinstance(config, GRPO):
-        encode, tokens = encoder.prompt, config.max_prompt_tokens
+        encode, tokens = processor.prompt, config.max_prompt_tokens
         tiles = config.tiles // config.prompts
     else:
-        encode, tokens = encoder.supervised, config.row_tokens
+        encode, tokens = processor.supervised, config.row_tokens
         tiles = config.tiles // config.accumulate
     limits = {"tokens": tokens, "tiles": tiles}
     return Reader(source, encode, how=how, start=start, counts=counts, **limits)
 
 
-def told(reasons: collections.Counter) -> str:
+def format_counts(reasons: collections.Counter) -> str:
     """Reasons and how often, as "5 markers, 2 image_missing"."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
@@ -203,5 +215,7 @@ def decoded(example: Example) -> Example:
         try:
             pictures.append(image.decode() if isinstance(image, StoredImage) else image)
         except ImageError as error:
-            raise Dropped(example.source, example.id, error.reason, str(error)) from error
+            raise DroppedRow(
+                example.source, example.id, error.reason, str(error)
+            ) from error
     return dataclasses.replace(example, images=tuple(pictures))

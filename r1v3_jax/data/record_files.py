@@ -1,6 +1,6 @@
 """One file of records, by number: `len(shard)`, `shard[i] -> dict`, `shard.where(i)`, its name.
 
-Opening one costs an index, never the records. A damaged record raises `types.Dropped` when its turn
+Opening one costs an index, never the records. A damaged record raises `types.DroppedRow` when its turn
 comes; a file whose damage cannot be told to one record is a ValueError that names it.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from r1v3_jax.data import schemas
-from r1v3_jax.types import Dropped
+from r1v3_jax.types import DroppedRow
 
 MAX_RECORD = 64 * 2**20  # bytes; an image of images.MAX_BYTES in base64 has 43 MiB
 CHUNK = 2**24  # bytes that are looked through for line ends at a time
@@ -34,8 +34,8 @@ def _opened(shard, file: str) -> int:
     return descriptor
 
 
-def _damaged(store, i: int, detail) -> Dropped:
-    return Dropped(store.name, store.where(i), "record", str(detail))
+def _damaged(store, i: int, detail) -> DroppedRow:
+    return DroppedRow(store.name, store.where(i), "record", str(detail))
 
 
 def _parsed(store, i: int, text: bytes) -> dict:
@@ -44,15 +44,15 @@ def _parsed(store, i: int, text: bytes) -> dict:
         raise _damaged(store, i, f"{len(text)} bytes, at most {MAX_RECORD} are read")
     try:
         record = schemas.loads(text)
-    except schemas.Bad as error:
-        raise Dropped(store.name, store.where(i), *error.args) from error
+    except schemas.InvalidRecord as error:
+        raise DroppedRow(store.name, store.where(i), *error.args) from error
     return _object(store, i, record)
 
 
 def _object(store, i: int, record) -> dict:
     if not isinstance(record, dict):
         found = f"wanted an object, got {type(record).__name__}"
-        raise Dropped(store.name, store.where(i), "json", found)
+        raise DroppedRow(store.name, store.where(i), "json", found)
     return record
 
 
@@ -71,7 +71,9 @@ class Lines:
         ends = _line_ends(self.file)
         starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
         filled = ends - starts > 0
-        for i in np.flatnonzero(filled & (ends - starts < 8)):  # spaces, a carriage return
+        for i in np.flatnonzero(
+            filled & (ends - starts < 8)
+        ):  # spaces, a carriage return
             filled[i] = bool(self._read(starts[i], ends[i]).strip())
         self.starts, self.ends = starts[filled], ends[filled]
         self.numbers = np.flatnonzero(filled) + 1
@@ -85,7 +87,9 @@ class Lines:
     def __getitem__(self, i: int) -> dict:
         start, end = self.starts[i], self.ends[i]
         if end - start > MAX_RECORD:
-            raise _damaged(self, i, f"a line of {end - start} bytes, at most {MAX_RECORD} are read")
+            raise _damaged(
+                self, i, f"a line of {end - start} bytes, at most {MAX_RECORD} are read"
+            )
         text = self._read(start, end)
         return _parsed(self, i, text.removeprefix(b"\xef\xbb\xbf") if i == 0 else text)
 
@@ -109,14 +113,18 @@ class List:
     def __init__(self, file: str):
         self.name = Path(file).stem
         try:
-            self.records = schemas.loads(Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf"))
-        except schemas.Bad as error:
+            self.records = schemas.loads(
+                Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf")
+            )
+        except schemas.InvalidRecord as error:
             raise ValueError(
                 f"{file}: {error.args[1]}; one object a line goes as .jsonl"
             ) from error
         if not isinstance(self.records, list):
             found = type(self.records).__name__
-            raise ValueError(f"{file}: wanted a list of objects, got {found}; or rename it .jsonl")
+            raise ValueError(
+                f"{file}: wanted a list of objects, got {found}; or rename it .jsonl"
+            )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -144,7 +152,9 @@ class Records:
         self.reader = ArrayRecordReader(file, options="readahead_buffer_size:0")
         self.count = self.reader.num_records()
         if not self.count or not self.reader.ok():  # its index is at the end
-            raise ValueError(f"{file}: not an ArrayRecord file, empty, or cut short; copy it again")
+            raise ValueError(
+                f"{file}: not an ArrayRecord file, empty, or cut short; copy it again"
+            )
 
     def __len__(self) -> int:
         return self.count
@@ -191,10 +201,14 @@ class Tar:
                         grouped.setdefault(folder + slash + key, []).append(place)
                 end = tar.offset
         except tarfile.TarError as error:
-            raise ValueError(f"{file}: no tar, or cut short ({error}); copy it again") from error
+            raise ValueError(
+                f"{file}: no tar, or cut short ({error}); copy it again"
+            ) from error
         # tarfile takes a damaged header for the end; the real one is a block of zeros.
         if os.pread(self.file, 512, end) != bytes(512):
-            raise ValueError(f"{file}: damaged or cut short at byte {end}; copy it again")
+            raise ValueError(
+                f"{file}: damaged or cut short at byte {end}; copy it again"
+            )
         self.keys = list(grouped)
         self.places = [sorted(places, key=_by_number) for places in grouped.values()]
 
@@ -208,7 +222,9 @@ class Tar:
             if not image and not ending.endswith(".json"):
                 continue
             if size > MAX_RECORD:
-                raise _damaged(self, i, f"a member of {size} bytes, at most {MAX_RECORD} are read")
+                raise _damaged(
+                    self, i, f"a member of {size} bytes, at most {MAX_RECORD} are read"
+                )
             data = os.pread(self.file, size, start)
             if image:
                 images.append(data)

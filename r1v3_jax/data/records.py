@@ -12,12 +12,12 @@ from pathlib import Path
 
 from r1v3_jax.data import schemas
 from r1v3_jax.data.downloads import Downloads, is_address
-from r1v3_jax.data.schemas import Bad
+from r1v3_jax.data.schemas import InvalidRecord
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import boxes, routing
-from r1v3_jax.types import Dropped, Example
+from r1v3_jax.types import DroppedRow, Example
 
 # What stands for structure in a chat, in every checkpoint of the family.
 CONTROL = (chat.TURN_START, chat.TURN_END, *chat.IMAGE_TOKENS, "<|endoftext|>")
@@ -47,10 +47,10 @@ def example(
         images = tuple(_stored(image, root, downloads) for image in row["images"])
         for image in images:
             _ = image.size  # of the header: whatever is wrong there is found now
-    except Bad as error:
-        raise Dropped(source, id, *error.args) from error
+    except InvalidRecord as error:
+        raise DroppedRow(source, id, *error.args) from error
     except ImageError as error:
-        raise Dropped(source, id, error.reason, str(error)) from error
+        raise DroppedRow(source, id, error.reason, str(error)) from error
     return Example(
         id=id,
         images=images,
@@ -70,7 +70,9 @@ def inline(example: Example) -> dict:
     """The canonical row of an example whose images are stored, with the bytes of these."""
     row = {name: getattr(example, name) for name in schemas.CANONICAL}
     row["images"] = [image.read() for image in example.images]
-    row["before"] = [{"role": role, "content": content} for role, content in example.before]
+    row["before"] = [
+        {"role": role, "content": content} for role, content in example.before
+    ]
     return row
 
 
@@ -80,7 +82,7 @@ def canonical(record, schema: str = "") -> dict:
     ValueError for a schema that there is not.
     """
     if not isinstance(record, dict):
-        raise Bad("json", f"wanted an object, got {type(record).__name__}")
+        raise InvalidRecord("json", f"wanted an object, got {type(record).__name__}")
     schema = schema or schemas.recognise(record)
     check_schema(schema)
     row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
@@ -112,23 +114,32 @@ def check(row: dict) -> None:
     answer that does not verify against itself.
     """
     if not row["question"]:
-        raise Bad("no_question", "")
+        raise InvalidRecord("no_question", "")
     if not row["answer"] and row["chain"] is None:
-        raise Bad("no_answer", "")
-    asked = [*(t["content"] for t in row["before"] if t["role"] != "assistant"), row["question"]]
-    said = [*(t["content"] for t in row["before"] if t["role"] == "assistant"), row["chain"] or ""]
+        raise InvalidRecord("no_answer", "")
+    asked = [
+        *(t["content"] for t in row["before"] if t["role"] != "assistant"),
+        row["question"],
+    ]
+    said = [
+        *(t["content"] for t in row["before"] if t["role"] == "assistant"),
+        row["chain"] or "",
+    ]
     for text in asked + said:
         if found := next((word for word in CONTROL if word in text), None):
-            raise Bad("text", f"the control token {found} in a text")
-    markers, images = sum(text.count(chat.IMAGE_MARKER) for text in asked), len(row["images"])
+            raise InvalidRecord("text", f"the control token {found} in a text")
+    markers, images = (
+        sum(text.count(chat.IMAGE_MARKER) for text in asked),
+        len(row["images"]),
+    )
     if markers not in (0, images):
-        raise Bad("markers", f"{markers} markers, {images} images")
+        raise InvalidRecord("markers", f"{markers} markers, {images} images")
     try:
         routing.parse(row["verifier"])
     except ValueError as error:
-        raise Bad("verifier", str(error)) from error
+        raise InvalidRecord("verifier", str(error)) from error
     if row["answer"] and (problem := _gold_problem(row["answer"], row["verifier"])):
-        raise Bad("answer", problem)
+        raise InvalidRecord("answer", problem)
 
 
 _parsing = threading.Lock()  # sympy's caches are not made for threads
@@ -150,13 +161,15 @@ def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImag
         return StoredImage(downloads.fetch(image.strip()))
     if root is None:
         detail = f"{image[:100]!r}: rows from there hold their images; or set root, a folder here"
-        raise Bad("image_missing", detail)
+        raise InvalidRecord("image_missing", detail)
     return StoredImage(confined(root, image))
 
 
 def dumps(row: dict) -> str:
     """A canonical row as one line of JSON, images inline as data: URIs; `canonical` reads it."""
-    images = [_to_uri(image) if isinstance(image, bytes) else image for image in row["images"]]
+    images = [
+        _to_uri(image) if isinstance(image, bytes) else image for image in row["images"]
+    ]
     return json.dumps(row | {"images": images}, ensure_ascii=False)
 
 

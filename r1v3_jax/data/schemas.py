@@ -45,7 +45,7 @@ CANONICAL = {
 }
 
 
-class Bad(Exception):
+class InvalidRecord(Exception):
     """What is wrong with a record: (a word of `types.REASONS`, what was found)."""
 
 
@@ -61,10 +61,12 @@ def recognise(record: dict) -> str:
     if "problem" in filled:
         return "easyr1"
     if "question" in filled:
-        return "mmk12" if filled & {"image", "qid"} and "images" not in filled else "own"
+        return (
+            "mmk12" if filled & {"image", "qid"} and "images" not in filled else "own"
+        )
     names = ", ".join(name[:50] for name in sorted(map(str, filled))[:20])
     wanted = "wanted question, problem, prompt, messages or conversations"
-    raise Bad("fields", f"fields {names or 'none'}; {wanted}")
+    raise InvalidRecord("fields", f"fields {names or 'none'}; {wanted}")
 
 
 # Layouts. Each takes a record and gives the fields of a canonical row that it has.
@@ -73,12 +75,14 @@ def recognise(record: dict) -> str:
 def _own(record: dict) -> dict:
     fields = {name: record[name] for name in CANONICAL if record.get(name) is not None}
     if "question" not in fields:
-        raise Bad("fields", "no question")
+        raise InvalidRecord("fields", "no question")
     given = fields.get("metadata", {})
-    if isinstance(given, str):  # as it is stored in parquet, where columns have one type
+    if isinstance(
+        given, str
+    ):  # as it is stored in parquet, where columns have one type
         given = loads(given)
     if not isinstance(given, dict):
-        raise Bad("fields", f"metadata of type {type(given).__name__}")
+        raise InvalidRecord("fields", f"metadata of type {type(given).__name__}")
     return fields | {"metadata": _rest(record, *CANONICAL) | given}
 
 
@@ -95,7 +99,9 @@ def _easyr1(record: dict) -> dict:
 
 
 def _mmk12(record: dict) -> dict:
-    rest = {name: value for name, value in record.items() if name not in ("image", "qid")}
+    rest = {
+        name: value for name, value in record.items() if name not in ("image", "qid")
+    }
     given = {"id": _first(record, "id", "qid"), "images": _given_images(record)}
     return _own(rest | given)
 
@@ -103,7 +109,7 @@ def _mmk12(record: dict) -> dict:
 def _verl(record: dict) -> dict:
     model, extra = record.get("reward_model"), record.get("extra_info") or {}
     if not isinstance(model, dict) or not isinstance(extra, dict):
-        raise Bad("fields", "reward_model and extra_info must be objects")
+        raise InvalidRecord("fields", "reward_model and extra_info must be objects")
     names = ("data_source", "prompt", "images", "image", "reward_model", "extra_info")
     stored = [] if (path := extra.get("image_path")) is None else [path]
     return _dialogue(record.get("prompt")) | {
@@ -111,7 +117,8 @@ def _verl(record: dict) -> dict:
         "source": _first(record, "data_source"),
         "answer": _first(model, "ground_truth", "answer"),
         "images": _given_images(record) or stored,
-        "metadata": _rest(extra, "id", "question", "answer", "image_path") | _rest(record, *names),
+        "metadata": _rest(extra, "id", "question", "answer", "image_path")
+        | _rest(record, *names),
     }
 
 
@@ -120,7 +127,7 @@ def _vtriune(record: dict) -> dict:
     verifier, parameters = model.get("verifier"), model.get("verifier_parm") or {}
     ratios = [model.get("accuracy_ratio"), model.get("format_ratio")]
     if not all(ratio is None or is_number(ratio) for ratio in ratios):
-        raise Bad("fields", f"accuracy_ratio and format_ratio are {ratios}")
+        raise InvalidRecord("fields", f"accuracy_ratio and format_ratio are {ratios}")
     if None not in ratios and sum(ratios) > 0:
         row["accuracy_weight"] = ratios[0] / sum(ratios)
     if verifier == "detection":
@@ -130,9 +137,13 @@ def _vtriune(record: dict) -> dict:
             # into those; here an answer is compared as it stands: InternVL writes thousandths.
             row["metadata"]["det_verifier_normalized"] = True
         ratio = parameters.get("det_reward_ratio")
-        return row | {"verifier": f"overlap iou=dynamic completeness={_completeness(ratio)}"}
+        return row | {
+            "verifier": f"overlap iou=dynamic completeness={_completeness(ratio)}"
+        }
     if verifier != "mathverify":
-        raise Bad("verifier", f"{verifier!r}; V-Triune has mathverify and detection")
+        raise InvalidRecord(
+            "verifier", f"{verifier!r}; V-Triune has mathverify and detection"
+        )
     return row | {"verifier": "mathematics"}
 
 
@@ -140,11 +151,26 @@ def _trl(record: dict) -> dict:
     turns = _first(record, "messages", "prompt")
     turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
     said = record.get("completion")
-    said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said or []
+    said = (
+        [{"role": "assistant", "content": said}]
+        if isinstance(said, str)
+        else said or []
+    )
     if not isinstance(turns, list) or not isinstance(said, list):
-        raise Bad("fields", "prompt, messages and completion must be lists of turns, or texts")
+        raise InvalidRecord(
+            "fields", "prompt, messages and completion must be lists of turns, or texts"
+        )
     row = _dialogue(turns + said)
-    names = ("prompt", "messages", "completion", "images", "image", "id", "source", *ANSWERS)
+    names = (
+        "prompt",
+        "messages",
+        "completion",
+        "images",
+        "image",
+        "id",
+        "source",
+        *ANSWERS,
+    )
     answer = _first(record, *ANSWERS)
     return row | {
         "id": _first(record, "id"),
@@ -158,11 +184,19 @@ def _trl(record: dict) -> dict:
 def _llava(record: dict) -> dict:
     turns, images = record.get("conversations"), _given_images(record)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise Bad("fields", "conversations must be a list of {from, value}")
-    turns = read_turns([{"role": turn.get("from"), "content": turn.get("value")} for turn in turns])
+        raise InvalidRecord("fields", "conversations must be a list of {from, value}")
+    turns = read_turns(
+        [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]
+    )
     asked = [turn for turn in turns if turn["role"] == "user"]
-    if images and asked and not any(chat.IMAGE_MARKER in turn["content"] for turn in asked):
-        asked[0]["content"] = f"{chat.IMAGE_MARKER}\n" * len(images) + asked[0]["content"]
+    if (
+        images
+        and asked
+        and not any(chat.IMAGE_MARKER in turn["content"] for turn in asked)
+    ):
+        asked[0]["content"] = (
+            f"{chat.IMAGE_MARKER}\n" * len(images) + asked[0]["content"]
+        )
     row, answer = _dialogue(turns), _first(record, "answer")
     names = ("id", "image", "images", "conversations", "source", "answer")
     return row | {
@@ -195,14 +229,18 @@ def _first(record: dict, *names: str):
 
 def _given_images(record: dict) -> list:
     if _first(record, "video", "videos"):
-        raise Bad("fields", "a row about a video; cut it into images")
+        raise InvalidRecord("fields", "a row about a video; cut it into images")
     images = _first(record, "images", "image")
     return [] if images is None else images if isinstance(images, list) else [images]
 
 
 def _rest(record: dict, *used: str) -> dict:
     """What is small of the fields that are not used."""
-    return {name: value for name, value in record.items() if name not in used and _small(value)}
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in used and _small(value)
+    }
 
 
 def _small(value) -> bool:
@@ -223,35 +261,49 @@ def _completeness(ratio) -> float:
     are one here: the closest first, of equal labels.
     """
     ratio = {} if ratio is None else ratio
-    if not isinstance(ratio, dict) or not all(x is None or is_number(x) for x in ratio.values()):
-        raise Bad("fields", f"det_reward_ratio is {str(ratio)[:100]}")
+    if not isinstance(ratio, dict) or not all(
+        x is None or is_number(x) for x in ratio.values()
+    ):
+        raise InvalidRecord("fields", f"det_reward_ratio is {str(ratio)[:100]}")
     if any(ratio.get(name) for name in ("map", "map50", "map75")):
-        raise Bad("verifier", "det_reward_ratio asks for mean average precision; IoU is to be had")
+        raise InvalidRecord(
+            "verifier",
+            "det_reward_ratio asks for mean average precision; IoU is to be had",
+        )
     if not 0 <= (completeness := float(ratio.get("iou_completeness") or 0.0)) <= 1:
-        raise Bad("fields", f"iou_completeness is {completeness:g}, wanted 0 to 1")
+        raise InvalidRecord(
+            "fields", f"iou_completeness is {completeness:g}, wanted 0 to 1"
+        )
     return completeness
 
 
 def _dialogue(turns) -> dict:
     """question, before and chain of turns that end with the user's or with one answer to it."""
     turns = read_turns(turns)
-    chain = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
+    chain = (
+        turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
+    )
     if not turns or turns[-1]["role"] != "user":
-        raise Bad("fields", "the last turn but for an answer must be the user's")
+        raise InvalidRecord(
+            "fields", "the last turn but for an answer must be the user's"
+        )
     return {"question": turns[-1]["content"], "before": turns[:-1], "chain": chain}
 
 
 def read_turns(turns) -> list[dict]:
     """[{"role", "content"}, ...] with contents as text; parts that are images become markers."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise Bad("fields", "turns must be a list of objects")
+        raise InvalidRecord("fields", "turns must be a list of objects")
     out = []
     for i, turn in enumerate(turns):
         role, content = turn.get("role"), turn.get("content")
         role = ROLES.get(role) if isinstance(role, str) else None
         if role is None or (role == "system" and i):
             found = str(turn.get("role"))[:50]
-            raise Bad("fields", f"turn {i} is by {found!r}; system is first, or user, assistant")
+            raise InvalidRecord(
+                "fields",
+                f"turn {i} is by {found!r}; system is first, or user, assistant",
+            )
         if isinstance(content, list):
             content = "".join(_part(part) for part in content)
         out.append({"role": role, "content": read_text(content, f"turn {i}")})
@@ -264,7 +316,9 @@ def _part(part) -> str:
         return chat.IMAGE_MARKER
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    raise Bad("fields", f"a part of a turn of type {str(kind)[:50]!r}; wanted text or image")
+    raise InvalidRecord(
+        "fields", f"a part of a turn of type {str(kind)[:50]!r}; wanted text or image"
+    )
 
 
 def read_text(value, name: str, limit: int = MAX_TEXT) -> str:
@@ -274,17 +328,23 @@ def read_text(value, name: str, limit: int = MAX_TEXT) -> str:
     if is_number(value):
         value = str(value)
     if not isinstance(value, str):
-        raise Bad("fields", f"{name} of type {type(value).__name__}, wanted a text")
+        raise InvalidRecord(
+            "fields", f"{name} of type {type(value).__name__}, wanted a text"
+        )
     if len(value) > limit:
-        raise Bad("text", f"{name} has {len(value)} characters, at most {limit} are read")
+        raise InvalidRecord(
+            "text", f"{name} has {len(value)} characters, at most {limit} are read"
+        )
     if "\0" in value or re.search("[\ud800-\udfff]", value):
-        raise Bad("text", f"{name} has a NUL or half of a surrogate pair")
+        raise InvalidRecord("text", f"{name} has a NUL or half of a surrogate pair")
     return value
 
 
 def read_weight(value) -> float | None:
     if value is not None and not (is_number(value) and 0 <= value <= 1):
-        raise Bad("fields", f"accuracy_weight is {str(value)[:50]}, wanted 0 to 1")
+        raise InvalidRecord(
+            "fields", f"accuracy_weight is {str(value)[:50]}, wanted 0 to 1"
+        )
     return None if value is None else float(value)
 
 
@@ -304,16 +364,22 @@ def _boxed(chain: str | None) -> str:
 def read_images(images) -> list[str | bytes]:
     """Paths or bytes, from paths, bytes, data: URIs and {"bytes", "path"}."""
     if not isinstance(images, list):
-        raise Bad("fields", f"images of type {type(images).__name__}, wanted a list")
+        raise InvalidRecord(
+            "fields", f"images of type {type(images).__name__}, wanted a list"
+        )
     out = []
     for image in images:
         if isinstance(image, dict):
-            image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+            image = (
+                image["bytes"] if image.get("bytes") is not None else image.get("path")
+            )
         if isinstance(image, str) and image[:5].lower() == "data:":
             image = _from_uri(image)
         if not isinstance(image, str | bytes) or not image:
             wanted = "wanted a path, bytes or {bytes, path}"
-            raise Bad("fields", f"an image of type {type(image).__name__}; {wanted}")
+            raise InvalidRecord(
+                "fields", f"an image of type {type(image).__name__}; {wanted}"
+            )
         out.append(image)
     return out
 
@@ -321,11 +387,13 @@ def read_images(images) -> list[str | bytes]:
 def _from_uri(uri: str) -> bytes:
     head, _, body = uri.partition(",")
     if not head.endswith(";base64"):
-        raise Bad("image_damaged", f"{head[:50]!r}: wanted data:...;base64,...")
+        raise InvalidRecord(
+            "image_damaged", f"{head[:50]!r}: wanted data:...;base64,..."
+        )
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Bad("image_damaged", f"base64: {error}") from error
+        raise InvalidRecord("image_damaged", f"base64: {error}") from error
 
 
 # JSON
@@ -336,7 +404,7 @@ def loads(text: str | bytes):
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise Bad("json", f"{type(error).__name__}: {error}") from error
+        raise InvalidRecord("json", f"{type(error).__name__}: {error}") from error
 
 
 def _refuse(constant: str):

@@ -16,7 +16,7 @@ import numpy as np
 from r1v3_jax.data import records, schemas, stores
 from r1v3_jax.data.downloads import Downloads
 from r1v3_jax.data.record_files import kind
-from r1v3_jax.types import Dropped, Example
+from r1v3_jax.types import DroppedRow, Example
 
 CHECKED = 64  # rows that are looked at before a run
 
@@ -26,15 +26,19 @@ class Rows:
     """The rows of files of any kind (`stores.open_store`) in any layout (`layouts`).
 
     Row order is drawn anew for each pass through the files from `seed`; index // rows is the pass.
-    A row that cannot be trained on raises `types.Dropped`.
+    A row that cannot be trained on raises `types.DroppedRow`.
     """
 
     path: str
     schema: str = ""  # of layouts.SCHEMAS; empty: recognised, row by row
     root: str = ""  # the folder of the images; empty: of the files
-    name: str = ""  # of rows that do not say which data set they are from; empty: the path's
+    name: str = (
+        ""  # of rows that do not say which data set they are from; empty: the path's
+    )
     seed: int = 0
-    cache: str = ""  # for copies of remote files, and of parquet as Arrow; empty: below ~/.cache
+    cache: str = (
+        ""  # for copies of remote files, and of parquet as Arrow; empty: below ~/.cache
+    )
 
     def __len__(self) -> int:
         """Rows of one pass, also those that will be dropped."""
@@ -51,8 +55,10 @@ class Rows:
         digest = hashlib.sha256()
         for number in self._some():
             try:
-                digest.update(repr(self.record(number)).encode("utf-8", "surrogatepass"))
-            except Dropped as error:
+                digest.update(
+                    repr(self.record(number)).encode("utf-8", "surrogatepass")
+                )
+            except DroppedRow as error:
                 digest.update(error.reason.encode())
         return f"{len(self)} rows, {digest.hexdigest()[:16]}"
 
@@ -74,8 +80,10 @@ class Rows:
         """What stands at a place in the files, as it stands there. Dropped if it cannot be read."""
         try:
             return self._store[number]
-        except Dropped as error:
-            raise Dropped(self.source, error.id, error.reason, error.detail) from error
+        except DroppedRow as error:
+            raise DroppedRow(
+                self.source, error.id, error.reason, error.detail
+            ) from error
 
     @property
     def _store(self):
@@ -123,14 +131,20 @@ class Rows:
             try:
                 self.row(number)
                 reasons[""] += 1
-            except Dropped as error:
+            except DroppedRow as error:
                 if error.reason == "verifier":
-                    raise ValueError(f"{self.path}, {error.id}: {error.detail}") from error
+                    raise ValueError(
+                        f"{self.path}, {error.id}: {error.detail}"
+                    ) from error
                 reasons[error.reason] += 1
                 first.setdefault(error.reason, error)
         if not reasons[""]:
-            found = "; ".join(f"{reasons[reason]} x {error}" for reason, error in first.items())
-            raise ValueError(f"{self.path}: no good row among {reasons.total()}: {found}")
+            found = "; ".join(
+                f"{reasons[reason]} x {error}" for reason, error in first.items()
+            )
+            raise ValueError(
+                f"{self.path}: no good row among {reasons.total()}: {found}"
+            )
 
     def _some(self) -> list[int]:
         """Rows from the whole of the files, evenly."""
@@ -143,7 +157,7 @@ class Rows:
         for number in self._some():
             try:
                 found[self.schema or schemas.recognise(self.record(number))] += 1
-            except (Dropped, schemas.Bad):
+            except (DroppedRow, schemas.InvalidRecord):
                 found["none"] += 1
         return dict(found)
 

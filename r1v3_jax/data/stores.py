@@ -39,11 +39,16 @@ def open_store(path: str, cache: str = ""):
 def _open(path: str, cache: str):
     if "://" in path:
         return open_files(_copy(path, cache), path, cache)
-    base, _, split = path.rpartition("@") if not os.path.exists(path) else (path, "", "")
+    base, _, split = (
+        path.rpartition("@") if not os.path.exists(path) else (path, "", "")
+    )
     if os.path.isdir(base):
         if (Path(base) / "features.json").is_file():
             return _tfds(base, split)
-        if any((Path(base) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if any(
+            (Path(base) / name).is_file()
+            for name in ("state.json", "dataset_dict.json")
+        ):
             return _saved_dataset(base, split)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", base) and split:
         return _hub_dataset(base, split, cache)
@@ -55,12 +60,16 @@ def open_files(files: list[str], path: str, cache: str):
     kinds = {kind(file) for file in files}
     if len(kinds) != 1:
         found = ", ".join(sorted(kinds))
-        raise ValueError(f"{path}: files of several kinds, {found}; name one, as {path}/*.jsonl")
+        raise ValueError(
+            f"{path}: files of several kinds, {found}; name one, as {path}/*.jsonl"
+        )
     if (found := kinds.pop()) == "parquet":
         place = files[0] if len(files) == 1 else re.split(r"[*?\[]", path)[0]
         return Arrow(_parquet(files, cache), Path(place).stem)
     shards = [SHARDS[found](file) for file in files]
-    if len({shard.name for shard in shards}) < len(shards):  # a/train.jsonl and b/train.jsonl
+    if len({shard.name for shard in shards}) < len(
+        shards
+    ):  # a/train.jsonl and b/train.jsonl
         top = os.path.commonpath(files)
         for shard, file in zip(shards, files, strict=True):
             shard.name = os.path.relpath(file, top)
@@ -76,7 +85,9 @@ def _files(path: str) -> list[str]:
     else:
         found = [path] if os.path.isfile(path) else []
     if bad := [file for file in found if not kind(file)]:
-        raise ValueError(f"{bad[0]}: wanted a name ending in {', '.join(SHARDS)} or parquet")
+        raise ValueError(
+            f"{bad[0]}: wanted a name ending in {', '.join(SHARDS)} or parquet"
+        )
     if not found:
         raise FileNotFoundError(
             f"{path}: no such file of questions; give .jsonl, .parquet, .array_record or .tar, a "
@@ -88,7 +99,9 @@ def _files(path: str) -> list[str]:
 def _shards(files) -> list[str]:
     """Those of many files that hold records."""
     found = [file for file in files if kind(file) and Path(file).name != "drops.jsonl"]
-    return [file for file in found if kind(file) != "json"] or found  # beside others it describes
+    return [
+        file for file in found if kind(file) != "json"
+    ] or found  # beside others it describes
 
 
 class Joined:
@@ -121,11 +134,18 @@ def _tfds(folder: str, split: str) -> Joined:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.example_parser import ExampleParserNp
     except ImportError:
-        raise ImportError(f"{folder}: reading it needs pip install r1v3_jax[tfds]") from None
+        raise ImportError(
+            f"{folder}: reading it needs pip install r1v3_jax[tfds]"
+        ) from None
     info = tfds.builder_from_directory(folder).info
     if split not in info.splits:
-        raise ValueError(f"{folder}@{split}: choose a split, {folder}@{'|'.join(info.splits)}")
-    features, parser = info.features, ExampleParserNp(info.features.get_serialized_info())
+        raise ValueError(
+            f"{folder}@{split}: choose a split, {folder}@{'|'.join(info.splits)}"
+        )
+    features, parser = (
+        info.features,
+        ExampleParserNp(info.features.get_serialized_info()),
+    )
 
     def parse(text: bytes) -> dict:
         found = parser.parse_example(text)
@@ -133,7 +153,9 @@ def _tfds(folder: str, split: str) -> Joined:
 
     files = [str(file) for file in info.splits[split].filepaths]
     if bad := [file for file in files if kind(file) != "array_record"]:
-        raise ValueError(f"{bad[0]}: TFDS is read from array_record; prepare it in that format")
+        raise ValueError(
+            f"{bad[0]}: TFDS is read from array_record; prepare it in that format"
+        )
     return Joined([Records(file, parse) for file in files])
 
 
@@ -175,7 +197,9 @@ def _datasets():
     try:
         import datasets
     except ImportError:
-        raise ImportError(f"reading parquet and sets of the hub needs {EXTRA}") from None
+        raise ImportError(
+            f"reading parquet and sets of the hub needs {EXTRA}"
+        ) from None
     datasets.disable_progress_bars()
     return datasets
 
@@ -188,7 +212,9 @@ def _parquet(files: list[str], cache: str):
     import pyarrow.dataset
     import pyarrow.parquet
 
-    options = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    options = pyarrow.dataset.ParquetFragmentScanOptions(
+        page_checksum_verification=True
+    )
     try:
         return datasets.load_dataset(
             "parquet", data_files=files, split="train", cache_dir=cache or None,
@@ -197,13 +223,17 @@ def _parquet(files: list[str], cache: str):
     except Exception as error:  # datasets wraps what pyarrow raises, and names no file
         for file in files:
             try:
-                with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+                with pyarrow.parquet.ParquetFile(
+                    file, page_checksum_verification=True
+                ) as opened:
                     for group in range(opened.num_row_groups):
                         opened.read_row_group(group)
             except (OSError, pyarrow.ArrowException) as damage:
                 found = " ".join(str(damage).split())
                 raise ValueError(f"{file}: damaged ({found}); copy it again") from error
-        raise ValueError(f"{files[0]}, ...: not one table ({error.__cause__ or error})") from error
+        raise ValueError(
+            f"{files[0]}, ...: not one table ({error.__cause__ or error})"
+        ) from error
 
 
 def _saved_dataset(folder: str, split: str) -> Arrow:
@@ -211,7 +241,9 @@ def _saved_dataset(folder: str, split: str) -> Arrow:
     found = _datasets().load_from_disk(folder)
     if isinstance(found, dict):
         if split not in found:
-            raise ValueError(f"{folder}@{split}: choose a split, {folder}@{'|'.join(found)}")
+            raise ValueError(
+                f"{folder}@{split}: choose a split, {folder}@{'|'.join(found)}"
+            )
         found = found[split]
     return Arrow(found, Path(folder).name)
 
@@ -221,10 +253,14 @@ def _hub_dataset(base: str, split: str, cache: str) -> Arrow:
     datasets = _datasets()
     name, _, config = base.partition(":")
     try:
-        found = datasets.load_dataset(name, config or None, split=split, cache_dir=cache or None)
+        found = datasets.load_dataset(
+            name, config or None, split=split, cache_dir=cache or None
+        )
     except Exception as error:  # of huggingface_hub, of the network, of datasets
         said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{base}@{split}: no such file here, and on the hub: {said}") from error
+        raise ValueError(
+            f"{base}@{split}: no such file here, and on the hub: {said}"
+        ) from error
     return Arrow(found, name)
 
 
@@ -249,11 +285,15 @@ def _copy(path: str, cache: str) -> list[str]:
 
 
 def _copied(system, name: str, folder: Path) -> str:
-    mark = hashlib.sha256(f"{system.protocol} {name} {system.ukey(name)}".encode()).hexdigest()
+    mark = hashlib.sha256(
+        f"{system.protocol} {name} {system.ukey(name)}".encode()
+    ).hexdigest()
     copy = folder / mark[:16] / Path(name).name
     if not copy.is_file():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        partial = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.partial")  # others copy as well
+        partial = copy.with_name(
+            f"{copy.name}.{uuid.uuid4().hex}.partial"
+        )  # others copy as well
         system.get_file(name, str(partial))
         os.replace(partial, copy)
     return str(copy)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 import jax
 
 from r1v3_jax.config import Run
-from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.processing.processor import Processor
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import Sampler, sample
+from r1v3_jax.rollout.sampler import GroupSampler, sample
 from r1v3_jax.run import weights
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.types import Example
 
 
@@ -34,9 +34,9 @@ def ask(
     tokenizer.check_model(described)
     chat = tokenizer.chat.but(config.system, config.opening)  # as GRPO would ask
     tokenizer = dataclasses.replace(tokenizer, chat=chat)
-    sampler = Sampler(
-        encoder=Encoder(described, tokenizer),
-        sampling=Sampling(
+    sampler = GroupSampler(
+        processor=Processor(described, tokenizer),
+        sampling=SamplingParams(
             max_tokens=config.grpo.max_completion_tokens,
             temperature=temperature,
             banned=tokenizer.banned_token_ids,

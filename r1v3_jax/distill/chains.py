@@ -48,7 +48,9 @@ def rambles(ids: np.ndarray, ngram: int, repeats: int) -> bool:
     return max(seen.values(), default=0) > repeats
 
 
-def chains(groups: Iterable[tuple[int, Group]], keep: Filter) -> tuple[list[dict], dict[str, int]]:
+def chains(
+    groups: Iterable[tuple[int, Group]], keep: Filter
+) -> tuple[list[dict], dict[str, int]]:
     """Rows for the questions of `rollout.sample`, and how many samples met which verdict.
 
     Of an example's kept chains the shortest is taken; an example without one has no row.
@@ -60,5 +62,7 @@ def chains(groups: Iterable[tuple[int, Group]], keep: Filter) -> tuple[list[dict
         kept = [g for g, verdict in enumerate(said) if verdict == "kept"]
         if kept:
             best = min(kept, key=lambda g: (group.completions.lengths[g], g))
-            rows.append({"index": index, "id": group.example.id, "chain": group.texts[best]})
+            rows.append(
+                {"index": index, "id": group.example.id, "chain": group.texts[best]}
+            )
     return rows, dict(verdicts)

@@ -12,7 +12,9 @@ def pass_rates(groups: Iterable[tuple[int, Group]]) -> list[dict]:
     """
     rows = []
     for index, group in groups:
-        right = [s.verdict is Verdict.RIGHT for s in group.scores if s.total is not None]
+        right = [
+            s.verdict is Verdict.RIGHT for s in group.scores if s.total is not None
+        ]
         rate = sum(right) / len(right) if right else None
         row = {"index": index, "id": group.example.id, "source": group.example.source}
         rows.append({**row, "pass_rate": rate, "samples": len(right)})

@@ -8,12 +8,17 @@ from collections.abc import Callable
 from r1v3_jax.evaluate.statistics import wilson
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import Sampler, sample
+from r1v3_jax.rollout.sampler import GroupSampler, sample
 from r1v3_jax.types import Example
 
 
 def sample_groups(
-    sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
+    sampler: GroupSampler,
+    model,
+    source: Callable[[int], Example],
+    count: int,
+    batch: int,
+    key,
 ) -> list[Group]:
     """Samples for the first `count` good rows of a source, `batch` prompts at a time; without their
     pictures, which in a large set would fill the memory.
@@ -34,5 +39,7 @@ def accuracy(groups: list[Group]) -> dict[str, float]:
     gives for an answer that is not counts in rewards, and not here.
     """
     scores = [s for group in groups for s in group.scores if s.total is not None]
-    mean, low, high = wilson(sum(s.verdict is Verdict.RIGHT for s in scores), len(scores))
+    mean, low, high = wilson(
+        sum(s.verdict is Verdict.RIGHT for s in scores), len(scores)
+    )
     return {"mean": mean, "low": low, "high": high, "n": len(scores)}

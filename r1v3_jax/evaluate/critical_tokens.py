@@ -43,7 +43,9 @@ def critical_mask(ids: np.ndarray, sequences: list[list[int]]) -> np.ndarray:
     return mask
 
 
-def entropies(groups: list[Group], sequences: list[list[int]], high: float) -> dict[str, float]:
+def entropies(
+    groups: list[Group], sequences: list[list[int]], high: float
+) -> dict[str, float]:
     """Token entropies of the policy over samples, in nats, at the sampling temperature.
 
     critical_entropy: the mean entropy of the distributions that emitted the first token of a
@@ -55,7 +57,9 @@ def entropies(groups: list[Group], sequences: list[list[int]], high: float) -> d
     for group in groups:
         for g, size in enumerate(group.completions.lengths):
             entropy = group.completions.entropies[g, :size]
-            at = np.flatnonzero(critical_mask(group.completions.tokens[g, :size], sequences))
+            at = np.flatnonzero(
+                critical_mask(group.completions.tokens[g, :size], sequences)
+            )
             every.append(entropy)
             if len(at):
                 count += len(at)
@@ -67,6 +71,8 @@ def entropies(groups: list[Group], sequences: list[list[int]], high: float) -> d
         "entropy": float(every.mean()),
         "high_entropy_fraction": float((every > high).mean()),
         "critical_entropy": float(np.mean(critical)) if critical else float("nan"),
-        "critical_entropy_next": float(np.nanmean(following)) if critical else float("nan"),
+        "critical_entropy_next": float(np.nanmean(following))
+        if critical
+        else float("nan"),
         "critical_count": count,
     }

@@ -23,9 +23,15 @@ def select(checkpoints: list[dict], by: str) -> tuple[dict, str]:
         )
     pool = checkpoints
     if by == "both":
-        pool = [c for c in checkpoints if c["accuracy"]["high"] >= best["accuracy"]["low"]]
+        pool = [
+            c for c in checkpoints if c["accuracy"]["high"] >= best["accuracy"]["low"]
+        ]
     chosen = max(pool, key=lambda c: (_entropy(c), c["accuracy"]["mean"]))
-    among = f", of the {len(pool)} not clearly below the best in accuracy" if by == "both" else ""
+    among = (
+        f", of the {len(pool)} not clearly below the best in accuracy"
+        if by == "both"
+        else ""
+    )
     return chosen, (
         f"step {chosen['step']}: the highest critical-token entropy, "
         f"{chosen['critical_entropy']:.3f} nats{among}"
@@ -62,4 +68,6 @@ def correlation(checkpoints: list[dict]) -> float:
         for c in checkpoints
         if not np.isnan(c["critical_entropy"])
     ]
-    return rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 1 else float("nan")
+    return (
+        rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 1 else float("nan")
+    )

@@ -13,7 +13,9 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float, float
     """
     successes, n = int(successes), int(n)
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes in {n} trials; wanted 0 <= successes <= trials")
+        raise ValueError(
+            f"{successes} successes in {n} trials; wanted 0 <= successes <= trials"
+        )
     if n == 0:
         return math.nan, 0.0, 1.0
     p = successes / n
@@ -31,7 +33,9 @@ def rank_correlation(x, y) -> float:
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"two rows of equal length are wanted, got shapes {x.shape} and {y.shape}")
+        raise ValueError(
+            f"two rows of equal length are wanted, got shapes {x.shape} and {y.shape}"
+        )
     if len(x) < 2 or np.isnan(x).any() or np.isnan(y).any():
         return math.nan
     a, b = (ranks - ranks.mean() for ranks in (_ranks(x), _ranks(y)))

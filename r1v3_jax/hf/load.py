@@ -27,7 +27,11 @@ from r1v3_jax.hf.weights import NOT_WEIGHTS, Piece, pieces, renamed
 from r1v3_jax.models import build, r1v3
 from r1v3_jax.sharding import shardings
 
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names -> numpy's
+DTYPES = {
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+}  # safetensors' names -> numpy's
 INDEX = "model.safetensors.index.json"
 
 
@@ -54,36 +58,50 @@ def load(
     Raises FileNotFoundError or ValueError with every problem of the directory, before any device is
     touched.
     """
-    return Checkpoint.open(directory).load(dtype, mesh, compute, rope_impl, vocab_multiple)
+    return Checkpoint.open(directory).load(
+        dtype, mesh, compute, rope_impl, vocab_multiple
+    )
 
 
-def _flat(state) -> dict:
-    return {".".join(path): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+def flatten_state(state) -> dict:
+    return {
+        ".".join(path): variable.get_value()
+        for path, variable in nnx.to_flat_state(state)
+    }
 
 
-def _assemble(checkpoint: "Checkpoint", abstract: dict, placed: dict) -> dict[str, jax.Array]:
+def _assemble(
+    checkpoint: "Checkpoint", abstract: dict, placed: dict
+) -> dict[str, jax.Array]:
     """The parameters, from the pieces in the files. `abstract` are their shapes, `placed` their
     shardings.
     """
-    arrays = _zeros({p.param: abstract[p.param] for p in checkpoint.pieces if p.index}, placed)
+    arrays = _zeros(
+        {p.param: abstract[p.param] for p in checkpoint.pieces if p.index}, placed
+    )
     for piece in checkpoint.pieces:
         whole, sharding = abstract[piece.param], placed.get(piece.param)
         shape = whole.shape[len(piece.index) :]
         if piece.index and sharding is not None:
             spec = PartitionSpec(*sharding.spec[len(piece.index) :])
             sharding = NamedSharding(sharding.mesh, spec)
-        part = _put(piece.to_ours(checkpoint.read(piece.name)), shape, whole.dtype, sharding)
+        part = _put(
+            piece.to_ours(checkpoint.read(piece.name)), shape, whole.dtype, sharding
+        )
         if piece.index:
             # The buffer is donated: there are never two of it.
             part = _write(arrays[piece.param], part, np.asarray(piece.index, np.int32))
-        arrays[piece.param] = part.block_until_ready()  # the host's copy is gone before the next
+        arrays[piece.param] = (
+            part.block_until_ready()
+        )  # the host's copy is gone before the next
     return arrays
 
 
 def _zeros(wanted: dict, placed: dict) -> dict[str, jax.Array]:
     out = {name: placed[name] for name in wanted} if placed else None
     return jax.jit(
-        lambda: {name: jnp.zeros(w.shape, w.dtype) for name, w in wanted.items()}, out_shardings=out
+        lambda: {name: jnp.zeros(w.shape, w.dtype) for name, w in wanted.items()},
+        out_shardings=out,
     )()
 
 
@@ -110,7 +128,9 @@ def _put(part: np.ndarray, shape: tuple[int, ...], dtype, sharding) -> jax.Array
 @jax.jit(donate_argnums=0)
 def _write(buffer, part, index):
     start = [*index, *[0] * part.ndim]
-    return jax.lax.dynamic_update_slice(buffer, part.reshape((1,) * len(index) + part.shape), start)
+    return jax.lax.dynamic_update_slice(
+        buffer, part.reshape((1,) * len(index) + part.shape), start
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +170,13 @@ class Checkpoint:
         config = read_config.collect(directory, problems)
         tensors, lost = _headers(directory, problems)
         if config is None:
-            read_config.refuse(directory, problems)
+            read_config.raise_problems(directory, problems)
         layout = _layout({*tensors, *(lost or ())}, config)
         if not problems:
             config = _resolve_tie(config, tensors, layout)
         wanted = list(pieces(config, layout))
         _compare(wanted, tensors, lost, config, layout, problems)
-        read_config.refuse(directory, problems)
+        read_config.raise_problems(directory, problems)
         return cls(directory, config, wanted, tensors)
 
     def load(
@@ -184,8 +204,10 @@ class Checkpoint:
         mesh = jax.sharding.get_mesh() if mesh is None else mesh
         placed = {}
         if not mesh.empty:
-            placed = _flat(shardings(nnx.merge(graph, state), compute.rules, mesh))
-        arrays = _assemble(self, _flat(state), placed)
+            placed = flatten_state(
+                shardings(nnx.merge(graph, state), compute.rules, mesh)
+            )
+        arrays = _assemble(self, flatten_state(state), placed)
         state = nnx.map_state(
             lambda path, variable: variable.replace(arrays[".".join(path)]), state
         )
@@ -205,7 +227,9 @@ class Checkpoint:
         )
 
 
-def _headers(directory: Path, problems: list[str]) -> tuple[dict[str, Tensor], set[str] | None]:
+def _headers(
+    directory: Path, problems: list[str]
+) -> tuple[dict[str, Tensor], set[str] | None]:
     """Name -> tensor of all files; and the names that the files which cannot be read should hold.
 
     Those names are known from the index only: None where a file cannot be read and nothing says
@@ -221,7 +245,9 @@ def _headers(directory: Path, problems: list[str]) -> tuple[dict[str, Tensor], s
         read.add(path.name)
         for name, tensor in header.items():
             if name in tensors:
-                problems.append(f"{name} is in both {tensors[name].path.name} and {path.name}")
+                problems.append(
+                    f"{name} is in both {tensors[name].path.name} and {path.name}"
+                )
             tensors[name] = tensor
     problems += found
     if found and not index:
@@ -235,8 +261,14 @@ def _files(directory: Path, problems: list[str]) -> tuple[list[Path], dict[str, 
     if not os.path.lexists(path):
         paths = sorted(directory.glob("*.safetensors"))
         if not paths:
-            pickles = sorted(p.name for p in (*directory.glob("*.bin"), *directory.glob("*.pt*")))
-            hint = f"; {pickles[0]} is a pickle, which is never read: convert it" if pickles else ""
+            pickles = sorted(
+                p.name for p in (*directory.glob("*.bin"), *directory.glob("*.pt*"))
+            )
+            hint = (
+                f"; {pickles[0]} is a pickle, which is never read: convert it"
+                if pickles
+                else ""
+            )
             problems.append(f"no *.safetensors file{hint}")
         return paths, {}
     try:
@@ -253,9 +285,13 @@ def _files(directory: Path, problems: list[str]) -> tuple[list[Path], dict[str, 
         if Path(name).name != name:
             problems.append(f"{INDEX}: {name!r} lies outside the directory")
         elif not name.endswith(".safetensors"):
-            problems.append(f"{INDEX}: {name!r} is not a *.safetensors file; convert it")
+            problems.append(
+                f"{INDEX}: {name!r} is not a *.safetensors file; convert it"
+            )
         elif not os.path.lexists(directory / name):
-            problems.append(f"{name} is missing; the index places {tensors} tensors in it")
+            problems.append(
+                f"{name} is missing; the index places {tensors} tensors in it"
+            )
         else:
             paths.append(directory / name)
     return paths, index
@@ -270,10 +306,17 @@ def _header(path: Path, problems: list[str]) -> dict[str, Tensor] | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            slices = {n: file.get_slice(n) for n in file.keys() if not NOT_WEIGHTS.search(n)}
-            return {n: Tensor(path, tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+            slices = {
+                n: file.get_slice(n) for n in file.keys() if not NOT_WEIGHTS.search(n)
+            }
+            return {
+                n: Tensor(path, tuple(s.get_shape()), s.get_dtype())
+                for n, s in slices.items()
+            }
     except (SafetensorError, OSError) as error:
-        problems.append(f"{path.name} is cut short or damaged ({error}); download it again")
+        problems.append(
+            f"{path.name} is cut short or damaged ({error}); download it again"
+        )
         return None
 
 
@@ -287,22 +330,35 @@ def _layout(names: set[str], config: ModelConfig) -> str:
     return "hf"
 
 
-def _resolve_tie(config: ModelConfig, tensors: dict[str, Tensor], layout: str) -> ModelConfig:
+def _resolve_tie(
+    config: ModelConfig, tensors: dict[str, Tensor], layout: str
+) -> ModelConfig:
     """Whether the head is the embedding, from what the files hold.
 
     InternVLConfig says true by default, also above files with a head of its own: transformers then
     keeps both, and so does this.
     """
-    names = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
+    names = (
+        "language_model.model.embed_tokens.weight",
+        "language_model.lm_head.weight",
+    )
     embedding, head = (renamed(name, layout) for name in names)
-    if not config.text.tie_embeddings or embedding not in tensors or head not in tensors:
+    if (
+        not config.text.tie_embeddings
+        or embedding not in tensors
+        or head not in tensors
+    ):
         return config
     if _equal(tensors, embedding, head):
         return config
     logging.warning(
-        "tie_word_embeddings is true, but %s differs from %s; keeping both", head, embedding
+        "tie_word_embeddings is true, but %s differs from %s; keeping both",
+        head,
+        embedding,
     )
-    return dataclasses.replace(config, text=dataclasses.replace(config.text, tie_embeddings=False))
+    return dataclasses.replace(
+        config, text=dataclasses.replace(config.text, tie_embeddings=False)
+    )
 
 
 def _equal(tensors: dict[str, Tensor], a: str, b: str, step: int = 4096) -> bool:
@@ -348,4 +404,6 @@ def _compare(
     head = renamed("language_model.lm_head.weight", layout)
     for name in sorted(set(tensors) - set(expected)):
         if not (config.text.tie_embeddings and name == head):
-            problems.append(f"{tensors[name].path.name}: {name} is not a weight of this model")
+            problems.append(
+                f"{tensors[name].path.name}: {name} is not a weight of this model"
+            )

@@ -13,7 +13,11 @@ from r1v3_jax.processing import tokenizer_files
 
 
 def write(
-    directory: Path, config: ModelConfig, layout: str, tokenizer, chat_template: str | None
+    directory: Path,
+    config: ModelConfig,
+    layout: str,
+    tokenizer,
+    chat_template: str | None,
 ) -> None:
     """Writes them all but the checksums. `tokenizer` is a directory or None."""
     for name, value in _settings(config, layout).items():
@@ -30,7 +34,10 @@ def write(
 
 
 def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:
-    generation = {"eos_token_id": config.end_token_id, "pad_token_id": config.pad_token_id}
+    generation = {
+        "eos_token_id": config.end_token_id,
+        "pad_token_id": config.pad_token_id,
+    }
     if config.vision is None:
         return {"generation_config.json": generation}
     size = {"height": config.vision.image_size, "width": config.vision.image_size}
@@ -50,7 +57,10 @@ def _settings(config: ModelConfig, layout: str) -> dict[str, dict]:
         "image_mean": read_config.IMAGE_MEAN,
         "image_std": read_config.IMAGE_STD,
     }
-    files = {"generation_config.json": generation, "preprocessor_config.json": preprocessor}
+    files = {
+        "generation_config.json": generation,
+        "preprocessor_config.json": preprocessor,
+    }
     if layout == "hf":  # the original layout has no processor that transformers knows
         named = {"processor_class": "InternVLProcessor"}
         files["preprocessor_config.json"] = {**named, **preprocessor}
@@ -86,7 +96,9 @@ def _name_image_tokens(directory: Path) -> None:
         "context_image_token": read_config.IMAGE_TOKEN,
         "video_token": video,
     }
-    listed = settings.pop("extra_special_tokens", None)  # a list in transformers 5, or named ones
+    listed = settings.pop(
+        "extra_special_tokens", None
+    )  # a list in transformers 5, or named ones
     if isinstance(listed, dict):
         named = {**listed, **named}
     elif listed:

@@ -34,7 +34,7 @@ def read(directory) -> ModelConfig:
     """The ModelConfig of a checkpoint directory. Raises ValueError with every problem found."""
     problems: list[str] = []
     config = collect(Path(directory), problems)
-    refuse(directory, problems)
+    raise_problems(directory, problems)
     return config
 
 
@@ -59,12 +59,16 @@ def collect(directory: Path, problems: list[str]) -> ModelConfig | None:
 SHOWN = 20  # problems listed one by one; a wrong config makes thousands
 
 
-def refuse(directory, problems: list[str]) -> None:
+def raise_problems(directory, problems: list[str]) -> None:
     """ValueError that lists `problems`, if there are any."""
     if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        more = (
+            [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        )
         listed = "\n  ".join(problems[:SHOWN] + more)
-        raise ValueError(f"{directory} cannot be loaded, {len(problems)} problem(s):\n  {listed}")
+        raise ValueError(
+            f"{directory} cannot be loaded, {len(problems)} problem(s):\n  {listed}"
+        )
 
 
 def _read(raw: dict, directory: Path, problems: list[str]) -> ModelConfig | None:
@@ -91,7 +95,9 @@ def _read(raw: dict, directory: Path, problems: list[str]) -> ModelConfig | None
         text["tie_embeddings"] = bool(raw.get("tie_word_embeddings", default))
         image_token_id = _image_token_id(raw, directory, original, problems)
     if raw.get("quantization_config") or text_raw.get("quantization_config"):
-        problems.append("quantised weights (quantization_config); wanted bfloat16 or float32 ones")
+        problems.append(
+            "quantised weights (quantization_config); wanted bfloat16 or float32 ones"
+        )
     end = _token_id("eos_token_id", (text_raw, raw), 151645, problems)
     pad = _token_id("pad_token_id", (text_raw, raw), end, problems)
     # The configs of models that grew out of a base model may still name the end of a document.
@@ -119,11 +125,11 @@ def _text(raw: dict, problems: list[str]) -> dict:
     elif family in FAMILIES:
         _architecture(raw, ARCHITECTURES[family], problems, LM)
     else:
-        problems.append(f"language model_type {family!r}; supported are qwen2, qwen3 and llama")
+        problems.append(
+            f"language model_type {family!r}; supported are qwen2, qwen3 and llama"
+        )
         return {}
-    wanted = (
-        "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size".split()
-    )
+    wanted = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size".split()
     missing = [key for key in wanted if raw.get(key) is None]
     if missing:
         problems.append(f"{LM}config lacks {', '.join(missing)}")
@@ -141,10 +147,14 @@ def _text(raw: dict, problems: list[str]) -> dict:
         problems.append(
             f"layer_types {sorted(set(raw['layer_types']))}; only full_attention is supported"
         )
-    rope = _object(raw, "rope_parameters", problems) or _object(raw, "rope_scaling", problems)
+    rope = _object(raw, "rope_parameters", problems) or _object(
+        raw, "rope_scaling", problems
+    )
     kind = rope.get("rope_type", rope.get("type")) or "default"
     if kind not in ("default", "dynamic"):
-        problems.append(f"RoPE scaling {kind!r}; supported are none ('default') and 'dynamic'")
+        problems.append(
+            f"RoPE scaling {kind!r}; supported are none ('default') and 'dynamic'"
+        )
     if kind == "dynamic" and rope.get("factor") is None:
         problems.append("RoPE scaling 'dynamic' lacks its factor")
     theta = raw if rope.get("rope_theta") is None else rope
@@ -156,15 +166,21 @@ def _text(raw: dict, problems: list[str]) -> dict:
         embed=embed,
         layers=layers,
         heads=heads,
-        kv_heads=_number(raw, "num_key_value_heads", problems, LM, default=heads, whole=True),
-        head_dim=_number(raw, "head_dim", problems, LM, default=max(embed // heads, 1), whole=True),
+        kv_heads=_number(
+            raw, "num_key_value_heads", problems, LM, default=heads, whole=True
+        ),
+        head_dim=_number(
+            raw, "head_dim", problems, LM, default=max(embed // heads, 1), whole=True
+        ),
         mlp=mlp,
         norm_eps=_number(raw, "rms_norm_eps", problems, LM, default=1e-6),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
         rope_theta=float(_number(theta, "rope_theta", problems, LM, default=1.0)),
-        rope_factor=float(_number(scaled, "factor", problems, "RoPE scaling: ", default=1.0)),
+        rope_factor=float(
+            _number(scaled, "factor", problems, "RoPE scaling: ", default=1.0)
+        ),
         max_positions=_number(
             raw, "max_position_embeddings", problems, LM, default=32768, whole=True
         ),
@@ -172,8 +188,12 @@ def _text(raw: dict, problems: list[str]) -> dict:
 
 
 def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
-    wanted = "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
-    missing = [key for key in (*wanted, "image_size", "patch_size") if raw.get(key) is None]
+    wanted = (
+        "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
+    )
+    missing = [
+        key for key in (*wanted, "image_size", "patch_size") if raw.get(key) is None
+    ]
     if missing:
         problems.append(f"vision_config lacks {', '.join(missing)}")
     embed, layers, heads, mlp = (
@@ -187,7 +207,9 @@ def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
     # The defaults are those of InternVisionConfig, made for the 6B tower, and InternVLVisionConfig.
     norm = raw.get("norm_type") or ("rms_norm" if original else "layer_norm")
     if norm not in ("layer_norm", "rms_norm"):
-        problems.append(f"vision norm_type {norm!r}; supported are layer_norm and rms_norm")
+        problems.append(
+            f"vision norm_type {norm!r}; supported are layer_norm and rms_norm"
+        )
     sizes = {}
     for key in ("image_size", "patch_size"):
         side = raw.get(key)
@@ -206,13 +228,17 @@ def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
         norm=norm,
         norm_eps=eps,
         qkv_bias=bool(raw.get("qkv_bias" if original else "attention_bias", False)),
-        qk_norm=bool(raw.get("qk_normalization" if original else "use_qk_norm", original)),
+        qk_norm=bool(
+            raw.get("qk_normalization" if original else "use_qk_norm", original)
+        ),
         # The original code uses the block norms' eps here; transformers its class default.
         qk_norm_eps=eps if original else 1e-6,
     )
 
 
-def _check_top(raw: dict, vision_raw: dict, original: bool, problems: list[str]) -> None:
+def _check_top(
+    raw: dict, vision_raw: dict, original: bool, problems: list[str]
+) -> None:
     _want(raw, "downsample_ratio", 0.5, problems)
     if original:
         # InternVLChatConfig's own default is v1, whose tokens are transposed; all published models
@@ -253,7 +279,9 @@ def _with_processor(
         _want(processor, "min_patches", 1, found)
         # Not crop_to_patches: the published files say false, and InternVLProcessor cuts all the
         # same.
-        tiles = _number(processor, "max_patches", found, default=config.max_tiles, whole=True)
+        tiles = _number(
+            processor, "max_patches", found, default=config.max_tiles, whole=True
+        )
         if raw.get("max_dynamic_patch") is None:
             config = dataclasses.replace(config, max_tiles=tiles)
     except (ValueError, OSError) as error:
@@ -262,7 +290,9 @@ def _with_processor(
     return config
 
 
-def _architecture(raw: dict, known: tuple[str, ...], problems: list[str], of: str = "") -> str:
+def _architecture(
+    raw: dict, known: tuple[str, ...], problems: list[str], of: str = ""
+) -> str:
     """The class that a config names, one of `known`; the first of them if it names none."""
     named = raw.get("architectures") or []
     for name in known:
@@ -282,14 +312,24 @@ def _object(raw: dict, key: str, problems: list[str]) -> dict:
 
 
 def _number(
-    raw: dict, key: str, problems: list[str], of: str = "", *, default, whole: bool = False
+    raw: dict,
+    key: str,
+    problems: list[str],
+    of: str = "",
+    *,
+    default,
+    whole: bool = False,
 ):
     """raw[key], a positive number; `default` where there is none, and in the place of anything else
     so that the rest can be looked at.
     """
     value = default if raw.get(key) is None else raw[key]
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, kinds)
+        or not 0 < value < math.inf
+    ):
         wanted = "a positive whole number" if whole else "a positive number"
         problems.append(f"{of}{key} is {value!r}; it must be {wanted}")
         return default
@@ -302,7 +342,9 @@ def _want(raw: dict, key: str, value, problems: list[str], of: str = "") -> None
         problems.append(f"{of}{key} is {got!r}; only {value!r} is supported")
 
 
-def _token_id(key: str, raws: tuple[dict, ...], default: int, problems: list[str]) -> int:
+def _token_id(
+    key: str, raws: tuple[dict, ...], default: int, problems: list[str]
+) -> int:
     """The token under `key` in the first of `raws` that has one; of several the first."""
     value = next((raw[key] for raw in raws if raw.get(key) is not None), default)
     value = value[0] if isinstance(value, list) and value else value
@@ -312,8 +354,13 @@ def _token_id(key: str, raws: tuple[dict, ...], default: int, problems: list[str
     return value
 
 
-def _image_token_id(raw: dict, directory: Path, original: bool, problems: list[str]) -> int:
-    for key in ("image_token_id", "image_token_index"):  # the second in transformers' first release
+def _image_token_id(
+    raw: dict, directory: Path, original: bool, problems: list[str]
+) -> int:
+    for key in (
+        "image_token_id",
+        "image_token_index",
+    ):  # the second in transformers' first release
         if raw.get(key) is not None:
             return _token_id(key, (raw,), 151667, problems)
     if original:  # there it is the tokenizer's business

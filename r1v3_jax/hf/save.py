@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from r1v3_jax import checksums, files
 from r1v3_jax.config import ModelConfig
 from r1v3_jax.hf import processor_files, read_config, write_config
-from r1v3_jax.hf.load import INDEX, _flat
+from r1v3_jax.hf.load import INDEX, flatten_state
 from r1v3_jax.hf.weights import VOCAB, Piece, pieces
 from r1v3_jax.models import r1v3
 from r1v3_jax.models.flops import num_params
@@ -43,12 +43,18 @@ def save(
     first one writes.
     """
     if layout not in read_config.LAYOUTS:
-        raise ValueError(f"layout {layout!r}; choose from {', '.join(read_config.LAYOUTS)}")
-    flat = _flat(nnx.state(model))
-    config_json = write_config.write(model.config, layout, str(flat["language.embedding"].dtype))
-    with files.whole_directory(directory) as (partial, first):
+        raise ValueError(
+            f"layout {layout!r}; choose from {', '.join(read_config.LAYOUTS)}"
+        )
+    flat = flatten_state(nnx.state(model))
+    config_json = write_config.write(
+        model.config, layout, str(flat["language.embedding"].dtype)
+    )
+    with files.atomic_directory(directory) as (partial, first):
         if first:
-            processor_files.write(partial, model.config, layout, tokenizer, chat_template)
+            processor_files.write(
+                partial, model.config, layout, tokenizer, chat_template
+            )
         _write_weights(model.config, flat, partial, layout, max_shard_bytes, first)
         if first:
             # Last, so that what an interrupted save leaves behind does not load.
@@ -101,7 +107,9 @@ def _fetch(array: jax.Array, piece: Piece) -> np.ndarray:
     """A piece of a parameter on every host, pad rows dropped."""
     # A process cannot read what only another's devices hold.
     everywhere = not array.is_fully_addressable
-    host = np.asarray(_take(array, np.asarray(piece.index, np.int32), everywhere=everywhere))
+    host = np.asarray(
+        _take(array, np.asarray(piece.index, np.int32), everywhere=everywhere)
+    )
     return host[: piece.sizes["v"]] if piece.param in VOCAB else host
 
 
@@ -110,5 +118,7 @@ def _take(array, index, *, everywhere: bool):
     for i in index:
         array = jax.lax.dynamic_index_in_dim(array, i, 0, keepdims=False)
     if everywhere:
-        array = jax.reshard(array, NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec()))
+        array = jax.reshard(
+            array, NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec())
+        )
     return array

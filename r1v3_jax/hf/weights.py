@@ -81,17 +81,27 @@ WEIGHTS = {  # ours -> (original name, hf name, pattern)
         for ours, original, hf, pattern in VISION_WEIGHTS
     },
     **{
-        f"connector.{ours}": (f"mlp1.{original}", f"multi_modal_projector.{hf}", pattern)
+        f"connector.{ours}": (
+            f"mlp1.{original}",
+            f"multi_modal_projector.{hf}",
+            pattern,
+        )
         for ours, original, hf, pattern in CONNECTOR_WEIGHTS
     },
     **{
-        f"language.{ours}": (f"language_model.{name}", f"language_model.{name}", pattern)
+        f"language.{ours}": (
+            f"language_model.{name}",
+            f"language_model.{name}",
+            pattern,
+        )
         for ours, name, pattern in LANGUAGE_WEIGHTS
     },
 }
 
 VOCAB = ("language.embedding", "language.head")  # their rows are padded in memory
-NOT_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")  # a buffer that old checkpoints carry along
+NOT_WEIGHTS = re.compile(
+    r"rotary_emb\.inv_freq$"
+)  # a buffer that old checkpoints carry along
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +129,16 @@ class Piece:
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
         left, right = self.pattern.split("->")
-        return np.ascontiguousarray(einops.rearrange(array, f"{right} -> {left}", **self.sizes))
+        return np.ascontiguousarray(
+            einops.rearrange(array, f"{right} -> {left}", **self.sizes)
+        )
 
 
 def _shape(side: str, sizes: dict[str, int]) -> tuple[int, ...]:
     groups = re.findall(r"\(([^)]*)\)|(\w+)", side)
     return tuple(
-        math.prod(sizes.get(axis, 1) for axis in (group or one).split()) for group, one in groups
+        math.prod(sizes.get(axis, 1) for axis in (group or one).split())
+        for group, one in groups
     )
 
 
@@ -136,7 +149,12 @@ def pieces(config: ModelConfig, layout: str) -> Iterator[Piece]:
     t, v = config.text, config.vision
     sizes = {
         "language": dict(
-            v=t.vocab_size, d=t.embed, k=t.kv_heads, q=t.queries_per_kv, h=t.head_dim, f=t.mlp
+            v=t.vocab_size,
+            d=t.embed,
+            k=t.kv_heads,
+            q=t.queries_per_kv,
+            h=t.head_dim,
+            f=t.mlp,
         )
     }
     if v is not None:
@@ -161,10 +179,18 @@ def pieces(config: ModelConfig, layout: str) -> Iterator[Piece]:
         for index in stacked:
             parts = [("", index, pattern)]
             if "{p}" in name:
-                parts = [(p, (*index, n), pattern.replace("p ", "")) for n, p in enumerate("qkv")]
+                parts = [
+                    (p, (*index, n), pattern.replace("p ", ""))
+                    for n, p in enumerate("qkv")
+                ]
             for part, at, form in parts:
-                letters = {letter: sizes[path[0]][letter] for letter in re.findall("[a-z]", form)}
-                yield Piece(param, at, name.replace("{p}", part).format(*index), form, letters)
+                letters = {
+                    letter: sizes[path[0]][letter]
+                    for letter in re.findall("[a-z]", form)
+                }
+                yield Piece(
+                    param, at, name.replace("{p}", part).format(*index), form, letters
+                )
 
 
 def renamed(name: str, layout: str) -> str:

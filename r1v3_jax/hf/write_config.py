@@ -169,4 +169,6 @@ class ChatConfig(PretrainedConfig):
 
 def original_class(config: ModelConfig) -> str:
     skywork = config.architecture == "SkyworkR1VChatModel"
-    return ORIGINAL_CLASS.format(model_type="skywork_chat" if skywork else "internvl_chat")
+    return ORIGINAL_CLASS.format(
+        model_type="skywork_chat" if skywork else "internvl_chat"
+    )

@@ -4,7 +4,11 @@ import numpy as np
 
 
 def group_advantages(
-    rewards: np.ndarray, valid: np.ndarray, *, divide_by_std: bool = True, eps: float = 1e-6
+    rewards: np.ndarray,
+    valid: np.ndarray,
+    *,
+    divide_by_std: bool = True,
+    eps: float = 1e-6,
 ) -> np.ndarray:
     """(r - mean) / (std + eps) within each group: float32[P, G], bool[P, G] -> float32[P, G].
 
@@ -33,7 +37,10 @@ def token_weights(mask: np.ndarray, aggregation: str, max_tokens: int) -> np.nda
     constant   1 / max_tokens / samples: no length in the denominator (Dr. GRPO)
     """
     mask = np.asarray(mask, bool)
-    tokens, samples = mask.sum(axis=1, keepdims=True), max(int(mask.any(axis=1).sum()), 1)
+    tokens, samples = (
+        mask.sum(axis=1, keepdims=True),
+        max(int(mask.any(axis=1).sum()), 1),
+    )
     if aggregation == "token":
         weight = np.full_like(tokens, 1 / max(int(mask.sum()), 1), np.float64)
     elif aggregation == "sequence":

@@ -56,4 +56,6 @@ def importance_weights(
     """min(exp(old - sampler), cap), without gradient: what a token counts for, given that the
     sampler's forward pass and not the trainer's drew it (truncated importance sampling).
     """
-    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(old_logprobs - sampler_logprobs), cap))
+    return jax.lax.stop_gradient(
+        jnp.minimum(jnp.exp(old_logprobs - sampler_logprobs), cap)
+    )

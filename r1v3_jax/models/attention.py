@@ -2,8 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as splash_mask,
+)
 from jax.sharding import PartitionSpec
 
 from r1v3_jax.sharding import repeat_rows, split_rows
@@ -32,12 +36,18 @@ def causal_mask(segment_ids: jax.Array) -> jax.Array:
     return same & (order[:, None] >= order[None, :])
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None
+) -> jax.Array:
     """softmax(q k / sqrt(H)) v, the reference: scores in float32, all of them in memory.
 
     q [B, T, K, Q, H]; k, v [B, S, K, H]; mask bool[B, T, S] or None -> [B, T, K, Q, H].
     """
-    q, k, v = jnp.einsum("btkqh->bktqh", q), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    q, k, v = (
+        jnp.einsum("btkqh->bktqh", q),
+        jnp.swapaxes(k, 1, 2),
+        jnp.swapaxes(v, 1, 2),
+    )
     # Heads lead, so that no array as large as the scores is ever transposed.
     scores = jnp.einsum("bktqh,bksh->bktqs", q, k, preferred_element_type=jnp.float32)
     scores = scores * q.shape[-1] ** -0.5
@@ -47,7 +57,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) 
     return jnp.einsum("bktqh->btkqh", jnp.einsum("bktqs,bksh->bktqh", weights, v))
 
 
-def attention_behind(q, k, v, prompt_k, prompt_v, segment_ids, used) -> jax.Array:
+def attention_after_prompt(q, k, v, prompt_k, prompt_v, segment_ids, used) -> jax.Array:
     """Attention of packed rows that stand behind prompts, the reference: see `behind_mask`.
 
     q [B, T, K, Q, H]; k, v [B, T, K, H]; prompt_k, prompt_v [J, K, S, H], each the prompt of B / J
@@ -55,7 +65,7 @@ def attention_behind(q, k, v, prompt_k, prompt_v, segment_ids, used) -> jax.Arra
     [B, T, K, Q, H].
     """
     shape, J, S = q.shape, len(used), prompt_k.shape[2]
-    mask = split_rows(behind_mask(segment_ids, repeat_rows(used, len(q)), S), J)
+    mask = split_rows(after_prompt_mask(segment_ids, repeat_rows(used, len(q)), S), J)
     q = jnp.einsum("jbtkqh->jkbtqh", split_rows(q, J))
     k, v = (jnp.einsum("jbskh->jkbsh", split_rows(x, J)) for x in (k, v))
     # Prompts and heads lead, as in `attention`.
@@ -70,7 +80,7 @@ def attention_behind(q, k, v, prompt_k, prompt_v, segment_ids, used) -> jax.Arra
     return jnp.einsum("jkbtqh->jbtkqh", out).reshape(shape)
 
 
-def behind_mask(segment_ids: jax.Array, used: jax.Array, slots: int) -> jax.Array:
+def after_prompt_mask(segment_ids: jax.Array, used: jax.Array, slots: int) -> jax.Array:
     """bool[B, T, S + T]: query t looks at its prompt, and at the keys of its own segment, s <= t.
 
     slots 3, used 2, segment_ids  [1 1 2]     t\\s  p p - 1 1 2
@@ -109,7 +119,9 @@ def splash_attention(
     q, k, v = (to_lanes(x, 1) for x in (q, k, v))
     segment_ids, total = to_lanes(segment_ids, 1, value=-1), q.shape[1]
     one_head = (
-        splash_mask.CausalMask((total, total)) if causal else splash_mask.FullMask((total, total))
+        splash_mask.CausalMask((total, total))
+        if causal
+        else splash_mask.FullMask((total, total))
     )
 
     def local(q, k, v, segments):
@@ -124,7 +136,8 @@ def splash_attention(
         # A multi-query kernel mapped over the kv heads: keys are never repeated, and the backward
         # pass has a parallel axis for the second core of a chip, also at one row a device.
         heads = jax.vmap(
-            lambda q, k, v, ids: kernel(q, k, v, segment_ids=ids), in_axes=(0, 0, 0, None)
+            lambda q, k, v, ids: kernel(q, k, v, segment_ids=ids),
+            in_axes=(0, 0, 0, None),
         )
         out = jax.vmap(heads)(
             jnp.einsum("btkqh->bkqth", q * q.shape[-1] ** -0.5),
@@ -135,15 +148,30 @@ def splash_attention(
         return jnp.einsum("bkqth->btkqh", out)
 
     if q_spec is not None:
-        kv_spec, row_spec = PartitionSpec(*q_spec[:3], None), PartitionSpec(q_spec[0], None)
+        kv_spec, row_spec = (
+            PartitionSpec(*q_spec[:3], None),
+            PartitionSpec(q_spec[0], None),
+        )
         local = jax.shard_map(
-            local, in_specs=(q_spec, kv_spec, kv_spec, row_spec), out_specs=q_spec, check_vma=False
+            local,
+            in_specs=(q_spec, kv_spec, kv_spec, row_spec),
+            out_specs=q_spec,
+            check_vma=False,
         )
     return local(q, k, v, segment_ids)[:, :length]
 
 
-def splash_behind(
-    q, k, v, prompt_k, prompt_v, segment_ids, used, *, block: int = 1024, interpret: bool = False
+def splash_after_prompt(
+    q,
+    k,
+    v,
+    prompt_k,
+    prompt_v,
+    segment_ids,
+    used,
+    *,
+    block: int = 1024,
+    interpret: bool = False,
 ) -> jax.Array:
     """`attention_behind` by the Pallas kernel for TPU, for the rows and kv heads of one device.
 
@@ -155,7 +183,9 @@ def splash_behind(
     prompt_k, prompt_v = (to_lanes(x, 2) for x in (prompt_k, prompt_v))
     segment_ids = to_lanes(segment_ids, 1, value=-1)
     sizes = block_sizes(q.shape[1], prompt_k.shape[2] + q.shape[1], block)
-    masks = behind_mask(segment_ids, jnp.repeat(used, rows_each), prompt_k.shape[2])
+    masks = after_prompt_mask(
+        segment_ids, jnp.repeat(used, rows_each), prompt_k.shape[2]
+    )
 
     def row(xs):
         i, q, k, v, mask = xs
@@ -170,7 +200,9 @@ def splash_behind(
         # Made under jit, this flag, which only names a scope, has become an array.
         kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
         k, v = (
-            jnp.concatenate([prompt[i // rows_each], jnp.einsum("tkh->kth", own)], axis=1)
+            jnp.concatenate(
+                [prompt[i // rows_each], jnp.einsum("tkh->kth", own)], axis=1
+            )
             for prompt, own in ((prompt_k, k), (prompt_v, v))
         )
         # Over the kv heads, as in `splash_attention`.
@@ -191,7 +223,9 @@ def block_sizes(queries: int, keys: int, most: int) -> splash.BlockSizes:
     """Blocks of the largest multiple of 128, up to `most`, that divides the length."""
 
     def largest(length):
-        return max(n for n in range(LANES, min(most, length) + 1, LANES) if length % n == 0)
+        return max(
+            n for n in range(LANES, min(most, length) + 1, LANES) if length % n == 0
+        )
 
     q, kv = largest(queries), largest(keys)
     return splash.BlockSizes(

@@ -57,7 +57,10 @@ def reshard(weights: nnx.State, compute: Compute, int8: bool = False) -> nnx.Sta
         if not (int8 and path[:2] == ("language", "blocks") and is_matrix(axes)):
             return variable.replace(moved(weight.astype(compute.param_dtype), axes))
         weight = quantised(weight, axes, compute.dtype)
-        values, scales = moved(weight.values, axes), moved(weight.scales, scale_axes(axes))
+        values, scales = (
+            moved(weight.values, axes),
+            moved(weight.scales, scale_axes(axes)),
+        )
         return variable.replace(Int8(values, scales))
 
     def moved(array, axes):

@@ -122,7 +122,9 @@ def _attend(layer, lengths, *refs, slot_axis, scale, given):
     """
     given, (q, k, v, out, top, total) = refs[:given], refs[given:]
     step, size = pl.program_id(1), k.shape[slot_axis]
-    left = lengths[query(pl.program_id(0), given)] - step * size  # slots in use from this block on
+    left = (
+        lengths[query(pl.program_id(0), given)] - step * size
+    )  # slots in use from this block on
 
     def used(shape, axis):
         return jax.lax.broadcasted_iota(jnp.int32, shape, axis) < left
@@ -173,7 +175,9 @@ def append(
     check(k_new.dtype, k_cache, v_cache)
     tile = min(S, 32 // itemsize if axis == 1 else LANES)
 
-    most = max(STEP_BYTES // (4 * K * tile * H * itemsize), 1)  # keys and values, in and out
+    most = max(
+        STEP_BYTES // (4 * K * tile * H * itemsize), 1
+    )  # keys and values, in and out
     layers = max(n for n in range(1, min(most, L) + 1) if L % n == 0)
 
     def place(b, i, slots):
@@ -193,9 +197,13 @@ def append(
         ),
         out_shape=[jax.ShapeDtypeStruct(stored[0].shape, k_cache.dtype)] * 2,
         input_output_aliases={3: 0, 4: 1},  # counting `slots`
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel")
+        ),
         cost_estimate=pl.CostEstimate(
-            flops=0, transcendentals=0, bytes_accessed=2 * L * B * K * (2 * tile + 1) * H * itemsize
+            flops=0,
+            transcendentals=0,
+            bytes_accessed=2 * L * B * K * (2 * tile + 1) * H * itemsize,
         ),
         name="decode_append",
         interpret=interpret,
@@ -240,7 +248,11 @@ def slot_axis(H: int) -> int:
 
 def as_stored(cache: jax.Array, head_dim: int | None = None) -> jax.Array:
     """[L, B, K, S, H] -> the same or [L, B, K, H, S], and back when given H: a bitcast."""
-    return cache if slot_axis(head_dim or cache.shape[-1]) == 1 else jnp.swapaxes(cache, 3, 4)
+    return (
+        cache
+        if slot_axis(head_dim or cache.shape[-1]) == 1
+        else jnp.swapaxes(cache, 3, 4)
+    )
 
 
 def block_spec(shape: tuple, index) -> pl.BlockSpec:
@@ -256,7 +268,10 @@ def block_spec(shape: tuple, index) -> pl.BlockSpec:
 
 
 def check(dtype, k_cache: jax.Array, v_cache: jax.Array):
-    if not dtype == k_cache.dtype == v_cache.dtype or dtype not in (jnp.bfloat16, jnp.float32):
+    if not dtype == k_cache.dtype == v_cache.dtype or dtype not in (
+        jnp.bfloat16,
+        jnp.float32,
+    ):
         raise ValueError(
             f"got {dtype} for caches of {k_cache.dtype} and {v_cache.dtype}; all must be bfloat16, "
             "or all float32"

@@ -23,14 +23,24 @@ def num_params(config: ModelConfig) -> int:
     """Parameters of a model, pad rows of the vocabulary not counted."""
     t = config.text
     q, kv = t.heads * t.head_dim, t.kv_heads * t.head_dim
-    attention = t.embed * (2 * q + 2 * kv) + t.qkv_bias * (q + 2 * kv) + t.qk_norm * 2 * t.head_dim
+    attention = (
+        t.embed * (2 * q + 2 * kv)
+        + t.qkv_bias * (q + 2 * kv)
+        + t.qk_norm * 2 * t.head_dim
+    )
     layer = attention + 3 * t.embed * t.mlp + 2 * t.embed
-    total = t.layers * layer + t.embed + (1 if t.tie_embeddings else 2) * t.vocab_size * t.embed
+    total = (
+        t.layers * layer
+        + t.embed
+        + (1 if t.tie_embeddings else 2) * t.vocab_size * t.embed
+    )
     if config.vision is None:
         return total
     v = config.vision
     norm = v.embed * (2 if v.norm == "layer_norm" else 1)
-    attention = 4 * v.embed**2 + v.embed + v.qkv_bias * 3 * v.embed + v.qk_norm * 2 * v.embed
+    attention = (
+        4 * v.embed**2 + v.embed + v.qkv_bias * 3 * v.embed + v.qk_norm * 2 * v.embed
+    )
     layer = attention + 2 * v.embed * v.mlp + v.mlp + v.embed + 2 * norm + 2 * v.embed
     patch = 3 * v.patch_size**2 * v.embed + v.embed
     total += v.layers * layer + patch + v.embed + (v.patches + 1) * v.embed

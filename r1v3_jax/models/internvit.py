@@ -21,7 +21,13 @@ class Block(nnx.Module):
 
     def __init__(self, config: VisionConfig, compute: Compute, rngs: nnx.Rngs):
         self.config, self.compute = config, compute
-        L, C, N, H, F = config.layers, config.embed, config.heads, config.head_dim, config.mlp
+        L, C, N, H, F = (
+            config.layers,
+            config.embed,
+            config.heads,
+            config.head_dim,
+            config.mlp,
+        )
 
         def p(shape, axes, **init):
             return param(rngs, compute, (L, *shape), ("layers", *axes), **init)
@@ -31,14 +37,22 @@ class Block(nnx.Module):
             return p((C,), (None,), constant=1.0), bias
 
         self.norm1, self.norm1_bias = norm()
-        self.qkv = p((3, C, N, H), (None, "vision_embed", "vision_heads", "head_dim"), std=C**-0.5)
+        self.qkv = p(
+            (3, C, N, H),
+            (None, "vision_embed", "vision_heads", "head_dim"),
+            std=C**-0.5,
+        )
         self.qkv_bias = (
-            p((3, N, H), (None, "vision_heads", "head_dim")) if config.qkv_bias else None
+            p((3, N, H), (None, "vision_heads", "head_dim"))
+            if config.qkv_bias
+            else None
         )
         self.q_norm = p((C,), (None,), constant=1.0) if config.qk_norm else None
         self.k_norm = p((C,), (None,), constant=1.0) if config.qk_norm else None
         self.out = p(
-            (N, H, C), ("vision_heads", "head_dim", "vision_embed"), std=(2 * L * C) ** -0.5
+            (N, H, C),
+            ("vision_heads", "head_dim", "vision_embed"),
+            std=(2 * L * C) ** -0.5,
         )
         self.out_bias = p((C,), (None,))
         self.scale1 = p((C,), (None,), constant=1.0)  # layer scale
@@ -58,10 +72,15 @@ class Block(nnx.Module):
         """float[I, T, C] -> float[I, T, C], T = 1 + patches."""
         x = x + self.scale1 * self.attend(self.norm(x, self.norm1, self.norm1_bias))
         h = keep(
-            jnp.einsum("itc,cf->itf", self.norm(x, self.norm2, self.norm2_bias), self.up), "up"
+            jnp.einsum(
+                "itc,cf->itf", self.norm(x, self.norm2, self.norm2_bias), self.up
+            ),
+            "up",
         )
         h = jax.nn.gelu(h + self.up_bias, approximate=False)
-        return x + self.scale2 * (jnp.einsum("itf,fc->itc", h, self.down) + self.down_bias)
+        return x + self.scale2 * (
+            jnp.einsum("itf,fc->itc", h, self.down) + self.down_bias
+        )
 
     def attend(self, x: jax.Array) -> jax.Array:
         q, k, v = jnp.einsum("itc,pcnh->pitnh", x, self.qkv)
@@ -80,7 +99,9 @@ class Block(nnx.Module):
             context = splash_attention(q, k, v, ones, causal=False, q_spec=spec)
         else:
             context = keep(attention(q, k, v, None), "context")
-        return jnp.einsum("itnh,nhc->itc", context[:, :, :, 0], self.out) + self.out_bias
+        return (
+            jnp.einsum("itnh,nhc->itc", context[:, :, :, 0], self.out) + self.out_bias
+        )
 
     def wide_norm(self, x: jax.Array, weight: jax.Array) -> jax.Array:
         """RMSNorm over all heads at once: the statistics are of the full width N * H, not of one
@@ -94,25 +115,40 @@ class InternViT(nnx.Module):
     def __init__(self, config: VisionConfig, compute: Compute, rngs: nnx.Rngs):
         self.config, self.compute = config, compute
         C, pixels = config.embed, 3 * config.patch_size**2
-        self.patch = param(rngs, compute, (pixels, C), (None, "vision_embed"), std=pixels**-0.5)
+        self.patch = param(
+            rngs, compute, (pixels, C), (None, "vision_embed"), std=pixels**-0.5
+        )
         self.patch_bias = param(rngs, compute, (C,), (None,))
         self.class_token = param(rngs, compute, (C,), (None,), std=0.5)
-        self.position = param(rngs, compute, (1 + config.patches, C), (None, None), std=0.5)
+        self.position = param(
+            rngs, compute, (1 + config.patches, C), (None, None), std=0.5
+        )
         self.blocks = Block(config, compute, rngs)
 
     def __call__(self, tiles: jax.Array) -> jax.Array:
         """float[I, S, S, 3] normalised pixels -> float[I, patches, C] in reading order, class token
         dropped.
         """
-        config, rules, dtype = self.config, self.compute.rules, jnp.dtype(self.compute.dtype)
+        config, rules, dtype = (
+            self.config,
+            self.compute.rules,
+            jnp.dtype(self.compute.dtype),
+        )
         weights = gather(
-            (self.patch[...], self.patch_bias[...], self.class_token[...], self.position[...]),
+            (
+                self.patch[...],
+                self.patch_bias[...],
+                self.class_token[...],
+                self.position[...],
+            ),
             rules.vision_gather,
             dtype,
         )
         patch, patch_bias, class_token, position = weights
         x = (
-            jnp.einsum("itp,pc->itc", patches(tiles.astype(dtype), config.patch_size), patch)
+            jnp.einsum(
+                "itp,pc->itc", patches(tiles.astype(dtype), config.patch_size), patch
+            )
             + patch_bias
         )
         # [class, patch, patch, ...] + position; the class token rides on position 0, whose patch is

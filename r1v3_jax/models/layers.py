@@ -59,7 +59,9 @@ REMAT = {
     "dots": jax.checkpoint_policies.save_only_these_names(
         "q", "k", "v", "context", "middle", "gate", "up"
     ),
-    "attention": jax.checkpoint_policies.save_only_these_names("q", "k", "v", "context"),
+    "attention": jax.checkpoint_policies.save_only_these_names(
+        "q", "k", "v", "context"
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -103,7 +105,9 @@ project.defvjp(_project_forward, _project_backward)
 
 def like(x: jax.Array) -> PartitionSpec | None:
     """The layout of `x`; None outside a mesh."""
-    return None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
+    return (
+        None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
+    )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -119,12 +123,16 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     return (x32 * scale).astype(x.dtype) * weight
 
 
-def layer_norm(x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+def layer_norm(
+    x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float
+) -> jax.Array:
     """(x - mean) / std * weight + bias over the last axis, in float32 throughout."""
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
-    return (centred * scale * weight.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+    return (
+        centred * scale * weight.astype(jnp.float32) + bias.astype(jnp.float32)
+    ).astype(x.dtype)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -144,7 +152,9 @@ def rope_base(config: TextConfig) -> float:
     return config.rope_theta * (f * f - (f - 1)) ** (h / (h - 2))
 
 
-def rope_angles(positions: jax.Array, config: TextConfig) -> tuple[jax.Array, jax.Array]:
+def rope_angles(
+    positions: jax.Array, config: TextConfig
+) -> tuple[jax.Array, jax.Array]:
     """cos and sin, float32[B, T, H/2], for int32[B, T] positions.
 
     Computed in float32 whatever the model's dtype: bfloat16 cannot hold the integer 257.
@@ -164,5 +174,7 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     shape = cos.shape[:2] + (1,) * (x.ndim - 3) + cos.shape[2:]
     cos, sin = cos.reshape(shape), sin.reshape(shape)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned = jnp.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    )
     return turned.astype(x.dtype)

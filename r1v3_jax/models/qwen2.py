@@ -19,12 +19,20 @@ from r1v3_jax.models.attention import (
     LANES,
     NEVER,
     attention,
-    attention_behind,
+    attention_after_prompt,
     causal_mask,
+    splash_after_prompt,
     splash_attention,
-    splash_behind,
 )
-from r1v3_jax.models.layers import keep, param, project, remat, rms_norm, rope_angles, rotate
+from r1v3_jax.models.layers import (
+    keep,
+    param,
+    project,
+    remat,
+    rms_norm,
+    rope_angles,
+    rotate,
+)
 from r1v3_jax.sharding import each_shard, gather, split_rows, take_rows
 
 
@@ -84,13 +92,17 @@ class Block(nnx.Module):
         self.q = p((D, K, Q, H), ("embed", "kv_heads", None, "head_dim"), std=D**-0.5)
         self.k = p((D, K, H), ("embed", "kv_heads", "head_dim"), std=D**-0.5)
         self.v = p((D, K, H), ("embed", "kv_heads", "head_dim"), std=D**-0.5)
-        self.q_bias = p((K, Q, H), ("kv_heads", None, "head_dim")) if config.qkv_bias else None
+        self.q_bias = (
+            p((K, Q, H), ("kv_heads", None, "head_dim")) if config.qkv_bias else None
+        )
         self.k_bias = p((K, H), ("kv_heads", "head_dim")) if config.qkv_bias else None
         self.v_bias = p((K, H), ("kv_heads", "head_dim")) if config.qkv_bias else None
         self.q_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
         self.k_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
         self.out = p(
-            (K, Q, H, D), ("kv_heads", None, "head_dim", "embed"), std=(2 * L * K * Q * H) ** -0.5
+            (K, Q, H, D),
+            ("kv_heads", None, "head_dim", "embed"),
+            std=(2 * L * K * Q * H) ** -0.5,
         )
         self.norm2 = p((D,), (None,), constant=1.0)
         self.gate = p((D, F), ("embed", "mlp"), std=D**-0.5)
@@ -113,17 +125,26 @@ class Block(nnx.Module):
                 rms_norm(q, self.q_norm[...], config.norm_eps),
                 rms_norm(k, self.k_norm[...], config.norm_eps),
             )
-        q, k, v = keep(rotate(q, *angles), "q"), keep(rotate(k, *angles), "k"), keep(v, "v")
+        q, k, v = (
+            keep(rotate(q, *angles), "q"),
+            keep(rotate(k, *angles), "k"),
+            keep(v, "v"),
+        )
         # Tensor parallelism: each device holds some heads and some of the MLP; the two sums below
         # run over all.
         x = keep(
-            x + jnp.einsum("btkqh,kqhd->btd", attend(q, k, v), self.out, out_sharding=spec),
+            x
+            + jnp.einsum(
+                "btkqh,kqhd->btd", attend(q, k, v), self.out, out_sharding=spec
+            ),
             "middle",
         )
         h = rms_norm(x, self.norm2[...], config.norm_eps)
         gate = keep(project(h, self.gate[...]), "gate")
         up = keep(project(h, self.up[...]), "up")
-        return x + jnp.einsum("btf,fd->btd", jax.nn.silu(gate) * up, self.down, out_sharding=spec)
+        return x + jnp.einsum(
+            "btf,fd->btd", jax.nn.silu(gate) * up, self.down, out_sharding=spec
+        )
 
 
 class Qwen2(nnx.Module):
@@ -131,7 +152,9 @@ class Qwen2(nnx.Module):
         self.config, self.compute = config, compute
         vocab, D = config.padded_vocab, config.embed
         table, tied = ("vocab", "embed"), config.tie_embeddings
-        self.embedding = param(rngs, compute, (vocab, D), table, std=D**-0.5 if tied else 1.0)
+        self.embedding = param(
+            rngs, compute, (vocab, D), table, std=D**-0.5 if tied else 1.0
+        )
         self.blocks = Block(config, compute, rngs)
         self.norm = param(rngs, compute, (D,), (None,), constant=1.0)
         self.head = None if tied else param(rngs, compute, (vocab, D), table, std=0.02)
@@ -153,11 +176,16 @@ class Qwen2(nnx.Module):
         rows = gather(table, rules.text_gather, table.dtype).at[tokens]
         return rows.get(out_sharding=rules.spec("batch", None, None)).astype(self.dtype)
 
-    def __call__(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array
+    ) -> jax.Array:
         """Packed rows: float[B, T, D] embeddings, int32[B, T] positions and segments (0 is padding)
         -> hidden states after the last norm, float[B, T, D].
         """
-        attend, angles = self.self_attention(segment_ids), rope_angles(positions, self.config)
+        attend, angles = (
+            self.self_attention(segment_ids),
+            rope_angles(positions, self.config),
+        )
 
         def layer(x, block):
             return self.gather(block)(x, angles, attend), None
@@ -168,7 +196,9 @@ class Qwen2(nnx.Module):
     def self_attention(self, segment_ids: jax.Array):
         if self.compute.attention == "splash":
             spec = self.compute.rules.spec("batch", None, "kv_heads", None, None)
-            return lambda q, k, v: splash_attention(q, k, v, segment_ids, causal=True, q_spec=spec)
+            return lambda q, k, v: splash_attention(
+                q, k, v, segment_ids, causal=True, q_spec=spec
+            )
         mask = causal_mask(segment_ids)
         return lambda q, k, v: keep(attention(q, k, v, mask), "context")
 
@@ -189,10 +219,16 @@ class Qwen2(nnx.Module):
         return self.gather((self.embedding if self.head is None else self.head)[...])
 
     def _logits(self, hidden, head):
-        logits = jnp.einsum("btd,vd->btv", hidden, head, preferred_element_type=jnp.float32)
-        return jnp.where(jnp.arange(logits.shape[-1]) < self.config.vocab_size, logits, NEVER)
+        logits = jnp.einsum(
+            "btd,vd->btv", hidden, head, preferred_element_type=jnp.float32
+        )
+        return jnp.where(
+            jnp.arange(logits.shape[-1]) < self.config.vocab_size, logits, NEVER
+        )
 
-    def logprobs(self, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0):
+    def logprobs(
+        self, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0
+    ):
         """log p(targets) and the entropy (nats) of softmax(logits / temperature): two float32[B,
         T].
 
@@ -229,14 +265,19 @@ class Qwen2(nnx.Module):
     # ---------------------------------------------------------------------------------------------
     # prompts, and what follows them
 
-    def prefill(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, PromptCache]:
+    def prefill(
+        self, x: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, PromptCache]:
         """Prompts, padded on the right: float[P, T, D] embeddings, int32[P] lengths -> the hidden
         state of each prompt's last token, float[P, D], and the cache of T slots.
         """
         count, length, _ = x.shape
         slots = jnp.broadcast_to(jnp.arange(length), (count, length))
         segment_ids = (slots < lengths[:, None]).astype(jnp.int32)
-        attend, angles = self.self_attention(segment_ids), rope_angles(slots, self.config)
+        attend, angles = (
+            self.self_attention(segment_ids),
+            rope_angles(slots, self.config),
+        )
 
         def layer(x, block):
             kv = []
@@ -272,24 +313,33 @@ class Qwen2(nnx.Module):
             row b      |            x y z u v - ]   segment_ids 1 1 1 2 2 0
                        position  4 5 6 4 5
         """
-        angles, used = rope_angles(positions, self.config), take_rows(prompt.lengths, owner)
-        attend_behind = self.attention_behind(segment_ids, used)
+        angles, used = (
+            rope_angles(positions, self.config),
+            take_rows(prompt.lengths, owner),
+        )
+        attend_behind = self.attention_after_prompt(segment_ids, used)
 
         def layer(x, xs):
             block, *entries = xs
             k, v = (take_rows(entry, owner) for entry in entries)
-            return self.gather(block)(x, angles, lambda *own: attend_behind(*own, k, v)), None
+            return self.gather(block)(
+                x, angles, lambda *own: attend_behind(*own, k, v)
+            ), None
 
         layers = (self.blocks, prompt.k, prompt.v)
         x, _ = jax.lax.scan(remat(layer, self.compute.remat), x, layers)
         return self.last_norm(x)
 
-    def attention_behind(self, segment_ids: jax.Array, used: jax.Array):
+    def attention_after_prompt(self, segment_ids: jax.Array, used: jax.Array):
         """`attend(q, k, v, prompt_k, prompt_v)`; see `layers.attention_behind`."""
         if self.compute.attention != "splash":
-            return lambda *qkv: keep(attention_behind(*qkv, segment_ids, used), "context")
+            return lambda *qkv: keep(
+                attention_after_prompt(*qkv, segment_ids, used), "context"
+            )
         # Every device works on its own rows and heads.
-        return lambda q, *kv: each_shard(splash_behind, q, *kv, segment_ids, used, like=q)
+        return lambda q, *kv: each_shard(
+            splash_after_prompt, q, *kv, segment_ids, used, like=q
+        )
 
     def new_cache(
         self,
@@ -321,7 +371,10 @@ class Qwen2(nnx.Module):
         A sample whose slots are all taken writes nothing; its caller stops it before that.
         """
         angles = rope_angles(cache.positions[:, None], self.config)
-        attend_prompt, attend_cache = self.prompt_attention(cache), self.cache_attention(cache)
+        attend_prompt, attend_cache = (
+            self.prompt_attention(cache),
+            self.cache_attention(cache),
+        )
 
         def layer(x, xs):
             block, i = xs
@@ -333,9 +386,11 @@ class Qwen2(nnx.Module):
                 pieces = (
                     attend_prompt(q, i),
                     attend_cache(q, i),
-                    attend_slots(q, k[:, :, None], v[:, :, None], jnp.ones_like(cache.lengths)),
+                    attend_slots(
+                        q, k[:, :, None], v[:, :, None], jnp.ones_like(cache.lengths)
+                    ),
                 )
-                return one_softmax(pieces).astype(q.dtype)[:, None]
+                return merge_softmax(pieces).astype(q.dtype)[:, None]
 
             return self.gather(block)(x, angles, attend), tuple(new)
 
@@ -355,7 +410,10 @@ class Qwen2(nnx.Module):
         prompt, rows = cache.prompt, cache.rows
         if rows is None:
             return lambda q, layer: attend_slots(
-                q, one_layer(prompt.k, layer), one_layer(prompt.v, layer), prompt.lengths
+                q,
+                one_layer(prompt.k, layer),
+                one_layer(prompt.v, layer),
+                prompt.lengths,
             )
         lengths = take_rows(prompt.lengths, rows)
         if self.compute.attention == "splash":
@@ -386,7 +444,13 @@ class Qwen2(nnx.Module):
         ways = [functools.partial(first, size) for size in sizes]
         return lambda q, layer: jax.lax.switch(needed, ways, q, layer)
 
-    def kernel(self, k: jax.Array, v: jax.Array, lengths: jax.Array, rows: jax.Array | None = None):
+    def kernel(
+        self,
+        k: jax.Array,
+        v: jax.Array,
+        lengths: jax.Array,
+        rows: jax.Array | None = None,
+    ):
         """`attend(q, layer)` by `decode_kernels.attend`, every device on its own rows and heads."""
 
         rules, local, given = self.compute.rules, decode_kernels.attend, ()
@@ -396,7 +460,10 @@ class Qwen2(nnx.Module):
             local = functools.partial(local, block=k.shape[3])
         spec = rules.spec(None, "batch", "kv_heads", None, None)
         if spec is not None:
-            query, row = rules.spec("batch", "kv_heads", None, None), rules.spec("batch")
+            query, row = (
+                rules.spec("batch", "kv_heads", None, None),
+                rules.spec("batch"),
+            )
             local = jax.shard_map(
                 local,
                 in_specs=(query, spec, spec, rules.spec(), row, *[row] * len(given)),
@@ -405,7 +472,9 @@ class Qwen2(nnx.Module):
             )
         return lambda q, layer: local(q, k, v, layer, lengths, *given)
 
-    def append(self, cache: Cache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def append(
+        self, cache: Cache, k: jax.Array, v: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """The buffers [L, B, K, S, H] with k, v [L, B, K, H] in each sample's next slot."""
         rules = self.compute.rules
         local = decode_kernels.append if self.compute.attention == "splash" else _append
@@ -421,7 +490,9 @@ class Qwen2(nnx.Module):
         return local(cache.k, cache.v, k, v, cache.lengths)
 
 
-def one_layer(stacked: jax.Array, layer: jax.Array, slots: int | None = None) -> jax.Array:
+def one_layer(
+    stacked: jax.Array, layer: jax.Array, slots: int | None = None
+) -> jax.Array:
     """Keys or values of one layer, [L, B, K, S, H] -> [B, K, S, H], of the first `slots`."""
     L, B, K, S, H = stacked.shape
     shape = (1, B, K, S if slots is None else slots, H)
@@ -433,7 +504,10 @@ def _append(k_cache, v_cache, k, v, slots):
     rows = jnp.arange(len(slots))
     return tuple(
         buffer.at[:, rows, :, slots].set(
-            jnp.swapaxes(new, 0, 1), mode="drop", unique_indices=True, indices_are_sorted=True
+            jnp.swapaxes(new, 0, 1),
+            mode="drop",
+            unique_indices=True,
+            indices_are_sorted=True,
         )
         for buffer, new in ((k_cache, k), (v_cache, v))
     )
@@ -460,7 +534,7 @@ def attend_slots(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array):
     return by_sample(out), by_sample(top), by_sample(jnp.sum(weights, axis=-1))
 
 
-def one_softmax(pieces) -> jax.Array:
+def merge_softmax(pieces) -> jax.Array:
     """Attention over several sets of keys, float32[B, K, Q, H], from what each alone gives.
 
     A piece, with s = q k / sqrt(H) over its keys, all float32:

@@ -36,16 +36,24 @@ class Connector(nnx.Module):
         C, D = 4 * config.vision.embed, config.text.embed
         self.norm = param(rngs, compute, (C,), (None,), constant=1.0)
         self.norm_bias = param(rngs, compute, (C,), (None,))
-        self.up = param(rngs, compute, (C, D), ("vision_embed", "vision_mlp"), std=C**-0.5)
+        self.up = param(
+            rngs, compute, (C, D), ("vision_embed", "vision_mlp"), std=C**-0.5
+        )
         self.up_bias = param(rngs, compute, (D,), (None,))
-        self.down = param(rngs, compute, (D, D), ("vision_embed", "vision_mlp"), std=D**-0.5)
+        self.down = param(
+            rngs, compute, (D, D), ("vision_embed", "vision_mlp"), std=D**-0.5
+        )
         self.down_bias = param(rngs, compute, (D,), (None,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[I, M, 4C] -> float[I, M, D]."""
         w = gather(self, self.compute.rules.vision_gather, x.dtype)
-        x = layer_norm(x, w.norm, w.norm_bias, 1e-5)  # torch's default eps, not the tower's 1e-6
-        x = jax.nn.gelu(jnp.einsum("imc,cd->imd", x, w.up) + w.up_bias, approximate=False)
+        x = layer_norm(
+            x, w.norm, w.norm_bias, 1e-5
+        )  # torch's default eps, not the tower's 1e-6
+        x = jax.nn.gelu(
+            jnp.einsum("imc,cd->imd", x, w.up) + w.up_bias, approximate=False
+        )
         return jnp.einsum("imd,de->ime", x, w.down) + w.down_bias
 
 
@@ -65,8 +73,12 @@ def pixel_shuffle(x: jax.Array) -> jax.Array:
 class R1V3(nnx.Module):
     def __init__(self, config: ModelConfig, compute: Compute, rngs: nnx.Rngs):
         self.config, self.compute = config, compute
-        self.vision = None if config.vision is None else InternViT(config.vision, compute, rngs)
-        self.connector = None if config.vision is None else Connector(config, compute, rngs)
+        self.vision = (
+            None if config.vision is None else InternViT(config.vision, compute, rngs)
+        )
+        self.connector = (
+            None if config.vision is None else Connector(config, compute, rngs)
+        )
         self.language = Qwen2(config.text, compute, rngs)
 
     def encode_images(self, tiles: jax.Array) -> jax.Array:
@@ -77,7 +89,9 @@ class R1V3(nnx.Module):
         """
         size, shards = self.config.vision.image_size, self.compute.rules.shards("tiles")
         if tiles.shape[1:] != (size, size, 3):
-            raise ValueError(f"tiles are {tiles.shape}; this model takes [I, {size}, {size}, 3]")
+            raise ValueError(
+                f"tiles are {tiles.shape}; this model takes [I, {size}, {size}, 3]"
+            )
         if tiles.shape[0] % shards:
             raise ValueError(
                 f"{tiles.shape[0]} tiles cannot be split over {shards} devices; pad to a multiple"
@@ -116,7 +130,9 @@ class R1V3(nnx.Module):
         """float[B, T, D] -> float32[B, T, padded_vocab]; see `Qwen2.logits`."""
         return self.language.logits(hidden)
 
-    def logprobs(self, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0):
+    def logprobs(
+        self, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0
+    ):
         """log p(targets) and entropy, float32[B, T] each, in chunks; see `Qwen2.logprobs`."""
         return self.language.logprobs(hidden, targets, temperature=temperature)
 
@@ -126,7 +142,9 @@ class R1V3(nnx.Module):
         """Prompts int32[P, T], padded on the right, of int32[P] lengths -> the hidden state of each
         one's last token, float[P, D], and their cache.
         """
-        return self.language.prefill(self.embed(tokens, image_embeddings, image_index), lengths)
+        return self.language.prefill(
+            self.embed(tokens, image_embeddings, image_index), lengths
+        )
 
     def prefill(
         self, tokens, lengths, image_embeddings=None, image_index=None
@@ -135,7 +153,9 @@ class R1V3(nnx.Module):
         last, cache = self.read(tokens, lengths, image_embeddings, image_index)
         return self.logits(last[:, None])[:, 0], cache
 
-    def extend(self, tokens, positions, segment_ids, prompt: PromptCache, owner) -> jax.Array:
+    def extend(
+        self, tokens, positions, segment_ids, prompt: PromptCache, owner
+    ) -> jax.Array:
         """Samples int32[B, T] packed into rows behind their prompts -> hidden states float[B, T,
         D]; see `Qwen2.extend`.
         """
@@ -150,5 +170,7 @@ class R1V3(nnx.Module):
         """int32[B], the last token of each sample -> the logits of the next, float32[B,
         padded_vocab], and the cache with the token appended.
         """
-        hidden, cache = self.language.decode(self.language.embed(tokens[:, None])[:, 0], cache)
+        hidden, cache = self.language.decode(
+            self.language.embed(tokens[:, None])[:, 0], cache
+        )
         return self.logits(hidden[:, None])[:, 0], cache

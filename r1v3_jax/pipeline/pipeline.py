@@ -13,11 +13,11 @@ from jax.experimental import multihost_utils
 
 from r1v3_jax import files, hf
 from r1v3_jax.config import Run
-from r1v3_jax.evaluate.held_out import accuracies, blind
+from r1v3_jax.evaluate.held_out import accuracies, accuracy_without_images
 from r1v3_jax.files import first_process
 from r1v3_jax.models import r1v3
 from r1v3_jax.pipeline.preflight import identity
-from r1v3_jax.pipeline.start import make_encoder, set_chat, start, write_tokenizer
+from r1v3_jax.pipeline.start import make_processor, set_chat, start, write_tokenizer
 from r1v3_jax.processing.tokenizer import export_template
 from r1v3_jax.report import plots
 from r1v3_jax.run.context import Context
@@ -29,10 +29,14 @@ from r1v3_jax.stages import grpo, sft
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
 # `prefill` and `decode` for rollouts, for the probe and for the held-out questions, ...
-PROGRAMS = tuple("update reshard encode_images prefill decode score validation_loss".split())
+PROGRAMS = tuple(
+    "update reshard encode_images prefill decode score validation_loss".split()
+)
 
 
-def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool = False) -> dict:
+def run(
+    config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool = False
+) -> dict:
     """Runs the pipeline of `config` (or its one stage), which `check` has seen, in `workdir`;
     returns the summary, also in summary.json.
     """
@@ -48,7 +52,7 @@ def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool
                 summary["accuracy"][name] = account.pop("accuracy")
             summary |= account
         if config.evaluate.sets:
-            summary["blind"] = blind(context, model)
+            summary["blind"] = accuracy_without_images(context, model)
             summary["answer_prior"] = dict(config.evaluate.answer_prior)
         export = workdir / "export"
         if first_process():
@@ -56,9 +60,14 @@ def run(config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool
         multihost_utils.sync_global_devices("no export is there")
         tokenizer = workdir / "tokenizer"
         # A language model alone has no images to mark.
-        template = None if config.model.vision is None else export_template(tokenizer, "hf")
+        template = (
+            None if config.model.vision is None else export_template(tokenizer, "hf")
+        )
         hf.save(model, export, "hf", tokenizer=tokenizer, chat_template=template)
-    summary |= {"wall_s": round(time.time() - started, 1), "peak_rss_gib": round(peak_rss_gib(), 3)}
+    summary |= {
+        "wall_s": round(time.time() - started, 1),
+        "peak_rss_gib": round(peak_rss_gib(), 3),
+    }
     summary["compiles_after_warmup"] = context.compiles.after_warmup
     summary["programs"] = context.compiles.programs(PROGRAMS)
     summary["versions"] = versions()
@@ -81,8 +90,10 @@ def prepare(
             partial.rename(directory)
         set_chat(config, directory)  # of a run that was begun with another one
     multihost_utils.sync_global_devices("the tokenizer is there")
-    encoder = make_encoder(config, directory)
-    return Context(config, workdir, encoder, quiet=quiet, accept_changes=accept_changes)
+    processor = make_processor(config, directory)
+    return Context(
+        config, workdir, processor, quiet=quiet, accept_changes=accept_changes
+    )
 
 
 def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dict]:

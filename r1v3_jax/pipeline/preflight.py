@@ -18,7 +18,7 @@ from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.run.checkpoints import check_same
 from r1v3_jax.run.weights import read_config
 from r1v3_jax.sharding import abstract_mesh
-from r1v3_jax.types import Dropped
+from r1v3_jax.types import DroppedRow
 
 
 def identity(config: Run, workdir: Path) -> dict:
@@ -26,7 +26,9 @@ def identity(config: Run, workdir: Path) -> dict:
     `Run.identity`; run.json.
     """
     stages = [name for name in config.pipeline if (workdir / name).is_dir()]
-    named = {key: value for name in stages for key, value in config.identity(name).items()}
+    named = {
+        key: value for name in stages for key, value in config.identity(name).items()
+    }
     return {**named, "tokenizer": checksums.digest(workdir / "tokenizer")}
 
 
@@ -39,7 +41,9 @@ def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> N
         return
     there, here = files.read_json(path), identity(config, workdir)
     part = lambda key: key.partition(".")[0]  # noqa: E731
-    both = set(map(part, there)) & set(map(part, here))  # not a stage that is new, or was removed
+    both = set(map(part, there)) & set(
+        map(part, here)
+    )  # not a stage that is new, or was removed
     done = {name for name in both if (workdir / name / "done").exists()}
     for parts in (done, both - done):
         pair = [{k: v for k, v in x.items() if part(k) in parts} for x in (there, here)]
@@ -52,7 +56,9 @@ def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> N
             logging.warning("%s (%s)", error, why)
 
 
-def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = False) -> None:
+def check(
+    config: Run, workdir: Path | None = None, *, accept_changes: bool = False
+) -> None:
     """ValueError or FileNotFoundError for what is wrong with a run and can be seen on the host: the
     checkpoint it starts from, its data, a mesh that does not divide the model, another run in
     `workdir` (of which it is only said with accept_changes).
@@ -69,7 +75,9 @@ def check(config: Run, workdir: Path | None = None, *, accept_changes: bool = Fa
             if hasattr(source, "check"):
                 source.check()
         if chains := getattr(stage_config, "chains", ""):
-            with contextlib.suppress(Dropped):  # a bad row is left out when its turn comes
+            with contextlib.suppress(
+                DroppedRow
+            ):  # a bad row is left out when its turn comes
                 with_chains(stage_config.train, chains)(0)
         if name == "grpo" and hasattr(stage_config.train, "check"):
             check_verifiers(stage_config.train, config.verify)
@@ -85,7 +93,7 @@ def check_verifiers(source, how: Verify) -> None:
     its samples would all be errors.
     """
     for index in range(CHECKED):
-        with contextlib.suppress(Dropped):
+        with contextlib.suppress(DroppedRow):
             example = source(index)
             try:
                 verify.check_allowed(routing.parse(example.verifier), how)
@@ -133,4 +141,6 @@ def _fields(config: ModelConfig) -> dict:
     whole = dataclasses.asdict(config)
     text, vision = whole.pop("text"), whole.pop("vision") or {}
     parts = (("text.", text), ("vision.", vision), ("", whole))
-    return {f"{prefix}{key}": value for prefix, part in parts for key, value in part.items()}
+    return {
+        f"{prefix}{key}": value for prefix, part in parts for key, value in part.items()
+    }

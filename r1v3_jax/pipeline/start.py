@@ -13,7 +13,7 @@ from r1v3_jax.models import build, r1v3
 from r1v3_jax.pipeline.preflight import tokenizer_of
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
-from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.processing.processor import Processor
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.weights import load_weights
@@ -32,11 +32,11 @@ def set_chat(config: Run, directory: Path) -> None:
     """Lets the tokenizer in `directory` speak as the run says."""
     if config.system or config.opening:
         found = load(directory, text_only=config.model.vision is None).chat
-        if (chat := found.but(config.system, config.opening)) != found:
+        if (chat := found.override(config.system, config.opening)) != found:
             processor_files.replace_template(directory, chat_template(chat))
 
 
-def make_encoder(config: Run, directory: Path) -> Encoder:
+def make_processor(config: Run, directory: Path) -> Processor:
     """The encoder of a run, with the tokenizer in `directory`."""
     tokenizer = load(directory, text_only=config.model.vision is None)
     tokenizer.check_model(config.model)
@@ -51,7 +51,7 @@ def make_encoder(config: Run, directory: Path) -> Encoder:
             "$'<think>\\n' and say so in --config.system, or begin with a cold start.",
             opening,
         )
-    return Encoder(config.model, tokenizer)
+    return Processor(config.model, tokenizer)
 
 
 def start(context: Context, before: str) -> r1v3.R1V3:
@@ -84,6 +84,9 @@ def start(context: Context, before: str) -> r1v3.R1V3:
     chosen = dataclasses.replace(
         model.config,
         text=dataclasses.replace(model.config.text, rope_impl=wanted.text.rope_impl),
-        **{name: getattr(wanted, name) for name in ("max_tiles", "architecture", "pad_token_id")},
+        **{
+            name: getattr(wanted, name)
+            for name in ("max_tiles", "architecture", "pad_token_id")
+        },
     )
     return build.with_config(model, chosen)

@@ -10,7 +10,11 @@ from transformers import PreTrainedTokenizerBase
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 
 
-IMAGE_START, IMAGE_END, IMAGE_CONTEXT = IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
+IMAGE_START, IMAGE_END, IMAGE_CONTEXT = IMAGE_TOKENS = (
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+)
 
 
 IMAGE_MARKER = "<image>"  # in message text: the next image goes here; not a token
@@ -30,7 +34,7 @@ class ChatFormat:
     system: str | None
     opening: str
 
-    def but(self, system: str, opening: str) -> "ChatFormat":
+    def override(self, system: str, opening: str) -> "ChatFormat":
         """With those of the two that are not empty in place of its own."""
         return ChatFormat(system or self.system, opening or self.opening)
 
@@ -48,7 +52,7 @@ class ChatFormat:
 R1V3_CHAT = ChatFormat(system="You are a helpful assistant.", opening="<think>\n")
 
 
-def _chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
+def chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
     """Reads the format off a rendering of the checkpoint's own chat template."""
     sentinel = "the text of the user"
     plain = r"((?:(?!<\|im_).)*)"  # anything without a turn in it
@@ -62,7 +66,9 @@ def _chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
     for content in (sentinel, [{"type": "text", "text": sentinel}]):
         try:
             rendering = hf.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=False,
             )
         except Exception as error:  # a template is a program: it may fail in any way
             rendering = f"{type(error).__name__}: {error}"
@@ -74,9 +80,11 @@ def _chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
     )
 
 
-def _check_messages(messages: list[dict]):
+def check_messages(messages: list[dict]):
     if not messages or not all(isinstance(message, dict) for message in messages):
-        raise ValueError("messages must be a filled list of dicts with a role and a content")
+        raise ValueError(
+            "messages must be a filled list of dicts with a role and a content"
+        )
     for i, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
@@ -85,7 +93,9 @@ def _check_messages(messages: list[dict]):
                 f"wanted {' | '.join(ROLES)} and a str with {IMAGE_MARKER} where an image goes"
             )
         if role == "system" and i > 0:
-            raise ValueError(f"message {i} is a system message; only the first message can be one")
+            raise ValueError(
+                f"message {i} is a system message; only the first message can be one"
+            )
 
 
 def chat_template(chat: ChatFormat) -> str:
@@ -95,8 +105,14 @@ def chat_template(chat: ChatFormat) -> str:
     or "image". An image becomes "<IMG_CONTEXT>\\n"; transformers' InternVLProcessor then puts
     <img>, as many tokens as the image has, and </img> in the place of each <IMG_CONTEXT>.
     """
-    system = "" if chat.system is None else f"{TURN_START}system\n{chat.system}{TURN_END}\n"
-    values = {"system": system, "opening": chat.opening, "bare_opening": chat.opening.strip()}
+    system = (
+        "" if chat.system is None else f"{TURN_START}system\n{chat.system}{TURN_END}\n"
+    )
+    values = {
+        "system": system,
+        "opening": chat.opening,
+        "bare_opening": chat.opening.strip(),
+    }
     # Jinja reads the escapes of a JSON string as JSON does.
     settings = [
         f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}\n"

@@ -65,19 +65,26 @@ def open_image(
             image = Image.open(io.BytesIO(data), formats=formats)  # the header only
             if not (problem := _size_problem(image, max_pixels)):
                 image.load()
-                return _rgb(image)
+                return to_rgb(image)
         except UnidentifiedImageError as error:
-            got, wanted = f"data starting with {data[:8]!r}", f"one of {', '.join(formats)}"
+            got, wanted = (
+                f"data starting with {data[:8]!r}",
+                f"one of {', '.join(formats)}",
+            )
             change = "convert it or allow its format"
             raise _image_error(name, got, wanted, change, "image_format") from error
         except Image.DecompressionBombError as error:
             wanted = f"an image of at most {max_pixels} pixels"
-            raise _image_error(name, repr(error), wanted, "scale it down", "image_size") from error
+            raise _image_error(
+                name, repr(error), wanted, "scale it down", "image_size"
+            ) from error
         # Pillow's decoders raise what they trip over: OSError, SyntaxError, struct.error, KeyError.
         except Exception as error:
             _raise_of_the_machine(error)
             wanted, change = "an intact image", "write it again or drop it"
-            raise _image_error(name, repr(error), wanted, change, "image_damaged") from error
+            raise _image_error(
+                name, repr(error), wanted, change, "image_damaged"
+            ) from error
     raise _image_error(name, *problem, "image_size")
 
 
@@ -86,13 +93,21 @@ def _size_problem(image: Image.Image, max_pixels: int) -> tuple[str, str, str] |
     width, height = image.size
     got = f"{width} x {height} pixels"
     if not 1 <= width * height <= max_pixels:
-        return got, f"1 to max_pixels = {max_pixels}", "scale it down or raise max_pixels"
+        return (
+            got,
+            f"1 to max_pixels = {max_pixels}",
+            "scale it down or raise max_pixels",
+        )
     if max(width, height) > MAX_ASPECT * min(width, height):
         return got, f"sides of at most {MAX_ASPECT} to 1", "crop it or drop the row"
     cost = _decoding_bytes(image)
     if width * height * cost > 5 * max_pixels:
         most = 5 * max_pixels // cost
-        return f"{got} that take {cost} bytes each", f"at most {most} of such", "scale it down"
+        return (
+            f"{got} that take {cost} bytes each",
+            f"at most {most} of such",
+            "scale it down",
+        )
     return None
 
 
@@ -110,7 +125,7 @@ def _read(source, max_bytes: int) -> tuple[str, bytes]:
     name, data = "bytes", source
     if not isinstance(source, bytes):
         name = repr(str(source))
-        with _open_file(source) as file:
+        with open_file(source) as file:
             data = file.read(max_bytes + 1)
     if not data:
         change = "write the file again or drop the row"
@@ -134,7 +149,11 @@ class StoredImage:
     def size(self) -> tuple[int, int]:
         inline = isinstance(self.source, bytes)
         name = "bytes" if inline else repr(str(self.source))
-        opened = io.BytesIO(_read(self.source, MAX_BYTES)[1]) if inline else _open_file(self.source)
+        opened = (
+            io.BytesIO(_read(self.source, MAX_BYTES)[1])
+            if inline
+            else open_file(self.source)
+        )
         with opened as file, _quiet_pillow():
             if not inline and not 0 < os.fstat(file.fileno()).st_size <= MAX_BYTES:
                 _read(self.source, MAX_BYTES)  # raises
@@ -144,9 +163,13 @@ class StoredImage:
                 _raise_of_the_machine(error)
                 wanted = f"an image, one of {', '.join(IMAGE_FORMATS)}"
                 unknown, bomb = UnidentifiedImageError, Image.DecompressionBombError
-                reason = "image_format" if isinstance(error, unknown) else "image_damaged"
+                reason = (
+                    "image_format" if isinstance(error, unknown) else "image_damaged"
+                )
                 reason = "image_size" if isinstance(error, bomb) else reason
-                raise _image_error(name, repr(error), wanted, "drop the row", reason) from error
+                raise _image_error(
+                    name, repr(error), wanted, "drop the row", reason
+                ) from error
             if problem := _size_problem(image, MAX_PIXELS):
                 raise _image_error(name, *problem, "image_size")
             return image.size
@@ -179,7 +202,12 @@ def confined(root: str | os.PathLike, name: str) -> Path:
         change = "store the file, or have tools/convert_data.py --download=HOST do it"
         raise _image_error(repr(name[:200]), "an address", wanted, change, "image_path")
     parts = re.split(r"[/\\]", plain)
-    if ".." in parts or "\\" in plain or _CONTROL.search(plain) or plain.startswith("~"):
+    if (
+        ".." in parts
+        or "\\" in plain
+        or _CONTROL.search(plain)
+        or plain.startswith("~")
+    ):
         change = "write it relative to that folder"
         got = '"..", a backslash, "~" or a control character'
         raise _image_error(repr(name[:200]), got, wanted, change, "image_path")
@@ -187,7 +215,9 @@ def confined(root: str | os.PathLike, name: str) -> Path:
     path = os.path.realpath(os.path.join(top, name))  # reads links, opens nothing
     if not Path(path).is_relative_to(top):
         change = "move the file, or set root to a folder that holds it"
-        raise _image_error(repr(name[:200]), f"one outside {top!r}", wanted, change, "image_path")
+        raise _image_error(
+            repr(name[:200]), f"one outside {top!r}", wanted, change, "image_path"
+        )
     return Path(path)
 
 
@@ -195,7 +225,7 @@ def _image_error(name, got, wanted, change, reason):
     return ImageError(f"{name}: got {got}, wanted {wanted}; {change}", reason)
 
 
-def _open_file(source):
+def open_file(source):
     """A file opened for reading; a device or a pipe could block or never end."""
     try:
         there = os.stat(source)
@@ -236,7 +266,7 @@ def _quiet_pillow():
         yield
 
 
-def _rgb(image):
+def to_rgb(image):
     if image.mode == "RGB":  # convert() would copy
         return image
     with _quiet_pillow():

@@ -1,4 +1,4 @@
-"""An Example in numbers, as one model wants it (today: data.Encoder)."""
+"""An Example in numbers, as one model wants it (today: data.Processor)."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 from r1v3_jax.config import ModelConfig
 from r1v3_jax.processing import tiling
 from r1v3_jax.processing.tokenizer import Tokenizer, check_token_ids
-from r1v3_jax.types import Dropped, Example
+from r1v3_jax.types import DroppedRow, Example
 
 
 class Tiles:
@@ -18,7 +18,9 @@ class Tiles:
     counts: of each image. size: S. `cut(out)` writes all of them into float32[I, S, S, 3].
     """
 
-    def __init__(self, counts: list[int], size: int, cut: Callable[[np.ndarray], object]):
+    def __init__(
+        self, counts: list[int], size: int, cut: Callable[[np.ndarray], object]
+    ):
         self.counts, self.size, self.cut = counts, size, cut
 
     def __len__(self) -> int:
@@ -57,7 +59,7 @@ class Encoded:
     tiles: Tiles
 
 
-class Encoder:
+class Processor:
     """Turns examples into ids and tiles, as one model wants them.
 
     prefill: text that every sampled answer is made to begin with; part of the prompt's ids.
@@ -73,7 +75,9 @@ class Encoder:
         is too long for it, or a row that only teaches: no answer to it can be right.
         """
         if example.chain is not None and not example.answer:
-            raise Dropped(example.source, example.id, "no_answer", "a chain of thought alone")
+            raise DroppedRow(
+                example.source, example.id, "no_answer", "a chain of thought alone"
+            )
         tiles = self.tiles(example)
         turns = (*example.before, ("user", example.question))
         ids = np.asarray(self._prompt_ids(turns, tuple(tiles.counts)), np.int32)
@@ -85,9 +89,13 @@ class Encoder:
         the assistant said before.
         """
         if example.chain is None:
-            raise Dropped(example.source, example.id, "no_chain")
+            raise DroppedRow(example.source, example.id, "no_chain")
         tiles = self.tiles(example)
-        turns = (*example.before, ("user", example.question), ("assistant", example.chain))
+        turns = (
+            *example.before,
+            ("user", example.question),
+            ("assistant", example.chain),
+        )
         ids, mask = self.tokenizer.encode_example(
             _messages(turns), self._image_tokens(tiles.counts)
         )
@@ -97,14 +105,18 @@ class Encoder:
         labels = self._label_images(example, ids, mask) if example.image_labels else ids
         return Encoded(ids, labels, mask, tiles)
 
-    def _label_images(self, example: Example, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def _label_images(
+        self, example: Example, ids: np.ndarray, mask: np.ndarray
+    ) -> np.ndarray:
         """The labels of an example whose image tokens are to be named; sets `mask` there.
 
         ids     [<img>  I   I  </img>]   a prediction is held against what stands behind it, so
         labels  [<img>  I   7   3    ]   the label of an image token stands one to the right
         mask    [  0    0   1   1    ]
         """
-        named = np.concatenate([self.tokenizer.encode_text(text) for text in example.image_labels])
+        named = np.concatenate(
+            [self.tokenizer.encode_text(text) for text in example.image_labels]
+        )
         behind = np.flatnonzero(ids == self.config.image_token_id) + 1
         if len(named) != len(behind):
             raise ValueError(
@@ -124,7 +136,7 @@ class Encoder:
     def _check_length(self, ids, example: Example) -> None:
         if len(ids) > (limit := self.config.text.max_positions):
             got = f"{len(ids)} tokens, the model has {limit} positions"
-            raise Dropped(example.source, example.id, "too_long", got)
+            raise DroppedRow(example.source, example.id, "too_long", got)
 
     def _image_tokens(self, counts) -> list[int]:
         return [count * self.config.image_tokens_per_tile for count in counts]

@@ -5,17 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from r1v3_jax.processing.image_files import StoredImage, _rgb
-from r1v3_jax.processing.video import _refusal
+from r1v3_jax.processing.image_files import StoredImage, to_rgb
+from r1v3_jax.processing.video import refusal
 
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)  # ImageNet, as InternVL's build_transform
+MEAN = np.array(
+    (0.485, 0.456, 0.406), np.float32
+)  # ImageNet, as InternVL's build_transform
 
 
 STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 def tile_grid(
-    width: int, height: int, max_tiles: int = 12, *, min_tiles: int = 1, tile_size: int = 448
+    width: int,
+    height: int,
+    max_tiles: int = 12,
+    *,
+    min_tiles: int = 1,
+    tile_size: int = 448,
 ) -> tuple[int, int]:
     """(columns, rows) of the grid whose shape is nearest to width / height.
 
@@ -25,10 +32,10 @@ def tile_grid(
     """
     if min(width, height, tile_size) < 1:
         got = f"{width} x {height} pixels and tile_size {tile_size}"
-        raise _refusal("image", got, "positive sizes", "drop the image or set tile_size")
+        raise refusal("image", got, "positive sizes", "drop the image or set tile_size")
     if not 1 <= min_tiles <= max_tiles:
         got, wanted = f"{min_tiles} to {max_tiles} tiles", "1 <= min_tiles <= max_tiles"
-        raise _refusal("image", got, wanted, "change min_tiles or max_tiles")
+        raise refusal("image", got, wanted, "change min_tiles or max_tiles")
     sides = range(1, max_tiles + 1)
     grids = [(i, j) for i in sides for j in sides if min_tiles <= i * j <= max_tiles]
     best, best_distance = None, float("inf")
@@ -61,7 +68,7 @@ def tile(
     """
     S = tile_size
     columns, rows = tile_grid(*image.size, max_tiles, min_tiles=min_tiles, tile_size=S)
-    image, count = _rgb(image), columns * rows
+    image, count = to_rgb(image), columns * rows
     thumbnail = thumbnail and count > 1
     if out is None:
         out = np.empty((count + thumbnail, S, S, 3), np.float32)
@@ -72,7 +79,9 @@ def tile(
     for n in range(count):
         _normalise(cut[n // columns, n % columns], out[n])
     if thumbnail:
-        _normalise(np.asarray(image.resize((S, S), Image.Resampling.BICUBIC)), out[count])
+        _normalise(
+            np.asarray(image.resize((S, S), Image.Resampling.BICUBIC)), out[count]
+        )
     return out
 
 
@@ -97,7 +106,9 @@ def tiles_per_image(num_images: int, max_tiles: int = 12) -> int:
     """
     if num_images < 1 or max_tiles < 1:
         got = f"{num_images} images and max_tiles {max_tiles}"
-        raise _refusal("prompt", got, "at least 1 of each", "add an image or raise max_tiles")
+        raise refusal(
+            "prompt", got, "at least 1 of each", "add an image or raise max_tiles"
+        )
     return max(1, max_tiles // num_images)
 
 

@@ -36,9 +36,9 @@ from r1v3_jax.processing.chat import (
     TURN_END,
     TURN_START,
     ChatFormat,
-    _chat_format,
-    _check_messages,
+    chat_format,
     chat_template,
+    check_messages,
 )
 
 
@@ -55,7 +55,9 @@ def load(
     directory = Path(directory)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model")
     if not any((directory / name).is_file() for name in files):
-        state = "it does not exist" if not directory.exists() else f"it has none of {files}"
+        state = (
+            "it does not exist" if not directory.exists() else f"it has none of {files}"
+        )
         raise ValueError(
             f"no tokenizer in {str(directory)!r}: {state}; point at a Hugging Face checkpoint"
         )
@@ -65,7 +67,9 @@ def load(
         )
     except Exception as error:  # damaged files raise whatever the parser at hand raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"cannot read the tokenizer in {str(directory)!r}: {reason}") from error
+        raise ValueError(
+            f"cannot read the tokenizer in {str(directory)!r}: {reason}"
+        ) from error
 
     if hf.is_fast:  # a file may ask to cut and to pad
         hf.backend_tokenizer.no_truncation()
@@ -77,7 +81,9 @@ def load(
         ids = hf.encode(token, add_special_tokens=False)
         if len(ids) == 1 and hf.convert_ids_to_tokens(ids) == [token]:
             control_ids[token] = ids[0]
-    wanted = (TURN_START, TURN_END) if text_only else (TURN_START, TURN_END, *IMAGE_TOKENS)
+    wanted = (
+        (TURN_START, TURN_END) if text_only else (TURN_START, TURN_END, *IMAGE_TOKENS)
+    )
     if missing := [token for token in wanted if token not in control_ids]:
         raise ValueError(
             f"the tokenizer in {str(directory)!r} lacks the single tokens {', '.join(missing)}; "
@@ -85,7 +91,7 @@ def load(
             "are missing"
         )
     if chat is None:
-        chat = _chat_format(hf, directory) if hf.chat_template else R1V3_CHAT
+        chat = chat_format(hf, directory) if hf.chat_template else R1V3_CHAT
     return Tokenizer(hf, chat, control_ids)
 
 
@@ -127,12 +133,18 @@ class Tokenizer:
     @property
     def pad_token_id(self) -> int:
         """The checkpoint's padding; <|im_end|> if it has none, for padding is always masked."""
-        return self.end_token_id if self.hf.pad_token_id is None else self.hf.pad_token_id
+        return (
+            self.end_token_id if self.hf.pad_token_id is None else self.hf.pad_token_id
+        )
 
     @property
     def banned_token_ids(self) -> tuple[int, ...]:
         """Tokens that sampling must never emit: there is no image behind a sampled one."""
-        return tuple(self.control_ids[token] for token in IMAGE_TOKENS if token in self.control_ids)
+        return tuple(
+            self.control_ids[token]
+            for token in IMAGE_TOKENS
+            if token in self.control_ids
+        )
 
     def check_model(self, config: ModelConfig) -> None:
         """ValueError if this tokenizer is not that of a model with `config`: image token, end of a
@@ -174,7 +186,9 @@ class Tokenizer:
             )
         return self._encode([*pieces, (self._answer_header(), False)])[0]
 
-    def encode_example(self, messages: list[dict], image_tokens=()) -> tuple[list[int], list[bool]]:
+    def encode_example(
+        self, messages: list[dict], image_tokens=()
+    ) -> tuple[list[int], list[bool]]:
         """(tokens, loss_mask), equally long, for supervised fine-tuning.
 
         The mask is true on each assistant message and the <|im_end|> after it, nowhere else. An
@@ -184,7 +198,9 @@ class Tokenizer:
         """
         pieces = self._pieces(messages, image_tokens)
         if not any(supervised for _, supervised in pieces):
-            raise ValueError("an example has no assistant message, so nothing to learn; drop it")
+            raise ValueError(
+                "an example has no assistant message, so nothing to learn; drop it"
+            )
         return self._encode(pieces)
 
     def encode_text(self, text: str) -> list[int]:
@@ -224,7 +240,9 @@ class Tokenizer:
     def decode_all(self, rows, *, skip_special: bool) -> list[str]:
         """`decode` of each of several; the tokenizer's library takes all cores for it."""
         added = self.hf.added_tokens_decoder
-        left_out = [i for i, token in added.items() if token.special] if skip_special else []
+        left_out = (
+            [i for i, token in added.items() if token.special] if skip_special else []
+        )
         wanted = []
         for ids in map(np.asarray, rows):
             check_token_ids(ids, self.vocab_size)
@@ -232,7 +250,9 @@ class Tokenizer:
             kept = ids[~np.isin(ids, left_out)] if left_out else ids
             wanted.append([self.control_ids[TURN_START], *kept.tolist()])
         if self.hf.is_fast:
-            texts = self.hf.backend_tokenizer.decode_batch(wanted, skip_special_tokens=False)
+            texts = self.hf.backend_tokenizer.decode_batch(
+                wanted, skip_special_tokens=False
+            )
         else:
             how = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
             texts = [self.hf.decode(ids, **how) for ids in wanted]
@@ -242,8 +262,12 @@ class Tokenizer:
         # A sentencepiece tokenizer puts a space before the first word of its input. No piece of a
         # chat comes first, so each is encoded behind a control token.
         text = TURN_START + text
-        if self.hf.is_fast:  # transformers' own way holds Python's lock for three times as long
-            return self.hf.backend_tokenizer.encode(text, add_special_tokens=False).ids[1:]
+        if (
+            self.hf.is_fast
+        ):  # transformers' own way holds Python's lock for three times as long
+            return self.hf.backend_tokenizer.encode(text, add_special_tokens=False).ids[
+                1:
+            ]
         return self.hf.encode(text, add_special_tokens=False, verbose=False)[1:]
 
     def _encode(self, pieces: list[tuple[str, bool]]) -> tuple[list[int], list[bool]]:
@@ -259,7 +283,7 @@ class Tokenizer:
 
     def _pieces(self, messages: list[dict], image_tokens) -> list[tuple[str, bool]]:
         """The chat as (text, supervised) pieces, to be tokenised one by one."""
-        _check_messages(messages)
+        check_messages(messages)
         for i, message in enumerate(messages):
             self._check_plain(message["content"], f"message {i} ({message['role']})")
         if messages[0]["role"] != "system" and self.chat.system is not None:
@@ -269,33 +293,47 @@ class Tokenizer:
         for message, content in zip(messages, contents, strict=True):
             if message["role"] == "assistant":
                 answer = self.chat.without_opening(content) + TURN_END
-                pieces += [(self._answer_header(), False), (answer, True), ("\n", False)]
+                pieces += [
+                    (self._answer_header(), False),
+                    (answer, True),
+                    ("\n", False),
+                ]
             else:
-                pieces.append((f"{TURN_START}{message['role']}\n{content}{TURN_END}\n", False))
+                pieces.append(
+                    (f"{TURN_START}{message['role']}\n{content}{TURN_END}\n", False)
+                )
         return pieces
 
     def _with_images(self, messages: list[dict], image_tokens) -> list[str]:
         """The contents of the messages, with the image tokens in the places of the markers."""
         contents = [message["content"] for message in messages]
-        asking = [i for i, message in enumerate(messages) if message["role"] != "assistant"]
+        asking = [
+            i for i, message in enumerate(messages) if message["role"] != "assistant"
+        ]
         markers = sum(contents[i].count(IMAGE_MARKER) for i in asking)
         if markers == 0 and len(image_tokens) > 0:
             first = next((i for i in asking if messages[i]["role"] == "user"), None)
             if first is None:
-                raise ValueError(f"{len(image_tokens)} images, but no user message to hold them")
+                raise ValueError(
+                    f"{len(image_tokens)} images, but no user message to hold them"
+                )
             contents[first] = f"{IMAGE_MARKER}\n" * len(image_tokens) + contents[first]
         elif markers != len(image_tokens):
             raise ValueError(
                 f"{markers} {IMAGE_MARKER} markers in the messages, but {len(image_tokens)} "
                 "images; write one marker per image, or none to have all images in front"
             )
-        if len(image_tokens) and not all(token in self.control_ids for token in IMAGE_TOKENS):
+        if len(image_tokens) and not all(
+            token in self.control_ids for token in IMAGE_TOKENS
+        ):
             raise ValueError(
                 f"{len(image_tokens)} images, but the tokenizer has no image tokens "
                 f"({', '.join(IMAGE_TOKENS)}); use a vision checkpoint or leave the images out"
             )
         if any(n < 1 for n in image_tokens):
-            raise ValueError(f"every image has at least 1 token, got {list(image_tokens)}")
+            raise ValueError(
+                f"every image has at least 1 token, got {list(image_tokens)}"
+            )
         counts = iter(image_tokens)
         for i in asking:
             contents[i] = re.sub(
@@ -333,9 +371,15 @@ def export_template(directory: str | Path, layout: str) -> str | None:
             text = tokenizer.hf.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False
             )
-        except Exception:  # a template is a program: one for strings fails at a list in any way
+        except (
+            Exception
+        ):  # a template is a program: one for strings fails at a list in any way
             text = ""
-        if text.count(IMAGE_CONTEXT) == 1 if layout == "hf" else IMAGE_CONTEXT not in text:
+        if (
+            text.count(IMAGE_CONTEXT) == 1
+            if layout == "hf"
+            else IMAGE_CONTEXT not in text
+        ):
             return None
     template = chat_template(tokenizer.chat)
     return template if layout == "hf" else template.replace(IMAGE_CONTEXT, IMAGE_MARKER)

@@ -12,7 +12,10 @@ def added_tokens(directory: Path) -> dict[str, int]:
     if (directory / "added_tokens.json").exists():
         tokens |= read_json(directory / "added_tokens.json")
     if (directory / "tokenizer_config.json").exists():
-        listed = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        listed = (
+            read_json(directory / "tokenizer_config.json").get("added_tokens_decoder")
+            or {}
+        )
         tokens |= {entry["content"]: int(i) for i, entry in listed.items()}
     if (directory / "tokenizer.json").exists():
         listed = read_json(directory / "tokenizer.json").get("added_tokens") or []

@@ -12,13 +12,21 @@ from pathlib import Path
 import numpy as np
 
 # Okabe and Ito's palette, told apart with any colour vision; lines differ in style as well.
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #7F7F7F".split()
+BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
+    "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #7F7F7F".split()
+)
 GRPO_STEP = "GRPO step (faint: as logged, bold: moving mean)"
 SUPERVISED = ("base", "cold_start", "connector")
 BOUNDS = ("mean", "low", "high")
 TO = "\N{RIGHTWARDS ARROW}"
 BLIND = "images as noise"
-COLOURS = {"base": SKY, "cold_start": BLUE, "grpo": ORANGE, "connector": GREEN, BLIND: GREY}
+COLOURS = {
+    "base": SKY,
+    "cold_start": BLUE,
+    "grpo": ORANGE,
+    "connector": GREEN,
+    BLIND: GREY,
+}
 
 
 def plot_run(directory) -> list[Path]:
@@ -37,7 +45,9 @@ def plot_run(directory) -> list[Path]:
 def read_rows(path: Path) -> list[dict]:
     """The whole lines of a metrics.jsonl, none if there is no such file."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.split("\n")[:-1]]  # the last has no newline yet
+    return [
+        json.loads(line) for line in text.split("\n")[:-1]
+    ]  # the last has no newline yet
 
 
 def read_summary(directory: Path) -> dict:
@@ -56,9 +66,15 @@ def reward(rows: list[dict], summary: dict):
     if main is None:
         return None
     a, b = ends(main)
-    figure, (axes,) = blank(f"Mean reward {a:.2f} {TO} {b:.2f} over {len(main[0])} GRPO steps")
+    figure, (axes,) = blank(
+        f"Mean reward {a:.2f} {TO} {b:.2f} over {len(main[0])} GRPO steps"
+    )
     draw(axes, lines)
-    axes.set(xlabel=GRPO_STEP, ylabel="mean over a step's samples (0 to 1)", ylim=(-0.03, 1.03))
+    axes.set(
+        xlabel=GRPO_STEP,
+        ylabel="mean over a step's samples (0 to 1)",
+        ylim=(-0.03, 1.03),
+    )
     return legend(figure, axes)
 
 
@@ -73,17 +89,23 @@ def length(rows: list[dict], summary: dict):
     if main is None:
         return None
     a, b = ends(main)
-    title = f"Mean completion {a:.0f} {TO} {b:.0f} tokens over {len(main[0])} GRPO steps"
+    title = (
+        f"Mean completion {a:.0f} {TO} {b:.0f} tokens over {len(main[0])} GRPO steps"
+    )
     figure, panels = blank(title, 1 if clipped is None else 2)
     draw(panels[0], lines)
     if (limit := series(rows, "grpo", "length_limit")) is not None:
-        panels[0].step(*limit, ":", where="post", color=GREY, linewidth=2, label="limit")
+        panels[0].step(
+            *limit, ":", where="post", color=GREY, linewidth=2, label="limit"
+        )
     panels[0].set(ylabel="completion tokens", ylim=(0, None))
     if clipped is not None:
         clipped = clipped[0], 100 * clipped[1]
         draw(panels[1], {"cut off at the limit": (clipped, PURPLE, "-")})
         top = max(5.0, 1.1 * np.nanmax(clipped[1]))
-        panels[1].set(ylabel="cut off (%)", ylim=(-0.03 * top, top))  # a line at 0 can be seen
+        panels[1].set(
+            ylabel="cut off (%)", ylim=(-0.03 * top, top)
+        )  # a line at 0 can be seen
     panels[-1].set_xlabel(GRPO_STEP)
     return legend(figure, *panels)
 
@@ -92,7 +114,11 @@ def entropy(rows: list[dict], summary: dict):
     """Entropy of all sampled tokens, and where a critical word begins."""
     lines = {
         "all tokens": (series(rows, "grpo", "entropy"), BLUE, "-"),
-        "first token of a critical word": (series(rows, "grpo", "critical_entropy"), ORANGE, "--"),
+        "first token of a critical word": (
+            series(rows, "grpo", "critical_entropy"),
+            ORANGE,
+            "--",
+        ),
     }
     main = lines["all tokens"][0]
     if main is None:
@@ -125,10 +151,16 @@ def accuracy_by_stage(rows: list[dict], summary: dict):
         at = [k for k, name in enumerate(sets) if measured(values.get(name))]
         mean, low, high = bounds([values[sets[k]] for k in at])
         x = [k + (i - (len(stages) - 1) / 2) * width for k in at]
-        axes.bar(x, mean, 0.9 * width, color=COLOURS[stage], label=label(stage), zorder=2)
-        axes.errorbar(x, mean, [mean - low, high - mean], fmt="none", ecolor="black", capsize=3)
+        axes.bar(
+            x, mean, 0.9 * width, color=COLOURS[stage], label=label(stage), zorder=2
+        )
+        axes.errorbar(
+            x, mean, [mean - low, high - mean], fmt="none", ecolor="black", capsize=3
+        )
         for text, *top in zip(mean, x, high, strict=True):
-            axes.annotate(f"{text:.0f}", top, (0, 3), textcoords="offset points", ha="center")
+            axes.annotate(
+                f"{text:.0f}", top, (0, 3), textcoords="offset points", ha="center"
+            )
     axes.set(ylabel="right answers (%), with 95% interval")
     axes.margins(y=0.1)
     axes.set_xticks(range(len(sets)), sets)
@@ -152,7 +184,9 @@ def selection(rows: list[dict], summary: dict):
     figure, (axes,) = blank(title)
     x, step = ([c[key] for c in points] for key in ("critical_entropy", "step"))
     mean, low, high = bounds([c["accuracy"] for c in points])
-    axes.errorbar(x, mean, [mean - low, high - mean], fmt="none", ecolor=GREY, alpha=0.6, zorder=2)
+    axes.errorbar(
+        x, mean, [mean - low, high - mean], fmt="none", ecolor=GREY, alpha=0.6, zorder=2
+    )
     dots = axes.scatter(x, mean, c=step, cmap="cividis", s=60, zorder=3)
     for c, value in zip(points, mean, strict=True):
         if c["step"] == chosen:
@@ -162,7 +196,8 @@ def selection(rows: list[dict], summary: dict):
             )  # fmt: skip
     figure.colorbar(dots, ax=axes, label="GRPO step", pad=0.02)
     axes.set(
-        xlabel="critical-token entropy (nats)", ylabel="held-out accuracy (%), with 95% interval"
+        xlabel="critical-token entropy (nats)",
+        ylabel="held-out accuracy (%), with 95% interval",
     )
     return legend(figure, axes)
 
@@ -172,7 +207,9 @@ def loss(rows: list[dict], summary: dict):
     stages = [stage for stage in SUPERVISED if series(rows, stage, "loss") is not None]
     if not stages:
         return None
-    parts = [f"{label(stage)} {ends(series(rows, stage, 'loss'))[1]:.2f}" for stage in stages]
+    parts = [
+        f"{label(stage)} {ends(series(rows, stage, 'loss'))[1]:.2f}" for stage in stages
+    ]
     figure, panels = blank("Loss at the end: " + ", ".join(parts), columns=len(stages))
     for stage, axes in zip(stages, panels, strict=True):
         draw(axes, {"training": (series(rows, stage, "loss"), BLUE, "-")})
@@ -201,7 +238,10 @@ def table(summary: dict) -> str:
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        [
+            row[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+        ]
         for row in (header, rule, *body)
     ]
     caption = "Held-out accuracy in percent, with 95% intervals."
@@ -210,10 +250,14 @@ def table(summary: dict) -> str:
 
 def accuracies(summary: dict) -> tuple[dict[str, dict], list[str]]:
     """{stage: {set: {mean, low, high, n}}} in the order they ran, and the names of the sets."""
-    stages = {stage: values for stage, values in summary.get("accuracy", {}).items() if values}
+    stages = {
+        stage: values for stage, values in summary.get("accuracy", {}).items() if values
+    }
     if summary.get("blind"):
         stages[BLIND] = summary["blind"]
-    return stages, list(dict.fromkeys(name for values in stages.values() for name in values))
+    return stages, list(
+        dict.fromkeys(name for values in stages.values() for name in values)
+    )
 
 
 def known(value) -> bool:
@@ -239,7 +283,9 @@ def interval(accuracy: dict | None) -> str:
 
 def bounds(accuracies: list[dict]) -> np.ndarray:
     """Rows of means, of lower and of upper bounds, in percent: float64[3, N]."""
-    return 100 * np.asarray([[accuracy[key] for accuracy in accuracies] for key in BOUNDS])
+    return 100 * np.asarray(
+        [[accuracy[key] for accuracy in accuracies] for key in BOUNDS]
+    )
 
 
 def questions(stages: dict[str, dict], name: str) -> str:
@@ -253,11 +299,15 @@ def label(stage: str) -> str:
     return stage.replace("_", " ")
 
 
-def series(rows: list[dict], stage: str, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+def series(
+    rows: list[dict], stage: str, name: str
+) -> tuple[np.ndarray, np.ndarray] | None:
     """(steps, values) of a metric, nan where it was not finite; None if it never was."""
     found = [row for row in rows if row["stage"] == stage and name in row]
     steps = np.asarray([row["step"] for row in found], int)
-    values = np.asarray([row[name] if known(row[name]) else np.nan for row in found], float)
+    values = np.asarray(
+        [row[name] if known(row[name]) else np.nan for row in found], float
+    )
     return None if np.isnan(values).all() else (steps, values)
 
 
@@ -271,7 +321,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values)
     total = np.convolve(np.where(known, values, 0.0), bell, "same")
     weight = np.convolve(known, bell, "same")
-    return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 1e-9)
+    return np.divide(
+        total, weight, out=np.full(len(values), np.nan), where=weight > 1e-9
+    )
 
 
 def ends(line: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
@@ -286,7 +338,9 @@ def blank(title: str, rows: int = 1, columns: int = 1):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(7.2, 3.4 * columns), 3.2 + 1.4 * rows), layout="constrained")
+    figure = Figure(
+        figsize=(max(7.2, 3.4 * columns), 3.2 + 1.4 * rows), layout="constrained"
+    )
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex="col").flat)
@@ -303,7 +357,9 @@ def draw(axes, lines: dict) -> None:
     for name, (line, colour, style) in lines.items():
         if line is not None:
             axes.plot(*line, ".-", color=colour, alpha=0.25, linewidth=1, markersize=3)
-            dot = "o" if len(line[0]) < 16 else ""  # lone points between nan, and not smoothed
+            dot = (
+                "o" if len(line[0]) < 16 else ""
+            )  # lone points between nan, and not smoothed
             axes.plot(
                 line[0], smooth(line[1]), style, color=colour, linewidth=2, label=name,
                 marker=dot, markersize=4,
@@ -318,7 +374,11 @@ def legend(figure, *panels):
         entries |= dict(zip(names, handles, strict=True))
     if entries:
         figure.legend(
-            entries.values(), entries, loc="outside lower center", ncols=len(entries), frameon=False
+            entries.values(),
+            entries,
+            loc="outside lower center",
+            ncols=len(entries),
+            frameon=False,
         )
     return figure
 

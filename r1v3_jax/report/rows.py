@@ -16,7 +16,7 @@ from PIL import Image
 
 from r1v3_jax.data import reader
 from r1v3_jax.processing import tiling
-from r1v3_jax.processing.processor import Encoded, Encoder
+from r1v3_jax.processing.processor import Encoded, Processor
 from r1v3_jax.types import REASONS
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -41,12 +41,14 @@ def plain(text: str) -> str:
     )  # fmt: skip
 
 
-def runs(one: Encoded, encoder: Encoder) -> list[tuple[str, str]]:
+def runs(one: Encoded, processor: Processor) -> list[tuple[str, str]]:
     """The text of an example in (kind, text) runs: "given", "learnt", "image" for a row of image
     tokens, "label" for one that has to be named.
     """
-    behind = np.zeros(len(one.tokens), bool)  # the loss of image tokens stands one to the right
-    is_image = one.tokens == encoder.config.image_token_id
+    behind = np.zeros(
+        len(one.tokens), bool
+    )  # the loss of image tokens stands one to the right
+    is_image = one.tokens == processor.config.image_token_id
     behind[1:] = is_image[:-1]
     named = behind & one.loss_mask
     kinds = np.where(one.loss_mask & ~named, "learnt", "given").astype(object)
@@ -56,10 +58,10 @@ def runs(one: Encoded, encoder: Encoder) -> list[tuple[str, str]]:
         size = len(list(group))
         ids = one.tokens[at : at + size]
         if kind in ("image", "label"):
-            name = encoder.tokenizer.decode(ids[:1], skip_special=False)
+            name = processor.tokenizer.decode(ids[:1], skip_special=False)
             text = f"{name} x {size}"
         else:
-            text = encoder.tokenizer.decode(ids, skip_special=False)
+            text = processor.tokenizer.decode(ids, skip_special=False)
         out.append((kind, text))
         at += size
     return out
@@ -69,12 +71,14 @@ def line(item: reader.Item) -> str:
     """The name of a row and its size."""
     one, example = item.encoded, item.example
     learnt = f", {int(one.loss_mask.sum())} learnt from" if one.loss_mask.any() else ""
-    return plain(f"{example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles")
+    return plain(
+        f"{example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles"
+    )
 
 
-def on_terminal(item: reader.Item, encoder: Encoder) -> str:
+def on_terminal(item: reader.Item, processor: Processor) -> str:
     """A row in lines of text."""
-    text = plain("".join(text for _, text in runs(item.encoded, encoder))[:1000])
+    text = plain("".join(text for _, text in runs(item.encoded, processor))[:1000])
     out = line(item) + "\n    " + text.replace("\n", "\n    ")
     if not item.encoded.loss_mask.any():
         out += f"\n    answer: {plain(item.example.answer)}"
@@ -82,7 +86,11 @@ def on_terminal(item: reader.Item, encoder: Encoder) -> str:
 
 
 def page(
-    title: str, facts: list[str], items: list[reader.Item], dropped: list[dict], encoder: Encoder
+    title: str,
+    facts: list[str],
+    items: list[reader.Item],
+    dropped: list[dict],
+    processor: Processor,
 ) -> str:
     """An HTML document: facts about the data, why rows were left out, and the rows themselves."""
     parts = [f"<p>{escaped(fact)}</p>" for fact in facts]
@@ -92,7 +100,7 @@ def page(
         "<p>In the text: <mark>learnt from</mark>, <span class=image>image tokens</span>, "
         "<mark class=label>image tokens that are to be named</mark>.</p>"
     )
-    parts += [_row(item, encoder) for item in items]
+    parts += [_row(item, processor) for item in items]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -103,7 +111,9 @@ def page(
 
 
 def escaped(text: str) -> str:
-    return html.escape(plain(text[:SHOWN_TEXT]) + (" [...]" if len(text) > SHOWN_TEXT else ""))
+    return html.escape(
+        plain(text[:SHOWN_TEXT]) + (" [...]" if len(text) > SHOWN_TEXT else "")
+    )
 
 
 def _histogram(dropped: list[dict]) -> str:
@@ -114,7 +124,9 @@ def _histogram(dropped: list[dict]) -> str:
         f"<td>{escaped(REASONS[reason])}</td></tr>"
         for reason, count in counts
     )
-    first = {drop["reason"]: drop for drop in reversed(dropped)}  # of each reason, an example
+    first = {
+        drop["reason"]: drop for drop in reversed(dropped)
+    }  # of each reason, an example
     examples = "".join(
         f"<li>{escaped(reason)}: {escaped(drop['id'])}, {escaped(drop['detail'])}</li>"
         for reason, drop in first.items()
@@ -122,14 +134,15 @@ def _histogram(dropped: list[dict]) -> str:
     return f"<h2>Rows left out</h2><table>{rows}</table><p>For example:</p><ul>{examples}</ul>"
 
 
-def _row(item: reader.Item, encoder: Encoder) -> str:
+def _row(item: reader.Item, processor: Processor) -> str:
     example = item.example
     tags = {
         "given": ("", ""), "learnt": ("<mark>", "</mark>"),
         "image": ("<span class=image>", "</span>"), "label": ("<mark class=label>", "</mark>"),
     }  # fmt: skip
     text = "".join(
-        tags[kind][0] + escaped(text) + tags[kind][1] for kind, text in runs(item.encoded, encoder)
+        tags[kind][0] + escaped(text) + tags[kind][1]
+        for kind, text in runs(item.encoded, processor)
     )
     named = {
         "source": example.source, "level": example.level, "kind": example.kind,
@@ -148,7 +161,11 @@ def _row(item: reader.Item, encoder: Encoder) -> str:
 
 def _address(tile: np.ndarray) -> str:
     """A tile, float32[S, S, 3], as a data: address."""
-    pixels = np.clip((tile * tiling.STD + tiling.MEAN) * 255, 0, 255).round().astype(np.uint8)
+    pixels = (
+        np.clip((tile * tiling.STD + tiling.MEAN) * 255, 0, 255)
+        .round()
+        .astype(np.uint8)
+    )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -70,7 +70,11 @@ def scored(check: Check, form: float, accuracy_weight: float) -> Score:
     """The Score that a verdict and a format score make."""
     total = accuracy = None
     if check.verdict is not Verdict.ERROR:
-        accuracy = float(check.verdict is Verdict.RIGHT) if check.credit is None else check.credit
+        accuracy = (
+            float(check.verdict is Verdict.RIGHT)
+            if check.credit is None
+            else check.credit
+        )
         total = accuracy_weight * accuracy + (1 - accuracy_weight) * form
     return Score(total, accuracy, form, check.verdict, check.extracted, check.reason)
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from r1v3_jax.config import Shaping
 
 
-def penalty(config: Shaping, ids: Sequence[int], text: str, question: str, limit: int) -> float:
+def penalty(
+    config: Shaping, ids: Sequence[int], text: str, question: str, limit: int
+) -> float:
     """The weighted sum of what is wrong with a completion besides its answer.
 
     ids: the sampled tokens; limit: how many there might have been.

@@ -13,7 +13,9 @@ from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 # Verdicts
 
 
-def verify(completion: str, answer: str, *, thinking: bool = True, verifier: str = "") -> Check:
+def verify(
+    completion: str, answer: str, *, thinking: bool = True, verifier: str = ""
+) -> Check:
     """Whether the last box of a completion holds `answer`, by the rules of `verifier` (`routing`).
 
     Balanced boxes after </think> that differ in more than spelling are WRONG, whatever they hold,
@@ -59,7 +61,11 @@ def verify_all(
     items: dict[pool.Item, list[int]] = {}
     appeals: dict[int, tuple[str, str, str]] = {}
     rows = zip(
-        completions, answers, verifiers or [""] * count, questions or [""] * count, strict=True
+        completions,
+        answers,
+        verifiers or [""] * count,
+        questions or [""] * count,
+        strict=True,
     )
     for i, (completion, answer, text, question) in enumerate(rows):
         box, problem = only_box(completion, thinking=thinking)
@@ -78,15 +84,23 @@ def verify_all(
             checks[i] = routing.check(verifier.rules, answer, box)
         else:
             items.setdefault(pool.Item(verifier.rules, answer, box), []).append(i)
-    for check, places in zip(processes(how).run(list(items)), items.values(), strict=True):
+    for check, places in zip(
+        processes(how).run(list(items)), items.values(), strict=True
+    ):
         for i in places:
             checks[i] = check
-    asked = {i: one for i, one in appeals.items() if checks[i].verdict is not Verdict.RIGHT}
+    asked = {
+        i: one for i, one in appeals.items() if checks[i].verdict is not Verdict.RIGHT
+    }
     if asked:
         judgements = endpoint(how).judge_all(list(asked.values()))
         for i, check in zip(asked, judgements, strict=True):
-            wrong = check.verdict is Verdict.WRONG  # what a function of one's own gave stays
-            checks[i] = dataclasses.replace(check, credit=checks[i].credit) if wrong else check
+            wrong = (
+                check.verdict is Verdict.WRONG
+            )  # what a function of one's own gave stays
+            checks[i] = (
+                dataclasses.replace(check, credit=checks[i].credit) if wrong else check
+            )
     return checks
 
 
@@ -94,9 +108,13 @@ def check_allowed(verifier: routing.Verifier, how: Verify) -> None:
     """ValueError if a row asks for what the run does not have."""
     for rule in verifier.rules:
         if rule.name not in routing.NAMES and rule.name not in how.custom:
-            raise ValueError(f"{rule.name} is not among the functions that verify.custom allows")
+            raise ValueError(
+                f"{rule.name} is not among the functions that verify.custom allows"
+            )
     if verifier.model and not how.model_url:
-        raise ValueError("the row asks for a model verifier and verify.model_url is not set")
+        raise ValueError(
+            "the row asks for a model verifier and verify.model_url is not set"
+        )
 
 
 def check_functions(how: Verify) -> None:
@@ -105,7 +123,9 @@ def check_functions(how: Verify) -> None:
         try:
             custom.load(name)
         except Exception as error:  # whatever somebody's module raises
-            raise ValueError(f"verify.custom: {name} cannot be used: {describe(error)}") from error
+            raise ValueError(
+                f"verify.custom: {name} cannot be used: {describe(error)}"
+            ) from error
 
 
 def processes(how: Verify) -> pool.Pool:
@@ -139,4 +159,6 @@ def check_gold(answer: str, verifier: str = "") -> str | None:
     if parsed.model or any(rule.name not in routing.NAMES for rule in parsed.rules):
         return None
     check = routing.check(parsed.rules, answer, answer)
-    return None if check.verdict is Verdict.RIGHT else f"{answer[:100]!r}: {check.reason}"
+    return (
+        None if check.verdict is Verdict.RIGHT else f"{answer[:100]!r}: {check.reason}"
+    )

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable
 
 from r1v3_jax.config import GRPO, Shaping
-from r1v3_jax.data.reader import Drawn, Reader
+from r1v3_jax.data.reader import Consumed, Reader
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.rewards import score as rewards_score
 from r1v3_jax.rewards import terms
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import Flight, Sampler, begin
+from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout, begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Collected:
     """
 
     groups: list[Group]
-    drawn: Drawn
+    consumed: Consumed
     counts: dict[str, float]
     lengths: list[int]
-    ahead: Flight | None
+    ahead: PendingRollout | None
 
 
 def collect(
-    sampler: Sampler,
+    sampler: GroupSampler,
     model,
     reader: Reader,
     key,
@@ -34,8 +34,8 @@ def collect(
     limit: int,
     progress: float = 1.0,
     *,
-    flight: Flight | None = None,
-    then: Callable[[], Flight] | None = None,
+    flight: PendingRollout | None = None,
+    then: Callable[[], PendingRollout] | None = None,
 ) -> Collected:
     """P groups for one step. `then` begins the next rollout, as soon as the devices are done;
     flight: this one, if it was begun so.
@@ -47,7 +47,7 @@ def collect(
     decoding, begun = None, []
     kept: list[Group] = []
     idle: list[Group] = []
-    lengths, drawn = [], Drawn(reader.cursor)
+    lengths, consumed = [], Consumed(reader.cursor)
     while len(kept) < config.prompts and len(lengths) <= config.refills:
         if flight is None:
             decoding = decoding or for_decoding(model, int8=config.rollout_int8)
@@ -57,14 +57,14 @@ def collect(
             meanwhile=lambda: then and begun.append(then()),
         )  # fmt: skip
         lengths.append(flight.length)
-        drawn, flight = drawn.then(flight.drawn), None
+        consumed, flight = consumed.then(flight.consumed), None
         for group in (shaped(group, config, limit) for group in groups):
             (kept if group.has_signal or not config.refills else idle).append(group)
     seen = len(kept) + len(idle)
     without = sum(not group.has_signal for group in kept) + len(idle)
     counts = {"frac_reward_zero_std": without / seen, "rollout_passes": len(lengths)}
     groups = (kept + idle)[: config.prompts]
-    return Collected(groups, drawn, counts, lengths, begun[0] if begun else None)
+    return Collected(groups, consumed, counts, lengths, begun[0] if begun else None)
 
 
 def shaped(group: Group, config: GRPO, limit: int) -> Group:

@@ -29,7 +29,9 @@ class Group:
     @property
     def rewards(self) -> np.ndarray:
         """float32[G]; nan where the verifier failed."""
-        return np.asarray([np.nan if s.total is None else s.total for s in self.scores], np.float32)
+        return np.asarray(
+            [np.nan if s.total is None else s.total for s in self.scores], np.float32
+        )
 
     @property
     def has_signal(self) -> bool:

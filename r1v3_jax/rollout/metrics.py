@@ -12,7 +12,10 @@ def not_finite(groups: list[Group]) -> str:
     for group in groups:
         if not all(np.isfinite(s.total) for s in group.scores if s.total is not None):
             return f"a reward of {group.example.id} is"
-        held = np.arange(group.completions.logprobs.shape[1]) < group.completions.lengths[:, None]
+        held = (
+            np.arange(group.completions.logprobs.shape[1])
+            < group.completions.lengths[:, None]
+        )
         if not np.isfinite(group.completions.logprobs[held]).all():
             return f"a log-probability of the sampler, {group.example.id}, is"
     return ""
@@ -45,5 +48,9 @@ def statistics(groups: list[Group], limit: int) -> dict[str, float]:
         "completions/clipped_ratio": float(1 - ended.mean()),
         "slots/busy": float(np.mean([group.busy for group in groups])),
         "length_limit": limit,
-        **{f"accuracy/{name}": float(np.mean(right)) for name, right in several.items() if right},
+        **{
+            f"accuracy/{name}": float(np.mean(right))
+            for name, right in several.items()
+            if right
+        },
     }

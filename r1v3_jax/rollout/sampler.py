@@ -18,40 +18,40 @@ import numpy as np
 from r1v3_jax.config import GRPO, Data, Verify
 from r1v3_jax.data.placement import fetch, place
 from r1v3_jax.data.prompts import prompt_batch
-from r1v3_jax.data.reader import Drawn, Reader, told
+from r1v3_jax.data.reader import Consumed, Reader, format_counts
 from r1v3_jax.models.build import for_decoding
-from r1v3_jax.processing.processor import Encoded, Encoder
+from r1v3_jax.processing.processor import Encoded, Processor
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.scoring import gather_scores, my_share
 from r1v3_jax.run import watchdog
 from r1v3_jax.sampling.loop import decode, prefill
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.types import Example, PromptBatch
 
 # With fewer slots than samples, how often the finished ones are taken off the device in a rollout.
-LOOKS = 4
+SNAPSHOTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Flight:
-    """A rollout under way; see `Sampler.looks`. length: to which its prompts are padded; drawn:
+class PendingRollout:
+    """A rollout under way; see `Sampler.snapshots`. length: to which its prompts are padded; drawn:
     what it took of a reader.
     """
 
     examples: list[Example]
     encoded: list[Encoded]
     length: int
-    looks: Iterator
-    drawn: Drawn = Drawn(0)
+    snapshots: Iterator
+    consumed: Consumed = Consumed(0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
+class GroupSampler:
     """Everything that stays the same from rollout to rollout."""
 
-    encoder: Encoder
-    sampling: Sampling
+    processor: Processor
+    sampling: SamplingParams
     max_prompt_tokens: int
     tiles: int
     group_size: int
@@ -66,7 +66,7 @@ class Sampler:
         """
         limits = {"tokens": self.max_prompt_tokens, "tiles": self.tiles // prompts}
         how = dataclasses.replace(self.data, max_drop_fraction=0.5)
-        return Reader(source, self.encoder.prompt, how=how, **limits)
+        return Reader(source, self.processor.prompt, how=how, **limits)
 
     def groups(
         self,
@@ -87,20 +87,22 @@ class Sampler:
         flight = self.begin(model, examples, key, limit)
         return self.finish(flight, accuracy_weight=accuracy_weight, progress=progress)
 
-    def begin(self, model, examples: list[Example], key, limit: int) -> "Flight":
+    def begin(
+        self, model, examples: list[Example], key, limit: int
+    ) -> "PendingRollout":
         """Sends the devices to sample, and does not wait for them."""
-        encoded = [self.encoder.prompt(example) for example in examples]
+        encoded = [self.processor.prompt(example) for example in examples]
         prompts = prompt_batch(
-            encoded, self.encoder,
+            encoded, self.processor,
             max_prompt_tokens=self.max_prompt_tokens, tiles=self.tiles, buckets=self.buckets,
         )  # fmt: skip
-        looks = self.looks(model, prompts, key, limit)
-        next(looks)
-        return Flight(examples, encoded, prompts.tokens.shape[1], looks)
+        snapshots = self.snapshots(model, prompts, key, limit)
+        next(snapshots)
+        return PendingRollout(examples, encoded, prompts.tokens.shape[1], snapshots)
 
     def finish(
         self,
-        flight: "Flight",
+        flight: "PendingRollout",
         *,
         accuracy_weight: float = 0.8,
         progress: float = 1.0,
@@ -111,11 +113,11 @@ class Sampler:
         """
         examples, encoded = flight.examples, flight.encoded
         asked = [example for example in examples for _ in range(self.group_size)]
-        count, tokenizer = len(asked), self.encoder.tokenizer
+        count, tokenizer = len(asked), self.processor.tokenizer
         texts, scores, share = [None] * count, [None] * count, my_share(count)
         own = [example.accuracy_weight for example in asked]
         weights = [accuracy_weight if weight is None else weight for weight in own]
-        for look in flight.looks:
+        for look in flight.snapshots:
             completions, finished, steps = look
             new = [i for i in np.flatnonzero(finished) if texts[i] is None]
             if new and np.all(finished):
@@ -123,7 +125,7 @@ class Sampler:
             ids = [completions.tokens[i, : completions.lengths[i]] for i in new]
             said = tokenizer.decode_all(ids, skip_special=True)
             for i, text in zip(new, said, strict=True):
-                texts[i] = self.encoder.prefill + text
+                texts[i] = self.processor.prefill + text
             mine = [i for i in new if share.start <= i < share.stop]
             with watchdog.own_work():
                 found = score_all(
@@ -144,13 +146,15 @@ class Sampler:
         for p, example in enumerate(examples):
             rows = slice(p * self.group_size, (p + 1) * self.group_size)
             mine = jax.tree.map(lambda x, rows=rows: x[rows], completions)
-            out.append(Group(example, encoded[p], mine, texts[rows], scores[rows], busy))
+            out.append(
+                Group(example, encoded[p], mine, texts[rows], scores[rows], busy)
+            )
         return out
 
-    def looks(self, model, prompts: PromptBatch, key, limit: int):
+    def snapshots(self, model, prompts: PromptBatch, key, limit: int):
         """Samples; gives nothing once the devices are on their way, then the completions, which of
         them are finished, bool[N], and the steps made so far, on the host. Once, when all are
-        finished; with fewer slots than samples LOOKS times, and while the caller works on what it
+        finished; with fewer slots than samples SNAPSHOTS times, and while the caller works on what it
         was given the devices sample on.
         """
         sampling, count = self.sampling, len(prompts.tokens) * self.group_size
@@ -170,18 +174,23 @@ class Sampler:
             found = fetch((state.completions, state.finished, state.step))
             return jax.tree.map(np.array, found)
 
-        looks = LOOKS if 0 < self.slots < count else 1
-        state = until(count // looks, state)
+        snapshots = SNAPSHOTS if 0 < self.slots < count else 1
+        state = until(count // snapshots, state)
         yield
-        for look in range(2, looks + 1):
+        for look in range(2, snapshots + 1):
             given = seen(state)
-            state = until(count * look // looks, state)
+            state = until(count * look // snapshots, state)
             yield given
         yield seen(state)
 
 
 def sample(
-    sampler: Sampler, model, source: Callable[[int], Example], count: int, batch: int, key
+    sampler: GroupSampler,
+    model,
+    source: Callable[[int], Example],
+    count: int,
+    batch: int,
+    key,
 ) -> Iterator[tuple[int, Group]]:
     """(index, group) of the first `count` good rows of a source, `batch` prompts at a time; of a
     source with an end none twice.
@@ -194,20 +203,25 @@ def sample(
         for start in range(0, count, batch):
             # The last batch is as large as the others: one shape, one program. What is too much is
             # thrown away.
-            items, drawn = reader.take(batch)
-            left_out.update(drop["reason"] for drop in drawn.drops)
+            items, consumed = reader.take(batch)
+            left_out.update(drop["reason"] for drop in consumed.drops)
             groups = sampler.groups(
                 model,
                 [item.example for item in items],
                 jax.random.fold_in(key, start),
                 sampler.sampling.max_tokens,
             )
-            pairs = [(item.index, group) for item, group in zip(items, groups, strict=True)]
+            pairs = [
+                (item.index, group) for item, group in zip(items, groups, strict=True)
+            ]
             yield from [pair for pair in pairs if pair[0] < end][: count - start]
             if pairs[-1][0] >= end - 1:
                 break
     if left_out:
-        warnings.warn(f"the questions asked are without bad rows: {told(left_out)}", stacklevel=2)
+        warnings.warn(
+            f"the questions asked are without bad rows: {format_counts(left_out)}",
+            stacklevel=2,
+        )
 
 
 @jax.jit
@@ -217,11 +231,17 @@ def encode_images(model, tiles):
 
 
 def begin(
-    sampler: Sampler, model, reader: Reader, key, config: GRPO, limit: int, passes: int = 0
-) -> Flight:
+    sampler: GroupSampler,
+    model,
+    reader: Reader,
+    key,
+    config: GRPO,
+    limit: int,
+    passes: int = 0,
+) -> PendingRollout:
     """A pass over the next P prompts, the first or a later one of its step, sent on its way."""
     with watchdog.own_work():
-        items, drawn = reader.take(config.prompts)
+        items, consumed = reader.take(config.prompts)
     examples = [item.example for item in items]
     flight = sampler.begin(model, examples, jax.random.fold_in(key, passes), limit)
-    return dataclasses.replace(flight, drawn=drawn)
+    return dataclasses.replace(flight, consumed=consumed)

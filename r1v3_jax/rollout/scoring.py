@@ -22,7 +22,9 @@ def gather_scores(mine: list[Score], weights: list[float]) -> list[Score]:
     if jax.process_count() == 1:
         return mine
     verdicts, count = list(Verdict), len(weights)
-    table = np.zeros((-(-count // jax.process_count()), 3), np.float32)  # equal on all processes
+    table = np.zeros(
+        (-(-count // jax.process_count()), 3), np.float32
+    )  # equal on all processes
     for row, score in zip(table, mine, strict=False):
         row[:] = verdicts.index(score.verdict), score.accuracy or 0.0, score.format
     table = multihost_utils.process_allgather(table, tiled=True)[:count]

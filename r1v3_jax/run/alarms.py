@@ -30,13 +30,15 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
             "nothing: the questions are too easy or too hard, or the verifier accepts nothing",
         ),
         "sampler_gap": (
-            h.sampler_gap_above and metrics.get("sampler_gap", np.nan) > h.sampler_gap_above,
+            h.sampler_gap_above
+            and metrics.get("sampler_gap", np.nan) > h.sampler_gap_above,
             f"sampler and trainer disagree by more than {h.sampler_gap_above} nats a token: they "
             "do not compute the same policy (temperature, weights or masks differ; of rollout_int8 "
             "some is expected)",
         ),
         "clipped_length": (
-            h.clipped_above and metrics.get("completions/clipped_ratio", np.nan) > h.clipped_above,
+            h.clipped_above
+            and metrics.get("completions/clipped_ratio", np.nan) > h.clipped_above,
             f"more than {h.clipped_above:.0%} of the completions were cut at the length limit: "
             "raise max_completion_tokens, or use shaping.overlong",
         ),
@@ -54,7 +56,9 @@ class Alarms:
         found = alarms(metrics, self.config)
         for name in found.keys() - self.ringing:
             if jax.process_index() == 0:
-                logging.warning("%s, step %d: %s (alarm/%s)", self.stage, step, found[name], name)
+                logging.warning(
+                    "%s, step %d: %s (alarm/%s)", self.stage, step, found[name], name
+                )
         self.ringing = set(found)
         return {f"alarm/{name}": 1 for name in found}
 
@@ -69,7 +73,10 @@ def not_finite(config: Health, what: str, batch, path: Path, skipped: int) -> No
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         named = jax.tree_util.tree_flatten_with_path(batch)[0]
-        np.savez(path, **{jax.tree_util.keystr(p).lstrip("."): np.asarray(x) for p, x in named})
+        np.savez(
+            path,
+            **{jax.tree_util.keystr(p).lstrip("."): np.asarray(x) for p, x in named},
+        )
     said = f"{path.stem}: {what} not finite; the update was not applied, its batch is in {path}"
     if config.not_finite == "stop" or skipped > config.max_skipped:
         raise FloatingPointError(

@@ -27,7 +27,9 @@ _under_way: list["States"] = []  # whose save is, at most one
 
 @functools.cache
 def _background():
-    return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()), ThreadPoolExecutor(1, "save")
+    return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()), ThreadPoolExecutor(
+        1, "save"
+    )
 
 
 class States:
@@ -71,7 +73,9 @@ class States:
         """Steps whose save was finished, in order; whether their files are as they were written is
         for `newest` and `restore` to see.
         """
-        return sorted(int(p.name) for p in self._directories() if checksums.has_manifest(p))
+        return sorted(
+            int(p.name) for p in self._directories() if checksums.has_manifest(p)
+        )
 
     def _directories(self) -> list[Path]:
         paths = self.directory.iterdir() if self.directory.is_dir() else ()
@@ -91,8 +95,12 @@ class States:
             saver, thread = _background()
             leaves = {str(i): leaf for i, leaf in enumerate(arrays.values())}
             saver.save(target.resolve() / "state", args=ocp.args.StandardSave(leaves))
-            described = {name: [list(x.shape), x.dtype.name] for name, x in arrays.items()}
-            self._pending = thread.submit(self._finish, saver, target, described, extra)
+            flatten_fields = {
+                name: [list(x.shape), x.dtype.name] for name, x in arrays.items()
+            }
+            self._pending = thread.submit(
+                self._finish, saver, target, flatten_fields, extra
+            )
             _under_way.append(self)
 
     def _finish(self, saver, target: Path, arrays: dict, extra: dict) -> None:
@@ -131,7 +139,9 @@ class States:
         except Exception as error:  # Orbax raises what it trips over
             said = f"{self.directory}: the state was not saved ({error})"
             if self.on_error == "stop":
-                raise OSError(f"{said}; steps that can be restored: {self.steps()}") from error
+                raise OSError(
+                    f"{said}; steps that can be restored: {self.steps()}"
+                ) from error
             States.failed += 1
             logging.warning("%s; trying again at the next save", said)
 
@@ -190,7 +200,9 @@ class States:
             check_same(path, body["about"], self.about)
         arrays = _named(like)
         here = {name: [list(x.shape), x.dtype.name] for name, x in arrays.items()}
-        check_same(path, body["arrays"], here)  # Orbax casts to another dtype without a word
+        check_same(
+            path, body["arrays"], here
+        )  # Orbax casts to another dtype without a word
         abstract = {
             str(i): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
             for i, x in enumerate(arrays.values())

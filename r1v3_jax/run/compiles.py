@@ -3,7 +3,7 @@
 _compiled: list[str] = []  # "jit(update)", ...: all this process compiled, in order
 
 
-def _note_compilation(event: str, seconds: float, **details) -> None:
+def note_compilation(event: str, seconds: float, **details) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         _compiled.append(str(details.get("fun_name")))
 

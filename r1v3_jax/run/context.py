@@ -7,7 +7,7 @@ import jax
 
 from r1v3_jax import checksums
 from r1v3_jax.config import Run
-from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.processing.processor import Processor
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.compiles import Compiles
 
@@ -23,7 +23,7 @@ class Context:
 
     run: Run
     workdir: Path
-    encoder: Encoder
+    processor: Processor
     quiet: bool = False
     accept_changes: bool = False
     compiles: Compiles = dataclasses.field(default_factory=Compiles)

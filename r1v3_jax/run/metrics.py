@@ -25,8 +25,8 @@ import jax
 from tqdm import tqdm
 
 import r1v3_jax
-from r1v3_jax.files import _dumps, _replace, first_process
-from r1v3_jax.run.compiles import _note_compilation
+from r1v3_jax.files import dumps, first_process, write_text
+from r1v3_jax.run.compiles import note_compilation
 
 # On the progress line, in this order; everything else is in the file.
 SHOWN = (
@@ -43,9 +43,19 @@ class Logger:
     """
 
     def __init__(
-        self, directory, *, total_steps: int, stage: str, quiet: bool = False, resume_step: int = 0
+        self,
+        directory,
+        *,
+        total_steps: int,
+        stage: str,
+        quiet: bool = False,
+        resume_step: int = 0,
     ):
-        self.directory, self.stage, self.total_steps = Path(directory), stage, total_steps
+        self.directory, self.stage, self.total_steps = (
+            Path(directory),
+            stage,
+            total_steps,
+        )
         self.resume_step, self.last, self.quiet = resume_step, resume_step - 1, quiet
         self.file = self.board = self.progress = None
 
@@ -55,9 +65,13 @@ class Logger:
             self.directory.mkdir(parents=True, exist_ok=True)
             drop_lines(path, self.stage, self.resume_step)
             self.file = path.open("a", encoding="utf-8")
-            self.board = _TensorBoard(self.directory / "tensorboard", self.stage, self.resume_step)
+            self.board = _TensorBoard(
+                self.directory / "tensorboard", self.stage, self.resume_step
+            )
             if not self.quiet:
-                self.progress = _Progress(self.stage, self.total_steps, self.resume_step)
+                self.progress = _Progress(
+                    self.stage, self.total_steps, self.resume_step
+                )
         return self
 
     def __exit__(self, *_) -> None:
@@ -78,12 +92,16 @@ class Logger:
                 "and in order"
             )
         if taken := {"stage", "step"} & set(values):
-            raise ValueError(f"a metric cannot be called {taken.pop()!r}: every line has that key")
+            raise ValueError(
+                f"a metric cannot be called {taken.pop()!r}: every line has that key"
+            )
         self.last = step
         if self.file is None:
             return
-        row = {"stage": self.stage, "step": step} | {key: values[key] for key in sorted(values)}
-        self.file.write(_dumps(row) + "\n")
+        row = {"stage": self.stage, "step": step} | {
+            key: values[key] for key in sorted(values)
+        }
+        self.file.write(dumps(row) + "\n")
         self.file.flush()
         self.board.log(step, values)
         if self.progress is not None:
@@ -102,11 +120,15 @@ def read(directory) -> list[dict]:
 def _rows(path: Path) -> list[tuple[str, dict]]:
     """Each whole line and what it says. A line that was cut short by a kill has no newline."""
     rows = []
-    for i, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+    for i, line in enumerate(
+        path.read_text(encoding="utf-8").split("\n")[:-1], start=1
+    ):
         try:
             rows.append((line, json.loads(line)))
         except ValueError as error:
-            raise ValueError(f"{path}, line {i}: not JSON ({error}); remove the line") from None
+            raise ValueError(
+                f"{path}, line {i}: not JSON ({error}); remove the line"
+            ) from None
     return rows
 
 
@@ -118,7 +140,7 @@ def drop_lines(path: Path, stage: str, resume_step: int) -> None:
             for line, row in _rows(path)
             if row["stage"] != stage or row["step"] < resume_step
         ]
-        _replace(path, "".join(kept))
+        write_text(path, "".join(kept))
 
 
 class _TensorBoard:
@@ -138,7 +160,9 @@ class _TensorBoard:
             (directory / stage).mkdir(parents=True, exist_ok=True)
             prefix = str(directory / stage / "events")
             self.writer = EventsWriter(prefix, filename_suffix=f".{resume_step}")
-            self._write(step=resume_step, session_log=SessionLog(status=SessionLog.START))
+            self._write(
+                step=resume_step, session_log=SessionLog(status=SessionLog.START)
+            )
 
     def log(self, step: int, values: dict[str, float | int]) -> None:
         if self.writer is None:
@@ -168,11 +192,15 @@ class _TensorBoard:
     def _harmless(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of any kind: metrics.jsonl is the record, this is a view of it
+        except (
+            Exception
+        ) as error:  # of any kind: metrics.jsonl is the record, this is a view of it
             failed, self.writer = self.writer, None
             with contextlib.suppress(Exception):
                 failed.close()
-            warnings.warn(f"no more TensorBoard scalars of {self.stage}: {error}", stacklevel=3)
+            warnings.warn(
+                f"no more TensorBoard scalars of {self.stage}: {error}", stacklevel=3
+            )
 
 
 class _Progress:
@@ -180,7 +208,9 @@ class _Progress:
 
     def __init__(self, stage: str, total_steps: int, resume_step: int):
         self.stage, self.total, self.stream = stage, total_steps, sys.stdout
-        self.began: tuple[int, float] | None = None  # the first step, and when it was done
+        self.began: tuple[int, float] | None = (
+            None  # the first step, and when it was done
+        )
         self.bar = None
         if self.stream.isatty():
             self.bar = tqdm(
@@ -228,24 +258,28 @@ class Timer:
             self.values[key] = self.values.get(key, 0.0) + time.perf_counter() - start
 
 
-jax.monitoring.register_event_duration_secs_listener(_note_compilation)
+jax.monitoring.register_event_duration_secs_listener(note_compilation)
 
 
 def write_json(path, value) -> None:
     """Writes a JSON file, whole or not at all; nan and infinities as in metrics.jsonl."""
     if first_process():
-        _replace(Path(path), _dumps(value, indent=2) + "\n")
+        write_text(Path(path), dumps(value, indent=2) + "\n")
 
 
 def _number(value) -> float | int:
     """The way back from `_plain`, for one number."""
-    return math.nan if value is None else float(value) if isinstance(value, str) else value
+    return (
+        math.nan if value is None else float(value) if isinstance(value, str) else value
+    )
 
 
 def peak_rss_gib() -> float:
     """The most memory this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes there, KiB on Linux
+    return (
+        peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+    )  # bytes there, KiB on Linux
 
 
 def versions() -> dict[str, str]:

@@ -15,9 +15,14 @@ def define_processes() -> dict[str, flags.FlagHolder]:
             "coordinator", None, "host:port of process 0; not needed on Cloud TPU."
         ),
         "num_processes": flags.DEFINE_integer("num_processes", None, "Of the run.", 1),
-        "process_id": flags.DEFINE_integer("process_id", None, "Of this one, from 0.", 0),
+        "process_id": flags.DEFINE_integer(
+            "process_id", None, "Of this one, from 0.", 0
+        ),
         "heartbeat_s": flags.DEFINE_integer(
-            "heartbeat_s", 100, "The others end when one has not been heard of for so long.", 1
+            "heartbeat_s",
+            100,
+            "The others end when one has not been heard of for so long.",
+            1,
         ),
         "coordinator_port": flags.DEFINE_integer(
             "coordinator_port",
@@ -43,7 +48,9 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
             )
         address, count, number = explicit
         if number >= count:
-            raise ValueError(f"--process_id={number} of --num_processes={count}; they count from 0")
+            raise ValueError(
+                f"--process_id={number} of --num_processes={count}; they count from 0"
+            )
         if topology:
             tpu_flags.set_init_args()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -56,7 +63,9 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
             os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=values["heartbeat_s"])
-        except ValueError as error:  # it knows no cluster here; what it says of one is its own
+        except (
+            ValueError
+        ) as error:  # it knows no cluster here; what it says of one is its own
             raise ValueError(
                 f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "
                 "--dry_run compiles it anywhere"

@@ -42,12 +42,16 @@ def concrete(shapes, mesh):
 
     def put(x):
         spec = PartitionSpec() if x.sharding is None else x.sharding.spec
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        )
 
     return jax.tree.map(put, shapes)
 
 
-def _in(mesh, lower: Callable[[], jax.stages.Lowered]) -> Callable[[], jax.stages.Lowered]:
+def lower_on_mesh(
+    mesh, lower: Callable[[], jax.stages.Lowered]
+) -> Callable[[], jax.stages.Lowered]:
     def lowered():
         with jax.set_mesh(mesh):
             return lower()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-FLAGS = Path(__file__).parent / "data_files" / "tpu_flags.txt"
+FLAGS = Path(__file__).parent.parent / "data_files" / "tpu_flags.txt"
 
 
 def flags() -> dict[str, str]:
@@ -18,5 +18,9 @@ def set_init_args() -> None:
     variable says already stays, and wins.
     """
     given = os.environ.get("LIBTPU_INIT_ARGS", "")
-    ours = [f"--{name}={value}" for name, value in flags().items() if f"--{name}=" not in given]
+    ours = [
+        f"--{name}={value}"
+        for name, value in flags().items()
+        if f"--{name}=" not in given
+    ]
     os.environ["LIBTPU_INIT_ARGS"] = " ".join([*ours, given]).strip()

@@ -74,7 +74,9 @@ class Watchdog:
         self.began = self.began or time.monotonic()
         if self.config.stuck_after_medians:
             faulthandler.dump_traceback_later(max(limit, 0.001))
-            signal.alarm(math.ceil(limit) + GRACE_S)  # SIGALRM, which nothing here handles
+            signal.alarm(
+                math.ceil(limit) + GRACE_S
+            )  # SIGALRM, which nothing here handles
 
 
 _own_work = [0.0]  # seconds of the step at work, so far
@@ -98,7 +100,9 @@ class HostClock:
     def __init__(self):
         self.paused_s = 0.0
         self._stop = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, daemon=True, name="host clock")
+        self._ticker = threading.Thread(
+            target=self._tick, daemon=True, name="host clock"
+        )
 
     def __enter__(self) -> "HostClock":
         self._ticker.start()
@@ -125,7 +129,9 @@ class HostClock:
         slowest = int(every.argmax())
         late = float(every[slowest] - np.median(np.delete(every, slowest)))
         if config.slow_host_above_s and late > config.slow_host_above_s:
-            where = f" ({socket.gethostname()})" if slowest == jax.process_index() else ""
+            where = (
+                f" ({socket.gethostname()})" if slowest == jax.process_index() else ""
+            )
             logging.warning(
                 "process %d%s kept the others waiting for %.1f s of this step: look at its disk, "
                 "its memory, and what else runs there",

@@ -21,8 +21,11 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
     `directory` must not exist or be empty; it appears whole or not at all.
     """
     state = nnx.to_pure_dict(nnx.state(model))
-    described = {"dtype": model.compute.param_dtype, "config": dataclasses.asdict(model.config)}
-    with files.whole_directory(directory) as (partial, first):
+    flatten_fields = {
+        "dtype": model.compute.param_dtype,
+        "config": dataclasses.asdict(model.config),
+    }
+    with files.atomic_directory(directory) as (partial, first):
         if tokenizer is not None and first:
             (partial / "tokenizer").mkdir()
             tokenizer_files.copy_tokenizer(tokenizer, partial / "tokenizer")
@@ -30,7 +33,7 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
             checkpointer.save(partial / "weights", state)
         if first:
             checksums.write_sums(partial / "weights")
-            files.write_json(partial / "model.json", described)
+            files.write_json(partial / "model.json", flatten_fields)
 
 
 def read_config(directory) -> tuple[ModelConfig, str]:
@@ -43,13 +46,15 @@ def read_config(directory) -> tuple[ModelConfig, str]:
         raise FileNotFoundError(
             f"{path}: no such file; give a checkpoint of this program, as tools/import_hf.py makes"
         )
-    described = files.read_json(path)
+    flatten_fields = files.read_json(path)
     try:
-        config = dict(described["config"])
+        config = dict(flatten_fields["config"])
         text = TextConfig(**config.pop("text"))
         vision = config.pop("vision")
         vision = None if vision is None else VisionConfig(**vision)
-        dtype = Compute(param_dtype=described["dtype"]).param_dtype  # refuses any other
+        dtype = Compute(
+            param_dtype=flatten_fields["dtype"]
+        ).param_dtype  # refuses any other
         return ModelConfig(text=text, vision=vision, **config), dtype
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -75,7 +80,9 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
     else:
         placed = shardings(nnx.merge(graph, state), compute.rules, mesh)
     target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
         state,
         placed,
     )
@@ -84,6 +91,8 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
             weights = directory.resolve() / "weights"
             restored = checkpointer.restore(weights, nnx.to_pure_dict(target))
         except ValueError as error:
-            raise ValueError(f"{directory}: weights and model.json disagree: {error}") from error
+            raise ValueError(
+                f"{directory}: weights and model.json disagree: {error}"
+            ) from error
     nnx.replace_by_pure_dict(state, restored)
     return nnx.merge(graph, state)

@@ -24,9 +24,21 @@ import jax.numpy as jnp
 
 from r1v3_jax.models.qwen2 import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sampling.next_token import choose, close_thinking, measure, penalised, tile_of
-from r1v3_jax.sampling.params import Sampling
-from r1v3_jax.sampling.state import Completions, Queue, State, append, no_completions
+from r1v3_jax.sampling.next_token import (
+    choose,
+    close_thinking,
+    measure,
+    penalised,
+    tile_of,
+)
+from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.sampling.state import (
+    Completions,
+    DecodeState,
+    Queue,
+    append,
+    no_completions,
+)
 from r1v3_jax.sharding import each_shard, split_rows, take_rows
 
 
@@ -41,7 +53,7 @@ def generate(
     *,
     group_size: int = 1,
     slots: int = 0,
-    sampling: Sampling,
+    sampling: SamplingParams,
 ) -> Completions:
     """`group_size` completions of each prompt: int32[P, T] tokens padded on the right, int32[P]
     lengths from 1 to T (not checked: they are on the device).
@@ -70,8 +82,8 @@ def prefill(
     *,
     group_size: int,
     slots: int = 0,
-    sampling: Sampling,
-) -> State:
+    sampling: SamplingParams,
+) -> DecodeState:
     """The state in which the samples of these prompts have no token yet; see `generate`."""
     logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
     rules, count = model.compute.rules, len(tokens) * group_size
@@ -83,13 +95,17 @@ def prefill(
     )
     if queue is None:
         # The group's samples start from the one row of logits their prompt has.
-        logits = jnp.broadcast_to(logits[:, None], (len(logits), group_size, logits.shape[-1]))
+        logits = jnp.broadcast_to(
+            logits[:, None], (len(logits), group_size, logits.shape[-1])
+        )
         # Of one prompt the sharding is not inferred.
-        logits = jnp.reshape(logits, (count, -1), out_sharding=rules.spec("batch", "vocab"))
+        logits = jnp.reshape(
+            logits, (count, -1), out_sharding=rules.spec("batch", "vocab")
+        )
     else:
         logits = take_rows(logits, rows)
     none = jnp.zeros(slots or count, bool, out_sharding=rules.spec("batch"))
-    return State(
+    return DecodeState(
         step=jnp.int32(0),
         logits=logits,
         closed=none,
@@ -100,7 +116,9 @@ def prefill(
     )
 
 
-def make_queue(model: R1V3, logits, prompt: PromptCache, count: int, slots: int, sampling):
+def make_queue(
+    model: R1V3, logits, prompt: PromptCache, count: int, slots: int, sampling
+):
     """The queue whose first samples are in the slots; the prompt of each slot; the prompts laid out
     for both.
     """
@@ -132,13 +150,13 @@ def check_slots(prompts: int, samples: int, slots: int, shards: int) -> None:
 @functools.partial(jax.jit, static_argnames="sampling", donate_argnames="state")
 def decode(
     model: R1V3,
-    state: State,
+    state: DecodeState,
     key: jax.Array,
     limit: jax.Array,
     until: jax.Array,
     *,
-    sampling: Sampling,
-) -> State:
+    sampling: SamplingParams,
+) -> DecodeState:
     """Samples until `until` samples (int32[]), or all, have ended or hold `limit` tokens; the state
     is donated.
     """
@@ -148,7 +166,7 @@ def decode(
     samples = jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=rows)
     tile = tile_of(state.logits.shape, rules.shards("batch"), rules.shards("vocab"))
 
-    def advance(sample_keys, state: State):
+    def advance(sample_keys, state: DecodeState):
         record = state.record
         keys = jax.vmap(jax.random.fold_in)(sample_keys, record.lengths)
         logits = state.logits
@@ -160,7 +178,13 @@ def decode(
         )
         logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
         record = append(
-            record, ~state.done, token, logprob, entropy, chosen, model.config.end_token_id
+            record,
+            ~state.done,
+            token,
+            logprob,
+            entropy,
+            chosen,
+            model.config.end_token_id,
         )
         done = state.done | record.ended | (record.lengths >= limit)
         logits, cache = model.decode(token, state.cache)
@@ -180,30 +204,43 @@ def decode(
 
     if queue is None:
         advance = functools.partial(advance, sample_keys(samples))
-        return jax.lax.while_loop(lambda state: jnp.sum(state.done) < until, advance, state)
+        return jax.lax.while_loop(
+            lambda state: jnp.sum(state.done) < until, advance, state
+        )
 
     last = count // len(queue.next)  # samples of a device
 
-    def serve(state: State):
+    def serve(state: DecodeState):
         """Advances all slots until a sample is done and another waits for its slot."""
         queue, left = state.queue, until - jnp.sum(state.queue.finished)
         shards = len(queue.next)
         # One sum over the devices, not two: a slot that is waited for counts as all that are left.
         weight = jnp.where(queue.next < last, left, 1)[:, None]
 
-        def running(state: State):
+        def running(state: DecodeState):
             held = state.done & (queue.sample < last)
             return jnp.sum(jnp.where(split_rows(held, shards), weight, 0)) < left
 
         keys = sample_keys(take_rows(samples, jnp.minimum(queue.sample, last - 1)))
-        return refill(jax.lax.while_loop(running, functools.partial(advance, keys), state), model)
+        return refill(
+            jax.lax.while_loop(running, functools.partial(advance, keys), state), model
+        )
 
-    return jax.lax.while_loop(lambda state: jnp.sum(state.queue.finished) < until, serve, state)
+    return jax.lax.while_loop(
+        lambda state: jnp.sum(state.queue.finished) < until, serve, state
+    )
 
 
-def refill(state: State, model: R1V3) -> State:
+def refill(state: DecodeState, model: R1V3) -> DecodeState:
     """Takes the samples that are done out of their slots, and the next ones in."""
-    parts = state.queue, state.record, state.done, state.closed, state.logits, state.cache.lengths
+    parts = (
+        state.queue,
+        state.record,
+        state.done,
+        state.closed,
+        state.logits,
+        state.cache.lengths,
+    )
 
     def local(queue, record, done, closed, logits, lengths):
         count, prompts = len(queue.finished), len(queue.logits)
@@ -238,7 +275,7 @@ def refill(state: State, model: R1V3) -> State:
 
     parts, rows = each_shard(local, *parts, like=(parts, state.cache.rows))
     queue, record, done, closed, logits, lengths = parts
-    return State(
+    return DecodeState(
         step=state.step,
         logits=logits,
         closed=closed,

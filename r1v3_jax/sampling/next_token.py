@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.models.attention import LANES, NEVER
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import merge_rows, split_last, split_rows
 
@@ -17,22 +17,28 @@ def tile_of(shape: tuple[int, int], batch: int, vocab: int) -> tuple[int, int]:
     x 128, as far as it divides a shard. Its columns are the same on any of up to 8 devices.
     """
     B, V = shape
-    return math.gcd(B // batch, 8), math.gcd(V // math.gcd(V, math.lcm(8, vocab)), LANES)
+    return math.gcd(B // batch, 8), math.gcd(
+        V // math.gcd(V, math.lcm(8, vocab)), LANES
+    )
 
 
 def choose(
-    logits: jax.Array, keys: jax.Array, sampling: Sampling, tile: tuple[int, int]
+    logits: jax.Array, keys: jax.Array, sampling: SamplingParams, tile: tuple[int, int]
 ) -> jax.Array:
     """One token a row of float32[B, V] logits: int32[B]; `tile`: see `draw`."""
     allowed = logits / sampling.temperature if sampling.temperature > 0 else logits
     if sampling.banned:
-        forbidden = jnp.zeros(logits.shape[-1], bool).at[jnp.asarray(sampling.banned)].set(True)
+        forbidden = (
+            jnp.zeros(logits.shape[-1], bool).at[jnp.asarray(sampling.banned)].set(True)
+        )
         allowed = jnp.where(forbidden, NEVER, allowed)
     if sampling.top_k:
         kth = jax.lax.top_k(allowed, min(sampling.top_k, logits.shape[-1]))[0][:, -1:]
         allowed = jnp.where(allowed < kth, NEVER, allowed)
     if sampling.top_p < 1:
-        allowed = jnp.where(allowed < nucleus_floor(allowed, sampling.top_p), NEVER, allowed)
+        allowed = jnp.where(
+            allowed < nucleus_floor(allowed, sampling.top_p), NEVER, allowed
+        )
     if sampling.temperature > 0:
         return draw(allowed, keys, tile)
     return jnp.argmax(allowed, axis=-1).astype(jnp.int32)
@@ -76,21 +82,25 @@ def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:
     return jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
 
 
-def penalised(logits: jax.Array, completions: Completions, sampling: Sampling) -> jax.Array:
+def penalised(
+    logits: jax.Array, completions: Completions, sampling: SamplingParams
+) -> jax.Array:
     """Logits with those of tokens already in the completion made smaller (CTRL, arXiv
     1909.05858).
     """
     if sampling.repetition_penalty == 1:
         return logits
     columns = jnp.arange(completions.tokens.shape[1]) < completions.lengths[:, None]
-    seen = jax.vmap(lambda row, used: jnp.zeros(logits.shape[-1], bool).at[row].max(used))(
-        completions.tokens, columns
-    )
+    seen = jax.vmap(
+        lambda row, used: jnp.zeros(logits.shape[-1], bool).at[row].max(used)
+    )(completions.tokens, columns)
     factor = sampling.repetition_penalty
-    return jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
+    return jnp.where(
+        seen, jnp.where(logits > 0, logits / factor, logits * factor), logits
+    )
 
 
-def close_thinking(token, lengths, tokens, closed, sampling: Sampling):
+def close_thinking(token, lengths, tokens, closed, sampling: SamplingParams):
     """Replaces tokens by those of `think_end` in samples whose thinking budget is spent.
 
     int32[B] tokens for columns `lengths`, int32[B, C] tokens before them, bool[B] closed -> tokens,
@@ -109,7 +119,9 @@ def close_thinking(token, lengths, tokens, closed, sampling: Sampling):
     def among(token, ids):
         return jnp.any(token[:, None] == jnp.asarray(ids, jnp.int32), axis=-1)
 
-    def begun(count):  # bool[B]: the last `count` tokens are the first `count` of think_end
+    def begun(
+        count,
+    ):  # bool[B]: the last `count` tokens are the first `count` of think_end
         parts = [among(column(count - i), ids) for i, ids in enumerate(ends[:count])]
         return functools.reduce(jnp.logical_and, parts, jnp.ones_like(closed))
 
@@ -121,7 +133,9 @@ def close_thinking(token, lengths, tokens, closed, sampling: Sampling):
     return token, ~force, closed | (begun(len(ends) - 1) & among(token, ends[-1]))
 
 
-def measure(logits: jax.Array, token: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
+def measure(
+    logits: jax.Array, token: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
     """log p(token) and the entropy of softmax(logits / temperature), float32[B] each."""
     logits = logits / temperature
     normaliser = jax.nn.logsumexp(logits, axis=-1)

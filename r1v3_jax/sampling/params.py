@@ -6,7 +6,7 @@ from r1v3_jax.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How a token is chosen. temperature 0 is greedy; top_k 0, top_p 1 and repetition_penalty 1 are
     off.
     """
@@ -15,9 +15,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    repetition_penalty: float = (
-        1.0  # over the completion's own tokens, as transformers sees them (not the prompt's)
-    )
+    repetition_penalty: float = 1.0  # over the completion's own tokens, as transformers sees them (not the prompt's)
     # Never sampled. Images: `Tokenizer.banned_token_ids`. NoWait: with the first tokens of critical
     # words.
     banned: tuple[int, ...] = ()
@@ -31,17 +29,25 @@ class Sampling:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
         if self.temperature < 0:
-            raise ValueError(f"temperature {self.temperature} must not be negative; 0 is greedy")
+            raise ValueError(
+                f"temperature {self.temperature} must not be negative; 0 is greedy"
+            )
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p} must lie in (0, 1]; 1 keeps every token")
+            raise ValueError(
+                f"top_p {self.top_p} must lie in (0, 1]; 1 keeps every token"
+            )
         if self.top_k < 0:
-            raise ValueError(f"top_k {self.top_k} must not be negative; 0 keeps every token")
+            raise ValueError(
+                f"top_k {self.top_k} must not be negative; 0 keeps every token"
+            )
         if self.repetition_penalty <= 0:
             raise ValueError(
                 f"repetition_penalty {self.repetition_penalty} must be positive; 1 is off"
             )
         if self.thinking_tokens and not self.think_end:
-            raise ValueError("thinking_tokens needs think_end, the ids that close the thinking")
+            raise ValueError(
+                "thinking_tokens needs think_end, the ids that close the thinking"
+            )
 
     def check(self, config: ModelConfig, prompt_tokens: int) -> None:
         """ValueError if a model cannot be sampled so, behind prompts of `prompt_tokens`."""
@@ -51,7 +57,10 @@ class Sampling:
                 f"prompts of {prompt_tokens} tokens and completions of {self.max_tokens} exceed "
                 f"the model's {room} positions; lower one of them"
             )
-        for name, ids in (("banned", self.banned), ("think_end", sum(self.think_end, ()))):
+        for name, ids in (
+            ("banned", self.banned),
+            ("think_end", sum(self.think_end, ())),
+        ):
             if outside := [i for i in ids if not 0 <= i < config.text.vocab_size]:
                 raise ValueError(
                     f"{name}: token {outside[0]} is outside the vocabulary of "

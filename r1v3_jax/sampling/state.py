@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from r1v3_jax.models.qwen2 import Cache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.params import SamplingParams
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +50,7 @@ class Queue:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class State:
+class DecodeState:
     """One decode in flight, in B slots.
 
     step: int32[], tokens a slot so far; logits: float32[B, V] of the next; closed: bool[B], true
@@ -76,7 +76,7 @@ class State:
         return self.done if self.queue is None else self.queue.finished
 
 
-def no_completions(model: R1V3, count: int, sampling: Sampling) -> Completions:
+def no_completions(model: R1V3, count: int, sampling: SamplingParams) -> Completions:
     """Those of `count` samples without a token."""
     rules = model.compute.rules
     rows, table = rules.spec("batch"), rules.spec("batch", None)

@@ -34,20 +34,26 @@ from r1v3_jax.rollout import group as rollout_group
 from r1v3_jax.rollout import sampler as rollout_sampler
 from r1v3_jax.rollout.group import busy
 from r1v3_jax.rollout.metrics import not_finite, statistics
-from r1v3_jax.rollout.programs import _batch_of, _of_rollout
-from r1v3_jax.rollout.sampler import Flight
+from r1v3_jax.rollout.programs import question_batch, rollout_programs
+from r1v3_jax.rollout.sampler import PendingRollout
 from r1v3_jax.run.context import Context
-from r1v3_jax.run.program import Program, _in
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.run.program import Program, lower_on_mesh
+from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop
-from r1v3_jax.stages.probe import Prober, choose, make_sampler
+from r1v3_jax.stages.probe import Probe, choose, make_sampler
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
 from r1v3_jax.train.policy_batch import policy_batch, policy_batch_of
-from r1v3_jax.train.update import _state, create, micro_batch, release, summed_gradients
+from r1v3_jax.train.update import (
+    abstract_state,
+    create,
+    micro_batch,
+    release,
+    summed_gradients,
+)
 from r1v3_jax.types import PolicyBatch, SampleRows
 
 
@@ -69,22 +75,30 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     if found := states.newest(state):
         release(state.model)
         first, state, extra = found
-        cursor, skipped, checkpoints = extra["cursor"], extra["skipped"], extra["checkpoints"]
+        cursor, skipped, checkpoints = (
+            extra["cursor"],
+            extra["skipped"],
+            extra["checkpoints"],
+        )
         dropped = extra["dropped"]
     sampler = make_sampler(context, config)
-    prober = Prober(context, config)
+    prober = Probe(context, config)
 
     where = {"start": cursor, "counts": dropped}
-    reader = of_stage(config, context.encoder, context.run.data, **where)
+    reader = of_stage(config, context.processor, context.run.data, **where)
     ledger = Ledger(context.workdir, name, resume_step=first, counts=dropped)
 
-    def begin(step: int, model: R1V3) -> Flight:
+    def begin(step: int, model: R1V3) -> PendingRollout:
         key, limit = context.key("rollout", step), config.length_limit(step)
         model = for_decoding(model, int8=config.rollout_int8)
         return rollout_sampler.begin(sampler, model, reader, key, config, limit)
 
     lengths = [length for length, _ in (*config.buckets, (config.max_prompt_tokens, 0))]
-    shapes = {f"{name}/{what}/{length}" for what in ("rollout", "update") for length in lengths}
+    shapes = {
+        f"{name}/{what}/{length}"
+        for what in ("rollout", "update")
+        for length in lengths
+    }
     ahead = None  # the next step's rollout, if it is under way
 
     with (
@@ -113,9 +127,13 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     flight=ahead,
                     then=then,
                 )
-                groups, drawn, ahead = collected.groups, collected.drawn, collected.ahead
-                ledger.add(step, drawn.drops)
-                host_batch = policy_batch(groups, config, context.encoder)
+                groups, consumed, ahead = (
+                    collected.groups,
+                    collected.consumed,
+                    collected.ahead,
+                )
+                ledger.add(step, consumed.drops)
+                host_batch = policy_batch(groups, config, context.processor)
                 padded = host_batch.prompts.tokens.shape[1]
                 counts = collected.counts | {
                     "rows/busy": busy(host_batch),
@@ -132,7 +150,9 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 for _ in range(config.updates_per_rollout):
                     with timer("update"):
                         state, metrics = update(state, batch)
-                        metrics = {key: float(x) for key, x in jax.device_get(metrics).items()}
+                        metrics = {
+                            key: float(x) for key, x in jax.device_get(metrics).items()
+                        }
                     loop.check_finite(step, metrics, batch)
             metrics |= statistics(groups, limit) | counts | ledger.metrics()
             metrics |= critical_tokens.entropies(
@@ -140,10 +160,14 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             )
             sampled = int(sum(group.completions.lengths.sum() for group in groups))
             seconds = timer.values["time/rollout_s"]
-            if config.off_policy_steps:  # its devices sample while this process is elsewhere
+            if (
+                config.off_policy_steps
+            ):  # its devices sample while this process is elsewhere
                 seconds = sum(timer.values.values())
             metrics["tokens_per_s"] = sampled / seconds
-            metrics["time/data_wait_s"] = drawn.wait_s  # of these rows, in whichever step
+            metrics["time/data_wait_s"] = (
+                consumed.wait_s
+            )  # of these rows, in whichever step
             if config.evaluate_every and (
                 (step + 1) % config.evaluate_every == 0 or loop.is_last(step)
             ):
@@ -166,7 +190,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl",
                     rollout_group.rows(groups),
                 )
-            extra = {"cursor": drawn.cursor, "dropped": ledger.counts}
+            extra = {"cursor": consumed.cursor, "dropped": ledger.counts}
             # A copy: a thread writes it while the next steps add to the list.
             loop.end(step, state, {**extra, "checkpoints": [*checkpoints]})
     candidates.wait()
@@ -201,7 +225,9 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
         return policy_loss(model(params), read, rows, config=config)
 
     prompts, pull_back = jax.vjp(read, params)
-    (grads, asked), metrics = summed_gradients(loss, (params, prompts), batch.rows, batch.used)
+    (grads, asked), metrics = summed_gradients(
+        loss, (params, prompts), batch.rows, batch.used
+    )
     # Means over what is learnt from, whatever the weights add up to.
     for name in ("sampler_gap", "policy_entropy"):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
@@ -221,11 +247,19 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped policy gradient, plus kl_coef times the KL to the reference."""
     weights = rows.loss_weights
-    logprobs, entropy = sample_logprobs(model, read, rows, temperature=config.temperature)
-    old = jax.lax.stop_gradient(logprobs) if rows.old_logprobs is None else rows.old_logprobs
+    logprobs, entropy = sample_logprobs(
+        model, read, rows, temperature=config.temperature
+    )
+    old = (
+        jax.lax.stop_gradient(logprobs)
+        if rows.old_logprobs is None
+        else rows.old_logprobs
+    )
     corrected = weights
     if config.importance_cap:
-        corrected = weights * importance_weights(old, rows.sampler_logprobs, config.importance_cap)
+        corrected = weights * importance_weights(
+            old, rows.sampler_logprobs, config.importance_cap
+        )
     loss, metrics = clipped_policy_loss(
         logprobs,
         old,
@@ -235,7 +269,9 @@ def policy_loss(
         clip_high=config.clip_high,
     )
     if config.kl_coef:
-        divergence = weighted_sum(kl(logprobs, rows.ref_logprobs, config.kl_estimator), weights)
+        divergence = weighted_sum(
+            kl(logprobs, rows.ref_logprobs, config.kl_estimator), weights
+        )
         loss += config.kl_coef * divergence
         metrics["kl"] = divergence
     total = weighted_sum(jnp.ones_like(weights), weights)
@@ -259,7 +295,9 @@ def with_logprobs(
 
 
 @functools.partial(jax.jit, static_argnames=("temperature", "parts"))
-def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -> jax.Array:
+def score(
+    model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1
+) -> jax.Array:
     """log p of every sampled token of a batch, float32[N, B, T]."""
     read = read_prompts(model, batch.prompts, parts)
 
@@ -275,17 +313,17 @@ def score(model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1) -
 def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Program]:
     model = build.abstract(config.model, config.compute, mesh)
     optimizer, update = make_update(stage)
-    state = _state(model, optimizer, trainable(stage.trainable), mesh)
+    state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
     scored = needs_old_logprobs(stage)
     columns = {"old": scored, "ref": bool(stage.kl_coef)}
     weights = shard_bytes(model)
     reference = weights if stage.kl_coef else 0
     kept = shard_bytes(state) + reference
-    how = Sampling(stage.max_completion_tokens, stage.temperature, banned=banned)
+    how = SamplingParams(stage.max_completion_tokens, stage.temperature, banned=banned)
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
 
     def sampled(length: int, tiles: int) -> list[Program]:
-        return _of_rollout(
+        return rollout_programs(
             config, mesh, how,
             prompts=stage.prompts, group_size=stage.group_size, slots=stage.slots, tiles=tiles,
             max_prompt_tokens=length, resident=kept, int8=stage.rollout_int8,
@@ -299,20 +337,22 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     def learnt(length: int, tiles: int) -> list[Program]:
         out = []
         if scored:
-            batch = on_mesh(policy_batch_of(config.model, stage, length, tiles), config, mesh)
+            batch = on_mesh(
+                policy_batch_of(config.model, stage, length, tiles), config, mesh
+            )
             how_scored = stage.temperature, stage.prompt_parts
-            lower = _in(mesh, lambda: score.lower(model, batch, *how_scored))
+            lower = lower_on_mesh(mesh, lambda: score.lower(model, batch, *how_scored))
             calls, beside = 2 if stage.kl_coef else 1, kept - weights + ahead
             out.append(Program("score", lower, calls=calls, resident=beside, **loop))
         policy = policy_batch_of(config.model, stage, length, tiles, **columns)
         policy = on_mesh(policy, config, mesh)
-        lower = _in(mesh, lambda: update.lower(state, policy))
+        lower = lower_on_mesh(mesh, lambda: update.lower(state, policy))
         calls, beside = stage.updates_per_rollout, reference + ahead
         return [*out, Program("update", lower, calls=calls, resident=beside, **loop)]
 
-    if stage.evaluate_every:  # `grpo.Prober`
-        probe = _of_rollout(
-            config, mesh, how, **_batch_of(config.evaluate),
+    if stage.evaluate_every:  # `grpo.Probe`
+        probe = rollout_programs(
+            config, mesh, how, **question_batch(config.evaluate),
             max_prompt_tokens=stage.max_prompt_tokens, resident=kept + ahead,
         )  # fmt: skip
         # A probe is of the weights as they are.
@@ -321,5 +361,7 @@ def _of_grpo(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     out += learnt(*full)
     for length, tiles in stage.buckets:  # the weights are laid out once
         small = [*sampled(length, tiles)[1:], *learnt(length, tiles)]
-        out += [dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small]
+        out += [
+            dataclasses.replace(p, size=f"{length}x{tiles}", calls=0) for p in small
+        ]
     return out

@@ -19,9 +19,13 @@ class Ledger:
     as they were then. Process 0 writes.
     """
 
-    def __init__(self, workdir, stage: str, *, resume_step: int = 0, counts: Counts | None = None):
+    def __init__(
+        self, workdir, stage: str, *, resume_step: int = 0, counts: Counts | None = None
+    ):
         self.path, self.stage = Path(workdir) / "drops.jsonl", stage
-        self.counts = counts or {}  # not changed in place: a thread may be writing it to a state
+        self.counts = (
+            counts or {}
+        )  # not changed in place: a thread may be writing it to a state
         if files.first_process():
             metrics.drop_lines(self.path, stage, resume_step)
 
@@ -34,11 +38,16 @@ class Ledger:
             self.counts = {**self.counts, source: counted}
         if drops and files.first_process():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps({"stage": self.stage, "step": step, **drop}) for drop in drops]
+            lines = [
+                json.dumps({"stage": self.stage, "step": step, **drop})
+                for drop in drops
+            ]
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(line + "\n" for line in lines))
                 file.flush()
-                os.fsync(file.fileno())  # a state that counts them may be saved after this step
+                os.fsync(
+                    file.fileno()
+                )  # a state that counts them may be saved after this step
 
     @contextlib.contextmanager
     def reading(self, step: int) -> Iterator[None]:
@@ -53,6 +62,10 @@ class Ledger:
 
     def metrics(self) -> dict[str, int]:
         """`dropped`, and of each source that lost a row `dropped/SOURCE`; since the stage began."""
-        by_source = {source: sum(reasons.values()) for source, reasons in self.counts.items()}
-        named = {f"dropped/{source}": count for source, count in by_source.items() if source}
+        by_source = {
+            source: sum(reasons.values()) for source, reasons in self.counts.items()
+        }
+        named = {
+            f"dropped/{source}": count for source, count in by_source.items() if source
+        }
         return {"dropped": sum(by_source.values()), **named}

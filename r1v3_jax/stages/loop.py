@@ -16,7 +16,13 @@ class Loop:
     """
 
     def __init__(
-        self, context: Context, stage: str, config, states: States, first: int, skipped: int
+        self,
+        context: Context,
+        stage: str,
+        config,
+        states: States,
+        first: int,
+        skipped: int,
     ):
         self.context, self.stage, self.states = context, stage, states
         self.total, self.every = config.steps, config.checkpoint_every
@@ -49,7 +55,9 @@ class Loop:
     def check_finite(self, step: int, metrics: dict[str, float], batch) -> None:
         """Takes `finite` out of an update's metrics; see `skip` for what follows if it was 0."""
         if not metrics.pop("finite"):
-            names = [name for name in ("loss", "grad_norm", "update_norm") if name in metrics]
+            names = [
+                name for name in ("loss", "grad_norm", "update_norm") if name in metrics
+            ]
             seen = ", ".join(f"{name} {metrics[name]:g}" for name in names)
             self.skip(step, f"an update is ({seen})", batch)
 
@@ -60,7 +68,9 @@ class Loop:
         self.skipped += step != self._skipped_at
         self._skipped_at = step
         path = self.context.workdir / "not_finite" / f"{self.stage}_{step:06d}.npz"
-        alarms.not_finite(self.context.run.health, what, fetch(batch), path, self.skipped)
+        alarms.not_finite(
+            self.context.run.health, what, fetch(batch), path, self.skipped
+        )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics, with what the watchers add to it."""

@@ -7,19 +7,19 @@ from absl import logging
 from r1v3_jax.config import GRPO
 from r1v3_jax.evaluate import accuracy, critical_tokens, selection
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.rollout.sampler import Sampler
+from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.params import SamplingParams
 
 
-def make_sampler(context: Context, config: GRPO) -> Sampler:
-    return Sampler(
-        encoder=context.encoder,
-        sampling=Sampling(
+def make_sampler(context: Context, config: GRPO) -> GroupSampler:
+    return GroupSampler(
+        processor=context.processor,
+        sampling=SamplingParams(
             max_tokens=config.max_completion_tokens,
             temperature=config.temperature,
-            banned=context.encoder.tokenizer.banned_token_ids,
+            banned=context.processor.tokenizer.banned_token_ids,
         ),
         max_prompt_tokens=config.max_prompt_tokens,
         tiles=config.tiles,
@@ -31,7 +31,7 @@ def make_sampler(context: Context, config: GRPO) -> Sampler:
     )
 
 
-class Prober:
+class Probe:
     """Measures a checkpoint on the fixed probe set: accuracy and critical-token entropy, sampled as
     in training, but always by the weights as they are.
     """
@@ -39,7 +39,7 @@ class Prober:
     def __init__(self, context: Context, config: GRPO):
         self.context, self.config = context, context.run.evaluate
         self.sequences = critical_tokens.critical_sequences(
-            context.encoder.tokenizer, self.config.critical_words
+            context.processor.tokenizer, self.config.critical_words
         )
         self.sampler = dataclasses.replace(
             make_sampler(context, config),
@@ -58,11 +58,15 @@ class Prober:
             self.config.batch,
             self.context.key("probe"),
         )
-        entropies = critical_tokens.entropies(groups, self.sequences, self.config.high_entropy)
+        entropies = critical_tokens.entropies(
+            groups, self.sequences, self.config.high_entropy
+        )
         return {"accuracy": accuracy.accuracy(groups), **entropies}
 
 
-def choose(context: Context, config: GRPO, state, candidates: States, checkpoints: list[dict]):
+def choose(
+    context: Context, config: GRPO, state, candidates: States, checkpoints: list[dict]
+):
     """The weights of the selected checkpoint (without candidates: the last), and the account of the
     choice.
     """

@@ -23,14 +23,14 @@ from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.run import watchdog
 from r1v3_jax.run.context import Context
-from r1v3_jax.run.program import Program, _in
+from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
-from r1v3_jax.train.update import _state, create, gradients, release
+from r1v3_jax.train.update import abstract_state, create, gradients, release
 from r1v3_jax.types import Batch
 
 
@@ -54,9 +54,11 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
     mesh = jax.sharding.get_mesh()
     held_out = validation_batches(context, config, mesh)
     where = {"start": cursor, "counts": dropped}
-    reader = of_stage(config, context.encoder, context.run.data, **where)
-    batches = packing.packed_batches(reader, context.encoder, config)
-    batches = placement.prefetch((place(context, batch, mesh), drawn) for batch, drawn in batches)
+    reader = of_stage(config, context.processor, context.run.data, **where)
+    batches = packing.packed_batches(reader, context.processor, config)
+    batches = placement.prefetch(
+        (place(context, batch, mesh), consumed) for batch, consumed in batches
+    )
     ledger = Ledger(context.workdir, name, resume_step=done, counts=dropped)
 
     with (
@@ -69,10 +71,12 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
                 break
             with loop.timer("step"):
                 with loop.timer("data_wait"), watchdog.own_work(), ledger.reading(step):
-                    (batch, tokens), drawn = next(batches)
-                ledger.add(step, drawn.drops)
+                    (batch, tokens), consumed = next(batches)
+                ledger.add(step, consumed.drops)
                 state, metrics = update(state, batch)
-                metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+                metrics = {
+                    key: float(value) for key, value in jax.device_get(metrics).items()
+                }
             loop.check_finite(step, metrics, batch)
             metrics |= {"tokens": tokens, **ledger.metrics()}
             improved = False
@@ -87,15 +91,19 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
                 else:
                     best = {**best, "since": best["since"] + 1}
             loop.log(step, metrics)
-            context.compiles.after(f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics))
-            extra = {"cursor": drawn.cursor, "dropped": ledger.counts, "best": best}
+            context.compiles.after(
+                f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics)
+            )
+            extra = {"cursor": consumed.cursor, "dropped": ledger.counts, "best": best}
             loop.end(step, state, extra, save=improved)
             done = step + 1
     if config.patience and best["step"] and best["step"] != done:
         try:
             state, _ = states.restore(best["step"], state)
         except ValueError as error:
-            logging.warning("%s; the last weights are handed on in place of the best", error)
+            logging.warning(
+                "%s; the last weights are handed on in place of the best", error
+            )
     return state.model
 
 
@@ -124,9 +132,9 @@ def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
     if not config.validate_every:
         return []
     how = context.run.data
-    reader = of_stage(config, context.encoder, how, source=config.validation)
+    reader = of_stage(config, context.processor, how, source=config.validation)
     with contextlib.closing(reader):
-        batches = packing.packed_batches(reader, context.encoder, config)
+        batches = packing.packed_batches(reader, context.processor, config)
         batches = itertools.islice(batches, config.validation_steps)
         return [place(context, batch, mesh)[0] for batch, _ in batches]
 
@@ -145,14 +153,18 @@ def validation_loss(model: R1V3, batch) -> jax.Array:
 
 
 def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
-    batch = batch_of(config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate)
+    batch = batch_of(
+        config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate
+    )
     batch = on_mesh(batch, config, mesh)
     model, learns = build.abstract(config.model, config.compute, mesh), trainable
     optimizer, update = make_update(stage)
-    state = _state(model, optimizer, learns(stage.trainable), mesh)
-    programs = [Program("update", _in(mesh, lambda: update.lower(state, batch)))]
+    state = abstract_state(model, optimizer, learns(stage.trainable), mesh)
+    programs = [
+        Program("update", lower_on_mesh(mesh, lambda: update.lower(state, batch)))
+    ]
     if stage.validate_every:
-        lower = _in(mesh, lambda: validation_loss.lower(model, batch))
+        lower = lower_on_mesh(mesh, lambda: validation_loss.lower(model, batch))
         resident = shard_bytes(state) - shard_bytes(model)
         programs.append(Program("validation_loss", lower, calls=0, resident=resident))
     return programs

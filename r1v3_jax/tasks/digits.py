@@ -31,9 +31,14 @@ from r1v3_jax.types import Example
 
 CELL = 28  # pixels a side of a digit; an image has 2 x 2
 MAX_SHIFT = 2  # pixels, of an augmented digit
-FILES = {"home": ("mnist10k.npz", 8000), "second": ("uci_digits.npz", 900)}  # name, train images
+FILES = {
+    "home": ("mnist10k.npz", 8000),
+    "second": ("uci_digits.npz", 900),
+}  # name, train images
 SPLITS = ("train", "held_out")
-SPLIT_SEED = 0  # of the permutation before the split: one of the files is sorted by label
+SPLIT_SEED = (
+    0  # of the permutation before the split: one of the files is sorted by label
+)
 
 LEVELS = {  # kinds of question, equally often
     "read": ("read",),
@@ -45,12 +50,23 @@ LARGE = 130  # a sum of rows that is so large, and carries from its ones, is har
 SUMS = 5  # in an example of the level `sums`
 QUESTIONS = {
     "read": ("Read the digits.", "Copy all four digits."),
-    "spread": ("Largest minus smallest?", "Subtract the smallest digit from the largest."),
+    "spread": (
+        "Largest minus smallest?",
+        "Subtract the smallest digit from the largest.",
+    ),
     "even": ("How many digits are even?", "Count the even digits."),
-    "rows": ("Add the two rows.", "Top row plus bottom row?", "What is the sum of the rows?"),
+    "rows": (
+        "Add the two rows.",
+        "Top row plus bottom row?",
+        "What is the sum of the rows?",
+    ),
     "total": ("Add all four digits.", "What is the sum of all digits?"),
 }
-STYLES = {"direct": "", "worked": " stepwise:", "checked": " carefully:"}  # what follows the digits
+STYLES = {
+    "direct": "",
+    "worked": " stepwise:",
+    "checked": " carefully:",
+}  # what follows the digits
 SLIP = 0.5  # of the checked chains make a mistake and correct it; the others look back at the end
 CRITICAL_WORDS = ("Wait", "Hmm", "Alternatively")
 
@@ -75,9 +91,17 @@ class Digits:
         _check("domain", self.domain, FILES)
         _check("split", self.split, SPLITS)
         if self.augment and self.split != "train":
-            raise ValueError("augment=True with split='held_out': held-out images stay as they are")
-        if len(self.styles) != len(STYLES) or min(self.styles) < 0 or not sum(self.styles) > 0:
-            raise ValueError(f"styles are weights of {', '.join(STYLES)}, got {self.styles}")
+            raise ValueError(
+                "augment=True with split='held_out': held-out images stay as they are"
+            )
+        if (
+            len(self.styles) != len(STYLES)
+            or min(self.styles) < 0
+            or not sum(self.styles) > 0
+        ):
+            raise ValueError(
+                f"styles are weights of {', '.join(STYLES)}, got {self.styles}"
+            )
 
     def example(self, index: int, level: str = "normal") -> Example:
         """Example number `index` of a level; a pure function of the arguments and the fields."""
@@ -103,7 +127,10 @@ class Digits:
         """Sums in text: the arithmetic that a language model brings along."""
         u = self._rng(index, 1 + len(LEVELS)).random((SUMS, 3))
         # As in the chains: a digit and a digit, or a sum so far and a digit.
-        pairs = [(int(10 + 18 * y if x < 0.4 else 10 * y), int(10 * z)) for x, y, z in u.tolist()]
+        pairs = [
+            (int(10 + 18 * y if x < 0.4 else 10 * y), int(10 * z))
+            for x, y, z in u.tolist()
+        ]
         largest = max(x + y for x, y in pairs)
         steps = ";".join(f"{x}+{y}={x + y}" for x, y in pairs)
         return Example(
@@ -121,7 +148,9 @@ class Digits:
         for level, weight in weights.items():
             _check("level", level, (*LEVELS, "sums"))
             if not weight > 0:
-                raise ValueError(f"the weight of {level} must be positive, got {weight}")
+                raise ValueError(
+                    f"the weight of {level} must be positive, got {weight}"
+                )
         return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
 
     def labels(self, index: int, level: str = "normal") -> tuple[int, int, int, int]:
@@ -135,7 +164,9 @@ class Digits:
         grids = self._grids(ids, [self._shifts(u) for u in draws])
         return np.repeat(grids[..., None], 3, axis=-1)
 
-    def _mixed(self, levels: tuple[str, ...], weights: tuple[float, ...], index: int) -> Example:
+    def _mixed(
+        self, levels: tuple[str, ...], weights: tuple[float, ...], index: int
+    ) -> Example:
         u = self._rng(index, 0).random()
         return self.example(index, _weighted(levels, weights, u))
 
@@ -154,18 +185,25 @@ class Digits:
 
     def _image_ids(self, digits: Sequence[int], u: list[float]) -> list[int]:
         by_label = _load(self.domain, self.split)[1]
-        return [_choose(by_label[digit], x) for digit, x in zip(digits, u[3:7], strict=True)]
+        return [
+            _choose(by_label[digit], x) for digit, x in zip(digits, u[3:7], strict=True)
+        ]
 
     def _shifts(self, u: list[float]) -> list[int]:
         """Down and right for each digit in turn, from -MAX_SHIFT to MAX_SHIFT pixels."""
-        return [int(x * (2 * MAX_SHIFT + 1)) - MAX_SHIFT if self.augment else 0 for x in u[7:15]]
+        return [
+            int(x * (2 * MAX_SHIFT + 1)) - MAX_SHIFT if self.augment else 0
+            for x in u[7:15]
+        ]
 
     def _grids(self, ids: list[list[int]], shifts: list[list[int]]) -> np.ndarray:
         """ids N x 4, shifts N x 8 -> uint8[N, 56, 56]."""
         pixels, _ = _load(self.domain, self.split)
         grids = np.empty((len(ids), 2, CELL, 2, CELL), np.uint8)
         for n, cell in itertools.product(range(len(ids)), range(4)):
-            top, left = (MAX_SHIFT - shift for shift in shifts[n][2 * cell : 2 * cell + 2])
+            top, left = (
+                MAX_SHIFT - shift for shift in shifts[n][2 * cell : 2 * cell + 2]
+            )
             digit = pixels[ids[n][cell], top : top + CELL, left : left + CELL]
             grids[n, cell // 2, :, cell % 2] = digit
         return grids.reshape(-1, 2 * CELL, 2 * CELL)
@@ -175,7 +213,9 @@ class Digits:
 def _load(domain: str, split: str) -> tuple[np.ndarray, list[list[int]]]:
     """(uint8[M, 32, 32], the image numbers of each label); a margin of 2 makes room for shifts."""
     name, train = FILES[domain]
-    with (importlib.resources.files("r1v3_jax") / "data_files" / name).open("rb") as file:
+    with (importlib.resources.files("r1v3_jax") / "data_files" / name).open(
+        "rb"
+    ) as file:
         arrays = np.load(file)
         x, y = arrays["x"], arrays["y"]
     order = np.random.default_rng(SPLIT_SEED).permutation(len(y))
@@ -205,7 +245,9 @@ def answer_prior(level: str) -> dict[str, float]:
     for kind in LEVELS[level]:
         groups, odds = _problems(level, kind), Counter()
         for group in groups:
-            for answer, count in Counter(_answer(kind, digits) for digits in group).items():
+            for answer, count in Counter(
+                _answer(kind, digits) for digits in group
+            ).items():
                 odds[answer] += count / (len(group) * len(groups))
         priors[kind] = max(odds.values())
     return priors
@@ -221,7 +263,9 @@ def _problems(level: str, kind: str) -> list[list[tuple[int, int, int, int]]]:
     """The grids that are asked about, in groups drawn equally often."""
     grids = list(itertools.product(range(10), repeat=4))
     if kind == "rows":
-        grids = [(a, b, c, d) for a, b, c, d in grids if a and c]  # two digits, and no 07
+        grids = [
+            (a, b, c, d) for a, b, c, d in grids if a and c
+        ]  # two digits, and no 07
         large = lambda g: g[1] + g[3] >= 10 and _answer(kind, g) >= LARGE  # noqa: E731
         return [[g for g in grids if large(g) == (level == "hard")]]
     if kind == "even":  # else 2 would be right three times out of eight
@@ -281,7 +325,11 @@ def _steps(kind: str, digits: Sequence[int]) -> list[str]:
             carry = [f"{a + c}+1={a + c + 1}"] if b + d > 9 else []
             return [f"{b}+{d}={b + d}", f"{a}+{c}={a + c}", *carry, f"{answer}"]
         case "total":
-            return [f"{a}+{b}={a + b}", f"{a + b}+{c}={a + b + c}", f"{a + b + c}+{d}={answer}"]
+            return [
+                f"{a}+{b}={a + b}",
+                f"{a + b}+{c}={a + b + c}",
+                f"{a + b + c}+{d}={answer}",
+            ]
     raise AssertionError(kind)
 
 
@@ -298,7 +346,9 @@ def _slips(kind: str, digits: Sequence[int], steps: list[str], u: float):
         case "spread":
             second = sorted(digits)[-2]
             if second < max(digits):
-                slips.append((0, f"{second}-{min(digits)}={second - min(digits)}", "Hmm"))
+                slips.append(
+                    (0, f"{second}-{min(digits)}={second - min(digits)}", "Hmm")
+                )
         case "even":
             even = [digit for digit in digits if digit % 2 == 0]
             if len(even) > 1:  # overlooks one
@@ -368,19 +418,27 @@ def _check(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 # Words of the task; a word after another holds the space before it.
-SPECIAL_TOKENS = (
-    "<|endoftext|> <|im_start|> <|im_end|> <img> </img> <IMG_CONTEXT> <video> <unk>".split()
-)
+SPECIAL_TOKENS = "<|endoftext|> <|im_start|> <|im_end|> <img> </img> <IMG_CONTEXT> <video> <unk>".split()
 
 
 def vocabulary() -> list[str]:
     """The tokens in order of their ids; at most 128, so that the padded embedding has no more."""
     questions = itertools.chain.from_iterable(QUESTIONS.values())
     words = {word for text in questions for word in re.findall(r" ?[A-Za-z]+", text)}
-    words |= {f" {word}" for word in CRITICAL_WORDS} | {" ok", "none", *STYLES.values()} - {""}
+    words |= {f" {word}" for word in CRITICAL_WORDS} | {
+        " ok",
+        "none",
+        *STYLES.values(),
+    } - {""}
     structure = ["system", "user", "assistant", "<think>", "</think>", "\\boxed{", "}"]
     letters = [chr(code) for code in (*range(ord("a"), ord("z") + 1), *range(65, 91))]
-    return [*SPECIAL_TOKENS, *structure, *"0123456789+-=;,.?: \n", *sorted(words), *letters]
+    return [
+        *SPECIAL_TOKENS,
+        *structure,
+        *"0123456789+-=;,.?: \n",
+        *sorted(words),
+        *letters,
+    ]
 
 
 def write_tokenizer(directory: str | Path) -> int:
@@ -399,12 +457,19 @@ def write_tokenizer(directory: str | Path) -> int:
     longest_first = sorted(words[len(SPECIAL_TOKENS) :], key=len, reverse=True)
     pattern = tokenizers.Regex("|".join(map(re.escape, longest_first)))
     backend = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+        tokenizers.models.WordLevel(
+            {word: i for i, word in enumerate(words)}, unk_token="<unk>"
+        )
     )
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(pattern, behavior="isolated")
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        pattern, behavior="isolated"
+    )
     backend.decoder = tokenizers.decoders.Fuse()  # joins without spaces
     backend.add_special_tokens(
-        [tokenizers.AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+        [
+            tokenizers.AddedToken(token, normalized=False, special=True)
+            for token in SPECIAL_TOKENS
+        ]
     )
     hf = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -424,7 +489,9 @@ def write_tokenizer(directory: str | Path) -> int:
     return len(hf)
 
 
-def contact_sheet(examples: Sequence[Example], path: str | Path, columns: int = 4) -> None:
+def contact_sheet(
+    examples: Sequence[Example], path: str | Path, columns: int = 4
+) -> None:
     """A PNG of examples with question, chain and answer, for a human to look at."""
     width, height, scale, line = 380, 210, 2, 14
     rows = -(-len(examples) // columns)

@@ -56,7 +56,9 @@ def devices(topology: Slice) -> list:
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")  # jax may have been imported before
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=topology.name
+    ).devices
 
 
 GIB = 2**30
@@ -97,8 +99,12 @@ def compile_here(config: Run) -> None:
 # compiling, or remembering
 
 
-def _outcome(
-    name: str, lowered: jax.stages.Lowered, topology: str, banned: tuple[int, ...], full: bool
+def outcome_of(
+    name: str,
+    lowered: jax.stages.Lowered,
+    topology: str,
+    banned: tuple[int, ...],
+    full: bool,
 ) -> dict:
     """{"hlo", "peak", "arguments"}, and "limit" if it is over that: of one program, from the cache
     or from the compiler.
@@ -108,7 +114,9 @@ def _outcome(
     import libtpu
 
     versions = libtpu.__version__, jax.__version__
-    environment = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    environment = [
+        os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+    ]
     # The text does not say for which chip it is.
     how = [topology, tpu_flags.flags(), versions, environment, full, OUTCOME]
     identity = json.dumps([lowered.as_text(), *how], sort_keys=True)
@@ -146,7 +154,7 @@ def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
             try:
                 while child.poll() is None:
                     time.sleep(0.5)
-                    if _stopped.is_set():
+                    if stopped.is_set():
                         raise RuntimeError(f"{name}: stopped")
                     if not full and (outcome := _scheduled(out, name)):
                         return outcome
@@ -167,7 +175,9 @@ def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
 
 def _refusal(name: str, log: str) -> dict:
     """The numbers of a program that is too large; ValueError if it failed for another reason."""
-    found = re.search(r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)([GM])\)", log)
+    found = re.search(
+        r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)([GM])\)", log
+    )
     found = found or re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm", log)
     if found is None:
         raise ValueError(f"{name} does not compile:\n{log[-4000:]}")
@@ -176,7 +186,7 @@ def _refusal(name: str, log: str) -> dict:
     return {"hlo": "", "peak": int(used), "limit": int(limit)}
 
 
-_stopped = threading.Event()
+stopped = threading.Event()
 
 
 def _scheduled(out: Path, name: str) -> dict | None:
@@ -188,7 +198,9 @@ def _scheduled(out: Path, name: str) -> dict | None:
     if not (hlo and report):
         return None
     text = hlo[-1].read_text()
-    total = re.search(r"Memory Space: default.*?\nTotal bytes: (\d+)\D", report[-1].read_text())
+    total = re.search(
+        r"Memory Space: default.*?\nTotal bytes: (\d+)\D", report[-1].read_text()
+    )
     # The entry is written last, and closed at the end of the file.
     if total is None or "\nENTRY " not in text or not text.rstrip().endswith("}"):
         return None

@@ -19,14 +19,14 @@ import time
 from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import parse
 from r1v3_jax.models.flops import model_flops
-from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.processing.processor import Processor
 from r1v3_jax.report import rows
 from r1v3_jax.rollout import programs
 from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages.kinds import of_stage
 from r1v3_jax.tpu import compiler
-from r1v3_jax.tpu.compiler import GIB, _outcome, _stopped
+from r1v3_jax.tpu.compiler import GIB, outcome_of, stopped
 from r1v3_jax.tpu.estimate import CHIPS, Estimate, estimate
 
 
@@ -52,22 +52,28 @@ class Compiled:
         the cache; the compiler's figure is that of a full one.
         """
         full = self.estimate.seconds
-        return full - self.estimate.parts["kernels"] / 2 if self.program.trips > 1 else full
+        return (
+            full - self.estimate.parts["kernels"] / 2
+            if self.program.trips > 1
+            else full
+        )
 
 
-def show_samples(config: Run, encoder: Encoder, count: int = 3) -> None:
+def show_samples(config: Run, processor: Processor, count: int = 3) -> None:
     """Prints what the model sees of the first good rows of each stage."""
     for stage in (config.stage,) if config.stage else config.pipeline:
-        reader = of_stage(getattr(config, stage), encoder, config.data)
+        reader = of_stage(getattr(config, stage), processor, config.data)
         with contextlib.closing(reader):
             items, drawn = reader.take(count)
         for item in items:
-            print(f"{stage} {rows.on_terminal(item, encoder)}")
+            print(f"{stage} {rows.on_terminal(item, processor)}")
         for drop in drawn.drops:
             print(rows.plain(f"{stage} {drop['id']}: left out, {drop['reason']}"))
 
 
-def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()) -> dict:
+def run(
+    config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()
+) -> dict:
     """Compiles and prints; returns what goes into the JSON file. `banned`:
     `Tokenizer.banned_token_ids`; `only`: names of the programs wanted, as "grpo/decode".
     """
@@ -76,12 +82,16 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
     mesh = make_mesh(config.mesh, compiler.devices(topology))
     coords = [tuple(device.coords) for device in mesh.devices.flat]
     stages = (config.stage,) if config.stage else config.pipeline
-    table = [(stage, p) for stage in stages for p in of_stage(config, stage, mesh, banned)]
+    table = [
+        (stage, p) for stage in stages for p in of_stage(config, stage, mesh, banned)
+    ]
     if config.evaluate.sets:
         table += [("evaluate", p) for p in programs.of_evaluation(config, mesh, banned)]
     names = [f"{stage}/{p.label}" for stage, p in table]
     if unknown := set(only) - set(names):
-        raise ValueError(f"no program {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
+        raise ValueError(
+            f"no program {sorted(unknown)[0]!r}; there are: {', '.join(names)}"
+        )
     if only:
         table = [(stage, p) for stage, p in table if f"{stage}/{p.label}" in only]
     print(
@@ -93,7 +103,9 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
     try:
         # Traced here, one after the other; compiled two at a time.
         found = [
-            pool.submit(_outcome, f"{stage}/{p.label}", p.lower(), topology.name, banned, full)
+            pool.submit(
+                outcome_of, f"{stage}/{p.label}", p.lower(), topology.name, banned, full
+            )
             for stage, p in table
         ]
         for (stage, program), outcome in zip(table, found, strict=True):
@@ -101,10 +113,13 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
             compiled[name] = one = _compiled(outcome.result(), program, chip, coords)
             print(_line(name, one), flush=True)
     finally:  # of a failure or an interruption: nothing more is begun
-        _stopped.set()
+        stopped.set()
         pool.shutdown(cancel_futures=True)
-        _stopped.clear()
-    print(f"compiled in {time.time() - begun:.0f} s" + ("" if full else " (no machine code made)"))
+        stopped.clear()
+    print(
+        f"compiled in {time.time() - begun:.0f} s"
+        + ("" if full else " (no machine code made)")
+    )
     summary = {
         "topology": topology.name,
         "chips": topology.chips,
@@ -115,11 +130,17 @@ def run(config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ..
         "stages": {},
     }
     for stage in stages:
-        mine = {n.partition("/")[2]: c for n, c in compiled.items() if n.startswith(f"{stage}/")}
+        mine = {
+            n.partition("/")[2]: c
+            for n, c in compiled.items()
+            if n.startswith(f"{stage}/")
+        }
         if not only and all(one.fits for one in mine.values()):
             summary["stages"][stage] = step = _step(config, stage, mine, chip.flops)
             print(_step_line(stage, step))
-    shown = "grpo" if "grpo" in summary["stages"] else next(iter(summary["stages"]), None)
+    shown = (
+        "grpo" if "grpo" in summary["stages"] else next(iter(summary["stages"]), None)
+    )
     for key in ("step_seconds", "mfu"):
         summary[key] = summary["stages"][shown][key] if shown else None
     return summary
@@ -145,14 +166,22 @@ def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -
     }
     total = sum(seconds.values())
     if isinstance(config_of_stage, GRPO):
-        prompt, length = config_of_stage.max_prompt_tokens, config_of_stage.max_completion_tokens
+        prompt, length = (
+            config_of_stage.max_prompt_tokens,
+            config_of_stage.max_completion_tokens,
+        )
         new = config_of_stage.prompts * config_of_stage.group_size * length
-        learnt = ((config_of_stage.prompts * prompt, prompt / 2), (new, prompt + length / 2))
+        learnt = (
+            (config_of_stage.prompts * prompt, prompt / 2),
+            (new, prompt + length / 2),
+        )
         updates = config_of_stage.updates_per_rollout
     else:
         new = config_of_stage.rows * config_of_stage.row_tokens
         learnt, updates = ((new, config_of_stage.row_tokens / 2),), 1
-    flops = updates * sum(model_flops(config, *x, config_of_stage.trainable) for x in learnt)
+    flops = updates * sum(
+        model_flops(config, *x, config_of_stage.trainable) for x in learnt
+    )
     return {
         "seconds": seconds,
         "step_seconds": total,
@@ -165,7 +194,9 @@ def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -
 
 
 def _step_line(stage: str, step: dict) -> str:
-    parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in step["seconds"].items())
+    parts = ", ".join(
+        f"{name} {seconds:.2f}" for name, seconds in step["seconds"].items()
+    )
     return (
         f"{stage}: a step takes {step['step_seconds']:.1f} s by estimate, every row full "
         f"({parts}); "

@@ -59,10 +59,20 @@ HOST = 16e9  # bytes/s between a chip and its host, nominal (scaling-book)
 # Splash attention, from the bundles of jax's kernels in the compiler's low-level program (LLO) for
 # v5p: cycles a 512 x 512 tile (with 5% for waiting), a step of the grid, a row of 512 queries;
 # then the FLOPs, of which the forward pass has 1. The whole is taken to run at 90% of that.
-SPLASH = {"fwd": (1216, 450, 700, 1.0), "dq": (1613, 163, 215, 1.5), "dkv": (2150, 332, 380, 2.0)}
+SPLASH = {
+    "fwd": (1216, 450, 700, 1.0),
+    "dq": (1613, 163, 215, 1.5),
+    "dkv": (2150, 332, 380, 2.0),
+}
 SPLASH_REACHED = 0.9
 
-COLLECTIVES = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"}
+COLLECTIVES = {
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+}
 FREE = set(  # names of what is there already
     "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id "
     "opt-barrier add-dependency async-update".split()
@@ -102,7 +112,9 @@ class Estimate:
     flops: float  # of a chip: matmuls and kernels, loop bodies times their trips
     hbm_bytes: float  # read and written by a chip
     collectives: dict[str, Collective]  # by kind
-    bound: str  # what most of the time goes to: "matrix units", "memory", "interconnect"
+    bound: (
+        str  # what most of the time goes to: "matrix units", "memory", "interconnect"
+    )
     copies: tuple[Copy, ...]  # the ten largest
     # One trip of the longest loop that ends on data (one decoded token); 0 if there is none.
     dynamic_loop_seconds: float
@@ -127,7 +139,9 @@ def estimate(
         parts={part: cost.parts[part] for part in PARTS},
         flops=cost.work["flops"],
         hbm_bytes=cost.work["bytes"],
-        collectives={k: Collective(*(cost.traffic[k, name] for name in fields)) for k in kinds},
+        collectives={
+            k: Collective(*(cost.traffic[k, name] for name in fields)) for k in kinds
+        },
         bound=max(cost.bounds, key=cost.bounds.get, default="memory"),
         copies=tuple(Copy(*copy, cost.copies[copy]) for copy in copies),
         dynamic_loop_seconds=program.dynamic_loop_seconds,
@@ -140,8 +154,12 @@ class _Cost:
 
     parts: Counter = field(default_factory=Counter)  # part -> seconds
     bounds: Counter = field(default_factory=Counter)  # what limits them -> seconds
-    work: Counter = field(default_factory=Counter)  # "flops", "bytes", "busy": memory's seconds
-    traffic: Counter = field(default_factory=Counter)  # (kind, field of Collective) -> amount
+    work: Counter = field(
+        default_factory=Counter
+    )  # "flops", "bytes", "busy": memory's seconds
+    traffic: Counter = field(
+        default_factory=Counter
+    )  # (kind, field of Collective) -> amount
     copies: Counter = field(default_factory=Counter)  # (name, shape, bytes) -> count
 
     @property
@@ -208,7 +226,12 @@ class _Program:
             elif op.opcode == "while":
                 self.loop(op, ops, cost)
             elif op.opcode == "conditional":
-                cost.add(max(map(self.cost, hlo.branches(op)), key=lambda branch: branch.seconds))
+                cost.add(
+                    max(
+                        map(self.cost, hlo.branches(op)),
+                        key=lambda branch: branch.seconds,
+                    )
+                )
             elif op.opcode == "call":
                 cost.add(self.cost(op.called("to_apply")))
             elif op.opcode == "custom-call":
@@ -242,12 +265,18 @@ class _Program:
         touched = moved * ends
         cost.work.update(bytes=touched, busy=touched / self.memory)
         host = "S(5)" in op.shape
-        return "copy", "host" if host else "memory", moved / (HOST if host else self.memory)
+        return (
+            "copy",
+            "host" if host else "memory",
+            moved / (HOST if host else self.memory),
+        )
 
     def loop(self, op: hlo.Op, ops: hlo.Ops, cost: _Cost) -> None:
         trip = _Cost()
         trip.add(self.cost(op.called("body")))
-        trip.add(self.cost(op.called("condition")))  # an all-reduce, if all rows must have ended
+        trip.add(
+            self.cost(op.called("condition"))
+        )  # an all-reduce, if all rows must have ended
         trips, body = self.trips(op, ops), self.computations[op.called("body")]
         inner = [x for x in body.values() if x.opcode == "while"]
         if trips is None and any(self.trips(x, body) is None for x in inner):
@@ -256,7 +285,9 @@ class _Program:
             self.dynamic_loop_seconds = max(self.dynamic_loop_seconds, trip.seconds)
         cost.add(trip, self.dynamic_trips if trips is None else trips)
 
-    def blocking(self, op: hlo.Op, cost: _Cost, *, half: bool = False, behind: float = 0.0) -> None:
+    def blocking(
+        self, op: hlo.Op, cost: _Cost, *, half: bool = False, behind: float = 0.0
+    ) -> None:
         """A collective during which the cores wait, but for the seconds they have work `behind`.
 
         An all-reduce of which every chip keeps a shard (`half`) is a reduce-scatter.
@@ -282,13 +313,17 @@ class _Program:
         if flops:
             seconds = compiled or max(memory, matrix)
             cost.work.update(flops=flops, bytes=moved, busy=min(memory, seconds))
-            cost.spend("matmul", seconds, "memory" if memory > matrix else "matrix units")
+            cost.spend(
+                "matmul", seconds, "memory" if memory > matrix else "matrix units"
+            )
             for each in collectives:
                 self.blocking(each, cost, behind=seconds)
             return
         # `estimated_cycles` are pessimistic here: where they say 460,000 for the sum of squares of
         # a norm, its low-level program has 37,000 and its bytes take 106,000.
-        seconds = memory if compiled is None else min(compiled, max(memory, 0.12 * compiled))
+        seconds = (
+            memory if compiled is None else min(compiled, max(memory, 0.12 * compiled))
+        )
         cost.work.update(bytes=moved, busy=min(memory, seconds))
         scalar = compiled is None and moved < 1024
         cost.spend("elementwise", seconds + (0 if scalar else OP), "memory")
@@ -299,12 +334,16 @@ class _Program:
         return self.computations.get(op.called(), {})
 
     def holds(self, op: hlo.Op, target: str) -> bool:
-        return any(f'custom_call_target="{target}"' in x.text for x in self.callee(op).values())
+        return any(
+            f'custom_call_target="{target}"' in x.text for x in self.callee(op).values()
+        )
 
     def inner(self, op: hlo.Op) -> list[hlo.Op]:
         """The collectives in a fusion or an async op."""
         ops = self.callee(op).values()
-        return [x for y in ops for x in ([y] if y.kind in COLLECTIVES else self.inner(y))]
+        return [
+            x for y in ops for x in ([y] if y.kind in COLLECTIVES else self.inner(y))
+        ]
 
     # --- loops
 
@@ -325,12 +364,19 @@ class _Program:
                 bound = hlo.constant(name, condition)
                 continue
             index = int(re.search(r"\bindex=(\d+)", source.text)[1])
-            initial, added = hlo.constant(start[index], ops), hlo.added(end[index], body)
+            initial, added = (
+                hlo.constant(start[index], ops),
+                hlo.added(end[index], body),
+            )
             if added == 0:  # carried along unchanged
                 bound = initial
             else:  # unrolled loops, such as collective matmuls, count by 2 or more
                 first, step = initial or 0, added or 1
-        return None if bound is None or not step else max(1, math.ceil((bound - first) / step))
+        return (
+            None
+            if bound is None or not step
+            else max(1, math.ceil((bound - first) / step))
+        )
 
     # --- matmuls
 
@@ -342,7 +388,9 @@ class _Program:
             summed = math.prod(left[int(axis)] for axis in over.split(",") if axis)
             return 2 * math.prod(hlo.dims(op.shape)) * summed
         if op.opcode == "convolution":
-            return hlo.convolution_flops(op, *(hlo.dims(ops[x].shape) for x in op.operands[:2]))
+            return hlo.convolution_flops(
+                op, *(hlo.dims(ops[x].shape) for x in op.operands[:2])
+            )
         callee = self.callee(op)
         return sum(self.flops(x, callee) for x in callee.values())
 
@@ -350,7 +398,11 @@ class _Program:
 
     def traffic(self, op: hlo.Op, ops: hlo.Ops) -> float:
         """Bytes that an op reads from the chip's memory and writes to it."""
-        there = [i for i, x in enumerate(op.operands) if x in ops and hlo.in_hbm(ops[x].shape)]
+        there = [
+            i
+            for i, x in enumerate(op.operands)
+            if x in ops and hlo.in_hbm(ops[x].shape)
+        ]
         return sum(self.read(op, i, ops) for i in there) + self.written(op, ops)
 
     def read(self, op: hlo.Op, i: int, ops: hlo.Ops) -> float:
@@ -373,7 +425,9 @@ class _Program:
             for i, name in enumerate(user.operands):
                 if name == value.name:
                     renamed = user.opcode == "bitcast" or self.retiled(user)
-                    total += self.used(user, ops) if renamed else self.read(user, i, ops)
+                    total += (
+                        self.used(user, ops) if renamed else self.read(user, i, ops)
+                    )
         return total
 
     def retiled(self, op: hlo.Op) -> bool:
@@ -389,9 +443,13 @@ class _Program:
         if op.opcode == "fusion":
             callee = self.callee(op)
             root = hlo.root(callee)
-            results = [callee[x] for x in root.operands] if root.opcode == "tuple" else [root]
+            results = (
+                [callee[x] for x in root.operands] if root.opcode == "tuple" else [root]
+            )
             places = zip(hlo.arrays(op.shape), results, strict=False)
-            return sum(self.written(x, callee) for array, x in places if hlo.in_hbm(array))
+            return sum(
+                self.written(x, callee) for array, x in places if hlo.in_hbm(array)
+            )
         if op.opcode == "bitcast" and op.operands[0] in ops:
             return self.written(ops[op.operands[0]], ops)
         if op.opcode == "dynamic-update-slice":
@@ -400,13 +458,19 @@ class _Program:
             return 2 * hlo.bytes_of(ops[op.operands[-1]].shape)
         if op.opcode == "parameter":
             return 0.0  # passed through
-        return sum(hlo.bytes_of(array) for array in hlo.arrays(op.shape) if hlo.in_hbm(array))
+        return sum(
+            hlo.bytes_of(array) for array in hlo.arrays(op.shape) if hlo.in_hbm(array)
+        )
 
     # --- kernels
 
     def custom_call(self, op: hlo.Op, ops: hlo.Ops, cost: _Cost) -> None:
-        if '"tpu_custom_call"' not in op.text:  # the compiler's own: an allocation, a top-k
-            return cost.spend("elementwise", (op.cycles or 0) / self.chip.clock, "memory")
+        if (
+            '"tpu_custom_call"' not in op.text
+        ):  # the compiler's own: an allocation, a top-k
+            return cost.spend(
+                "elementwise", (op.cycles or 0) / self.chip.clock, "memory"
+            )
         if splash := re.match(r"splash_m[qh]a_(fwd|dq|dkv)", op.name):
             arrays = [hlo.arrays(ops[x].shape)[0] for x in op.operands]
             seconds, flops = self.splash(op, splash[1], arrays)
@@ -428,13 +492,17 @@ class _Program:
         # the keys behind them have no heads: [mapped axes, S, H].
         numbers = [hlo.dims(a) for a in arrays if a[0] in "bf"]
         *mapped, heads, length, width = max(numbers, key=len)
-        keys = next(x[-2] for x in numbers if len(x) == len(mapped) + 2 and x[-1] == width)
+        keys = next(
+            x[-2] for x in numbers if len(x) == len(mapped) + 2 and x[-1] == width
+        )
         name = {"fwd": "block_q", "dq": "block_q_dq", "dkv": "block_q_dkv"}[kernel]
         block = re.search(rf"{name}\W+(\d+)", op.text)
         block = min(int(block[1]) if block else 1024, length)
         # A causal mask is made in the kernel from the positions of the queries, the only integers
         # along T beside the segments of queries and keys. Other masks are taken to be full.
-        along = [a for a in arrays if a.startswith("s32") and length in hlo.dims(a)[-2:]]
+        along = [
+            a for a in arrays if a.startswith("s32") and length in hlo.dims(a)[-2:]
+        ]
         causal = len(along) > (2 if "segmented" in op.name else 0)
         # A mask that is given in blocks is that of samples behind prompts. As a sample that fills
         # its row has it: it sees the whole prompt, and is causal.
@@ -451,7 +519,9 @@ class _Program:
         # The cores share what the kernel declares parallel: the axes over which it is mapped, going
         # forward its heads too.
         together = math.prod(mapped) * (heads if kernel == "fwd" else 1)
-        turns = math.ceil(together / self.chip.cores) * math.prod(mapped) * heads / together
+        turns = (
+            math.ceil(together / self.chip.cores) * math.prod(mapped) * heads / together
+        )
         # The cycles are v5p's, for heads of 128. Other chips are taken to come as near their peak.
         v5p = CHIPS["v5p"]
         core = (v5p.flops / v5p.cores) / (self.chip.flops / self.chip.cores) / v5p.clock
@@ -469,7 +539,9 @@ class _Program:
         group = self.group(op.text)
         size = len(group)
         result = sum(n for n in sizes if n > 4 or op.opcode == kind)
-        if op.opcode != kind:  # started: the shape holds operands and results (but see all-reduce)
+        if (
+            op.opcode != kind
+        ):  # started: the shape holds operands and results (but see all-reduce)
             share = {"all-gather": size / (size + 1), "reduce-scatter": 1 / (size + 1)}
             result *= share.get(kind, 0.5 if kind == "all-to-all" else 1)
         spans = [len({self.coords[i][axis] for i in group}) for axis in range(3)]
@@ -488,9 +560,13 @@ class _Program:
         sent = {"all-gather": part, "all-to-all": part, "all-reduce": 2 * part}
         moved = result * sent.get(kind, size - 1)
         seconds = moved / max(1, used) / self.chip.link
-        if kind == "all-to-all":  # a quarter of it all crosses the middle of the longest axis
+        if (
+            kind == "all-to-all"
+        ):  # a quarter of it all crosses the middle of the longest axis
             longest = spans.index(max(spans))
-            seconds = result * spans[longest] / 4 / max(1, links[longest]) / self.chip.link
+            seconds = (
+                result * spans[longest] / 4 / max(1, links[longest]) / self.chip.link
+            )
         hops = sum(span // 2 for span in spans) if used > 2 else size / 2
         return kind, "group", moved, seconds + HOP * hops
 
@@ -499,15 +575,22 @@ class _Program:
         if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
             return [int(i) for i in listed[1].split(",")]
         if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
-            axes, along = re.findall(r"'(\w+)'=(\d+)", mesh[1]), re.findall(r"\w+", mesh[2])
+            axes, along = (
+                re.findall(r"'(\w+)'=(\d+)", mesh[1]),
+                re.findall(r"\w+", mesh[2]),
+            )
             order = [i for i, (name, _) in enumerate(axes) if name in along]
             return hlo.strided([int(n) for _, n in axes], order)
-        iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+        iota = re.search(
+            r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
+        )
         if not iota:
             return list(range(len(self.coords)))
         # All partitions in an array of these sizes, transposed, cut into groups of so many.
         sizes = [int(n) for n in iota[2].split(",")]
-        order = [int(i) for i in iota[3].split(",")] if iota[3] else list(range(len(sizes)))
+        order = (
+            [int(i) for i in iota[3].split(",")] if iota[3] else list(range(len(sizes)))
+        )
         return hlo.strided(sizes, order)[: int(iota[1])]
 
     def permute(self, op: hlo.Op, size: float) -> tuple[str, object, float, float]:
@@ -515,7 +598,11 @@ class _Program:
         load, longest = Counter(), 0
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
         for source, target in re.findall(r"(\d+),(\d+)", pairs):
-            here, there, hops = list(self.coords[int(source)]), self.coords[int(target)], 0
+            here, there, hops = (
+                list(self.coords[int(source)]),
+                self.coords[int(target)],
+                0,
+            )
             for axis, (dim, ring) in enumerate(zip(self.dims, self.rings, strict=True)):
                 way = there[axis] - here[axis]
                 if ring and abs(way) > dim / 2:

@@ -54,7 +54,9 @@ def parse(hlo: str) -> tuple[dict[str, Ops], str]:
             texts[name][-1] += line
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of an HLO module")
-    return {n: {op.name: op for op in map(parse_op, lines)} for n, lines in texts.items()}, entry
+    return {
+        n: {op.name: op for op in map(parse_op, lines)} for n, lines in texts.items()
+    }, entry
 
 
 def parse_op(line: str) -> Op:
@@ -94,7 +96,9 @@ def bytes_of(shape: str) -> float:
     for array in arrays(shape):
         dtype = array[: array.index("[")]
         bits = {"pred": 8, "token": 0, "opaque": 0}.get(dtype)
-        bits = int(re.search(r"\d+", dtype)[0]) if bits is None else bits  # bf16, f8e4m3fn, s4
+        bits = (
+            int(re.search(r"\d+", dtype)[0]) if bits is None else bits
+        )  # bf16, f8e4m3fn, s4
         total += math.prod(dims(array)) * bits / 8
     return total
 
@@ -132,7 +136,9 @@ def maker(name: str, ops: Ops) -> Op:
 
 def constant(name: str, ops: Ops) -> int | None:
     source = maker(name, ops)
-    found = re.match(r"\((-?\d+)\)", source.text) if source.opcode == "constant" else None
+    found = (
+        re.match(r"\((-?\d+)\)", source.text) if source.opcode == "constant" else None
+    )
     return found and int(found[1])
 
 

@@ -21,7 +21,9 @@ def token_logprobs(
     another segment; such entries mean nothing and carry no loss weight.
     """
     images = None if batch.tiles is None else model.encode_images(batch.tiles)
-    hidden = model(batch.tokens, batch.positions, batch.segment_ids, images, batch.image_index)
+    hidden = model(
+        batch.tokens, batch.positions, batch.segment_ids, images, batch.image_index
+    )
     # hidden     [ h0  h1  h2 ]   predicts the token to its right: targets are shifted left,
     # targets    [ t1  t2  t0 ]   and the results back to where their token stands
     labels = batch.tokens if batch.labels is None else batch.labels
@@ -40,22 +42,24 @@ def read_prompts(
     """
     images = None
     if prompts.tiles is not None:
-        images = in_parts(model.encode_images, parts, model.compute.rules.shards("tiles"))(
-            prompts.tiles[0]
-        )
+        images = map_in_chunks(
+            model.encode_images, parts, model.compute.rules.shards("tiles")
+        )(prompts.tiles[0])
 
     def read(*rows):
         last, cache = model.read(rows[0], rows[1], images, *rows[2:])
-        return last, *(jnp.swapaxes(x, 0, 1) for x in (cache.k, cache.v))  # prompts lead
+        return last, *(
+            jnp.swapaxes(x, 0, 1) for x in (cache.k, cache.v)
+        )  # prompts lead
 
     rows = (prompts.tokens, prompts.lengths, prompts.image_index)
     rows = [x for x in rows if x is not None]
-    last, k, v = in_parts(read, parts, model.compute.rules.shards("batch"))(*rows)
+    last, k, v = map_in_chunks(read, parts, model.compute.rules.shards("batch"))(*rows)
     k, v = jnp.swapaxes(k, 0, 1), jnp.swapaxes(v, 0, 1)
     return last, PromptCache(k=k, v=v, lengths=prompts.lengths)
 
 
-def in_parts(function: Callable, parts: int, shards: int) -> Callable:
+def map_in_chunks(function: Callable, parts: int, shards: int) -> Callable:
     """`function` of rows [R, ...], computed for as many rows at a time as make `parts` of each
     device's, or the most below that which divide them.
 
@@ -75,18 +79,24 @@ def in_parts(function: Callable, parts: int, shards: int) -> Callable:
 
 
 def sample_logprobs(
-    model: R1V3, read: tuple[jax.Array, PromptCache], rows: SampleRows, *, temperature: float = 1.0
+    model: R1V3,
+    read: tuple[jax.Array, PromptCache],
+    rows: SampleRows,
+    *,
+    temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """log p of each token of a micro-batch of samples and the entropy there, float32[B, T] each,
     behind prompts as `read_prompts` left them.
     """
     last, cache = read
-    hidden = model.extend(rows.tokens, rows.positions, rows.segment_ids, cache, rows.owner)
+    hidden = model.extend(
+        rows.tokens, rows.positions, rows.segment_ids, cache, rows.prompt_of_row
+    )
     # tokens        [  a   b  end  u  end  - ]   a token is predicted by what stands before it:
     # segment_ids   [  1   1   1   2   2   0 ]   of a sample's first that is its prompt's last
     # hidden        [  pt  ha  hb  pt  hu    ]
     left = jnp.roll(rows.segment_ids, 1, axis=1).at[:, 0].set(0)
     begins = (rows.segment_ids != left)[..., None]
-    last = repeat_rows(take_rows(last, rows.owner), len(hidden))[:, None]
+    last = repeat_rows(take_rows(last, rows.prompt_of_row), len(hidden))[:, None]
     before = jnp.where(begins, last, jnp.roll(hidden, 1, axis=1))
     return model.logprobs(before, rows.tokens, temperature=temperature)

@@ -45,7 +45,9 @@ def make_optimizer(config: Optimizer, total_steps: int) -> optax.GradientTransfo
 
 def decays(path, _) -> bool:
     """Weight decay is for matrices: norms, biases and layer scales are left alone."""
-    name = next(str(key.key) for key in reversed(path) if isinstance(key, jax.tree_util.DictKey))
+    name = next(
+        str(key.key) for key in reversed(path) if isinstance(key, jax.tree_util.DictKey)
+    )
     return not any(part in name for part in ("norm", "bias", "scale"))
 
 
@@ -58,6 +60,8 @@ def schedule(config: Optimizer, total_steps: int) -> optax.Schedule:
         else optax.constant_schedule(config.lr)
     )
     warmup = optax.linear_schedule(
-        0.0 if config.warmup_steps else config.lr, config.lr, max(config.warmup_steps, 1)
+        0.0 if config.warmup_steps else config.lr,
+        config.lr,
+        max(config.warmup_steps, 1),
     )
     return optax.join_schedules([warmup, after], [config.warmup_steps])

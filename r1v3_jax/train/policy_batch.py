@@ -11,7 +11,7 @@ from r1v3_jax.config import GRPO, ModelConfig
 from r1v3_jax.data.abstract import prompt_batch_of
 from r1v3_jax.data.prompts import prompt_batch
 from r1v3_jax.losses.advantages import group_advantages, token_weights
-from r1v3_jax.processing.processor import Encoder
+from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.sharding import TRAIN
 from r1v3_jax.types import PolicyBatch, SampleRows
@@ -31,9 +31,11 @@ def policy_batch_of(
     """
     full = np.full((stage.prompts, stage.group_size), stage.max_completion_tokens)
     plan = pack(full, stage)
-    ints, floats = (jax.ShapeDtypeStruct(plan.shape, x) for x in (jnp.int32, jnp.float32))
+    ints, floats = (
+        jax.ShapeDtypeStruct(plan.shape, x) for x in (jnp.int32, jnp.float32)
+    )
     rows = SampleRows(
-        owner=jax.ShapeDtypeStruct(plan.owner.shape, jnp.int32),
+        prompt_of_row=jax.ShapeDtypeStruct(plan.prompt_of_row.shape, jnp.int32),
         tokens=ints,
         positions=ints,
         segment_ids=ints,
@@ -44,10 +46,14 @@ def policy_batch_of(
         ref_logprobs=floats if ref else None,
     )
     prompts = prompt_batch_of(config, stage.prompts * plan.copies, length, tiles)
-    return PolicyBatch(prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32))
+    return PolicyBatch(
+        prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32)
+    )
 
 
-def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyBatch:
+def policy_batch(
+    groups: list[Group], config: GRPO, processor: Processor
+) -> PolicyBatch:
     """The arrays of one update, for the current mesh: each prompt once, its samples packed into
     rows behind it.
 
@@ -57,17 +63,24 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
     C = config.max_completion_tokens
     plan = pack(np.stack([group.completions.lengths for group in groups]), config)
     shape = plan.shape
-    out = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segment_ids")}
-    out["tokens"][:] = encoder.tokenizer.pad_token_id
+    out = {
+        name: np.zeros(shape, np.int32)
+        for name in ("tokens", "positions", "segment_ids")
+    }
+    out["tokens"][:] = processor.tokenizer.pad_token_id
     numbers = ("loss_weights", "advantages", "sampler_logprobs")
     out |= {name: np.zeros(shape, np.float32) for name in numbers}
 
     reward = np.stack([group.rewards for group in groups])
-    advantage = group_advantages(reward, ~np.isnan(reward), divide_by_std=config.divide_by_std)
+    advantage = group_advantages(
+        reward, ~np.isnan(reward), divide_by_std=config.divide_by_std
+    )
     chosen = np.stack([group.completions.chosen for group in groups])
     lengths = np.stack([group.completions.lengths for group in groups])
     learnt = chosen & (np.arange(C) < lengths[..., None]) & ~np.isnan(reward)[..., None]
-    weights = token_weights(learnt.reshape(-1, C), config.aggregation, C).reshape(learnt.shape)
+    weights = token_weights(learnt.reshape(-1, C), config.aggregation, C).reshape(
+        learnt.shape
+    )
 
     for (p, g), (n, b, start, segment) in plan.places.items():
         group, size = groups[p], int(lengths[p, g])
@@ -79,7 +92,7 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
         out["advantages"][at] = advantage[p, g]
         out["sampler_logprobs"][at] = group.completions.logprobs[g, :size]
     prompts = prompt_batch(
-        [group.prompt for group in groups], encoder,
+        [group.prompt for group in groups], processor,
         max_prompt_tokens=config.max_prompt_tokens, tiles=config.tiles, buckets=config.buckets,
     )  # fmt: skip
     again = {
@@ -89,7 +102,7 @@ def policy_batch(groups: list[Group], config: GRPO, encoder: Encoder) -> PolicyB
     }
     return PolicyBatch(
         prompts=dataclasses.replace(prompts, **again),
-        rows=SampleRows(owner=plan.owner, **out),
+        rows=SampleRows(prompt_of_row=plan.prompt_of_row, **out),
         used=np.int32(plan.used),
     )
 
@@ -105,14 +118,12 @@ class Plan:
 
     shape: tuple[int, int, int]
     places: dict[tuple[int, int], tuple[int, int, int, int]]
-    owner: np.ndarray
+    prompt_of_row: np.ndarray
     used: int
     copies: int
 
 
-BLOCK = (
-    4  # rows side by side that share a prompt, at most: with more, short groups leave some empty
-)
+BLOCK = 4  # rows side by side that share a prompt, at most: with more, short groups leave some empty
 
 
 def pack(lengths: np.ndarray, config: GRPO) -> Plan:
@@ -126,13 +137,17 @@ def pack(lengths: np.ndarray, config: GRPO) -> Plan:
                    --------------- a block ---------------------------------------
     """
     P, G = lengths.shape
-    N, T, shards = config.accumulate, config.max_completion_tokens, TRAIN.shards("batch")
+    N, T, shards = (
+        config.accumulate,
+        config.max_completion_tokens,
+        TRAIN.shards("batch"),
+    )
     copies = max(shards // P, 1)
     mine = G // copies  # samples of a copy
     rows = P * G // N // shards  # of a device, in a micro-batch
     block = math.gcd(math.gcd(rows, mine), BLOCK)
     blocks = rows // block
-    owner = np.zeros((N, shards * blocks), np.int32)
+    prompt_of_row = np.zeros((N, shards * blocks), np.int32)
     places, used = {}, 0
     prompts = P * copies // shards  # of a device, copies counted
     for device in range(shards):
@@ -143,7 +158,7 @@ def pack(lengths: np.ndarray, config: GRPO) -> Plan:
             packed = first_fit([int(lengths[p, g]) for g in samples], T)
             for first in range(0, len(packed), block):
                 n, slot = divmod(filled, blocks)
-                owner[n, device * blocks + slot] = local
+                prompt_of_row[n, device * blocks + slot] = local
                 for k, row in enumerate(packed[first : first + block]):
                     b, at = device * rows + slot * block + k, 0
                     for segment, i in enumerate(row, start=1):
@@ -151,7 +166,7 @@ def pack(lengths: np.ndarray, config: GRPO) -> Plan:
                         at += int(lengths[p, samples[i]])
                 filled += 1
         used = max(used, -(-filled // blocks))
-    return Plan((N, shards * rows, T), places, owner, used, copies)
+    return Plan((N, shards * rows, T), places, prompt_of_row, used, copies)
 
 
 def first_fit(sizes: list[int], room: int) -> list[list[int]]:

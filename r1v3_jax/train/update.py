@@ -28,10 +28,14 @@ class TrainState:
     optimizer: optax.OptState
 
 
-def create(model: R1V3, optimizer: optax.GradientTransformation, learns: Callable) -> TrainState:
+def create(
+    model: R1V3, optimizer: optax.GradientTransformation, learns: Callable
+) -> TrainState:
     """A fresh state at step 0. Frozen parts have no optimizer state."""
     params = nnx.split(model, learns, ...)[1]
-    return TrainState(step=jnp.int32(0), model=model, optimizer=jax.jit(optimizer.init)(params))
+    return TrainState(
+        step=jnp.int32(0), model=model, optimizer=jax.jit(optimizer.init)(params)
+    )
 
 
 def release(model: R1V3) -> None:
@@ -51,7 +55,9 @@ def summed_gradients(loss: Callable, args: tuple, batch, count=None):
     def accumulate(i, total):
         (value, metrics), grads = gradient(*args, micro_batch(batch, i))
         return jax.tree.map(
-            lambda t, x: t + x.astype(t.dtype), total, (grads, {"loss": value, **metrics})
+            lambda t, x: t + x.astype(t.dtype),
+            total,
+            (grads, {"loss": value, **metrics}),
         )
 
     value, metrics = jax.eval_shape(lambda: loss(*args, micro_batch(batch, 0)))
@@ -64,7 +70,9 @@ def summed_gradients(loss: Callable, args: tuple, batch, count=None):
 
 def micro_batch(batch, i: jax.Array):
     """Number i of the N micro-batches in arrays [N, ...]."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch)
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch
+    )
 
 
 def gradients(loss_fn: Callable):
@@ -96,13 +104,17 @@ def make_update(
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         graph, params, frozen = nnx.split(state.model, learns, ...)
-        grads, metrics = gradients(lambda params: nnx.merge(graph, params, frozen), params, batch)
+        grads, metrics = gradients(
+            lambda params: nnx.merge(graph, params, frozen), params, batch
+        )
         norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, params)
         update_norm = optax.tree.norm(updates)
         # Moments too: an infinite second moment makes an update of 0, which looks well.
         sums = [jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(moments)]
-        finite = jnp.isfinite(jnp.stack([norm, metrics["loss"], update_norm, *sums])).all()
+        finite = jnp.isfinite(
+            jnp.stack([norm, metrics["loss"], update_norm, *sums])
+        ).all()
         changed = optax.apply_updates(params, updates)
         params, moments = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -116,12 +128,14 @@ def make_update(
             "finite": finite.astype(jnp.float32),
         }
         model = nnx.merge(graph, params, frozen)
-        return TrainState(step=state.step + finite, model=model, optimizer=moments), metrics
+        return TrainState(
+            step=state.step + finite, model=model, optimizer=moments
+        ), metrics
 
     return update
 
 
-def _state(model, optimizer, learns, mesh) -> TrainState:
+def abstract_state(model, optimizer, learns, mesh) -> TrainState:
     params = nnx.split(model, learns, ...)[1]
     moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
     step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)

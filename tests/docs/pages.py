@@ -5,9 +5,24 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "launch" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
-COMMANDS = ("python", "bash", "source", "pip", "vllm", "gcloud", "xpk", "docker", "kubectl", "sudo")
+COMMANDS = (
+    "python",
+    "bash",
+    "source",
+    "pip",
+    "vllm",
+    "gcloud",
+    "xpk",
+    "docker",
+    "kubectl",
+    "sudo",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +37,9 @@ class Block:
     def is_commands(self) -> bool:
         """Whether its first line is typed into a shell."""
         words = [word for word in self.text.split() if not re.match(r"[A-Z_]+=", word)]
-        return self.language in ("", "bash", "sh") and bool(words) and words[0] in COMMANDS
+        return (
+            self.language in ("", "bash", "sh") and bool(words) and words[0] in COMMANDS
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +78,9 @@ class Page:
         for block in self.blocks:
             if block.is_commands:
                 lines += block.text.replace("\\\n", " ").splitlines()
-        lines += [code for code in self.inline if code.split()[0] in COMMANDS and " " in code]
+        lines += [
+            code for code in self.inline if code.split()[0] in COMMANDS and " " in code
+        ]
         return [" ".join(line.split()) for line in lines if line.strip()]
 
 
@@ -72,12 +91,18 @@ def read(path: Path) -> Page:
     while number < len(lines):
         fence = re.match(r"( *)```(\w*)$", lines[number])
         if fence:
-            end = next(n for n in range(number + 1, len(lines)) if lines[n].strip() == "```")
+            end = next(
+                n for n in range(number + 1, len(lines)) if lines[n].strip() == "```"
+            )
             blocks.append(Block(fence[2], dedent(lines[number + 1 : end]), number + 2))
             number = end + 1
-        elif lines[number].startswith("    ") and (number == 0 or not lines[number - 1].strip()):
+        elif lines[number].startswith("    ") and (
+            number == 0 or not lines[number - 1].strip()
+        ):
             end = number
-            while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
+            while end < len(lines) and (
+                lines[end].startswith("    ") or not lines[end].strip()
+            ):
                 end += 1
             blocks.append(Block("", dedent(lines[number:end]), number + 1))
             number = end
@@ -88,7 +113,9 @@ def read(path: Path) -> Page:
 
 
 def dedent(lines: list[str]) -> str:
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+    margin = min(
+        (len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0
+    )
     return "\n".join(line[margin:] for line in lines).strip("\n") + "\n"
 
 

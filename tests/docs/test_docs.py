@@ -30,11 +30,18 @@ PYTHON = [
     for block in page.blocks
     if block.language == "python"
 ]
-COMMANDS = sorted({(name, line) for name, page in PAGES.items() for line in page.commands})
+COMMANDS = sorted(
+    {(name, line) for name, page in PAGES.items() for line in page.commands}
+)
 THEIRS = {  # Python files that a reader writes
-    match[1] for _, block in PYTHON if (match := re.match(r"# ([\w./]+\.py)", block.text))
+    match[1]
+    for _, block in PYTHON
+    if (match := re.match(r"# ([\w./]+\.py)", block.text))
 }
-PLACEHOLDERS = {"NAME": "digits", **dict.fromkeys(THEIRS, "tpu_v5e_8")}  # configs by another name
+PLACEHOLDERS = {
+    "NAME": "digits",
+    **dict.fromkeys(THEIRS, "tpu_v5e_8"),
+}  # configs by another name
 FOLDERS = ("r1v3_jax", "configs", "launch", "tools", "tests", "docs")
 SECTIONS = (
     "grpo",
@@ -83,7 +90,11 @@ def shared_flags() -> dict[str, dict]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("define_"):
                 calls = [c for c in ast.walk(node) if isinstance(c, ast.Call)]
-                names = [c for c in calls if getattr(c.func, "attr", "").startswith("DEFINE_")]
+                names = [
+                    c
+                    for c in calls
+                    if getattr(c.func, "attr", "").startswith("DEFINE_")
+                ]
                 out[node.name] = {c.args[0].value: None for c in names}
     return out
 
@@ -107,7 +118,9 @@ def check_python(words: list[str]) -> None:
     """The program, its flags, its config and the fields of that config exist."""
     path, arguments = program(words)
     known, given = flags_of(path), [word for word in arguments if word.startswith("--")]
-    config = next((word.partition("=")[2] for word in given if word.startswith("--config=")), None)
+    config = next(
+        (word.partition("=")[2] for word in given if word.startswith("--config=")), None
+    )
     if config is not None:
         assert config in PLACEHOLDERS or config in list_configs(), f"no config {config}"
     for word in given:
@@ -118,7 +131,9 @@ def check_python(words: list[str]) -> None:
         elif name != "config" or "launch" not in path.name:
             assert name in known, f"{path.name} has no flag --{name}"
             choices = known[name]
-            assert choices is None or value in choices, f"--{name}={value}: it has {choices}"
+            assert choices is None or value in choices, (
+                f"--{name}={value}: it has {choices}"
+            )
 
 
 def check_bash(words: list[str]) -> None:
@@ -129,7 +144,9 @@ def check_bash(words: list[str]) -> None:
     if path.name == "run.sh" and path.parent.name == "tests":
         text += (ROOT / "tests/conftest.py").read_text(encoding="utf-8")
         options = [word for word in words[2:] if word.startswith("--")]
-        assert all(ROOT.joinpath(w).exists() for w in words[2:] if w.startswith("tests/"))
+        assert all(
+            ROOT.joinpath(w).exists() for w in words[2:] if w.startswith("tests/")
+        )
     elif path.name in ("local.sh", "two_process.sh"):
         check_python(["python", "-m", "r1v3_jax.launch", *with_config(words[2:])])
         return
@@ -139,18 +156,26 @@ def check_bash(words: list[str]) -> None:
         options = [word for word in options if word.startswith("--")]
     for option in options:
         name = option.partition("=")[0]
-        assert name in text or name[2:] in re.split(r"\W+", text), f"{words[1]} has no {name}"
+        assert name in text or name[2:] in re.split(r"\W+", text), (
+            f"{words[1]} has no {name}"
+        )
 
 
 def with_config(words: list[str]) -> list[str]:
     words = [word for word in words if word.startswith("--")]
-    return words if any(w.startswith("--config=") for w in words) else ["--config=digits", *words]
+    return (
+        words
+        if any(w.startswith("--config=") for w in words)
+        else ["--config=digits", *words]
+    )
 
 
 @pytest.mark.parametrize("page, line", COMMANDS, ids=lambda text: text[:60])
 def test_a_command_can_be_typed(page, line):
     """Proves: its program, flags, configs, fields and files exist."""
-    words = [word for word in shlex.split(line, comments=True) if word not in ("...,", "...")]
+    words = [
+        word for word in shlex.split(line, comments=True) if word not in ("...,", "...")
+    ]
     while re.match(r"[A-Z_]+=", words[0]):
         del words[0]
     if words[0] == "python":
@@ -161,7 +186,9 @@ def test_a_command_can_be_typed(page, line):
         assert words[1].startswith(".venv/") or (ROOT / words[1]).is_file()
     elif words[:2] == ["pip", "install"]:
         extras = re.findall(r"\[(\w+)\]", line)
-        assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
+        assert all(
+            f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras
+        )
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -181,10 +208,14 @@ def test_fields_of_a_config_exist(name):
     config = load_config("digits")
     for code in PAGES[name].inline:
         words = [word for word in code.split() if word.startswith("--config.")]
-        if re.fullmatch(rf"({'|'.join(SECTIONS)}|shaping|compute)(\.[a-z_]+)+(=[\w.]+)?", code):
+        if re.fullmatch(
+            rf"({'|'.join(SECTIONS)}|shaping|compute)(\.[a-z_]+)+(=[\w.]+)?", code
+        ):
             words.append(f"--config.{'grpo.' * code.startswith('shaping')}{code}")
         for word in words:
-            if ".path" in word or ".schema" in word:  # of a source of rows, as in tpu_v5e_8
+            if (
+                ".path" in word or ".schema" in word
+            ):  # of a source of rows, as in tpu_v5e_8
                 check_names(load_config("tpu_v5e_8"), [word])
             else:
                 check_names(config, [word])
@@ -193,7 +224,9 @@ def test_fields_of_a_config_exist(name):
 # Code
 
 
-@pytest.mark.parametrize("block", [b for _, b in PYTHON], ids=[name for name, _ in PYTHON])
+@pytest.mark.parametrize(
+    "block", [b for _, b in PYTHON], ids=[name for name, _ in PYTHON]
+)
 def test_python_runs(block, monkeypatch, tmp_path):
     """Proves: imports, attributes and calls of a block of Python exist; each is cheap."""
     monkeypatch.chdir(tmp_path)
@@ -208,7 +241,11 @@ def test_python_runs(block, monkeypatch, tmp_path):
 
 def imported(text: str) -> list[str]:
     nodes = ast.walk(ast.parse(text))
-    return [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return [
+        node.module
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module
+    ]
 
 
 def test_attributes_that_python_blocks_name_are_there():
@@ -219,11 +256,15 @@ def test_attributes_that_python_blocks_name_are_there():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "r1v3_jax":
                 for alias in node.names:
-                    modules[alias.name] = importlib.import_module(f"r1v3_jax.{alias.name}")
+                    modules[alias.name] = importlib.import_module(
+                        f"r1v3_jax.{alias.name}"
+                    )
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 if node.value.id in modules:
-                    assert hasattr(modules[node.value.id], node.attr), f"{name}: {node.attr}"
+                    assert hasattr(modules[node.value.id], node.attr), (
+                        f"{name}: {node.attr}"
+                    )
 
 
 def test_json_is_json():
@@ -237,7 +278,9 @@ def test_json_is_json():
 def test_rows_of_each_schema_are_recognised():
     """Proves: the row that docs/own_data.md shows for a schema is a good row of that schema."""
     text = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
-    shown = dict(re.findall(r"\*\*`(\w+)`\*\*[^\n]*\n(?:[^\n]+\n)*\n```json\n(.+)\n```", text))
+    shown = dict(
+        re.findall(r"\*\*`(\w+)`\*\*[^\n]*\n(?:[^\n]+\n)*\n```json\n(.+)\n```", text)
+    )
     assert shown.keys() == schemas.SCHEMAS.keys()
     for schema, line in shown.items():
         record = json.loads(line)
@@ -247,7 +290,9 @@ def test_rows_of_each_schema_are_recognised():
 
 def test_verifiers_accept_and_refuse_what_the_table_says():
     """Proves: each row of the table in docs/rewards.md, by the verifier itself."""
-    rows = next(t for t in pages.tables(PAGES["docs/rewards.md"]) if t[0][-1] == "refused")[1:]
+    rows = next(
+        t for t in pages.tables(PAGES["docs/rewards.md"]) if t[0][-1] == "refused"
+    )[1:]
     for row in rows:
         verifier, answer, accepted, refused = (cell.strip("`") for cell in row)
         for box, verdict in ((accepted, "right"), (refused, "wrong")):
@@ -291,12 +336,18 @@ def test_paths_exist(name):
 
 def test_tree_of_the_readme_is_the_tree():
     """Proves: the rooms that the README lists are those of the package, no more and no fewer."""
-    block = next(b for b in PAGES["README.md"].blocks if b.text.startswith("r1v3_jax/\n"))
+    block = next(
+        b for b in PAGES["README.md"].blocks if b.text.startswith("r1v3_jax/\n")
+    )
     listed = set(re.findall(r"^  (?:[\w]+\.py )*(\w+)/ ", block.text, re.MULTILINE))
     rooms = {path.parent.name for path in (ROOT / "r1v3_jax").glob("*/*.py")}
     assert listed == rooms
     for file in re.findall(r"^  (.+\.py)", block.text, re.MULTILINE):
-        assert all((ROOT / "r1v3_jax" / part).is_file() for part in file.split() if ".py" in part)
+        assert all(
+            (ROOT / "r1v3_jax" / part).is_file()
+            for part in file.split()
+            if ".py" in part
+        )
 
 
 def test_readme_has_its_limits():
@@ -310,7 +361,9 @@ def test_readme_has_its_limits():
 def test_readme_links_every_page():
     """Proves: no page of docs is lost."""
     linked = {target.partition("#")[0] for target in PAGES["README.md"].links}
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")} <= linked
+    assert {
+        str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")
+    } <= linked
 
 
 def test_figures_of_results_have_their_command():

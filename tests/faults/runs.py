@@ -52,7 +52,12 @@ class Place:
             self.config.write_text(CONFIG)
 
     def start(
-        self, workdir: Path, *flags: str, devices: int = 1, processes: int = 1, limit=None
+        self,
+        workdir: Path,
+        *flags: str,
+        devices: int = 1,
+        processes: int = 1,
+        limit=None,
     ) -> list[subprocess.Popen]:
         """The launcher, as so many processes of one run; what they print goes to WORKDIR.I.out.
         limit: called in the child before the program starts.
@@ -61,14 +66,17 @@ class Place:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/one_cache'}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers/one_cache'}",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # compiled once, run in many processes
         }
         command = [sys.executable, "-m", "r1v3_jax.launch", f"--config={self.config}"]
         command += [f"--workdir={workdir}", *flags]
         if processes > 1:
-            command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={processes}"]
+            command += [
+                f"--coordinator=localhost:{free_port()}",
+                f"--num_processes={processes}",
+            ]
         started = []
         for i in range(processes):
             number = [f"--process_id={i}"] if processes > 1 else []
@@ -128,7 +136,9 @@ def lines(workdir: Path, stage: str = "") -> list[dict]:
     ]
 
 
-def wait_for_line(workdir: Path, processes, stage: str, step: int, timeout: float = 300) -> None:
+def wait_for_line(
+    workdir: Path, processes, stage: str, step: int, timeout: float = 300
+) -> None:
     """Until a step of a stage is logged."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -143,9 +153,14 @@ def fingerprint(workdir: Path) -> dict:
     """All a run leaves that may not depend on when it was killed: hashes of the final weights and
     of every rollout (token ids, rewards), and each line of the metrics.
     """
-    files = [workdir / "export" / "model.safetensors", *sorted(workdir.glob("rollouts/*"))]
+    files = [
+        workdir / "export" / "model.safetensors",
+        *sorted(workdir.glob("rollouts/*")),
+    ]
     found = {
-        path.relative_to(workdir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(workdir).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
         for path in files
         if path.exists()
     }

@@ -95,9 +95,13 @@ def test_each_file_cut_zeroed_and_lost(saved, tmp_path, shows, caplog):
             step, same = newest(directory)
             cases += 1
             quiet += step == 10 and "passed over" not in caplog.text
-            wrong += not same or (step != 10 and path.read_bytes() != original if original else 0)
+            wrong += not same or (
+                step != 10 and path.read_bytes() != original if original else 0
+            )
             path.write_bytes(original)
-    shows(f"9 {cases} files cut, zeroed, lost: wrong or at step 0", wrong, 0, wrong == 0)
+    shows(
+        f"9 {cases} files cut, zeroed, lost: wrong or at step 0", wrong, 0, wrong == 0
+    )
     shows("9 ... fell back without a word", quiet, 0, quiet == 0)
 
 
@@ -107,7 +111,9 @@ def test_when_every_step_is_damaged_nothing_begins_anew(saved, tmp_path):
     for step in ("10", "20"):
         largest = max(files(directory, step), key=lambda p: p.stat().st_size)
         largest.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"20 is damaged: .* has changed; .*10 is damaged.*Remove"):
+    with pytest.raises(
+        ValueError, match=r"20 is damaged: .* has changed; .*10 is damaged.*Remove"
+    ):
         newest(directory)
 
 
@@ -129,22 +135,39 @@ def test_a_full_disk(tmp_path, shows):
 
     place.run(full, *flags, *small, code=1, limit=limit)
     said = runs.said(full)
-    assert "the state was not saved" in said and "[16]" in said  # what can still be restored
+    assert (
+        "the state was not saved" in said and "[16]" in said
+    )  # what can still be restored
     # Orbax and tensorstore print tracebacks of theirs before it.
     last = said.splitlines()[-1]
-    shows("10 full disk: the last line", last[:60], "error: ...", last.startswith("error: "))
+    shows(
+        "10 full disk: the last line",
+        last[:60],
+        "error: ...",
+        last.startswith("error: "),
+    )
     place.run(full, *flags, *small)  # room again
     same = runs.lines(full) == runs.lines(workdir)
     shows("10 room again: every line equal", same, True, same)
 
     warned = tmp_path / "warned"
     shutil.copytree(workdir, warned)
-    more = ["--config.cold_start.checkpoint_every=1", "--config.checkpoints.on_error=warn"]
-    place.run(warned, *flags, *small, *more, code=1, limit=limit)  # of the stage's last weights
+    more = [
+        "--config.cold_start.checkpoint_every=1",
+        "--config.checkpoints.on_error=warn",
+    ]
+    place.run(
+        warned, *flags, *small, *more, code=1, limit=limit
+    )  # of the stage's last weights
     row = runs.lines(warned, "cold_start")[-1]
     found = row["step"] + 1, row["save_errors"]
     passed = found[0] == 20 and found[1] >= 2
-    shows("10 on_error=warn: steps made, saves that failed", found, "20, at least 2", passed)
+    shows(
+        "10 on_error=warn: steps made, saves that failed",
+        found,
+        "20, at least 2",
+        passed,
+    )
 
 
 def test_another_mesh(shows, tmp_path):
@@ -161,7 +184,9 @@ def test_another_mesh(shows, tmp_path):
         return jax.set_mesh(mesh), mesh
 
     def fresh(mesh):
-        placed = jax.device_put(weights, shardings(nnx.merge(graph, weights), TRAIN, mesh))
+        placed = jax.device_put(
+            weights, shardings(nnx.merge(graph, weights), TRAIN, mesh)
+        )
         return create(nnx.merge(graph, placed), optimizer, trainable("all"))
 
     def batch(mesh):
@@ -197,7 +222,10 @@ def test_another_mesh(shows, tmp_path):
         with context:
             step, restored, _ = states.newest(fresh(mesh))
             found = jax.device_get(jax.tree.leaves(restored))
-            equal &= all(np.array_equal(np.asarray(a), b) for a, b in zip(found, kept, strict=True))
+            equal &= all(
+                np.array_equal(np.asarray(a), b)
+                for a, b in zip(found, kept, strict=True)
+            )
             loss = float(sft.validation_loss(restored.model, batch(mesh)))
             worst = max(worst, abs(loss / wanted - 1))
     shows("11 8 devices to 4 and to 1: weights and moments equal", equal, True, equal)

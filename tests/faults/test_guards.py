@@ -36,7 +36,9 @@ def begun(tmp_path_factory):
 
 
 def text(config: Run, **changes) -> Run:
-    return replace(config, model=replace(config.model, text=replace(config.model.text, **changes)))
+    return replace(
+        config, model=replace(config.model, text=replace(config.model.text, **changes))
+    )
 
 
 def grpo(config: Run, **changes) -> Run:
@@ -44,10 +46,16 @@ def grpo(config: Run, **changes) -> Run:
 
 
 OTHERS = {
-    "vocabulary": (lambda c: text(c, vocab_size=124), "model.text.vocab_size is 123 there and 124"),
+    "vocabulary": (
+        lambda c: text(c, vocab_size=124),
+        "model.text.vocab_size is 123 there and 124",
+    ),
     "layers": (lambda c: text(c, layers=4), "model.text.layers is 3 there and 4"),
     "width": (lambda c: text(c, embed=256), "model.text.embed is 128 there and 256"),
-    "rope": (lambda c: text(c, rope_theta=1e6), "model.text.rope_theta is 10000.0 there"),
+    "rope": (
+        lambda c: text(c, rope_theta=1e6),
+        "model.text.rope_theta is 10000.0 there",
+    ),
     "image token": (
         lambda c: replace(c, model=replace(c.model, image_token_id=9)),
         r"model.image_token_id is \d+ there and 9",
@@ -61,7 +69,10 @@ OTHERS = {
         "compute.param_dtype is 'float32' there and 'bfloat16'",
     ),
     "seed": (lambda c: replace(c, seed=7), "seed is 0 there and 7"),
-    "what learns": (lambda c: grpo(c, trainable="connector"), "grpo.trainable is 'all' there"),
+    "what learns": (
+        lambda c: grpo(c, trainable="connector"),
+        "grpo.trainable is 'all' there",
+    ),
     "learning rate": (
         lambda c: grpo(c, optimizer=replace(c.grpo.optimizer, lr=1e-3)),
         "grpo.optimizer.lr is 0.0002 there and 0.001",
@@ -73,7 +84,9 @@ OTHERS = {
 def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
     config = load_config("digits_smoke")
     preflight.check_workdir(config, begun)  # the same one goes on
-    preflight.check_workdir(grpo(config, checkpoint_every=7, accumulate=2, slots=8), begun)
+    preflight.check_workdir(
+        grpo(config, checkpoint_every=7, accumulate=2, slots=8), begun
+    )
     preflight.check_workdir(replace(config, mesh=(2, 1, 1)), begun)
     refused = 0
     for name, (change, message) in OTHERS.items():
@@ -85,18 +98,28 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
     shutil.copytree(begun, finished)
     (finished / "grpo" / "done").mkdir()
     evaluate = replace(config.evaluate, probe_questions=4)
-    preflight.check_workdir(replace(grpo(config, prompts=8, tiles=8), evaluate=evaluate), finished)
-    with pytest.raises(ValueError, match="grpo.evaluate.probe_questions is 8 there and 4 here"):
+    preflight.check_workdir(
+        replace(grpo(config, prompts=8, tiles=8), evaluate=evaluate), finished
+    )
+    with pytest.raises(
+        ValueError, match="grpo.evaluate.probe_questions is 8 there and 4 here"
+    ):
         preflight.check_workdir(replace(config, evaluate=evaluate), begun)
     other = tmp_path / "run"
     shutil.copytree(begun, other)
     settings = files.read_json(other / "tokenizer" / "tokenizer.json")
-    files.write_json(other / "tokenizer" / "tokenizer.json", {**settings, "version": "9"})
-    with pytest.raises(ValueError, match="tokenizer is [0-9a-f]+ there and [0-9a-f]+ here"):
+    files.write_json(
+        other / "tokenizer" / "tokenizer.json", {**settings, "version": "9"}
+    )
+    with pytest.raises(
+        ValueError, match="tokenizer is [0-9a-f]+ there and [0-9a-f]+ here"
+    ):
         preflight.check_workdir(config, other)
     renamed = files.read_json(begun / "run.json")
     renamed["grpo.group_count"] = renamed.pop("grpo.group_size")
-    with pytest.raises(ValueError, match="grpo.group_count is 4 there and missing here"):
+    with pytest.raises(
+        ValueError, match="grpo.group_count is 4 there and missing here"
+    ):
         checkpoints.check_same("run.json", renamed, preflight.identity(config, begun))
     shows("12 mismatches refused by field", refused + 2, 13, refused + 2 == 13)
 
@@ -117,8 +140,12 @@ def mutations(chance: random.Random, count: int):
     """(argument, the key it is about) of overrides that nobody should get away with."""
     named = fields(load_config("digits"))
     numbers = [n for n, v in named if re.fullmatch(r"-?[0-9.e+-]+", v)]
-    numbers = [n for n in numbers if n[-2:] not in ("b1", "b2", "lr")]  # too short to be told apart
-    choices = [n for n, v in named if v[0] == "'" and n.endswith(("schedule", "remat", "norm"))]
+    numbers = [
+        n for n in numbers if n[-2:] not in ("b1", "b2", "lr")
+    ]  # too short to be told apart
+    choices = [
+        n for n, v in named if v[0] == "'" and n.endswith(("schedule", "remat", "norm"))
+    ]
     positive = [n for n in numbers if n.endswith((".steps", ".embed", ".layers"))]
     for _ in range(count):
         kind = chance.choice(["typo", "typo", "type", "range", "choice", "mesh"])
@@ -137,7 +164,9 @@ def mutations(chance: random.Random, count: int):
             name = chance.choice(choices)
             yield f"--{name}=sometimes", name.rpartition(".")[2]
         else:
-            shape = chance.choice(["(0, 1, 1)", "(7, 1, 1)", "(1, 5, 1)", "(1, 1, 3)", "(1, 1)"])
+            shape = chance.choice(
+                ["(0, 1, 1)", "(7, 1, 1)", "(1, 5, 1)", "(1, 1, 3)", "(1, 1)"]
+            )
             yield f"--config.mesh={shape}", "mesh"
 
 
@@ -147,7 +176,9 @@ def refusal(argument: str) -> str:
     values = flags.FlagValues()
     try:
         launch.check_names(base, [argument])
-        flag = config_flags.DEFINE_config_dict("config", launch.thaw(base), flag_values=values)
+        flag = config_flags.DEFINE_config_dict(
+            "config", launch.thaw(base), flag_values=values
+        )
         values(["launch", argument])
         config = launch.freeze(base, flag.value)
         preflight.check(config)
@@ -159,7 +190,9 @@ def refusal(argument: str) -> str:
 def test_mutated_overrides_are_refused(shows, monkeypatch):
     accepted, unnamed, slowest = [], [], 0.0
     for argument, key in mutations(random.Random(0), 1000):
-        monkeypatch.setattr(sys, "argv", ["launch", argument])  # read when the flag is defined
+        monkeypatch.setattr(
+            sys, "argv", ["launch", argument]
+        )  # read when the flag is defined
         began = time.monotonic()
         said = refusal(argument)
         slowest = max(slowest, time.monotonic() - began)
@@ -168,7 +201,9 @@ def test_mutated_overrides_are_refused(shows, monkeypatch):
         elif key not in said:
             unnamed.append((argument, said))
     shows("30 1,000 bad overrides: accepted", accepted[:5], [], not accepted)
-    shows("30 ... that do not name the key or the nearest", unnamed[:3], [], not unnamed)
+    shows(
+        "30 ... that do not name the key or the nearest", unnamed[:3], [], not unnamed
+    )
     shows("30 ... slowest, s", f"{slowest:.2f}", 5, slowest < 5)
 
 
@@ -181,21 +216,29 @@ marshal\.load | \bdill\b
 
 def test_the_package_executes_nothing_it_reads(shows):
     pattern = re.compile("".join(FORBIDDEN.split()))
-    assert pattern.search("x = eval(text)") and pattern.search("load(trust_remote_code = True)")
+    assert pattern.search("x = eval(text)") and pattern.search(
+        "load(trust_remote_code = True)"
+    )
     found = [
         f"{path.name}:{number}: {line.strip()}"
         for folder in (PACKAGE, PACKAGE.parent / "configs", PACKAGE.parent / "tools")
         for path in sorted(folder.rglob("*.py"))
         if "peers" not in path.parts
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8").splitlines(), start=1
+        )
         if pattern.search(line)
     ]
-    shows("29 pickle, eval, exec, shell, remote code in the package", found, [], not found)
+    shows(
+        "29 pickle, eval, exec, shell, remote code in the package", found, [], not found
+    )
 
 
 def test_the_environment_is_never_printed_or_written():
     """Tokens live there."""
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
-        assert not re.search(r"(print|log\w*\.\w+|write_json)\([^)]*os\.environ\b", source), path
+        assert not re.search(
+            r"(print|log\w*\.\w+|write_json)\([^)]*os\.environ\b", source
+        ), path
         assert "HF_TOKEN" not in source, path

@@ -30,11 +30,17 @@ def kills(request):
 
 
 def test_the_same_seed_twice(place, whole, shows):
-    first, second = (runs.fingerprint(place.directory / name) for name in ("first", "whole"))
+    first, second = (
+        runs.fingerprint(place.directory / name) for name in ("first", "whole")
+    )
     rows = second["metrics"]
-    assert any(row["stage"] == "grpo" and abs(row["loss"]) > 1e-4 for row in rows)  # it learns
+    assert any(
+        row["stage"] == "grpo" and abs(row["loss"]) > 1e-4 for row in rows
+    )  # it learns
     differing = [name for name in second if first[name] != second[name]]
-    shows("17 the same seed twice: files that differ", len(differing), 0, first == second)
+    shows(
+        "17 the same seed twice: files that differ", len(differing), 0, first == second
+    )
 
 
 def to_be_repeated(workdir) -> int:
@@ -80,7 +86,12 @@ def test_a_storm_of_kills(place, whole, shows, kills):
     what = f"1, 2, 13 {killed} kills: runs of {ended} that differ"
     shows(what, equal.count(False), 0, all(equal))
     # Of cold_start, whose interval of 10 is the longest; while its save goes on it is not there.
-    shows("1 most steps of one kill done again", max(repeated), "10 + 5", max(repeated) <= 15)
+    shows(
+        "1 most steps of one kill done again",
+        max(repeated),
+        "10 + 5",
+        max(repeated) <= 15,
+    )
 
 
 def test_sigterm(place, whole, shows):
@@ -89,7 +100,9 @@ def test_sigterm(place, whole, shows):
     for name in ("tokenizer", "run.json"):
         source = whole[0] / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, workdir / name)
-    processes = place.start(workdir, "--config.stage=grpo", "--config.grpo.checkpoint_every=1000")
+    processes = place.start(
+        workdir, "--config.stage=grpo", "--config.grpo.checkpoint_every=1000"
+    )
     runs.wait_for_line(workdir, processes, "grpo", 4)
     began = time.monotonic()
     processes[0].send_signal(signal.SIGTERM)
@@ -97,8 +110,15 @@ def test_sigterm(place, whole, shows):
     took = time.monotonic() - began
     step = runs.lines(workdir, "grpo")[-1]["step"] + 1
     shows("3 SIGTERM: exit code", code, 42, code == 42)
-    shows("3 SIGTERM: seconds to the end, the step at work and 5", f"{took:.1f}", 10, took < 10)
-    saved = [p.name for p in (workdir / "grpo/states").iterdir() if (p / "manifest").exists()]
+    shows(
+        "3 SIGTERM: seconds to the end, the step at work and 5",
+        f"{took:.1f}",
+        10,
+        took < 10,
+    )
+    saved = [
+        p.name for p in (workdir / "grpo/states").iterdir() if (p / "manifest").exists()
+    ]
     shows("3 SIGTERM: the step that is saved", saved, [str(step)], saved == [str(step)])
     place.run(workdir, "--config.stage=grpo", "--config.grpo.checkpoint_every=1000")
     same = runs.lines(workdir, "grpo") == runs.lines(whole[0], "grpo")

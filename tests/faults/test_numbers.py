@@ -9,7 +9,7 @@ import pytest
 import runs
 from flax import nnx
 from random_models import random_model
-from test_shared_prompts import CONFIG, Encoder, groups  # noqa: F401
+from test_shared_prompts import CONFIG, Processor, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
@@ -18,14 +18,16 @@ from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, 
 from r1v3_jax.rollout.metrics import not_finite
 from r1v3_jax.run import alarms
 from r1v3_jax.sampling.loop import decode, generate, prefill
-from r1v3_jax.sampling.params import Sampling
+from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.stages import grpo
 from r1v3_jax.train import policy_batch
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import schedule, trainable
 from r1v3_jax.train.update import create, make_update
 
-KL = dataclasses.replace(CONFIG, kl_coef=0.1, optimizer=Optimizer(lr=1e-2, weight_decay=0.1))
+KL = dataclasses.replace(
+    CONFIG, kl_coef=0.1, optimizer=Optimizer(lr=1e-2, weight_decay=0.1)
+)
 BAD = (np.nan, np.inf, -np.inf)
 
 
@@ -33,7 +35,7 @@ BAD = (np.nan, np.inf, -np.inf)
 def made(groups):  # noqa: F811
     """(model, batch on the host, fresh states, the jitted update), with a KL term."""
     model = random_model(TINY, Compute(logprob_chunk=5))
-    batch = jax.tree.map(np.asarray, policy_batch.policy_batch(groups, KL, Encoder))
+    batch = jax.tree.map(np.asarray, policy_batch.policy_batch(groups, KL, Processor))
     old = grpo.score(model, batch, KL.temperature)
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=old)
     batch = jax.tree.map(np.asarray, dataclasses.replace(batch, rows=rows))
@@ -47,7 +49,9 @@ def made(groups):  # noqa: F811
         grads, metrics = grpo.gradients(model, params, batch, config=KL)
         leaves, tree = jax.tree.flatten(grads)
         put = lambda i, x: jnp.where(leaf == i, x.at[(0,) * x.ndim].set(value), x)  # noqa: E731
-        return jax.tree.unflatten(tree, [put(i, x) for i, x in enumerate(leaves)]), metrics
+        return jax.tree.unflatten(
+            tree, [put(i, x) for i, x in enumerate(leaves)]
+        ), metrics
 
     bad_gradient = make_update(poisoned, optimizer, learns, lr)
 
@@ -92,14 +96,22 @@ def test_a_bad_update_is_never_applied(made, shows):
                 )
             elif place == "optimizer":
                 leaves, tree = jax.tree.flatten(state.optimizer)
-                floats = [k for k, x in enumerate(leaves) if x.dtype == jnp.float32 and x.ndim]
+                floats = [
+                    k for k, x in enumerate(leaves) if x.dtype == jnp.float32 and x.ndim
+                ]
                 k = floats[rng.integers(len(floats))]
                 everywhere = np.ones(leaves[k].shape, bool)
-                leaves[k] = jnp.asarray(put(np.asarray(leaves[k]), everywhere, value, rng))
-                state = dataclasses.replace(state, optimizer=jax.tree.unflatten(tree, leaves))
+                leaves[k] = jnp.asarray(
+                    put(np.asarray(leaves[k]), everywhere, value, rng)
+                )
+                state = dataclasses.replace(
+                    state, optimizer=jax.tree.unflatten(tree, leaves)
+                )
             before = arrays(state)
             if place == "gradient":
-                leaf = np.int32(rng.integers(len(jax.tree.leaves(nnx.state(state.model)))))
+                leaf = np.int32(
+                    rng.integers(len(jax.tree.leaves(nnx.state(state.model))))
+                )
                 state, metrics = bad_gradient(state, (given, leaf, np.float32(value)))
             else:
                 state, metrics = update(state, given)
@@ -107,28 +119,45 @@ def test_a_bad_update_is_never_applied(made, shows):
             caught += float(metrics["finite"]) == 0
             after = arrays(state)
             untouched += all(
-                np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True)
+                np.array_equal(a, b, equal_nan=True)
+                for a, b in zip(before, after, strict=True)
             )
-    shows(f"14 {count} bad numbers in five places: caught", caught, count, caught == count)
-    shows("14 ... weights, moments and step untouched", untouched, count, untouched == count)
+    shows(
+        f"14 {count} bad numbers in five places: caught", caught, count, caught == count
+    )
+    shows(
+        "14 ... weights, moments and step untouched",
+        untouched,
+        count,
+        untouched == count,
+    )
     state, metrics = update(fresh(), batch)
-    assert float(metrics["finite"]) == 1 and int(state.step) == 1  # without them it goes on
+    assert (
+        float(metrics["finite"]) == 1 and int(state.step) == 1
+    )  # without them it goes on
 
 
 def test_a_bad_reward_or_sampler_log_probability_is_seen_on_the_host(groups):  # noqa: F811
     assert not_finite(groups) == ""
     first = groups[0]
-    scores = [dataclasses.replace(first.scores[0], total=float("inf")), *first.scores[1:]]
+    scores = [
+        dataclasses.replace(first.scores[0], total=float("inf")),
+        *first.scores[1:],
+    ]
     bad = dataclasses.replace(first, scores=scores)
     assert not_finite([bad, *groups[1:]]) == "a reward of 0 is"
     made = first.completions
     logprobs = made.logprobs.copy()
     logprobs[2, made.lengths[2] - 1] = np.nan
-    bad = dataclasses.replace(first, completions=dataclasses.replace(made, logprobs=logprobs))
+    bad = dataclasses.replace(
+        first, completions=dataclasses.replace(made, logprobs=logprobs)
+    )
     assert not_finite([bad]) == "a log-probability of the sampler, 0, is"
     logprobs = made.logprobs.copy()
     logprobs[0, made.lengths[0] :] = np.nan  # behind the end of a sample: never read
-    fine = dataclasses.replace(first, completions=dataclasses.replace(made, logprobs=logprobs))
+    fine = dataclasses.replace(
+        first, completions=dataclasses.replace(made, logprobs=logprobs)
+    )
     assert not_finite([fine]) == ""
 
 
@@ -164,7 +193,7 @@ def sampled():
     index = np.full((8, 16), -1, np.int32)
 
     def run(temperature, top_p, trainer_temperature=None):
-        sampling = Sampling(max_tokens=32, temperature=temperature, top_p=top_p)
+        sampling = SamplingParams(max_tokens=32, temperature=temperature, top_p=top_p)
         out = generate(
             for_decoding(model), prompts, lengths, jax.random.key(1), None, index,
             group_size=4, sampling=sampling,
@@ -181,7 +210,9 @@ def sampled():
             loss_weights=jnp.ones(ids.shape),
             image_index=jnp.full(ids.shape, -1, jnp.int32),
         )
-        theirs, _ = token_logprobs(model, batch, temperature=trainer_temperature or temperature)
+        theirs, _ = token_logprobs(
+            model, batch, temperature=trainer_temperature or temperature
+        )
         held = np.arange(32) < np.asarray(out.lengths)[:, None]
         return np.asarray(out.logprobs)[held], np.asarray(theirs)[:, 16:][held]
 
@@ -201,7 +232,9 @@ def test_sampler_and_trainer_agree(sampled, shows):
     gap = {"sampler_gap": float(np.abs(ours - theirs).mean())}
     found = list(alarms.alarms(gap, Health()))
     passed = found == ["sampler_gap"]
-    shows("15 temperature on one side only: alarms at once", found, "sampler_gap", passed)
+    shows(
+        "15 temperature on one side only: alarms at once", found, "sampler_gap", passed
+    )
 
 
 def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
@@ -228,24 +261,30 @@ def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
 def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
     """What is learnt from is what was drawn, id by id, also where text would give other ids."""
     plan = policy_batch.pack(np.stack([g.completions.lengths for g in groups]), CONFIG)
-    rows = policy_batch.policy_batch(groups, CONFIG, Encoder).rows
+    rows = policy_batch.policy_batch(groups, CONFIG, Processor).rows
     changed = 0
     for (p, g), (n, b, start, _) in plan.places.items():
         size = int(groups[p].completions.lengths[g])
         drawn = groups[p].completions.tokens[g, :size]
         changed += int((rows.tokens[n, b, start : start + size] != drawn).sum())
     assert len(plan.places) == 24
-    shows("16 sampled ids that changed on the way to the update", changed, 0, changed == 0)
+    shows(
+        "16 sampled ids that changed on the way to the update", changed, 0, changed == 0
+    )
 
 
 def test_text_comes_back_from_its_ids(tmp_path, shows):
     """A byte-level vocabulary; Qwen's own in test_tokens.py."""
     write_tiny_tokenizer(tmp_path)
     tokenizer, rng, changed = load(tmp_path), np.random.default_rng(0), 0
-    letters = list("0123456789+-=; abcdefghijklmnopqrstuvwxyz\\{}\n\u00e9\u4e2d\U0001f600")
+    letters = list(
+        "0123456789+-=; abcdefghijklmnopqrstuvwxyz\\{}\n\u00e9\u4e2d\U0001f600"
+    )
     for _ in range(1000):
         text = "".join(rng.choice(letters, rng.integers(1, 60)))
-        changed += tokenizer.decode(tokenizer.encode_text(text), skip_special=False) != text
+        changed += (
+            tokenizer.decode(tokenizer.encode_text(text), skip_special=False) != text
+        )
     shows("16 1,000 strings encoded and decoded: changed", changed, 0, changed == 0)
 
 
@@ -255,7 +294,9 @@ def test_token_ids_are_checked_on_the_host(shows):
         ids = rng.integers(0, vocab, 16).astype(np.int64)
         bad = rng.random() < 0.5
         if bad:
-            ids[rng.integers(16)] = rng.choice([-1, vocab, 2**31 - 1, -(2**31), vocab + 7])
+            ids[rng.integers(16)] = rng.choice(
+                [-1, vocab, 2**31 - 1, -(2**31), vocab + 7]
+            )
         try:
             check_token_ids(ids, vocab)
             wrong += bad
@@ -271,29 +312,49 @@ def test_no_sample_writes_beyond_its_cache(size, shows):
     rng, limit = np.random.default_rng(0), 6
     prompts = rng.integers(10, 331, (2, 16)).astype(np.int32)
     lengths, index = np.full(2, size, np.int32), np.full((2, 16), -1, np.int32)
-    sampling = Sampling(max_tokens=9, banned=(TINY.end_token_id,))
+    sampling = SamplingParams(max_tokens=9, banned=(TINY.end_token_id,))
     decoding = for_decoding(model)
     state = prefill(
-        decoding, prompts, lengths, None, index, group_size=3, slots=0, sampling=sampling
+        decoding,
+        prompts,
+        lengths,
+        None,
+        index,
+        group_size=3,
+        slots=0,
+        sampling=sampling,
     )
     mark = jnp.full_like(state.cache.k, 7)
-    state = dataclasses.replace(state, cache=dataclasses.replace(state.cache, k=mark, v=mark + 1))
+    state = dataclasses.replace(
+        state, cache=dataclasses.replace(state.cache, k=mark, v=mark + 1)
+    )
     prompt = [np.asarray(x) for x in jax.tree.leaves(state.cache.prompt)]
     compiled = decode._cache_size()
     bounds = jnp.int32(limit), jnp.int32(6)
     state = decode(decoding, state, jax.random.key(0), *bounds, sampling=sampling)
     counts = np.asarray(state.record.lengths).tolist()
-    shows(f"27 prompts of {size}: tokens a sample", counts, [limit] * 6, counts == [limit] * 6)
+    shows(
+        f"27 prompts of {size}: tokens a sample",
+        counts,
+        [limit] * 6,
+        counts == [limit] * 6,
+    )
     assert not np.asarray(state.record.ended).any()  # cut by the limit, all of them
     k, v = np.asarray(state.cache.k), np.asarray(state.cache.v)
-    assert (k[:, :, :, : limit - 1] != 7).all(axis=(0, 1, 2, 4)).all()  # all but the last token's
+    assert (
+        (k[:, :, :, : limit - 1] != 7).all(axis=(0, 1, 2, 4)).all()
+    )  # all but the last token's
     beyond = int((k[:, :, :, limit:] != 7).sum() + (v[:, :, :, limit:] != 8).sum())
     beyond += sum(
         not np.array_equal(a, np.asarray(b))
         for a, b in zip(prompt, jax.tree.leaves(state.cache.prompt), strict=True)
     )
-    shows(f"27 prompts of {size}: slots beyond the limit changed", beyond, 0, beyond == 0)
-    assert decode._cache_size() - compiled <= 1 and (size == 15 or decode._cache_size() == compiled)
+    shows(
+        f"27 prompts of {size}: slots beyond the limit changed", beyond, 0, beyond == 0
+    )
+    assert decode._cache_size() - compiled <= 1 and (
+        size == 15 or decode._cache_size() == compiled
+    )
 
 
 def test_a_prompt_beyond_the_limit_is_refused():

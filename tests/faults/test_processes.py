@@ -13,7 +13,9 @@ import runs
 
 FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=8"]
 FLAGS += ["--config.grpo.prompts=4", "--config.grpo.tiles=4"]
-FLAGS += ["--config.grpo.evaluate_every=8"]  # what it compiles is not compiled while time is taken
+FLAGS += [
+    "--config.grpo.evaluate_every=8"
+]  # what it compiles is not compiled while time is taken
 TWO = {"devices": 2, "processes": 2}
 HEARTBEAT = 10
 
@@ -27,7 +29,9 @@ def place(tmp_path_factory):
 def whole(place):
     """A workdir after the cold start, and the GRPO of two processes from there."""
     start = place.directory / "start"
-    place.run(start, "--config.stage=cold_start", "--config.cold_start.validate_every=0")
+    place.run(
+        start, "--config.stage=cold_start", "--config.cold_start.validate_every=0"
+    )
     shutil.rmtree(start / "export")
     workdir = place.directory / "whole"
     shutil.copytree(start, workdir)
@@ -43,7 +47,9 @@ def begin(place, whole, name, *flags):
     """A copy of the cold start, and two processes that have logged three steps of GRPO."""
     workdir = place.directory / name
     shutil.copytree(whole[0], workdir)
-    processes = place.start(workdir, *FLAGS, f"--heartbeat_s={HEARTBEAT}", *flags, **TWO)
+    processes = place.start(
+        workdir, *FLAGS, f"--heartbeat_s={HEARTBEAT}", *flags, **TWO
+    )
     runs.wait_for_line(workdir, processes, "grpo", 2)
     return workdir, processes
 
@@ -52,7 +58,9 @@ def ends(processes, timeout):
     """(exit codes, seconds until both have ended); kills what is left after the time."""
     began = time.monotonic()
     try:
-        codes = [p.wait(max(0.1, began + timeout - time.monotonic())) for p in processes]
+        codes = [
+            p.wait(max(0.1, began + timeout - time.monotonic())) for p in processes
+        ]
     except Exception:
         runs.kill(processes)
         raise
@@ -60,13 +68,17 @@ def ends(processes, timeout):
 
 
 def test_sigterm_to_one(place, whole, shows):
-    workdir, processes = begin(place, whole, "term", "--config.grpo.checkpoint_every=1000")
+    workdir, processes = begin(
+        place, whole, "term", "--config.grpo.checkpoint_every=1000"
+    )
     processes[1].send_signal(signal.SIGTERM)
     codes, took = ends(processes, 120)
     shows("4 SIGTERM to one of two: exit codes", codes, [42, 42], codes == [42, 42])
     shows("4 SIGTERM to one of two: seconds", f"{took:.1f}", 10, took <= 10)
     states = workdir / "grpo" / "states"
-    saved = [p.name for p in states.iterdir() if len(list((p / "manifest").glob("*"))) == 2]
+    saved = [
+        p.name for p in states.iterdir() if len(list((p / "manifest").glob("*"))) == 2
+    ]
     last = str(grpo(workdir)[-1]["step"] + 1)
     shows("4 SIGTERM to one of two: saved", saved, [last], saved == [last])
     place.run(workdir, *FLAGS, **TWO)
@@ -79,7 +91,9 @@ def test_sigkill_of_one(place, whole, shows):
     runs.kill(processes[1:])
     codes, took = ends(processes[:1], 120)
     limit = HEARTBEAT + 10
-    shows("5 SIGKILL of one of two: the other's exit code", codes, "not 0", codes != [0])
+    shows(
+        "5 SIGKILL of one of two: the other's exit code", codes, "not 0", codes != [0]
+    )
     shows("5 SIGKILL of one of two: seconds", f"{took:.1f}", limit, took <= limit)
     runs.kill(processes[:1])
     place.run(workdir, *FLAGS, **TWO)
@@ -127,7 +141,12 @@ def test_a_process_that_fails(place, whole, shows):
     codes, took = ends(processes, 120)
     (flags / "failed").unlink()
     limit = HEARTBEAT + 10
-    shows("5 one of two fails: exit codes", codes, "not 0", 0 not in codes and codes[1] == 1)
+    shows(
+        "5 one of two fails: exit codes",
+        codes,
+        "not 0",
+        0 not in codes and codes[1] == 1,
+    )
     shows("5 one of two fails: seconds", f"{took:.1f}", limit, took <= limit)
     assert "a fault of this host alone" in runs.said(workdir, 1)
 
@@ -147,13 +166,24 @@ def test_a_stuck_host(place, whole, shows):
     shows("6 stuck host: exit codes", codes, "not 0", 0 not in codes)
     shows("6 stuck host: seconds", f"{took:.1f}", limit, took <= limit)
     stacks = [runs.said(workdir, i) for i in (0, 1)]
-    told = ["Timeout (" in text and "most recent call first" in text for text in stacks]
-    shows("6 stuck host: both wrote their stacks", told, [True, True], all(told))
-    shows("6 stuck host: the sleeping line is shown", True, True, "in faulty" in stacks[1])
+    format_counts = [
+        "Timeout (" in text and "most recent call first" in text for text in stacks
+    ]
+    shows(
+        "6 stuck host: both wrote their stacks",
+        format_counts,
+        [True, True],
+        all(format_counts),
+    )
+    shows(
+        "6 stuck host: the sleeping line is shown", True, True, "in faulty" in stacks[1]
+    )
 
 
 def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
-    workdir, processes = begin(place, whole, "stopped", "--config.health.slow_host_above_s=2")
+    workdir, processes = begin(
+        place, whole, "stopped", "--config.health.slow_host_above_s=2"
+    )
     processes[1].send_signal(signal.SIGSTOP)
     time.sleep(5)
     processes[1].send_signal(signal.SIGCONT)
@@ -161,10 +191,18 @@ def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
     shows("7 SIGSTOP for 5 s: exit codes", codes, [0, 0], codes == [0, 0])
     same = grpo(workdir) == grpo(whole[1])
     shows("7 SIGSTOP for 5 s: the same numbers", same, True, same)
-    named = "process 1 (" in runs.said(workdir, 1) and "kept the others waiting" in runs.said(
-        workdir, 0
-    )
+    named = "process 1 (" in runs.said(
+        workdir, 1
+    ) and "kept the others waiting" in runs.said(workdir, 0)
     shows("7 SIGSTOP for 5 s: the log names the host", named, True, named)
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
     longest = max(row.get("time/host_1_s", 0) for row in rows)
-    shows("7 SIGSTOP for 5 s: the metric of that host", f"{longest:.1f}", "over 4", longest > 4)
+    shows(
+        "7 SIGSTOP for 5 s: the metric of that host",
+        f"{longest:.1f}",
+        "over 4",
+        longest > 4,
+    )

@@ -36,9 +36,15 @@ def read(text: str) -> frozenset[str] | None:
     if _LIST.fullmatch(text):
         letters = re.sub(r"\band\b|[^A-Za-z]", "", text)
         same_case = letters.isupper() or letters.islower()
-        return frozenset(letters.upper()) if same_case and _are_different(letters) else None
+        return (
+            frozenset(letters.upper())
+            if same_case and _are_different(letters)
+            else None
+        )
     match = _WITH_TEXT.fullmatch(text)
-    return frozenset(match[1].upper()) if match and not _HEDGE.search(match[2]) else None
+    return (
+        frozenset(match[1].upper()) if match and not _HEDGE.search(match[2]) else None
+    )
 
 
 def _are_different(letters: str) -> bool:
@@ -49,7 +55,9 @@ def difference(answer: str, box: str) -> str | None:
     """What is wrong with a box; None if it is right. ValueError if `answer` chooses nothing."""
     gold, chosen = read(answer), read(box)
     if gold is None:
-        raise ValueError(f"the answer {answer[:100]!r} is not a choice, such as B or (B) or ACD")
+        raise ValueError(
+            f"the answer {answer[:100]!r} is not a choice, such as B or (B) or ACD"
+        )
     if chosen is None:
         return "not one choice"
     return None if gold == chosen else "another choice"

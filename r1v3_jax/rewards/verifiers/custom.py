@@ -24,8 +24,12 @@ def difference(name: str, answer: str, box: str) -> tuple[str | None, float | No
     """
     said = load(name)(answer, box)
     if not isinstance(said, bool | int | float):
-        raise TypeError(f"{name} returned {type(said).__name__}, wanted True, False or 0 to 1")
+        raise TypeError(
+            f"{name} returned {type(said).__name__}, wanted True, False or 0 to 1"
+        )
     if not 0 <= said <= 1:
         raise ValueError(f"{name} returned {said:g}, wanted True, False or 0 to 1")
     worth = round(float(said), 6)
-    return None if worth == 1 else f"as {name} says", None if isinstance(said, bool) else worth
+    return None if worth == 1 else f"as {name} says", None if isinstance(
+        said, bool
+    ) else worth

@@ -29,7 +29,9 @@ def schedule(progress: float) -> float:
 def difference(answer: str, box: str, *, iou: float = 0.5) -> str | None:
     """What is wrong with a box; None if it is right. ValueError if `answer` holds no boxes."""
     if len(answer) > MAX_TEXT or not (gold := read(answer)):
-        raise ValueError(f"the answer {answer[:100]!r} has no boxes, such as [10, 20, 30, 40]")
+        raise ValueError(
+            f"the answer {answer[:100]!r} has no boxes, such as [10, 20, 30, 40]"
+        )
     found = read(box) if len(box) <= MAX_TEXT else None
     if not found:
         return NO_BOXES
@@ -89,7 +91,9 @@ def read(text: str) -> list[Found] | None:
             value = json.loads(_STRINGS.sub(_requoted, text))
         except (ValueError, RecursionError):
             return None
-    if isinstance(value, dict) or (isinstance(value, list) and value and _is_number(value[0])):
+    if isinstance(value, dict) or (
+        isinstance(value, list) and value and _is_number(value[0])
+    ):
         value = [value]
     if not isinstance(value, list) or len(value) > MAX_BOXES:
         return None
@@ -98,7 +102,9 @@ def read(text: str) -> list[Found] | None:
 
 
 # The last may be open, so that none is looked for from every quote to the end.
-_STRINGS = re.compile(r""" "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? """, re.VERBOSE | re.DOTALL)
+_STRINGS = re.compile(
+    r""" "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? """, re.VERBOSE | re.DOTALL
+)
 
 
 def _requoted(match: re.Match) -> str:
@@ -111,8 +117,14 @@ def _read_one(value) -> Found | None:
     label = ""
     if isinstance(value, dict):
         label = value.get("label", "")
-        value = next((value[key] for key in ("bbox_2d", "bbox", "box") if key in value), None)
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        value = next(
+            (value[key] for key in ("bbox_2d", "bbox", "box") if key in value), None
+        )
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or not all(map(_is_number, value))
+    ):
         return None
     x1, y1, x2, y2 = value
     if not (isinstance(label, str) and x1 < x2 and y1 < y2):

@@ -32,7 +32,11 @@ def _number(_, text: str) -> Number:
     text = text.replace(",", "")
     if text.isdigit():
         return Integer(int(text))
-    return Rational(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text) else Float(text)
+    return (
+        Rational(text)
+        if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text)
+        else Float(text)
+    )
 
 
 latex2sympy2._Latex2Sympy.parse_number = _number
@@ -40,7 +44,9 @@ latex2sympy2._Latex2Sympy.parse_number = _number
 _EXPONENT = re.compile(r"\^\{((?:[^{}^]|\\frac\{[^{}^]*\}\{[^{}^]*\})*)\}")
 # Without units=True, which would take the h off \pi r^2 h.
 _LATEX = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
-_PARSER = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=_LATEX)
+_PARSER = math_verify.LatexExtractionConfig(
+    boxed_match_priority=-1, normalization_config=_LATEX
+)
 
 
 def _is_plain(text: str) -> bool:
@@ -107,7 +113,9 @@ def _value(node: Basic, point: dict):
     elif node.is_Float:
         value = _ARITHMETIC.mpf(str(node))
     else:
-        value = _FUNCTIONS[type(node).__name__](*(_value(part, point) for part in node.args))
+        value = _FUNCTIONS[type(node).__name__](
+            *(_value(part, point) for part in node.args)
+        )
     if not abs(value) < 1e100:
         raise OverflowError("too large")
     return value
@@ -135,7 +143,9 @@ def difference(gold: str, box: str) -> str | None:
         return "not in the form of a final answer"
     parsed_gold, parsed_box = _parse(gold), _parse(box)
     if parsed_gold is None:
-        raise ValueError(f"the answer {gold!r} is neither text nor an expression nor an equation")
+        raise ValueError(
+            f"the answer {gold!r} is neither text nor an expression nor an equation"
+        )
     if parsed_box is None or parsed_box[1] != parsed_gold[1]:
         return "not an equation" if parsed_gold[1] else "not an expression"
     (expression, is_equation), (box_expression, _) = parsed_gold, parsed_box
@@ -148,8 +158,12 @@ def difference(gold: str, box: str) -> str | None:
     if is_equation:
         if not all(wanted) or not all(values):
             return "an identity"
-        wanted, values = ([value / side[0] for value in side] for side in (wanted, values))
-    equal = all(abs(x - y) <= 1e-25 * abs(x) for x, y in zip(wanted, values, strict=True))
+        wanted, values = (
+            [value / side[0] for value in side] for side in (wanted, values)
+        )
+    equal = all(
+        abs(x - y) <= 1e-25 * abs(x) for x, y in zip(wanted, values, strict=True)
+    )
     return None if equal else "another equation" if is_equation else "another value"
 
 
@@ -159,4 +173,8 @@ def constant(text: str) -> Fraction | None:
         return None
     if parsed[0].free_symbols or (values := _values(parsed[0], [])) is None:
         return None
-    return None if isinstance(values[0], mpmath.mpc) else Fraction(mpmath.nstr(values[0], 30))
+    return (
+        None
+        if isinstance(values[0], mpmath.mpc)
+        else Fraction(mpmath.nstr(values[0], 30))
+    )

@@ -17,7 +17,9 @@ Grid = tuple[tuple[str, ...], ...]
 def difference(answer: str, box: str) -> str | None:
     """What is wrong with a box; None if it is right. ValueError if `answer` is not a grid."""
     if len(answer) > MAX_TEXT or not (gold := read(answer)):
-        raise ValueError(f"the answer {answer[:100]!r} is not a grid, such as [[1,2],[3,4]]")
+        raise ValueError(
+            f"the answer {answer[:100]!r} is not a grid, such as [[1,2],[3,4]]"
+        )
     found = read(box) if len(box) <= MAX_TEXT else []
     if not found:
         return "not a grid"
@@ -40,10 +42,14 @@ def read(text: str) -> list[Grid]:
         if not all(isinstance(cell, str | int | float) for row in rows for cell in row):
             return []
         return _same_width([[str(cell) for cell in row] for row in rows])
-    text = re.sub(r"\\(?:begin|end)\{[a-z]{1,9}\*?\}(?:\{[lcr| ]*\})?|\\hline|\\text", " ", text)
+    text = re.sub(
+        r"\\(?:begin|end)\{[a-z]{1,9}\*?\}(?:\{[lcr| ]*\})?|\\hline|\\text", " ", text
+    )
     rows = [row.strip() for row in re.split(r"\\\\|\n|;", text)]
     rows = [re.sub(r"^\||\|$", "", row).strip() for row in rows if row]
-    separator = next((s for s in ("&", "|", ",") if any(s in row for row in rows)), None)
+    separator = next(
+        (s for s in ("&", "|", ",") if any(s in row for row in rows)), None
+    )
     cells = [[cell.strip() for cell in row.split(separator)] for row in rows]
     grids = _same_width(cells)
     if all(len(row) == 1 for row in cells) and any(len(row[0]) > 1 for row in cells):

@@ -39,7 +39,10 @@ def difference(answer: str, box: str) -> str | None:
 
     ValueError, or what sympy raises, if `answer` cannot be compared with it.
     """
-    gold, spelled = normalise(answer[: MAX_ANSWER + 1]), normalise(box[: MAX_ANSWER + 1])
+    gold, spelled = (
+        normalise(answer[: MAX_ANSWER + 1]),
+        normalise(box[: MAX_ANSWER + 1]),
+    )
     if not gold or len(answer) > MAX_ANSWER or nesting(gold) > MAX_DEPTH:
         raise ValueError(
             f"the answer must have 1 to {MAX_ANSWER} characters and at most {MAX_DEPTH} brackets "
@@ -63,7 +66,9 @@ def is_quick(answer: str) -> bool:
 def _difference(gold: str, box: str) -> str | None:
     """What is wrong with a box, both normalised; None if it is right."""
     same_letters = re.sub("[ ~]", "", gold) == re.sub("[ ~]", "", box)
-    (gold, gold_unit), (box, box_unit) = (units.split(text.strip(" ~")) for text in (gold, box))
+    (gold, gold_unit), (box, box_unit) = (
+        units.split(text.strip(" ~")) for text in (gold, box)
+    )
     if gold_unit != box_unit and same_letters:  # 5 m and 5m
         return None
     if gold_unit and box_unit and gold_unit != box_unit:
@@ -85,7 +90,9 @@ def _difference(gold: str, box: str) -> str | None:
         is_integer = gold_number[1] and gold_number[0].denominator == 1
         return "not written as an integer" if is_integer and not box_number[1] else None
 
-    gold_kind, gold_parts = ("", [gold]) if gold_number else take_apart(gold)  # 1,234 is one number
+    gold_kind, gold_parts = (
+        ("", [gold]) if gold_number else take_apart(gold)
+    )  # 1,234 is one number
     box_kind, box_parts = take_apart(box)
     if not gold_kind and not box_kind:
         if [gold, box] != gold_parts + box_parts:  # brackets around it all
@@ -94,7 +101,9 @@ def _difference(gold: str, box: str) -> str | None:
             return "another name"
         if gold_number:
             return "not a plain number"
-        from r1v3_jax.rewards.verifiers import expressions  # sympy: most runs start without it
+        from r1v3_jax.rewards.verifiers import (
+            expressions,  # sympy: most runs start without it
+        )
 
         return expressions.difference(gold, box)
     if gold_kind != box_kind or len(gold_parts) != len(box_parts):
@@ -106,14 +115,18 @@ def _difference(gold: str, box: str) -> str | None:
     if gold_kind not in ("{}", "cup"):
         return next(filter(None, map(_difference, gold_parts, box_parts)), None)
     for part in gold_parts:
-        match = next((i for i, b in enumerate(box_parts) if not _difference(part, b)), None)
+        match = next(
+            (i for i, b in enumerate(box_parts) if not _difference(part, b)), None
+        )
         if match is None:
             return "other elements"
         box_parts.pop(match)
     return None
 
 
-def _converted_difference(gold: str, gold_unit: str, box: str, box_unit: str) -> str | None:
+def _converted_difference(
+    gold: str, gold_unit: str, box: str, box_unit: str
+) -> str | None:
     """Numbers in two units: 50 mm is 5 cm."""
     factor = units.factor(box_unit, gold_unit)
     gold_number, box_number = read_number(gold), read_number(box)
@@ -127,4 +140,8 @@ def _same_name(gold: str, box: str) -> bool:
     if gold == box or {gold, box} == {"y", "f(x)"}:
         return True
     bare = [re.sub(r"_\{[0-9]+\}", "", name) for name in (gold, box)]
-    return bare[0] == bare[1] and bare != [gold, box] and (bare[0] == gold or bare[1] == box)
+    return (
+        bare[0] == bare[1]
+        and bare != [gold, box]
+        and (bare[0] == gold or bare[1] == box)
+    )

@@ -55,11 +55,20 @@ class Judge:
     """
 
     def __init__(
-        self, url: str, model: str, *, timeout_s: float, retries: int, requests: int, cache: str
+        self,
+        url: str,
+        model: str,
+        *,
+        timeout_s: float,
+        retries: int,
+        requests: int,
+        cache: str,
     ):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"model endpoint {url!r}: wanted an address as http://host:8000/v1")
+            raise ValueError(
+                f"model endpoint {url!r}: wanted an address as http://host:8000/v1"
+            )
         self.address, self.path = parts, parts.path.rstrip("/") + "/chat/completions"
         self.model, self.timeout_s, self.retries = model, timeout_s, retries
         self.requests, self.cache, self.lock = requests, cache, threading.Lock()
@@ -70,7 +79,11 @@ class Judge:
         unique = list(dict.fromkeys(asked))
         with ThreadPoolExecutor(self.requests, thread_name_prefix="judge") as threads:
             checks = dict(
-                zip(unique, threads.map(lambda one: self.judge(*one), unique), strict=True)
+                zip(
+                    unique,
+                    threads.map(lambda one: self.judge(*one), unique),
+                    strict=True,
+                )
             )
         return [checks[one] for one in asked]
 
@@ -78,12 +91,19 @@ class Judge:
         """RIGHT or WRONG as the model says, ERROR if it does not say. Raises nothing."""
         if len(box) > MAX_BOX:
             return Check(Verdict.WRONG, box, "too long")
-        data = {"question": question, "reference answer": answer, "student's final answer": box}
+        data = {
+            "question": question,
+            "reference answer": answer,
+            "student's final answer": box,
+        }
         request = json.dumps(
             {
                 "model": self.model,
                 "messages": [
-                    {"role": "user", "content": PROMPT.format(data=json.dumps(data, indent=1))}
+                    {
+                        "role": "user",
+                        "content": PROMPT.format(data=json.dumps(data, indent=1)),
+                    }
                 ],
                 "temperature": 0.0,
                 "max_tokens": MAX_TOKENS,
@@ -100,8 +120,12 @@ class Judge:
                 if attempt == self.retries:
                     return Check(Verdict.ERROR, box, f"model verifier: {error}"[:200])
                 time.sleep(BACKOFF_S * 2**attempt)
-            except Exception as error:  # behind it is another program: anything can happen
-                return Check(Verdict.ERROR, box, f"model verifier: {describe(error)}"[:200])
+            except (
+                Exception
+            ) as error:  # behind it is another program: anything can happen
+                return Check(
+                    Verdict.ERROR, box, f"model verifier: {describe(error)}"[:200]
+                )
             else:
                 self._keep(key, verdict)  # outside: what it raises is not the model's
         return Check(verdict, box, "as the model verifier judges")
@@ -109,7 +133,9 @@ class Judge:
     def _post(self, request: bytes) -> bytes:
         secure = self.address.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(self.address.hostname, self.address.port, timeout=self.timeout_s)
+        connection = kind(
+            self.address.hostname, self.address.port, timeout=self.timeout_s
+        )
         headers = {"Content-Type": "application/json", "Connection": "close"}
         if key := os.environ.get("OPENAI_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
@@ -126,7 +152,9 @@ class Judge:
             finally:
                 timer.cancel()
         except (OSError, http.client.HTTPException, ValueError) as error:
-            silent = late.is_set() or isinstance(error, TimeoutError)  # whose clock is the faster
+            silent = late.is_set() or isinstance(
+                error, TimeoutError
+            )  # whose clock is the faster
             late_reply = f"no reply in {self.timeout_s:g} s"
             raise Unavailable(late_reply if silent else describe(error)) from error
         finally:
@@ -147,8 +175,12 @@ class Judge:
                 try:
                     with open(self.cache, "a", encoding="utf-8") as file:
                         file.write(line)
-                except OSError as error:  # a full disk costs the file, not the judgement
-                    warnings.warn(f"judgements are no longer kept: {error}", stacklevel=2)
+                except (
+                    OSError
+                ) as error:  # a full disk costs the file, not the judgement
+                    warnings.warn(
+                        f"judgements are no longer kept: {error}", stacklevel=2
+                    )
                     self.cache = ""
 
 
@@ -168,7 +200,13 @@ def read_judgement(reply: bytes) -> Verdict:
     try:
         content = json.loads(reply)["choices"][0]["message"]["content"]
         line = content.rpartition("</think>")[2].strip().splitlines()[-1]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise Unavailable(f"no chat completion: {reply[:100]!r}") from error
     word = re.sub(r"[^A-Za-z ]", "", line).strip().upper()
     if word not in ("CORRECT", "INCORRECT"):
@@ -191,6 +229,10 @@ def _read_cache(path: str) -> dict[str, Verdict]:
 
 
 @functools.cache
-def get(url: str, model: str, timeout_s: float, retries: int, requests: int, cache: str) -> Judge:
+def get(
+    url: str, model: str, timeout_s: float, retries: int, requests: int, cache: str
+) -> Judge:
     """The judge of this process with these settings."""
-    return Judge(url, model, timeout_s=timeout_s, retries=retries, requests=requests, cache=cache)
+    return Judge(
+        url, model, timeout_s=timeout_s, retries=retries, requests=requests, cache=cache
+    )

@@ -59,7 +59,9 @@ def _read(text: str) -> tuple[Fraction, str] | None:
         return number[0], unit
     if len(body) > MAX_EXPRESSION or nesting(body) > MAX_DEPTH:
         return None
-    from r1v3_jax.rewards.verifiers import expressions  # sympy: most runs start without it
+    from r1v3_jax.rewards.verifiers import (
+        expressions,  # sympy: most runs start without it
+    )
 
     value = expressions.constant(body)
     # 2+3 still has to be computed; \sqrt{2} is as short as it gets.
@@ -67,7 +69,9 @@ def _read(text: str) -> tuple[Fraction, str] | None:
 
 
 def _split(text: str) -> tuple[str, str]:
-    text = re.sub(r"^(?:\\approx|about |approximately |around |大?约)[ ~]*", "", normalise(text))
+    text = re.sub(
+        r"^(?:\\approx|about |approximately |around |大?约)[ ~]*", "", normalise(text)
+    )
     body, unit = units.split(text.strip(" ~"))
     named = NAMED.fullmatch(body)
     body = named[2] if named else body

@@ -27,7 +27,9 @@ from r1v3_jax.rewards.verifiers.routing import Rule, describe
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 from r1v3_jax.rewards.verifiers.worker import encode
 
-START_S = 120  # to import the rules; seconds on a free core, far more while a run compiles
+START_S = (
+    120  # to import the rules; seconds on a free core, far more while a run compiles
+)
 FAILED_STARTS = 3  # in a row, and what is left is an ERROR
 MAX_ITEMS = 2000  # of one process; then a new one takes its place, as caches grow
 MAX_LINE = 1 << 16  # bytes of an answer
@@ -47,7 +49,7 @@ class Worker:
 
     def __init__(self, memory_bytes: int, deadline_s: float, custom: tuple[str, ...]):
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "r1v3_jax.verifiers.worker"]
+        command = [sys.executable, "-P", "-m", "r1v3_jax.rewards.verifiers.worker"]
         path = os.pathsep.join(os.path.abspath(place) for place in sys.path)
         with theirs:
             self.process = subprocess.Popen(
@@ -68,7 +70,9 @@ class Worker:
         self.expires = time.monotonic() + deadline_s
         self.socket.settimeout(deadline_s)
         rules = [(rule.name, rule.arguments) for rule in item.rules]
-        self.socket.sendall(encode({"rules": rules, "answer": item.answer, "box": item.box}))
+        self.socket.sendall(
+            encode({"rules": rules, "answer": item.answer, "box": item.box})
+        )
 
     def receive(self) -> dict | None:
         """A whole message, or None if there is not one yet. EOFError if the process has ended,
@@ -90,7 +94,10 @@ class Worker:
         self.socket.close()
         try:
             os.killpg(self.process.pid, signal.SIGKILL)  # it leads a group of its own
-        except (ProcessLookupError, PermissionError):  # gone, and the number is another's
+        except (
+            ProcessLookupError,
+            PermissionError,
+        ):  # gone, and the number is another's
             pass
         return self.process.wait()
 
@@ -99,7 +106,11 @@ class Pool:
     """`size` processes, started when there is work for them. custom: functions they import then."""
 
     def __init__(
-        self, size: int, deadline_s: float, memory_bytes: int, custom: tuple[str, ...] = ()
+        self,
+        size: int,
+        deadline_s: float,
+        memory_bytes: int,
+        custom: tuple[str, ...] = (),
     ):
         self.size, self.deadline_s, self.memory_bytes = size, deadline_s, memory_bytes
         self.custom = custom
@@ -141,7 +152,9 @@ class Pool:
             self.selector.register(worker.socket, selectors.EVENT_READ, worker)
         if not self.workers and self.failed_starts >= FAILED_STARTS:
             for index in self.waiting:
-                self._settle(index, Verdict.ERROR, f"no verifier process starts: {self.why}")
+                self._settle(
+                    index, Verdict.ERROR, f"no verifier process starts: {self.why}"
+                )
             self.waiting.clear()
             self.failed_starts = 0  # the next batch tries again
 
@@ -162,7 +175,11 @@ class Pool:
 
     def _take_in(self) -> None:
         """Waits for the next answer or deadline, and settles what there is to settle."""
-        busy = [worker for worker in self.workers if worker.index is not None or not worker.ready]
+        busy = [
+            worker
+            for worker in self.workers
+            if worker.index is not None or not worker.ready
+        ]
         rest = min((worker.expires for worker in busy), default=0.0) - time.monotonic()
         for key, _ in self.selector.select(max(rest, 0.0)):
             try:
@@ -222,7 +239,9 @@ class Pool:
 
 
 @functools.cache
-def get(size: int, deadline_s: float, memory_bytes: int, custom: tuple[str, ...] = ()) -> Pool:
+def get(
+    size: int, deadline_s: float, memory_bytes: int, custom: tuple[str, ...] = ()
+) -> Pool:
     """The pool of this process with these limits, which lives as long as the process."""
     pool = Pool(size, deadline_s, memory_bytes, custom)
     atexit.register(pool.close)

@@ -70,10 +70,14 @@ def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
     progress: of the run, 0 to 1, for a threshold that is dynamic. model: whether the run has a
     model verifier, which an empty text then means too.
     """
-    parts = [part.strip() for part in text.split("|")] if text.strip() else ["mathematics"]
+    parts = (
+        [part.strip() for part in text.split("|")] if text.strip() else ["mathematics"]
+    )
     with_model = MODEL in parts or (model and not text.strip())
     rules = tuple(_rule(part, progress) for part in parts if part != MODEL)
-    if with_model and (graded := next((r.name for r in rules if r.name in GRADED), None)):
+    if with_model and (
+        graded := next((r.name for r in rules if r.name in GRADED), None)
+    ):
         raise ValueError(
             f"{graded} has degrees, which a model does not know; leave one of them out"
         )
@@ -84,16 +88,24 @@ def _rule(text: str, progress: float) -> Rule:
     name, *words = text.split() or [""]
     if name not in NAMES and not custom.is_name(name):
         near = difflib.get_close_matches(name, [*NAMES, MODEL], 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(NAMES)}, {MODEL}"
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"choose from {', '.join(NAMES)}, {MODEL}"
+        )
         raise ValueError(f"no verifier {name[:100]!r}; {hint}")
     arguments = []
     for word in words:
         key, _, value = word.partition("=")
         if key not in ARGUMENTS.get(name, ()):
             known = ", ".join(ARGUMENTS.get(name, ())) or "none"
-            raise ValueError(f"verifier {name} has no argument {key[:100]!r}; it has: {known}")
+            raise ValueError(
+                f"verifier {name} has no argument {key[:100]!r}; it has: {known}"
+            )
         dynamic = (key, value) == ("iou", "dynamic")
-        arguments.append((key, detection.schedule(progress) if dynamic else _size(word, value)))
+        arguments.append(
+            (key, detection.schedule(progress) if dynamic else _size(word, value))
+        )
     return Rule(name, tuple(arguments))
 
 
@@ -135,9 +147,14 @@ def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
     for rule in rules:
         try:
             if rule.name in RULES:
-                difference, credit = RULES[rule.name](answer, box, **dict(rule.arguments)), None
+                difference, credit = (
+                    RULES[rule.name](answer, box, **dict(rule.arguments)),
+                    None,
+                )
             elif rule.name in GRADED:
-                difference, credit = GRADED[rule.name](answer, box, **dict(rule.arguments))
+                difference, credit = GRADED[rule.name](
+                    answer, box, **dict(rule.arguments)
+                )
             else:
                 difference, credit = custom.difference(rule.name, answer, box)
         except Exception as error:  # whatever sympy raises, or somebody's function
@@ -151,7 +168,11 @@ def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
             worth = credit if worth is None else max(worth, credit)
     if right:
         return Check(Verdict.RIGHT, box, "equal", worth)
-    return Check(Verdict.ERROR, box, reason) if failed else Check(Verdict.WRONG, box, reason, worth)
+    return (
+        Check(Verdict.ERROR, box, reason)
+        if failed
+        else Check(Verdict.WRONG, box, reason, worth)
+    )
 
 
 def describe(error: BaseException) -> str:

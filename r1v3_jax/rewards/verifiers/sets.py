@@ -39,7 +39,10 @@ def difference(answer: str, box: str) -> str | None:
         return None
     if max(len(missing), len(extra)) > MAX_PARTS:
         return "other elements"
-    for wanted, others in ((missing, extra + list(alike)), (extra, missing + list(alike))):
+    for wanted, others in (
+        (missing, extra + list(alike)),
+        (extra, missing + list(alike)),
+    ):
         for element in wanted:
             if all(_differ(element, other, wanted is missing) for other in others):
                 return "other elements"

@@ -9,15 +9,38 @@ import re
 from fractions import Fraction
 
 MAX_ANSWER = 400  # characters
-MAX_DEPTH = 8  # of brackets; the parser takes a second for nine logarithms in each other
+MAX_DEPTH = (
+    8  # of brackets; the parser takes a second for nine logarithms in each other
+)
 MAX_PARTS = 16  # of a list or a union
 
 _CHARACTERS = str.maketrans(
     {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full-width forms
     | dict(zip("。、−–∶\u00a0", ".,--: ", strict=True))
-    | {"×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "√": r"\sqrt ", "±": r"\pm "}
-    | {"∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup "}
-    | {"∈": r"\in ", "∠": r"\angle ", "△": r"\triangle ", "²": "^{2}", "³": "^{3}", "°": r"^\circ "}
+    | {
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "÷": r"\div ",
+        "π": r"\pi ",
+        "√": r"\sqrt ",
+        "±": r"\pm ",
+    }
+    | {
+        "∞": r"\infty ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "≈": r"\approx ",
+        "∪": r"\cup ",
+    }
+    | {
+        "∈": r"\in ",
+        "∠": r"\angle ",
+        "△": r"\triangle ",
+        "²": "^{2}",
+        "³": "^{3}",
+        "°": r"^\circ ",
+    }
 )
 _SPELLINGS = [
     (re.compile(pattern.replace("END", "(?![A-Za-z])")), replacement)
@@ -60,7 +83,12 @@ def normalise(text: str) -> str:
     text = re.sub(r"[ ~]*\b(?:per ?cent|pct)\b", "%", re.sub(r"\s+", " ", text))
     text = re.sub(r", (?=[0-9])", ";", text)  # 1, 234 is two numbers, 1,234 is one
     text = re.sub(r"(\\[A-Za-z]+) (?![A-Za-z])", r"\1", text)
-    text = re.sub(r"(?<![^\W_]) | (?![^\W_])", "", text).strip("*").rstrip("~.,;").lstrip("~")
+    text = (
+        re.sub(r"(?<![^\W_]) | (?![^\W_])", "", text)
+        .strip("*")
+        .rstrip("~.,;")
+        .lstrip("~")
+    )
     text = re.sub(r"\\([lg]e)(?![A-Za-z]) ?", r"\\\1 ", text)
     return re.sub(r"(?<=[0-9])[eE]([+-]?[0-9]{1,3})$", r"\\times10^{\1}", text)
 
@@ -86,7 +114,10 @@ def read_number(text: str) -> tuple[Fraction, bool] | None:
     text = re.sub(r"^([+-]?)(?=10\^)", r"\g<1>1\\times", text)
     if (match := _DECIMAL.fullmatch(text)) and match[2]:
         sign, digits, power, percent = match.groups()
-        value, plain = Fraction(re.sub("[, ]", "", digits)) * Fraction(10) ** int(power or 0), True
+        value, plain = (
+            Fraction(re.sub("[, ]", "", digits)) * Fraction(10) ** int(power or 0),
+            True,
+        )
     elif match := _FRACTION.fullmatch(text):
         sign, whole, *parts, percent = match.groups()
         top, bottom = (int(part) for part in parts if part is not None)
@@ -117,7 +148,9 @@ def _ascending(text: str) -> str:
     parts = _ORDER.split(text)
     if len(parts) == 1 or {"<", r"\le "} & set(parts):
         return text
-    return "".join({">": "<", r"\ge ": r"\le "}.get(part, part) for part in reversed(parts))
+    return "".join(
+        {">": "<", r"\ge ": r"\le "}.get(part, part) for part in reversed(parts)
+    )
 
 
 def _interval(text: str) -> tuple[str, str] | None:
@@ -125,8 +158,14 @@ def _interval(text: str) -> tuple[str, str] | None:
     parts = _ORDER.split(text)
     is_name = re.compile(r"[a-z]|\\(?:alpha|beta|theta|lambda)").fullmatch
     if len(parts) == 3:
-        parts = [r"-\infty", "<", *parts] if is_name(parts[0]) else [*parts, "<", r"\infty"]
-    if len(parts) != 5 or not is_name(parts[2]) or not {parts[1], parts[3]} <= {"<", r"\le "}:
+        parts = (
+            [r"-\infty", "<", *parts] if is_name(parts[0]) else [*parts, "<", r"\infty"]
+        )
+    if (
+        len(parts) != 5
+        or not is_name(parts[2])
+        or not {parts[1], parts[3]} <= {"<", r"\le "}
+    ):
         return None
     low, low_sign, name, high_sign, high = parts
     return name, f"{'[('[low_sign == '<']}{low},{high}{'])'[high_sign == '<']}"
@@ -136,7 +175,9 @@ _BUILDER = re.compile(
     r"\\\{([a-z])(?:\\in ?\\mathbb\{?R\}?)? ?(?:\\mid|\\vert|[|:]) ?(.*[<>].*|.*\\[lg]e .*)\\\}"
 )
 _REALS = re.compile(r"(?:[a-z]\\in ?)?(?:\\mathbb ?\{?R\}?|ℝ)")
-_FRENCH = re.compile(r"([\[\]])([^\[\](),;]+[,;][^\[\](),;]+)([\[\]])")  # ]1,2] is (1,2]
+_FRENCH = re.compile(
+    r"([\[\]])([^\[\](),;]+[,;][^\[\](),;]+)([\[\]])"
+)  # ]1,2] is (1,2]
 
 
 def as_sets(text: str) -> str:
@@ -155,7 +196,11 @@ def as_sets(text: str) -> str:
     text = _FRENCH.sub(lambda m: "[("[m[1] == "]"] + m[2] + "])"[m[3] == "["], text)
     pieces = [_ascending(piece) for piece in JOIN.split(text)]
     intervals = [_interval(piece) for piece in pieces]
-    if re.search(r"\band\b|和", text) or None in intervals or len({i[0] for i in intervals}) > 1:
+    if (
+        re.search(r"\band\b|和", text)
+        or None in intervals
+        or len({i[0] for i in intervals}) > 1
+    ):
         return ";".join(pieces)  # 7 and 391 are not 7,391
     return intervals[0][0] + "=" + r"\cup".join(interval for _, interval in intervals)
 
@@ -166,7 +211,10 @@ def take_apart(text: str) -> tuple[str, list[str]]:
     "(1,7]" -> "(]", [1, 7];    "1,7" and "\{1,7\}" -> "{}", [1, 7];    "\pm1" -> "{}", [+1, -1];
     "(1,7)\cup[8,9]" -> "cup", [(1,7), [8,9]];    "x", "(x)", "f(1,7)" -> "", [the text]
     """
-    depth, top = 0, []  # top: what stands outside all brackets, and the outermost brackets
+    depth, top = (
+        0,
+        [],
+    )  # top: what stands outside all brackets, and the outermost brackets
     for match in re.finditer(r"\\[{}]|[()\[\]{},;]|\\cup(?![A-Za-z])", text):
         depth -= match[0][-1] in ")]}"
         if depth == 0:
@@ -175,7 +223,9 @@ def take_apart(text: str) -> tuple[str, list[str]]:
     for kind, separators in (("cup", (r"\cup",)), ("{}", (",", ";"))):
         if cuts := [match.span() for match in top if match[0] in separators]:
             edges = [0, *(edge for cut in cuts for edge in cut), len(text)]
-            pieces = [text[i:j].strip() for i, j in zip(edges[::2], edges[1::2], strict=True)]
+            pieces = [
+                text[i:j].strip() for i, j in zip(edges[::2], edges[1::2], strict=True)
+            ]
             return kind, [one for piece in pieces for one in _signs(piece)]
     if len(top) == 2 and top[0].start() == 0 and top[1].end() == len(text):
         brackets = top[0][0][-1] + top[1][0][-1]

@@ -22,7 +22,9 @@ def is_text(gold: str) -> bool:
 def text_difference(gold: str, box: str) -> str | None:
     """What is wrong with a box, both in one spelling; None if it is the same text."""
     ignored = r"[ ~,;.()\[\]{}]" if _LETTERS.fullmatch(gold) else "[ ~]"
-    gold, box = (re.sub(ignored, "", text).casefold().replace(";", ",") for text in (gold, box))
+    gold, box = (
+        re.sub(ignored, "", text).casefold().replace(";", ",") for text in (gold, box)
+    )
     return None if gold == box else "another text"
 
 
@@ -40,5 +42,9 @@ def difference(answer: str, box: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    text = _WRAPPED.sub(r"\1", unicodedata.normalize("NFKC", text)).replace("’", "'").strip(" $\n")
+    text = (
+        _WRAPPED.sub(r"\1", unicodedata.normalize("NFKC", text))
+        .replace("’", "'")
+        .strip(" $\n")
+    )
     return " ".join(text.strip("\"'“” ").rstrip(".。").casefold().split())

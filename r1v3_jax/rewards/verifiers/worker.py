@@ -1,4 +1,6 @@
-"""One process of `pool`: python -m r1v3_jax.verifiers.worker MEMORY_BYTES DEADLINE_S FUNCTION ...
+"""One process of `pool`.
+
+python -m r1v3_jax.rewards.verifiers.worker MEMORY_BYTES DEADLINE_S FUNCTION ...
 
 Reads a JSON object a line from its standard input, which is a socket, and answers there with one.
 It imports the rules and nothing else of this program: no jax, no accelerator.
@@ -14,7 +16,9 @@ import sys
 
 def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
     """Answers until the socket is closed."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to all of a job: the step is still to be saved
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # to all of a job: the step is still to be saved
     channel = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):  # what a function prints, or asks for, is no answer
@@ -42,8 +46,14 @@ def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
             )
             check = routing.check(rules, item["answer"], item["box"])
             signal.alarm(0)
-            last = check.reason.startswith("MemoryError")  # whatever is still in its memory
-            said = {"verdict": check.verdict.value, "reason": check.reason, "credit": check.credit}
+            last = check.reason.startswith(
+                "MemoryError"
+            )  # whatever is still in its memory
+            said = {
+                "verdict": check.verdict.value,
+                "reason": check.reason,
+                "credit": check.credit,
+            }
             channel.sendall(encode(said | {"last": last}))
 
 

@@ -1,0 +1,98 @@
+"""The command line: what it takes, and how it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "r1v3_jax.launch", *arguments],
+        cwd=cwd, text=True, capture_output=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_list_and_print():
+    assert {"digits", "digits_smoke", "tpu_v5p_256"} <= set(
+        launch("--list_configs").stdout.split()
+    )
+    printed = launch(
+        "--config=digits", "--print_config", "--config.grpo.clip_high=0.3"
+    ).stdout
+    assert (
+        "--config.grpo.clip_high=0.3\n" in printed
+        and "--config.name='digits'\n" in printed
+    )
+
+
+def test_configs_load_from_anywhere(tmp_path):
+    assert launch("--config=digits", "--print_config", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=digit"], "no config 'digit'; did you mean digits"),
+        ([], "--config=NAME is missing; there are: digits, digits_smoke"),
+        (
+            ["--config=digits", "--config.grpo.clip_hi=0.3"],
+            "did you mean --config.grpo.clip_high",
+        ),
+        (["--config=digits", "--config.grpo.group_size=2.5"], "group_size"),
+        (["--config=digits", "--config.grpo.group_size=1"], "at least 2"),
+        (
+            ["--config=digits", "--config.stage=rl"],
+            "choose from base, cold_start, grpo, connector",
+        ),
+        (
+            ["--config=digits", "--config.grpo.aggregation=mean"],
+            "token, sequence, constant",
+        ),
+        (
+            ["--config=digits", "--config.evaluate.thinking=none"]
+            + ["--config.evaluate.thinking_tokens=9"],
+            "thinking_tokens 9 limits a thinking that thinking 'none' leaves out",
+        ),
+        (
+            ["--config=digits", "--config.cold_start.chains=no.jsonl"],
+            "no.jsonl: no such file",
+        ),
+        (
+            ["--config=digits", "--config.evaluate.sets=(('mine', 'x.jsonl'),)"],
+            "Evaluate.sets 'mine': 'x.jsonl' is no source of questions",
+        ),
+        (
+            [
+                "--config=tpu_v5e_8",
+                r"--config.opening=<think>\n",
+                "--nodry_run_data",
+                "--dry_run",
+            ],
+            "has a backslash; a shell writes a new line as --config.opening=$'<think>\\n'",
+        ),
+        # Any flag of the dry run asks for one.
+        (["--config=digits", "--dry_run_full"], "--dry_run compiles for a TPU slice"),
+        (
+            ["--config=digits", "--dry_run_out=x.json"],
+            "--dry_run compiles for a TPU slice",
+        ),
+        (
+            ["--config=digits", "--dry_run_only=grpo/decode"],
+            "--dry_run compiles for a TPU slice",
+        ),
+        (["--config=digits", "--workdirr=x"], "workdir"),
+        (["--config=digits", "stray"], "stray"),
+    ],
+)
+def test_mistakes_end_in_one_message(arguments, message):
+    done = launch(*arguments)
+    assert done.returncode != 0
+    said = done.stderr + done.stdout
+    assert message in said, said
+    assert "Traceback" not in said, said

@@ -1,0 +1,160 @@
+"""Rows shown to a human: what the model sees, and nothing that a row could make a browser do."""
+
+import base64
+import dataclasses
+import html.parser
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tools_for_tests import run_tool
+
+from r1v3_jax.config import load_config
+from r1v3_jax.data import reader
+from r1v3_jax.pipeline import start
+from r1v3_jax.report import rows
+from r1v3_jax.tasks import digits
+from r1v3_jax.types import Example
+
+ROOT = Path(__file__).parents[2]
+CONFIG = load_config("digits_smoke")
+ATTACKS = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "'\"><svg/onload=alert(1)>",
+    "</pre></body><iframe src=javascript:alert(1)>",
+    "]]><!--<style>*{display:none}</style>",
+    "<meta http-equiv=refresh content='0;url=http://x'>",
+    "&lt;script&gt;",
+)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    digits.write_tokenizer(directory)
+    return start.make_processor(CONFIG, directory)
+
+
+def item(processor, example):
+    return reader.Item(0, example, processor.supervised(example))
+
+
+def test_the_runs_of_an_example_written_out(processor):
+    example = digits.Digits().example(0, "read")
+    plain = dataclasses.replace(example, image_labels=())
+    labelled, unlabelled = (
+        rows.runs(item(processor, x).encoded, processor) for x in (example, plain)
+    )
+    assert unlabelled == [
+        ("given", "<|im_start|>user\n<img>"),
+        ("image", "<IMG_CONTEXT> x 4"),
+        (
+            "given",
+            f"</img>\n{example.question}<|im_end|>\n<|im_start|>assistant\n<think>\n",
+        ),
+        ("learnt", f"{example.chain}<|im_end|>"),
+        ("given", "\n"),
+    ]
+    assert [kind for kind, _ in labelled] == [
+        "given",
+        "label",
+        "given",
+        "learnt",
+        "given",
+    ]
+    assert [text for _, text in labelled] == [text for _, text in unlabelled]
+
+
+class Parser(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.said = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, text):
+        self.said.append(text)
+
+
+OURS = set(
+    "html head meta title style body h1 h2 p pre mark span div figure img table".split()
+)
+OURS |= set("tr td ul li".split())
+
+
+def test_nothing_in_a_row_becomes_markup(processor, monkeypatch):
+    """Attacks in every field that is shown: all arrive as text, the tags are ours alone."""
+    text = " ".join(ATTACKS)
+    picture = Image.new("RGB", (56, 56), "red")
+    example = Example(
+        text, (picture,), "q", text, chain="</think>3", level=text, kind=text, source=text,
+        verifier=text, metadata={text: text},
+    )  # fmt: skip
+    made = item(processor, dataclasses.replace(example, question="q"))
+    # The digits' tokenizer spells nothing of an attack; another one would.
+    monkeypatch.setattr(rows, "runs", lambda *_: [("given", text), ("learnt", text)])
+    drop = {"id": text, "source": text, "reason": "json", "detail": text, "index": 0}
+    page = rows.page(text, [text], [made], [drop], processor)
+    found = Parser(page)
+    assert {tag for tag, _ in found.tags} <= OURS
+    for tag, attributes in found.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert set(attributes) <= {"lang", "charset", "http-equiv", "content", "class", "style",
+                                   "alt", "src"}  # fmt: skip
+        if "src" in attributes:
+            assert tag == "img" and attributes["src"].startswith(
+                "data:image/png;base64,"
+            )
+    said = "".join(found.said)
+    assert said.count(ATTACKS[0]) == said.count(ATTACKS[-1]) >= 10
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    meta = {"http-equiv": "Content-Security-Policy", "content": policy}
+    assert ("meta", meta) in found.tags and "<script" not in page
+
+
+def test_what_cannot_be_seen_is_spelled_out():
+    text = "a\u202eb\x1b[31m\x00 \u200b\ud800 c\n\td\u2028"
+    assert rows.plain(text) == "a\\u202eb\\x1b[31m\\x00 \\u200b\\ud800 c\n\td\\u2028"
+    assert rows.escaped("\ud800<").encode() == b"\\ud800&lt;"
+    assert rows.escaped("x" * 30_000) == "x" * rows.SHOWN_TEXT + " [...]"
+
+
+def test_tiles_are_shown_as_they_are(processor):
+    noise = np.random.default_rng(0).integers(0, 256, (56, 56, 3), dtype=np.uint8)
+    example = dataclasses.replace(
+        digits.Digits().example(0), images=(Image.fromarray(noise),), image_labels=()
+    )
+    page = rows.page("x", [], [item(processor, example)], [], processor)
+    shown = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
+    assert len(shown) == 1
+    with Image.open(io.BytesIO(base64.b64decode(shown[0]))) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), noise)
+
+
+def test_the_tool_shows_a_file_and_what_is_wrong_with_it(tmp_path):
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "a.png")
+    row = '{"question": "Copy all four digits.", "answer": "12", "images": ["a.png"], "chain": "%s"}'
+    chain = "12 34\\n</think>\\n\\\\boxed{12}"
+    lines = [row % chain, "{", (row % chain).replace("a.png", "b.png"), row % chain]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "page.html"
+    flags = [
+        "--config=digits_smoke",
+        "--stage=cold_start",
+        f"--data={tmp_path}/rows.jsonl",
+    ]
+    done = run_tool("inspect_data", *flags, f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "4 rows looked at, 2 left out: " in done.stdout
+    assert "1 json" in done.stdout and "1 image_missing" in done.stdout
+    page = out.read_text()
+    assert page.count("data:image/png;base64,") == 2 and "no JSON object" in page
+    assert "layout of some rows: " in done.stdout

@@ -1,0 +1,404 @@
+"""What each rule says of answers: pairs labelled by hand, and the corners of every room."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from r1v3_jax.config import Shaping, Verify
+from r1v3_jax.rewards import score as rewards_score
+from r1v3_jax.rewards import terms
+from r1v3_jax.rewards.score import score_all, shaped
+from r1v3_jax.rewards.verifiers import (
+    choice,
+    detection,
+    grids,
+    numbers,
+    routing,
+    sets,
+    units,
+)
+from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rewards.verify import verify, verify_all
+
+RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
+PAIRS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "labelled_pairs.jsonl")
+    .read_text("utf-8")
+    .splitlines()
+]
+# Labelled otherwise than the rules say: spaces are no difference.
+KNOWN = {("Paris", "Par is")}
+
+
+def boxed(inside):
+    return rf"I think.</think>So it is \boxed{{{inside}}}."
+
+
+def test_rules_agree_with_the_labels(capsys):
+    """The labels say what a careful mathematician would. The last 375 pairs were written after the
+    rules had been mended for the first 899, which agreed with 96.4% of those; of the 375 they
+    agreed with 99.2% unseen, and took none that was wrong.
+    """
+    disagree, categories = [], Counter()
+    for pair in PAIRS:
+        check = verify(
+            pair["completion"], pair["answer"], verifier=pair.get("verifier", "")
+        )
+        categories[pair["category"]] += 1
+        if check.verdict.value != pair["label"]:
+            disagree.append((pair["answer"], check.extracted))
+    agreement = 1 - len(disagree) / len(PAIRS)
+    with capsys.disabled():
+        print(
+            f"\nverifiers: {agreement:.2%} of {len(PAIRS)} labelled pairs, known: {disagree}"
+        )
+    assert set(disagree) <= KNOWN
+    assert agreement >= 0.995 and len(PAIRS) >= 400
+    assert categories["hedged"] >= 70 and categories["several boxes"] >= 20
+
+
+def test_the_pool_says_what_the_rules_say():
+    some = PAIRS[::9]
+    checks = verify_all(
+        [pair["completion"] for pair in some],
+        [pair["answer"] for pair in some],
+        verifiers=[pair.get("verifier", "") for pair in some],
+        how=Verify(processes=2),
+    )
+    assert checks == [
+        verify(pair["completion"], pair["answer"], verifier=pair.get("verifier", ""))
+        for pair in some
+    ]
+
+
+# Routing
+
+
+def test_a_verifier_is_a_rule_with_arguments_or_several():
+    rule = routing.Rule
+    parse = routing.parse
+    mathematics = (rule("mathematics"),)
+    assert parse("") == routing.Verifier(mathematics, False)
+    assert parse("", model=True) == routing.Verifier(mathematics, True)
+    assert parse("mathematics", model=True) == routing.Verifier(mathematics, False)
+    assert parse("choice|model").model and parse("choice|model").rules == (
+        rule("choice"),
+    )
+    assert parse("model") == routing.Verifier((), True)
+    assert parse("number relative=0.01 absolute=2").rules == (
+        rule("number", (("relative", 0.01), ("absolute", 2.0))),
+    )
+    assert parse("a.b:c").rules == (rule("a.b:c"),)
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("matematics", "did you mean 'mathematics'?"),
+        ("xyz", "choose from mathematics, choice,"),
+        ("number tolerance=1", "it has: relative, absolute"),
+        ("choice case=1", "it has: none"),
+        ("number relative=-1", "wanted a number of at least 0"),
+        ("number relative=nan", "wanted a number"),
+        ("detection iou=often", "wanted a number"),
+        ("choice||model", "no verifier ''"),
+        ("a/b:c", "no verifier"),
+    ],
+)
+def test_a_verifier_that_means_nothing_is_an_error_of_its_row(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        routing.parse(text)
+    checks = verify_all([boxed("7")] * 2, ["7", "7"], verifiers=[text, ""])
+    assert [check.verdict for check in checks] == [ERROR, RIGHT]
+    assert verify.check_gold("7", text)
+
+
+def test_one_of_several_rules_is_enough():
+    assert verify(boxed("(B) 7"), "B", verifier="string|choice").verdict is RIGHT
+    assert verify(boxed("C"), "B", verifier="string|choice").verdict is WRONG
+    # `choice` cannot read this answer, but `string` can.
+    assert verify(boxed("seven"), "seven", verifier="choice|string").verdict is RIGHT
+    assert verify(boxed("eight"), "seven", verifier="choice|string").verdict is ERROR
+
+
+def test_golds_that_cannot_be_verified_are_named():
+    for verifier, good, bad in [
+        ("choice", "B", "seven"), ("number", "3 m", "many"), ("string", "a", " "),
+        ("set", "a, b", ""), ("detection", "[1, 2, 3, 4]", "[1, 2]"), ("grid", "1 2\n3 4", ""),
+        ("detection", "[1, 2, 3, 4]", "[3, 4, 1, 2]"),
+    ]:  # fmt: skip
+        assert verify.check_gold(good, verifier) is None
+        assert verify.check_gold(bad, verifier)
+        assert verify(boxed(good), bad, verifier=verifier).verdict is ERROR
+    assert verify.check_gold("seven", "choice|model") is None  # the model may know
+
+
+# Rooms
+
+
+def test_choices():
+    assert choice.read("(A) and (C)") == choice.read("ca") == {"A", "C"}
+    for text in (
+        "",
+        "A or C",
+        "AA",
+        "aB",
+        "a triangle",
+        "A. or C",
+        "A? B?",
+        "A" * 401,
+        "1",
+    ):
+        assert choice.read(text) is None
+    for text in ("A. 5 B. 6 C. 7 D. 8", "(A) 5 (B) 6", "A: yes C: yes", "A. none; choose D",
+                 "A. no, the answer is B", "A) 5 B) 6", "[A] 5 [B] 6"):  # fmt: skip
+        assert choice.read(text) is None, text
+    for text in ("A. Washington D.C.", "A. Vitamin C", "A. the U.S.", "A: 5 m"):
+        assert choice.read(text) == {"A"}, text
+
+
+def test_units_convert():
+    assert units.factor("mm", "cm") * 10 == 1
+    assert units.factor("km/h", "m/s") * 18 == 5
+    assert units.factor("L", "cm3") == 1000
+    assert units.factor("m2", "m") is None and units.factor("kg", "m") is None
+
+
+def test_numbers_have_a_tolerance():
+    def verdict(gold, box, **tolerance):
+        return numbers.difference(gold, box, **tolerance)
+
+    assert verdict("100", "105", relative=0.05) is None
+    assert verdict("100", "105.1", relative=0.05) == "another number"
+    assert verdict("-100", "-95", relative=0.05) is None
+    assert verdict("1 m", "109 cm", absolute=0.1) is None  # in gold's unit
+    assert verdict("1 m", "111 cm", absolute=0.1) == "another number"
+    assert verdict("1 m", "1 kg", absolute=10.0) == "another unit"
+    assert verdict("1.41", r"\sqrt{2}", absolute=0.01) is None
+    assert verdict("2", r"\sqrt{4}") == verdict("2", "1+1") == "not a number"
+    assert (
+        verdict("2", "x")
+        == verdict("2", "2, 3")
+        == verdict("2", "(" * 99)
+        == "not a number"
+    )
+
+
+def test_sets_have_no_order():
+    assert sets.difference("a, b", "b and a") is None
+    assert sets.difference("a, b", "a, a, b") is None
+    assert sets.difference("a, b", "a or b") == "other elements"
+    assert sets.difference("1, 1/2", "0.5, 1") is None
+    assert sets.difference("(1,2), (3,4)", "(3,4); (1,2)") is None
+    assert sets.difference("1", "1, 1.0") is None
+    many = ", ".join(f"word{i}" for i in range(100))
+    assert sets.difference(many, ", ".join(reversed(many.split(", ")))) is None
+    assert sets.difference(many, many + ", more") == "no set, or too long"
+
+
+def test_grids():
+    assert (
+        grids.read("[[1, 2], [3, 4]]")
+        == grids.read("1 2\n3 4")
+        == [(("1", "2"), ("3", "4"))]
+    )
+    assert grids.difference("[[0.5]]", "[[1/2]]") == "not a grid"  # no JSON
+    assert grids.difference("[[0.5]]", "1/2") is None
+    assert grids.difference("1 2\n3 4", "1 2") == "another size"
+    assert grids.difference("1 2\n3 4", "1 2\n3 5") == "other cells"
+    for text in ("[[1],[2,3]]", "[1,2]", "[[[1]]]", "[" * 5000, "", '{"a": 1}'):
+        assert grids.difference("1 2\n3 4", text) in ("not a grid", "another size")
+
+
+def test_boxes_are_matched_one_to_one():
+    def difference(gold, found, iou=0.5):
+        return detection.difference(json.dumps(gold), json.dumps(found), iou=iou)
+
+    a, b, c = [0, 0, 10, 10], [4, 0, 14, 10], [100, 100, 110, 110]
+    assert detection.intersection_over_union(a, b) == pytest.approx(60 / 140)
+    assert difference([a, b], [b, a]) is None
+    assert difference([a, b], [a, a]) == "1 boxes for 2"  # the same box twice is one
+    assert difference([a, b], [a, c]) == "not every box matches at 0.5"
+    # The box in the middle fits both, the other fits one only: whoever chooses must give way.
+    middle, left = [2, 0, 12, 10], [0, 0, 10, 10]
+    assert difference([a, b], [middle, left], iou=0.4) is None
+    assert difference([a], [[0, 0, 10, 5]], iou=0.5) is None
+    assert difference([a], [[0, 0, 10, 4.9]], iou=0.5) is not None
+    for bad in (
+        [10, 0, 0, 10],
+        [0, 0, 0, 10],
+        [0, 0, 10],
+        ["0", 0, 1, 1],
+        [True, 0, 10, 10],
+        {},
+    ):
+        assert difference([a], bad) in ("no boxes", "0 boxes for 1")
+    for text in (
+        "NaN",
+        f"[0, 0, 1{'0' * 400}, 1]",
+        "[0, 0, NaN, 1]",
+        "[0, 0, 1e999, 1]",
+        "[" * 9999,
+        "[0,0,1,1" * 99,
+        "null",
+    ):
+        assert detection.difference("[0, 0, 1, 1]", text) == "no boxes"
+
+
+def test_boxes_by_degrees():
+    """By hand, from the formula in its docstring."""
+
+    def worth(gold, found, **how):
+        return detection.overlap(json.dumps(gold), json.dumps(found), **how)[1]
+
+    a, b, far = [0, 0, 10, 10], [20, 0, 30, 10], [100, 100, 110, 110]
+    near = [0, 0, 10, 8]  # 0.8 of a
+    assert worth([a, b], [b, a]) == 1
+    assert worth([a, b], [b, near]) == 0.9
+    assert worth([a, b], [b, near], iou=0.85) == 0.5
+    assert worth([a, b], [b, far]) == 0.5
+    assert worth([a, b], [b]) == pytest.approx(0.5 * 0.6)  # one too few
+    assert worth([a], [a, b, far]) == pytest.approx(0.6**2)  # two too many
+    # Half is completeness: all of gold found, two of the three are right.
+    assert worth([a, b], [near, b, far], completeness=0.5) == pytest.approx(
+        (0.5 * (0.8 + 1) / 2 + 0.5 * (1 + 2 / 3) / 2) * 0.6, abs=1e-6
+    )
+    # The closest pair first, whatever the order.
+    assert worth([a], [near, a]) == worth([a], [a, near]) == 0.6
+    cat, dog = ({"bbox_2d": a, "label": label} for label in ("Cat", "dog"))
+    assert (
+        worth([cat], [dog]) == 0
+        and worth([cat], [{"bbox_2d": near, "label": "cat"}]) == 0.8
+    )
+    assert worth([a], "far") == worth([a], [far]) == worth([a], []) == 0
+    assert verify.check_gold("[1, 2, 3, 4]", "overlap completeness=2")
+
+
+def test_an_answer_by_degrees_has_a_reward_between():
+    verifier = "overlap iou=dynamic completeness=0"
+    found = ["[0, 0, 100, 100]", "[0, 0, 100, 90]", "[0, 0, 100, 80]", "many"]
+    completions = [boxed(box) for box in found]
+
+    def scores(progress, verifier=verifier):
+        return score_all(
+            completions, ["[0, 0, 100, 100]"] * 4, [True] * 4,
+            accuracy_weight=0.5, verifiers=[verifier] * 4, progress=progress,
+        )  # fmt: skip
+
+    assert [score.verdict for score in scores(0.0)] == [RIGHT, RIGHT, WRONG, WRONG]
+    assert [score.accuracy for score in scores(0.0)] == [1.0, 0.9, 0.0, 0.0]
+    assert [score.total for score in scores(0.0)] == pytest.approx(
+        [1.0, 0.95, 0.5, 0.5]
+    )
+    assert [score.accuracy for score in scores(1.0)] == [1.0, 0.0, 0.0, 0.0]
+    assert [score.accuracy for score in scores(0.0, "choice|" + verifier)][:2] == [
+        1.0,
+        0.9,
+    ]
+    for both in (
+        "overlap iou=0.5|detection iou=0.5",
+        "detection iou=0.5|overlap iou=0.5",
+    ):
+        assert [score.accuracy for score in scores(0.0, both)] == [1.0, 1.0, 1.0, 0.0]
+    both = "overlap iou=0.85|overlap iou=0.5"  # the second gives more
+    assert [score.accuracy for score in scores(0.0, both)] == [1.0, 0.9, 0.8, 0.0]
+    with pytest.raises(ValueError, match="overlap has degrees"):
+        routing.parse("overlap|model")
+    alone = rewards_score.score(
+        completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap"
+    )
+    assert alone.accuracy == 0.9 and alone.verdict is RIGHT
+
+
+def test_boxes_may_be_spelled_as_python_prints_them():
+    wanted = [((1.0, 2.0, 3.0, 4.0), "woman's bag")]
+    box = {"bbox_2d": [1, 2, 3, 4], "label": "woman's bag"}
+    for text in (
+        json.dumps(box), repr(box), repr([box]), f"```json\n{json.dumps([box])}\n```",
+        r"{'bbox_2d': [1, 2, 3, 4], 'label': 'woman\'s bag'}",
+    ):  # fmt: skip
+        assert detection.read(text) == wanted, text
+    for text in (
+        "[1, 2, 3, 'a",
+        "{'bbox_2d': __import__('os')}",
+        "'" * 9999,
+        '"\\' * 9999,
+    ):
+        assert detection.read(text) is None
+    [check] = verify_all(
+        [boxed(repr([box]))], [json.dumps(box)], verifiers=["detection"]
+    )
+    assert check.verdict is RIGHT
+
+
+def test_the_threshold_follows_the_run():
+    """V-Triune: 0.85 for the first tenth of the steps, 0.95 up to a quarter, then 0.99."""
+    gold, box = "[0, 0, 100, 100]", "[0, 0, 100, 90]"
+
+    def verdict(progress, box=box):
+        [check] = verify_all(
+            [boxed(box)], [gold], verifiers=["detection iou=dynamic"], progress=progress
+        )
+        return check.verdict
+
+    assert [detection.schedule(p) for p in (0.0, 0.1, 0.11, 0.25, 0.26, 1.0)] == [
+        0.85, 0.85, 0.95, 0.95, 0.99, 0.99,
+    ]  # fmt: skip
+    assert [verdict(p) for p in (0.05, 0.2, 0.9)] == [RIGHT, WRONG, WRONG]
+    assert verdict(0.2, "[0, 0, 100, 96]") is RIGHT
+
+
+# Shaping
+
+
+def test_repetition_is_the_share_of_ngrams_that_came_before():
+    assert terms.repetition([1, 2, 1, 2, 1], 2) == 0.5
+    assert terms.repetition([1, 2, 3], 2) == terms.repetition([1], 2) == 0.0
+    assert terms.repetition([7] * 100, 3) == 1 - 1 / 98
+
+
+def test_the_punishment_of_length_is_dapos():
+    assert [terms.overlong(n, 100, 20) for n in (0, 80, 85, 90, 100, 120)] == [
+        0.0, 0.0, 0.25, 0.5, 1.0, 1.0,
+    ]  # fmt: skip
+    assert [terms.overlong(n, 100, 0) for n in (99, 100)] == [0.0, 1.0]
+
+
+def test_languages_are_told_by_script():
+    english, chinese = "How many apples are there?", "图中有多少个苹果？"
+    assert terms.other_language("There are three of them.", english) == 0.0
+    assert terms.other_language("图中有三个苹果。", english) == 1.0
+    assert terms.other_language("图中有三个苹果。", chinese) == 0.0
+    assert (
+        0.3
+        < terms.other_language("There are 三个苹果 here, so 答案是 three.", english)
+        < 0.7
+    )
+    formulas = r"所以 $\frac{x}{2} = \text{area}$，即 \sqrt{3} 米, AB = x"
+    assert terms.other_language(formulas, chinese) < 0.3
+    assert terms.other_language("3 + 4 = 7", chinese) == 0.0
+    assert terms.other_language("any words", "3 + 4 = ?") == 0.0
+    assert terms.other_language(r"\(all formula\) \[all of it\] 三个", english) == 1.0
+    started = time.perf_counter()
+    for opened in (r"\( ", r"\[ ", "$ ", r"\( \[ "):
+        terms.other_language(opened * 20_000, english)
+    assert time.perf_counter() - started < 5  # 48 s where each is searched to the end
+
+
+def test_penalties_are_weighed_and_an_error_stays_without_a_reward():
+    config = Shaping(
+        repetition=0.5, repetition_ngram=2, overlong=1.0, overlong_tokens=4
+    )
+    ids = [1, 2, 1, 2, 1]
+    assert terms.penalty(config, ids, "", "", 100) == 0.25
+    assert terms.penalty(config, ids, "", "", 7) == 0.25 + 0.5
+    assert terms.penalty(Shaping(language=2.0), ids, "苹果", "apple", 5) == 2.0
+    assert terms.penalty(Shaping(), [1] * 99, "苹果", "apple", 5) == 0.0
+    score = rewards_score.score(boxed("7"), "7", ended=True)
+    assert shaped(score, 0.25).total == 0.75 and shaped(score, 0.25).penalty == 0.25
+    failed = rewards_score.score(boxed("7"), "", ended=True)
+    assert shaped(failed, 0.25).total is None

@@ -1,0 +1,597 @@
+"""From prompts to the arrays of a policy update: the ids and numbers of the sampler, end to end."""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers_for_tests import write_tiny_tokenizer
+
+from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
+from r1v3_jax.data import placement
+from r1v3_jax.data.reader import TooManyDropped, of_stage
+from r1v3_jax.evaluate import accuracy
+from r1v3_jax.losses import advantages
+from r1v3_jax.models import build
+from r1v3_jax.processing import chat
+from r1v3_jax.processing.processor import Processor
+from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.rewards import score as rewards
+from r1v3_jax.rewards import score as rewards_score
+from r1v3_jax.rewards import verify
+from r1v3_jax.rewards.score import scored
+from r1v3_jax.rewards.verifiers import verdict
+from r1v3_jax.rollout import collect, metrics, scoring
+from r1v3_jax.rollout import sampler as rollout_sampler
+from r1v3_jax.rollout.sampler import (
+    SNAPSHOTS,
+    GroupSampler,
+    begin,
+    multihost_utils,
+    sample,
+)
+from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.sharding import DECODE, TRAIN
+from r1v3_jax.stages import grpo
+from r1v3_jax.train.optimizer import trainable
+from r1v3_jax.train.policy_batch import pack, policy_batch
+from r1v3_jax.train.update import create
+from r1v3_jax.types import DroppedRow, Example
+
+
+def source(index: int) -> Example:
+    picture = Image.fromarray(np.full((28, 28, 3), 40 * index % 256, np.uint8))
+    return Example(str(index), (picture,), "what" + "?" * (index % 5), str(index))
+
+
+CONFIG = GRPO(
+    train=source,
+    prompts=4,
+    group_size=3,
+    max_prompt_tokens=100,
+    max_completion_tokens=8,
+    tiles=4,
+    aggregation="token",
+)
+
+
+def test_a_bad_row_of_a_held_out_set_stops_nothing(setup):
+    sampler, _ = setup
+
+    class Few:
+        bad = {10, 20, 30}
+
+        def __len__(self):
+            return 40
+
+        def __call__(self, index):
+            if index % 40 in self.bad:
+                raise DroppedRow("few", str(index), "fields", "no question")
+            return source(index)
+
+    few = Few()
+    items, consumed = sampler.reader(few, 4).take(50)
+    assert [item.index for item in items] == [
+        i for i in range(54) if i % 40 not in few.bad
+    ]
+    assert [drop["index"] for drop in consumed.drops] == [10, 20, 30, 50]
+    few.bad = set(range(40))
+    with pytest.raises(TooManyDropped):  # and does not look for ever
+        sampler.reader(few, 4).take(1)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write_tiny_tokenizer(directory)
+    tokenizer = load(directory, chat=chat.ChatFormat(system=None, opening="<think>\n"))
+    config = dataclasses.replace(
+        TINY,
+        text=dataclasses.replace(TINY.text, vocab_size=tokenizer.vocab_size),
+        image_token_id=tokenizer.image_token_id,
+        end_token_id=tokenizer.end_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    processor = Processor(config, tokenizer)
+    sampler = GroupSampler(
+        processor=processor,
+        sampling=SamplingParams(max_tokens=8, banned=tokenizer.banned_token_ids),
+        max_prompt_tokens=100,
+        tiles=4,
+        group_size=3,
+    )
+    return sampler, build.init(config, Compute())
+
+
+@pytest.fixture
+def reader(setup):
+    """Makes readers of the source, from an index on."""
+    with contextlib.ExitStack() as stack:
+
+        def make(start=0):
+            one = of_stage(CONFIG, setup[0].processor, Data(), start=start)
+            return stack.enter_context(contextlib.closing(one))
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def groups(setup):
+    """Sampled groups with rewards as if some were right, one of them undecided."""
+    sampler, model = setup
+    made = sampler.groups(
+        model, [source(i) for i in range(4)], jax.random.key(0), limit=8
+    )
+    rng, out = np.random.default_rng(0), []
+    for p, group in enumerate(made):
+        right = [float(x) for x in rng.integers(0, 2, 3)] if p else [1.0, 0.0, None]
+        scores = [
+            dataclasses.replace(s, total=r)
+            for s, r in zip(group.scores, right, strict=True)
+        ]
+        out.append(dataclasses.replace(group, scores=scores))
+    return out
+
+
+def test_the_trainer_agrees_with_the_sampler(setup, groups):
+    """Every sampled log-probability, recomputed by the training forward pass on its row."""
+    sampler, model = setup
+    batch = policy_batch(groups, CONFIG, sampler.processor)
+    batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
+    got, sampled = (
+        np.asarray(grpo.score(model, batch, 1.0)),
+        batch.rows.sampler_logprobs,
+    )
+    at = sampled != 0
+    assert at.sum() == sum(group.completions.lengths.sum() for group in groups)
+    np.testing.assert_allclose(got[at], sampled[at], atol=1e-4)  # float32
+
+
+def samples(groups, config=CONFIG):
+    """Each sample's group, number, and place in the rows: micro-batch, row, tokens."""
+    plan = pack(np.stack([group.completions.lengths for group in groups]), config)
+    for (p, g), (n, b, at, segment) in plan.places.items():
+        size = groups[p].completions.lengths[g]
+        yield groups[p], g, (n, b, slice(at, at + size)), segment
+
+
+def test_rows_hold_the_sampled_ids(setup, groups):
+    batch = policy_batch(groups, CONFIG, setup[0].processor)
+    for group, prompt in zip(groups, batch.prompts.tokens, strict=True):
+        np.testing.assert_array_equal(
+            prompt[: len(group.prompt.tokens)], group.prompt.tokens
+        )
+    for group, g, place, segment in samples(groups):
+        size = group.completions.lengths[g]
+        start = len(group.prompt.tokens)
+        np.testing.assert_array_equal(
+            batch.rows.tokens[place], group.completions.tokens[g, :size]
+        )
+        np.testing.assert_array_equal(
+            batch.rows.positions[place], start + np.arange(size)
+        )
+        assert (batch.rows.segment_ids[place] == segment).all()
+    held = sum(group.completions.lengths.sum() for group in groups)
+    assert (batch.rows.segment_ids > 0).sum() == held
+
+
+def test_an_undecided_sample_takes_no_part(setup, groups):
+    """Weight and advantage 0; the advantages of its siblings are those computed without it."""
+    rows = policy_batch(groups, CONFIG, setup[0].processor).rows
+    without = advantages.group_advantages(
+        np.array([[1.0, 0.0]]), np.ones((1, 2), bool)
+    )[0]
+    for group, g, place, _ in samples(groups):
+        if group is groups[0]:
+            expected = 0.0 if g == 2 else without[g]
+            np.testing.assert_array_equal(np.unique(rows.advantages[place]), [expected])
+            assert (rows.loss_weights[place] > 0).all() == (g != 2)
+    np.testing.assert_allclose(rows.loss_weights.sum(), 1, rtol=1e-5)
+
+
+def test_micro_batches_hold_the_same_samples(setup, groups):
+    whole = policy_batch(groups, CONFIG, setup[0].processor).rows
+    config = dataclasses.replace(CONFIG, accumulate=2)
+    parts = policy_batch(groups, config, setup[0].processor).rows
+    assert parts.tokens.shape == (2, 6, 8) and whole.tokens.shape == (1, 12, 8)
+    pairs = zip(samples(groups), samples(groups, config), strict=True)
+    for (_, _, one, _), (_, _, other, _) in pairs:
+        for name in (
+            "tokens",
+            "positions",
+            "loss_weights",
+            "advantages",
+            "sampler_logprobs",
+        ):
+            a, b = getattr(whole, name)[one], getattr(parts, name)[other]
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_tower_runs_once_a_prompt(setup, groups):
+    batch = policy_batch(groups, CONFIG, setup[0].processor).prompts
+    assert batch.tiles.shape == (1, 4, 28, 28, 3)  # not 4 x 3
+    assert [row.max() for row in batch.image_index] == [3, 7, 11, 15]
+
+
+def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(setup):
+    sampler, model = setup
+    processor = Processor(
+        sampler.processor.config, sampler.processor.tokenizer, "\n</think>\n\n"
+    )
+    plain, filled = (
+        dataclasses.replace(sampler, processor=e).groups(
+            model, [source(1)], jax.random.key(0), 3
+        )[0]
+        for e in (sampler.processor, processor)
+    )
+    added = processor.tokenizer.encode_text("\n</think>\n\n")
+    assert filled.prompt.tokens.tolist() == [*plain.prompt.tokens, *added]
+    assert all(text.startswith("\n</think>\n\n") for text in filled.texts)
+    assert filled.completions.tokens.shape == plain.completions.tokens.shape
+
+
+def test_rollouts_and_evaluations_decode_in_the_decode_layout(
+    setup, monkeypatch, reader
+):
+    """All who sample: the policy as it is trained comes in, and its DECODE form samples."""
+    sampler, model = setup
+    assert model.compute.rules == TRAIN
+    used = []
+
+    class Spy(GroupSampler):
+        def begin(self, model, *args):
+            used.append(model.language.blocks.compute.rules)
+            return super().begin(model, *args)
+
+    spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
+    collect.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
+    accuracy.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
+    list(sample(spy, model, source, 4, 4, jax.random.key(0)))  # chains, pass rates
+    assert used == [DECODE] * 3
+
+
+def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(
+    setup, spread, reader
+):
+    """An update, to which the weights are given away, does not touch what is under way."""
+    sampler, model = spread, jax.tree.map(jnp.copy, setup[1])
+    optimizer, update = grpo.make_update(CONFIG)
+    state = create(model, optimizer, trainable("all"))
+    key, where = jax.random.key(5), (CONFIG, 8)
+    old = [sampler, build.for_decoding(setup[1]), reader(4)]
+    expected = host(sampler.finish(begin(*old, key, *where)))
+    examples = reader()
+
+    def then():
+        return begin(sampler, build.for_decoding(state.model), examples, key, *where)
+
+    first = collect.collect(
+        sampler, state.model, examples, jax.random.key(0), *where, then=then
+    )
+    assert first.consumed.cursor == 4
+    batch = policy_batch(first.groups, CONFIG, sampler.processor)
+    batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
+    weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
+    state, _ = update(state, dataclasses.replace(batch, rows=weights))
+    second = collect.collect(
+        sampler, state.model, examples, jax.random.key(9), *where, flight=first.ahead
+    )
+    assert host(second.groups) == expected
+    assert second.consumed.cursor == 8 and second.ahead is None
+    new = begin(sampler, build.for_decoding(state.model), reader(4), key, *where)
+    moved = [group.completions.logprobs for group in sampler.finish(new)]
+    stayed = [group.completions.logprobs for group in second.groups]
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
+
+
+def test_the_next_rollout_is_begun_once(setup, reader):
+    """Slots whose samples all end at the limit: two looks find everything there."""
+    sampler, model = dataclasses.replace(setup[0], slots=6), setup[1]
+    banned = (*sampler.sampling.banned, sampler.processor.tokenizer.end_token_id)
+    sampler = dataclasses.replace(
+        sampler, sampling=SamplingParams(max_tokens=8, banned=banned)
+    )
+    begun = []
+    found = collect.collect(
+        sampler,
+        model,
+        reader(),
+        jax.random.key(0),
+        CONFIG,
+        8,
+        then=lambda: begun.append(1) or 7,
+    )
+    assert begun == [1] and found.ahead == 7
+
+
+def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, reader):
+    """Rewards by prompt: even prompts are always right, odd ones mixed."""
+    sampler, model = setup
+
+    def score_all(texts, answers, ended, **_):
+        base = rewards_score.score(texts[0], answers[0], ended=ended[0])
+        return [
+            dataclasses.replace(base, total=float(int(answer) % 2 == 0 or i % 3 == 0))
+            for i, answer in enumerate(answers)
+        ]
+
+    monkeypatch.setattr(
+        rewards, "score_all", score_all
+    )  # the verifier is not what is tested
+    config = dataclasses.replace(CONFIG, refills=2)
+    found = collect.collect(sampler, model, reader(), jax.random.key(0), config, 8)
+    assert [int(group.example.id) for group in found.groups] == [1, 3, 5, 7]
+    assert found.consumed.cursor == 8 and found.lengths == [100, 100]
+    assert found.counts == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
+    found = collect.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
+    assert [int(group.example.id) for group in found.groups] == [0, 1, 2, 3]
+    assert found.consumed.cursor == 4
+
+
+def test_a_bucket_changes_no_sample(setup, reader):
+    """Four prompts padded to 100 tokens, and to the first bucket that they fit."""
+    sampler, model = setup
+    buckets = ((20, 4), (90, 4), (95, 4))
+    found = []
+    for how, length in (
+        (CONFIG, 100),
+        (dataclasses.replace(CONFIG, buckets=buckets), 90),
+    ):
+        mine = dataclasses.replace(sampler, buckets=how.buckets)
+        made = collect.collect(mine, model, reader(), jax.random.key(0), how, 8)
+        batch = policy_batch(made.groups, how, sampler.processor)
+        assert made.lengths == [length] and batch.prompts.tokens.shape[1] == length
+        found.append(made.groups)
+    for large, small in zip(*found, strict=True):
+        np.testing.assert_array_equal(
+            small.completions.tokens, large.completions.tokens
+        )
+        a, b = small.completions.logprobs, large.completions.logprobs
+        np.testing.assert_allclose(a, b, atol=1e-5)  # sums in another order
+
+
+def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
+    """Rows 1, 2 and 6 are bad; the rollout begun ahead takes what comes after."""
+    sampler, model = setup
+
+    def spoilt(index):
+        if index in (1, 2, 6):
+            raise DroppedRow("set", str(index), "markers", "2 of 1")
+        return source(index)
+
+    how = Data(max_drop_fraction=0.1)
+    examples = of_stage(CONFIG, sampler.processor, how, source=spoilt)
+    with contextlib.closing(examples):
+        then = functools.partial(
+            begin,
+            sampler,
+            build.for_decoding(model),
+            examples,
+            jax.random.key(1),
+            CONFIG,
+            8,
+        )
+        first = collect.collect(
+            sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then
+        )
+        assert [group.example.id for group in first.groups] == ["0", "3", "4", "5"]
+        assert first.consumed.cursor == 6 and [
+            x["index"] for x in first.consumed.drops
+        ] == [1, 2]
+        later = collect.collect(
+            sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=first.ahead
+        )
+    assert [group.example.id for group in later.groups] == ["7", "8", "9", "10"]
+    assert later.consumed.cursor == 11 and [
+        x["index"] for x in later.consumed.drops
+    ] == [6]
+
+
+def test_the_accuracy_of_each_source_written_out(setup, groups):
+    """Prompts 0 and 2 of one data set, 1 and 3 of another; a failed verifier is in neither."""
+    right = {
+        0: (1.0, 0.0, None),
+        1: (0.0, 0.0, 0.0),
+        2: (1.0, 1.0, 0.0),
+        3: (1.0, 0.0, 0.0),
+    }
+    made = [
+        dataclasses.replace(
+            group,
+            example=dataclasses.replace(group.example, source="ab"[p % 2]),
+            scores=[
+                dataclasses.replace(score, total=x, accuracy=x)
+                for score, x in zip(group.scores, right[p], strict=True)
+            ],
+        )
+        for p, group in enumerate(groups)
+    ]
+    found = metrics.statistics(made, 8)
+    assert found["accuracy/a"] == pytest.approx(3 / 5)
+    assert found["accuracy/b"] == pytest.approx(1 / 6)
+    assert found["accuracy"] == pytest.approx(4 / 11)
+    assert "accuracy/a" not in metrics.statistics(
+        [made[0], made[2]], 8
+    )  # of one data set
+
+
+def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
+    sampler, model = setup
+    asked = {}
+
+    def verify_all(completions, answers, *, verifiers, questions, progress, how, **_):
+        asked.update(
+            verifiers=verifiers, questions=questions, progress=progress, how=how
+        )
+        return [verify.verify(c, a) for c, a in zip(completions, answers, strict=True)]
+
+    monkeypatch.setattr(
+        rewards, "verify_all", verify_all
+    )  # the verifier is not what is tested
+    names = ["", "choice", "number relative=0.1", "choice|model"]
+    examples = [
+        dataclasses.replace(source(i), verifier=name) for i, name in enumerate(names)
+    ]
+    sampler.groups(model, examples, jax.random.key(0), limit=3, progress=0.25)
+    assert asked["verifiers"] == [name for name in names for _ in range(3)]
+    assert asked["questions"] == [
+        example.question for example in examples for _ in range(3)
+    ]
+    assert asked["progress"] == 0.25 and asked["how"] is sampler.verify
+
+
+def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
+    """All right, none in the right form: the reward is the weight."""
+    sampler, model = setup
+    right = verdict.Check(verdict.Verdict.RIGHT, "7", "equal")
+    monkeypatch.setattr(
+        rewards, "verify_all", lambda texts, *_, **__: [right] * len(texts)
+    )
+    monkeypatch.setattr(rewards, "format_score", lambda *_, **__: 0.0)
+    weights = [None, 0.25, 0.0, 1.0]
+    examples = [
+        dataclasses.replace(source(i), accuracy_weight=w) for i, w in enumerate(weights)
+    ]
+    groups = sampler.groups(
+        model, examples, jax.random.key(0), limit=3, accuracy_weight=0.5
+    )
+    for group, weight in zip(groups, [0.5, 0.25, 0.0, 1.0], strict=True):
+        np.testing.assert_allclose(group.rewards, weight)
+
+
+def test_scores_of_other_processes_are_the_same(monkeypatch):
+    """Two processes, the second with fewer: all totals, also those between, are kept."""
+    right, wrong, error = verdict.Verdict
+    checks = [
+        verdict.Check(right, "7", "equal", 0.912346), verdict.Check(wrong, "8", "another", 0.1),
+        verdict.Check(error, "9", "late"), verdict.Check(right, "7", "equal"),
+        verdict.Check(wrong, "8", "another"),
+    ]  # fmt: skip
+    weights = [0.8, 0.5, 0.8, 0.25, 1.0]
+    scores = [scored(check, 1.0, w) for check, w in zip(checks, weights, strict=True)]
+    tables = []
+
+    def gather(table, tiled):
+        tables.append(np.array(table))
+        return np.concatenate(tables)
+
+    monkeypatch.setattr(rollout_sampler.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    with contextlib.suppress(ValueError):  # the rest is not there yet
+        scoring.gather_scores(scores[:3], weights)
+    found = scoring.gather_scores(scores[3:], weights)
+    for mine, theirs in zip(scores, found, strict=True):
+        assert theirs == dataclasses.replace(mine, extracted=None, reason="")
+
+
+def test_penalties_come_off_the_rewards_of_training(setup, reader):
+    """Cut off at the limit: the whole punishment; an error stays one."""
+    sampler, model = setup
+    shaping = Shaping(
+        overlong=0.5, overlong_tokens=2, repetition=1.0, repetition_ngram=1
+    )
+    config = dataclasses.replace(CONFIG, shaping=shaping)
+    plain, shaped = (
+        collect.collect(sampler, model, reader(), jax.random.key(0), how, 8).groups
+        for how in (CONFIG, config)
+    )
+    for before, after in zip(plain, shaped, strict=True):
+        for g, size in enumerate(before.completions.lengths):
+            ids = before.completions.tokens[g, :size].tolist()
+            penalty = 0.5 * min(max((size - 6) / 2, 0), 1) + 1 - len(set(ids)) / size
+            assert after.scores[g].penalty == pytest.approx(penalty)
+            assert after.rewards[g] == pytest.approx(
+                before.rewards[g] - penalty, abs=1e-6
+            )
+    mean = np.mean([score.penalty for group in shaped for score in group.scores])
+    assert metrics.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
+    failed = scored(verdict.Check(verdict.Verdict.ERROR, None, ""), 1.0, 0.8)
+    group = dataclasses.replace(plain[0], scores=[failed] * 3)
+    assert np.isnan(collect.shaped(group, config, 8).rewards).all()
+
+
+@pytest.fixture(scope="module")
+def spread(setup):
+    """A sampler with five tokens, one of them the end, and so with samples of all lengths."""
+    sampler, _ = setup
+    tokenizer = sampler.processor.tokenizer
+    allowed = {tokenizer.end_token_id, *tokenizer.encode_text("what")}
+    banned = tuple(i for i in range(tokenizer.vocab_size) if i not in allowed)
+    return dataclasses.replace(
+        sampler, sampling=SamplingParams(max_tokens=8, banned=banned)
+    )
+
+
+def host(groups):
+    """What there is to compare of groups."""
+    return [
+        (
+            group.example.id,
+            group.texts,
+            [dataclasses.asdict(score) for score in group.scores],
+            *(
+                getattr(group.completions, x).tolist()
+                for x in ("tokens", "lengths", "ended")
+            ),
+        )
+        for group in groups
+    ]
+
+
+def test_what_is_scored_while_others_are_sampled_is_the_same(
+    setup, spread, monkeypatch
+):
+    """Five slots for twelve samples: four looks, each at what the ones before did not have."""
+    sampler, model = spread, setup[1]
+    examples = [source(i) for i in range(4)]
+    expected = sampler.groups(model, examples, jax.random.key(0), limit=8)
+    calls, score_all = [], rewards_score.score_all
+
+    def watched(texts, *args, **options):
+        calls.append(len(texts))
+        return score_all(texts, *args, **options)
+
+    monkeypatch.setattr(rewards, "score_all", watched)
+    slotted = dataclasses.replace(sampler, slots=5)
+    groups = slotted.groups(model, examples, jax.random.key(0), limit=8)
+    assert host(groups) == host(expected)
+    assert len({int(x) for group in groups for x in group.completions.lengths}) >= 4
+    assert len(calls) == SNAPSHOTS and sum(calls) == 12 and calls[0] > 0
+    calls.clear()
+    sampler.groups(model, examples, jax.random.key(0), limit=8)
+    assert calls == [12]
+
+
+def test_busy_slots_are_counted(setup, spread):
+    """Twelve samples of lengths from 1 to 8: the steps of the longest, or of five slots in turn."""
+    model, found = setup[1], []
+    for slots in (0, 5):
+        groups = dataclasses.replace(spread, slots=slots).groups(
+            model, [source(i) for i in range(4)], jax.random.key(0), limit=8
+        )
+        lengths = np.concatenate([group.completions.lengths for group in groups])
+        free = np.zeros(slots or 12)
+        for length in lengths:
+            free[np.argmin(free)] += length
+        busy = lengths.sum() / (len(free) * free.max())
+        stats = metrics.statistics(groups, 8)
+        np.testing.assert_allclose(stats["slots/busy"], busy)
+        found.append(busy)
+    assert found[0] < found[1] < 1
+
+
+def test_the_limit_of_a_step_holds_without_another_program(setup):
+    sampler, model = setup
+    from r1v3_jax.sampling.loop import decode
+
+    sampler.groups(model, [source(i) for i in range(4)], jax.random.key(0), limit=8)
+    programs = decode._cache_size()
+    short = sampler.groups(
+        model, [source(i) for i in range(4)], jax.random.key(0), limit=3
+    )
+    assert max(group.completions.lengths.max() for group in short) <= 3
+    assert decode._cache_size() == programs

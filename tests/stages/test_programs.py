@@ -1,0 +1,98 @@
+"""The table of programs is what a run compiles: the same text, program by program."""
+
+import dataclasses
+import functools
+import json
+
+import pytest
+
+from r1v3_jax.config import load_config
+from r1v3_jax.models import r1v3
+from r1v3_jax.pipeline import pipeline, start
+from r1v3_jax.rollout import sampler
+from r1v3_jax.sharding import make_mesh
+from r1v3_jax.stages import grpo, kinds, sft
+
+
+@pytest.fixture(scope="module")
+def config():
+    smoke = load_config("digits_smoke")
+    # Two updates a rollout, so that `score` runs too.
+    return dataclasses.replace(
+        smoke,
+        pipeline=("cold_start", "grpo"),
+        cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
+        grpo=dataclasses.replace(
+            smoke.grpo,
+            steps=2,
+            updates_per_rollout=2,
+            evaluate_every=1,
+            slots=6,
+            rollout_int8=True,
+            importance_cap=2.0,
+            off_policy_steps=1,
+            buckets=(
+                (24, 4),
+            ),  # the prompts of step 0 have up to 25 tokens, of step 1 up to 23
+        ),
+        evaluate=dataclasses.replace(
+            smoke.evaluate, sets=(), pooled=(), answer_prior=(), slots=4
+        ),
+        mesh=(2, 2, 1),
+    )
+
+
+def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
+    ran = []
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        @functools.wraps(function)
+        def watched(*args, **kwargs):
+            ran.append((name, function.lower(*args, **kwargs).as_text()))
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in (
+        (r1v3, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
+        (grpo, "score"), (sft, "validation_loss"),
+    ):  # fmt: skip
+        watch(module, name)
+    for stage in (grpo, sft):
+        make = stage.make_update
+
+        def watched_update(config, make=make):
+            optimizer, update = make(config)
+
+            def watched(*args):
+                ran.append(("update", update.lower(*args).as_text()))
+                return update(*args)
+
+            return optimizer, watched
+
+        monkeypatch.setattr(stage, "make_update", watched_update)
+    pipeline.run(config, tmp_path, quiet=True)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if line["stage"] == "grpo"]
+    assert [line["prompts/padded_length"] for line in steps] == [26, 24]
+    assert (
+        json.loads((tmp_path / "summary.json").read_text())["compiles_after_warmup"]
+        == 0
+    )
+    monkeypatch.undo()
+
+    tokenizer = start.make_processor(config, tmp_path / "tokenizer").tokenizer
+    mesh = make_mesh(config.mesh)
+    table = [
+        program
+        for stage in config.pipeline
+        for program in kinds.of_stage(config, stage, mesh, tokenizer.banned_token_ids)
+    ]
+    wanted = [(program.name, program.lower().as_text()) for program in table]
+    assert {name for name, _ in ran} == {name for name, _ in wanted}
+    for name, text in ran:
+        assert text in [other for same, other in wanted if same == name], name
+    for name, text in wanted:  # and the table holds nothing else
+        assert text in [other for same, other in ran if same == name], name

@@ -1,0 +1,302 @@
+"""The bench: a tiny step in numbers, its yardstick, what is counted, and the refusals."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parts
+import pytest
+from shapes import SHAPES, Shape
+
+from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.models.flops import num_params
+from r1v3_jax.sharding import make_mesh
+from r1v3_jax.train import policy_batch
+
+ROOT = Path(__file__).parents[2]
+TEXT = TextConfig(
+    vocab_size=128, embed=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp=32
+)
+VISION = VisionConfig(image_size=28, patch_size=7, embed=16, layers=1, heads=2, mlp=32)
+BLIND = ModelConfig(TEXT, None, image_token_id=None, end_token_id=2, pad_token_id=0)
+SIGHTED = ModelConfig(
+    TEXT, VISION, image_token_id=5, end_token_id=2, pad_token_id=0, max_tiles=1
+)
+SMALL = Shape(
+    BLIND, prompts=2, group_size=3, prompt_tokens=12, new_tokens=5, accumulate=2
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def setting():
+    """One device."""
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(setting):
+    ready = parts.Bench(SMALL)
+    ready.run(["step", "distinct", "profile", "products", "naive"], runs=1)
+    return ready
+
+
+def test_every_part_has_times(measured):
+    report = json.loads(json.dumps(measured.report()))  # what a file holds
+    timings = report["timings"]
+    assert set(timings) == set(
+        "step rollout batch update distinct prefill generate decode products naive_update".split()
+    )
+    for name, row in timings.items():
+        for unit in ("cpu_s", "wall_s"):
+            if (
+                name == "decode"
+            ):  # a difference, next to nothing here: it may seem less than that
+                whole = (
+                    timings["generate"][unit]["median"]
+                    - timings["prefill"][unit]["median"]
+                )
+                assert row[unit]["median"] == pytest.approx(whole, abs=1e-9)
+                continue
+            assert 0 <= row[unit]["min"] <= row[unit]["median"] <= row[unit]["max"] < 60
+            assert math.isfinite(row[f"compile_{unit}"])
+    assert timings["step"]["runs"] == 1
+    assert (
+        timings["update"]["runs"] == 3
+    )  # in two steps and beside the naive one, less the first
+    assert timings["step"]["compile_cpu_s"] > 0
+    assert set(report["peak_rss_gib"]) == {
+        "step",
+        "distinct",
+        "profile",
+        "products",
+        "naive",
+    }
+    assert "mfu" not in report and "peak_device_gib" not in report  # a CPU
+
+
+def test_the_products_are_those_of_all_matrices():
+    """By the compiler's count: 2 a weight and row, of one trip through the loop."""
+    ones = {name: jnp.ones(shape) for name, shape in {
+        "q": (8, 12), "k": (8, 4), "v": (8, 4), "out": (12, 8),
+        "gate": (8, 20), "up": (8, 20), "down": (20, 8),
+    }.items()}  # fmt: skip
+    head, rows = jnp.ones((30, 8)), 6
+    lowered = parts.products.lower(
+        [ones, ones], head, jnp.ones((rows, 8)), jnp.int32(3)
+    )
+    compiled = lowered.compile()  # behind which nothing is left out any more
+    assert len(re.findall(r" dot\(", compiled.as_text())) == 15
+    wanted = 2 * rows * (2 * sum(w.size for w in ones.values()) + head.size)
+    # The rest are sums and quotients of the rows.
+    assert wanted <= compiled.cost_analysis()["flops"] <= 1.1 * wanted
+
+
+def test_every_sample_runs_to_its_last_token(measured):
+    for name in ("step", "rollout", "distinct"):
+        assert measured.report()["timings"][name]["tokens"] == [2 * 3 * 5]
+
+
+def test_samples_differ_in_reward(measured):
+    groups = measured.groups(measured.sampler)
+    assert any(
+        group.has_signal for group in groups
+    )  # some have two samples of few tokens
+    assert groups[0].prompt.tokens.tolist() != groups[1].prompt.tokens.tolist()
+
+
+def test_the_naive_update_is_the_update(measured):
+    """The same loss and the same gradient, so that their times compare."""
+    groups, found = measured.groups(measured.sampler), []
+    for make, update in (
+        (policy_batch.policy_batch, measured.update),
+        (parts.naive_batch, measured.naive_update),
+    ):
+        batch = measured.place(make(groups, measured.config, measured.processor))
+        state = jax.tree.map(jnp.copy, measured.state)  # an update donates it
+        found.append(jax.device_get(update(state, batch)[1]))
+    for name in ("loss", "grad_norm", "sampler_gap", "policy_entropy"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_naive_rows_hold_the_images(setting):
+    """What the sampler saw: its log-probabilities come out again."""
+    ready = parts.Bench(dataclasses.replace(SMALL, model=SIGHTED))
+    groups = ready.groups(ready.sampler)
+    assert all(
+        (group.prompt.tokens == SIGHTED.image_token_id).sum() == 4 for group in groups
+    )
+    batch = ready.place(parts.naive_batch(groups, ready.config, ready.processor))
+    assert np.any(batch.sampler_logprobs < 0)
+    loss = jax.jit(functools.partial(parts.naive_loss, config=ready.config))
+    for n in range(2):
+        _, found = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], batch))
+        assert found["sampler_gap"] < 1e-5  # float32; some come out alike to the bit
+        # It is the distance to what the sampler said: one nat more for each token of this half.
+        other = dataclasses.replace(batch, sampler_logprobs=batch.sampler_logprobs - 1)
+        _, further = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], other))
+        np.testing.assert_allclose(further["sampler_gap"], 0.5, atol=1e-5)
+        assert found["policy_entropy"] > 1
+
+
+def test_ragged_samples_count_down_to_their_end(setting):
+    shape = Shape(
+        BLIND, prompts=8, group_size=8, prompt_tokens=4, new_tokens=16, shortest=2
+    )
+    ready = parts.Bench(shape)
+    groups = ready.groups(ready.sampler)
+    lengths = np.concatenate([group.completions.lengths for group in groups])
+    assert all(group.completions.ended.all() for group in groups)
+    assert lengths.min() == 2 and lengths.max() > 12
+    assert (
+        4 <= np.median(lengths) <= 8
+    )  # log-uniform: the middle is the square root of 2 * 16
+    row, length = groups[0].completions.tokens[0], lengths[0]
+    assert row[:length].tolist() == [*range(16 + length - 1, 16, -1), 2]
+
+
+def test_slots_and_static_batches_sample_as_many(setting):
+    """Eight slots: of 8 prompts x 4 samples at a time, or of two prompts after two."""
+    shape = Shape(
+        BLIND, prompts=8, group_size=4, prompt_tokens=4, new_tokens=64, shortest=2
+    )
+    ready = parts.Bench(shape, slots=8)
+    ready.run(["sampler", "static"], runs=1)
+    slots, static = (ready.report()["timings"][name] for name in ("sampler", "static"))
+    # 32 samples of (64 - 2) / log(64 / 2) = 17.9 tokens, give or take five of their means' spreads.
+    for row in (slots, static):
+        assert 280 < row["tokens"][0] < 880
+    # A batch of 8 runs to its longest sample, log-uniform from 2 to 64; a freed slot is taken.
+    assert static["busy"] < slots["busy"] <= 1 and static["busy"] < 0.6
+
+
+def test_the_share_of_slots_in_use_by_hand():
+    def batch(lengths, slots_and_steps):
+        made = types.SimpleNamespace(lengths=np.asarray(lengths))
+        return [
+            types.SimpleNamespace(completions=made, busy=sum(lengths) / slots_and_steps)
+        ]
+
+    assert parts.counts_of([batch([3, 1], 2 * 3)]) == (4, 4 / 6)
+    found = parts.counts_of([batch([3, 1], 2 * 3), batch([10, 10], 2 * 10)])
+    assert found == (24, pytest.approx(24 / 26))
+
+
+def test_flops_of_a_small_step():
+    text = TextConfig(
+        vocab_size=100, embed=8, layers=2, heads=2, kv_heads=1, head_dim=4, mlp=16
+    )
+    model = dataclasses.replace(BLIND, text=text)
+    shape = Shape(model, prompts=3, group_size=5, prompt_tokens=10, new_tokens=4)
+    layers = 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16)  # q, k and v, out, mlp
+    tokens, sampled = 3 * 10 + 15 * 4, 15 * 4
+    pairs = 3 * 10 * 10 / 2 + 15 * (10 * 4 + 4 * 4 / 2)
+    forward = 2 * layers * tokens + 2 * 100 * 8 * sampled + 2 * 2 * (2 * 8) * pairs
+    assert parts.flops(shape) == {
+        "rollout": forward,
+        "update": 3 * forward,
+        "step": 4 * forward,
+    }
+
+
+def test_shapes_are_those_of_the_peers():
+    parameters = {name: num_params(shape.model) for name, shape in SHAPES.items()}
+    assert parameters["tunix"] == 6_033_664  # as tunix_baseline.py counts
+    assert parameters["trl"] == 5_621_888  # as trl_baseline.py counts
+    assert SHAPES["trl"].model.image_tokens_per_tile == 64
+    assert SHAPES["tunix"].with_vocabulary(32768).model.text.vocab_size == 32768
+
+
+def test_runs_without_the_first():
+    runs = [
+        parts.Run(9, 8, 40),
+        parts.Run(2, 4, 40),
+        parts.Run(1, 2, 40),
+        parts.Run(4, 2, 40),
+    ]
+    assert parts.summary(runs) == {
+        "runs": 3,
+        "cpu_s": {"min": 2, "median": 2, "max": 4},
+        "compile_cpu_s": 6,
+        "wall_s": {"min": 1, "median": 2, "max": 4},
+        "compile_wall_s": 7,
+        "tokens": [40, 40, 40],
+        "tokens_per_s": 20,
+        "tokens_per_cpu_s": 20,
+    }
+
+
+def test_ratios_are_taken_within_pairs():
+    pairs = [
+        ({"s": 2.0}, {"s": 1.0}),
+        ({"s": 9.0}, {"s": 3.0}),
+        ({"s": 4.0}, {"s": 8.0}),
+    ]
+    assert parts.ratios(pairs) == {"s": {"pairs": [2.0, 3.0, 0.5], "median": 2.0}}
+
+
+# Imports once, then runs every command line in a fork of its own.
+REFUSALS = """
+import json, os, runpy, sys
+import parts
+from r1v3_jax import hf, report
+
+for arguments in json.load(sys.stdin):
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.dup2(write, 2)
+        sys.argv = ["tools/bench", *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        os._exit(0)
+    os.close(write)
+    said = os.fdopen(read).read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([code, said]), flush=True)
+"""
+
+
+def test_refusals(tmp_path):
+    cases = {
+        (
+            "--compare=verl",
+        ): "error: --compare: no peer 'verl'; there are tunix, trl, transformers",
+        ("--compare=trl", f"--trl_python={tmp_path}/python"): (
+            f"error: --trl_python={tmp_path}/python: no such file; name another, or type\n"
+            "  python3.11 -m venv trl-env\n"
+            "  trl-env/bin/pip install torch==2.13.0\n"
+            "  trl-env/bin/pip install trl==1.16.0 transformers==5.23.0 accelerate==1.15.0 "
+            "datasets==5.2.0 pillow"
+        ),
+        (
+            "--compare=tunix",
+            f"--tunix_python={sys.executable}",
+            f"--baselines={tmp_path}",
+        ): (f"error: --baselines={tmp_path}: no tunix_baseline.py in that directory"),
+        (
+            "--growth",
+        ): "error: --growth writes two files; name the first with --out=FILE.json",
+        ("--parts=step,all",): (
+            "error: --parts: no part 'all'; there are sampler, static, distinct, step, profile, "
+            "products, naive"
+        ),
+        (f"--out={tmp_path}/no/x.json",): (
+            f"error: --out={tmp_path}/no/x.json: its directory does not exist"
+        ),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSALS], input=json.dumps([list(case) for case in cases]),
+        capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+    )  # fmt: skip
+    wanted = [[1, f"{message}\n"] for message in cases.values()]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == wanted

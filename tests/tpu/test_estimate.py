@@ -1,0 +1,566 @@
+"""Small programs, and the time each must take, worked out beside it."""
+
+import itertools
+import json
+
+import pytest
+from tpu_compiler import answer_of, devices, needs_libtpu
+
+from r1v3_jax.tpu.estimate import CHIPS, Copy, _Program, estimate
+
+V5P, V5E = CHIPS["v5p"], CHIPS["v5e"]
+MATRIX, MEMORY = 0.85 * 459e12, 0.85 * 2765e9  # FLOP/s and bytes/s that v5p reaches
+US = 1e-6  # for an op, and for a hop from chip to chip
+CUBE = list(
+    itertools.product(range(4), repeat=3)
+)  # partitions 0 to 3 are a ring along z
+RING = "replica_groups=[16,4]<=[64], use_global_device_ids=true"
+
+
+def run(entry: str, others: str = "", *, chip=V5P, coords=CUBE, **more):
+    """The estimate of a module with these ops; the last line is the root."""
+    ops = [line.strip() for line in entry.strip().splitlines()]
+    ops[-1] = "ROOT " + ops[-1]
+    body = "\n".join("  " + op for op in ops)
+    hlo = f"HloModule test, is_scheduled=true\n{others}\nENTRY %main () -> f32[] {{\n{body}\n}}\n"
+    result = estimate(hlo, chip=chip, coords=coords, **more)
+    assert sum(result.parts.values()) == pytest.approx(result.seconds)
+    return result
+
+
+WEIGHTS = """
+    %x = bf16[4096,8192]{1,0:T(8,128)(2,1)} parameter(0)
+    %w = bf16[8192,4096]{1,0:T(8,128)(2,1)} parameter(1)
+"""
+MATMUL = "bf16[4096,4096]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
+MATMUL_FLOPS = 2 * 4096 * 8192 * 4096
+MATMUL_S = MATMUL_FLOPS / MATRIX  # 705 us
+
+
+# --- what the cores do ---------------------------------------------------------------------------
+
+
+def test_a_large_matmul_runs_at_85_percent():
+    result = run(WEIGHTS + f"%y = {MATMUL}")
+    assert result.seconds == result.parts["matmul"] == pytest.approx(MATMUL_S)
+    assert result.flops == MATMUL_FLOPS
+    assert result.hbm_bytes == 2 * (4096 * 8192 + 8192 * 4096 + 4096 * 4096)
+    assert result.bound == "matrix units"
+    assert run(WEIGHTS + f"%y = {MATMUL}", chip=V5E).seconds == MATMUL_FLOPS / (
+        0.85 * 197e12
+    )
+
+
+def test_a_thin_matmul_waits_for_its_weights():
+    result = run("""
+        %x = bf16[8,8192]{1,0} parameter(0)
+        %w = bf16[8192,4096]{1,0} parameter(1)
+        %y = bf16[8,4096]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+    """)
+    assert result.seconds == pytest.approx(
+        2 * (8 * 8192 + 8192 * 4096 + 8 * 4096) / MEMORY
+    )
+    assert result.bound == "memory"
+
+
+MATMUL_FUSION = """
+%fused (a: bf16[16,64,2], b: bf16[64,2,32]) -> bf16[16,OUT,32] {
+  %a = bf16[16,64,IN]{1,0,2} parameter(0)
+  %same = bf16[16,64,IN]{1,0,2} fusion(%a), kind=kLoop, calls=%rename
+  %b = bf16[64,2,32]{0,2,1} parameter(1)
+  ROOT %c = bf16[16,OUT,32]{2,0,1} convolution(%same, %b), WINDOW, dim_labels=bf0_i0o->b0f
+}
+%rename (a: bf16[16,64,IN]) -> bf16[16,64,IN] {
+  %a = bf16[16,64,IN]{1,0,2} parameter(0)
+  ROOT %same = bf16[16,64,IN]{1,0,2} bitcast(%a)
+}
+"""
+CALL = """
+    %a = bf16[16,64,IN]{1,0,2} parameter(0)
+    %b = bf16[64,2,32]{0,2,1} parameter(1)
+    %c = bf16[16,OUT,32]{2,0,1} fusion(%a, %b), kind=kOutput, calls=%fused
+"""
+
+
+@pytest.mark.parametrize(
+    "window, inputs, outputs, hits",  # hits: positions of all windows that meet a real input
+    [
+        ("size=2 pad=1_1 rhs_reversal=1", 1, 2, 2),  #                 [. a] [a .]
+        ("size=2 pad=1_1 lhs_dilate=2", 2, 4, 4),  #       [. a] [a .] [. b] [b .]
+        ("size=2 stride=2", 4, 2, 4),  #                               [a b] [c d]
+        ("size=2 rhs_dilate=2", 3, 1, 2),  #                               [a . c]
+    ],
+)
+def test_matmuls_with_a_window(window, inputs, outputs, hits):
+    def sized(text):
+        text = text.replace("WINDOW", f"window={{{window}}}")
+        return text.replace("IN", str(inputs)).replace("OUT", str(outputs))
+
+    result = run(sized(CALL), sized(MATMUL_FUSION))
+    assert result.flops == 2 * 16 * 32 * 64 * hits
+    assert result.hbm_bytes == 2 * (16 * 64 * inputs + 64 * 2 * 32 + 16 * outputs * 32)
+
+
+def test_after_code_generation_matmuls_take_the_compilers_cycles():
+    cycles = ', backend_config={"window_config":{"estimated_cycles":"17500"}}'
+    assert run(WEIGHTS + f"%y = {MATMUL}{cycles}").seconds == pytest.approx(
+        10 * US
+    )  # at 1.75 GHz
+
+
+@pytest.mark.parametrize(
+    "cycles, seconds",
+    [
+        (1_750, 1 * US),  # the compiler knows of something that needs no memory
+        (17_500, 8 * 2**20 / MEMORY),  # 10 us, of which memory explains 3.6
+        (1_750_000, 0.12 * 1000 * US),
+    ],
+)
+def test_other_ops_take_their_bytes_or_an_eighth_of_the_cycles(cycles, seconds):
+    result = run(f"""
+        %x = f32[1024,1024]{{1,0}} parameter(0)
+        %y = f32[1024,1024]{{1,0}} negate(%x), backend_config={{"estimated_cycles":"{cycles}"}}
+    """)
+    assert result.seconds == pytest.approx(seconds + US)
+
+
+def test_an_elementwise_op_moves_its_bytes():
+    result = run("""
+        %x = f32[1024,4096]{1,0} parameter(0)
+        %k = f32[1024,4096]{1,0:T(8,128)S(1)} parameter(1)
+        %y = f32[1024,4096]{1,0} add(%x, %k)
+    """)  # k is in VMEM
+    assert result.hbm_bytes == 2 * 4 * 1024 * 4096
+    assert result.parts["elementwise"] == pytest.approx(result.hbm_bytes / MEMORY + US)
+
+
+SLICED = """
+%cut (stack: bf16[64,1024,1024], layer: s32[]) -> bf16[1024,1024] {
+  %stack = bf16[64,1024,1024]{2,1,0} parameter(0)
+  %layer = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = bf16[1,1024,1024]{2,1,0} dynamic-slice(%stack, %layer, %zero, %zero)
+  ROOT %one = bf16[1024,1024]{1,0} bitcast(%slice)
+}
+%put (stack: bf16[64,1024,1024], one: bf16[1,1024,1024], layer: s32[]) -> bf16[64,1024,1024] {
+  %stack = bf16[64,1024,1024]{2,1,0} parameter(0)
+  %one = bf16[1,1024,1024]{2,1,0} parameter(1)
+  %layer = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %new = bf16[64,1024,1024]{2,1,0} dynamic-update-slice(%stack, %one, %layer, %zero, %zero)
+}
+"""
+
+
+def test_of_a_stack_only_the_layer_is_read_and_written():
+    entry = """
+        %stack = bf16[64,1024,1024]{2,1,0} parameter(0)
+        %layer = s32[]{:S(6)} parameter(1)
+        %one = bf16[1024,1024]{1,0} fusion(%stack, %layer), kind=kLoop, calls=%cut
+        %row = bf16[1,1024,1024]{2,1,0} bitcast(%one)
+        %new = bf16[64,1024,1024]{2,1,0} fusion(%stack, %row, %layer), kind=kLoop, calls=%put
+    """
+    assert run(entry, SLICED).hbm_bytes == (2 + 2) * (2 * 1024 * 1024)
+    assert not run(entry, SLICED).copies
+
+
+EIGHT_BITS = """
+%tiles (in: s8[64,1024,1024]) -> s8[64,1024,1024] {
+  %in = s8[64,1024,1024]{2,1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %out = s8[64,1024,1024]{2,1,0:T(8,128)(4,1)} copy(%in)
+}
+
+%cut (stack: s8[64,1024,1024], layer: s32[]) -> bf16[1024,1024] {
+  %stack = s8[64,1024,1024]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %again = s8[64,1024,1024]{2,1,0:T(8,128)(4,1)} fusion(%stack), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiles
+  %layer = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = s8[1,1024,1024]{2,1,0} dynamic-slice(%again, %layer, %zero, %zero), dynamic_slice_sizes={1,1024,1024}
+  %wide = bf16[1,1024,1024]{2,1,0} convert(%one)
+  ROOT %row = bf16[1024,1024]{1,0} bitcast(%wide)
+}
+"""  # noqa: E501
+
+
+def test_a_layer_in_eight_bits_is_read_in_eight_bits():
+    """The compiler gives the numbers other tiles on their way into a matmul; nothing is copied."""
+    entry = """
+        %stack = s8[64,1024,1024]{2,1,0} parameter(0)
+        %layer = s32[]{:S(6)} parameter(1)
+        %one = bf16[1024,1024]{1,0} fusion(%stack, %layer), kind=kLoop, calls=%cut
+    """
+    assert run(entry, EIGHT_BITS).hbm_bytes == (1 + 2) * 1024 * 1024
+    moved = EIGHT_BITS.replace("output_to_operand_aliasing={{}: (0, {})}, ", "")
+    assert run(entry, moved).hbm_bytes == (64 + 2) * 1024 * 1024  # a copy that is one
+
+
+def test_copies_are_listed():
+    result = run("""
+        %x = bf16[64,1024,1024]{2,1,0} parameter(0)
+        %y = bf16[64,1024,1024]{1,2,0} copy(%x)
+    """)
+    assert result.copies == (
+        Copy("y", "bf16[64,1024,1024]{1,2,0}", 2 * 64 * 1024 * 1024, 1),
+    )
+
+
+# --- loops and branches --------------------------------------------------------------------------
+
+# A body with one matmul, a counter that rises by 2.
+BODY = """
+%body (state: (s32[], bf16[4096,8192], bf16[8192,4096])) -> (s32[], bf16[4096,8192]) {
+  %state = (s32[], bf16[4096,8192], bf16[8192,4096]) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = bf16[4096,8192]{1,0} get-tuple-element(%state), index=1
+  %w = bf16[8192,4096]{1,0} get-tuple-element(%state), index=2
+  %two = s32[] constant(2)
+  %next = s32[] add(%i, %two)
+  %y = MATMUL
+  ROOT %end = (s32[], bf16[4096,8192], bf16[8192,4096]) tuple(%next, %x, %w)
+}
+%condition (state: (s32[], bf16[4096,8192], bf16[8192,4096])) -> pred[] {
+  %state = (s32[], bf16[4096,8192], bf16[8192,4096]) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %bound = s32[] constant(9)
+  %stop = pred[] parameter(1)
+  TEST
+}
+""".replace("MATMUL", MATMUL)
+LOOP = """
+    %zero = s32[] constant(0)
+    %start = (s32[], bf16[4096,8192], bf16[8192,4096]) tuple(%zero, %x, %w)
+    %loop = (s32[], bf16[4096,8192], bf16[8192,4096]) while(%start), \
+condition=%condition, body=%body
+"""
+
+
+def test_a_counted_loop():
+    counted = BODY.replace("TEST", "ROOT %t = pred[] compare(%i, %bound), direction=LT")
+    result = run(WEIGHTS + LOOP, counted)
+    assert result.flops == 5 * MATMUL_FLOPS  # i = 0, 2, 4, 6, 8
+    assert result.seconds == pytest.approx(5 * MATMUL_S)
+    assert result.dynamic_loop_seconds == 0
+    format_counts = LOOP.rstrip() + ', backend_config={"known_trip_count":{"n":"7"}}'
+    assert run(WEIGHTS + format_counts, counted).flops == 7 * MATMUL_FLOPS
+
+
+def test_a_loop_that_ends_on_data():
+    either = f"""%t = pred[] compare(%i, %bound), direction=LT
+  %all = pred[] all-reduce(%stop), {RING}, to_apply=%and
+  ROOT %go = pred[] and(%t, %all)"""
+    trip = MATMUL_S + 2 * US + 1.5 / (2 * 90e9)
+    for trips in (1, 3):
+        result = run(WEIGHTS + LOOP, BODY.replace("TEST", either), dynamic_trips=trips)
+        assert result.dynamic_loop_seconds == pytest.approx(trip)
+        assert result.seconds == pytest.approx(trips * trip)
+
+
+def test_a_loop_around_a_loop_that_ends_on_data():
+    body = BODY.replace("TEST", "ROOT %go = pred[] not(%stop)")
+    state = "(s32[], bf16[4096,8192], bf16[8192,4096])"
+    outer = f"""
+%outer (state: {state}) -> {state} {{
+  %state = {state} parameter(0)
+  ROOT %loop = {state} while(%state), condition=%condition, body=%body
+}}
+"""
+    around = LOOP.replace("body=%body", "body=%outer")
+    result = run(WEIGHTS + around, body + outer, dynamic_trips=3)
+    assert result.flops == 3 * MATMUL_FLOPS
+    assert result.dynamic_loop_seconds == pytest.approx(MATMUL_S)
+
+
+def test_the_costliest_branch_counts():
+    branches = f"""
+%cheap (x: bf16[4096,8192]) -> bf16[4096,4096] {{
+  %x = bf16[4096,8192]{{1,0}} parameter(0)
+  ROOT %y = bf16[4096,4096]{{1,0}} slice(%x), slice={{[0:4096], [0:4096]}}
+}}
+%dear (x: bf16[4096,8192]) -> bf16[4096,4096] {{
+  %x = bf16[4096,8192]{{1,0}} parameter(0)
+  %w = bf16[8192,4096]{{1,0}} parameter(1)
+  ROOT %y = {MATMUL}
+}}
+"""
+    entry = """
+        %x = bf16[4096,8192]{1,0} parameter(0)
+        %i = s32[] parameter(1)
+        %y = bf16[4096,4096]{1,0} conditional(%i, %x, %x), branch_computations={%cheap, %dear}
+    """
+    assert run(entry, branches).seconds == pytest.approx(MATMUL_S)
+
+
+# --- what chips say to each other ----------------------------------------------------------------
+
+
+def test_an_all_reduce_around_a_ring():
+    entry = f"""
+        %x = f32[1024,1024]{{1,0}} parameter(0)
+        %y = f32[1024,1024]{{1,0}} all-reduce(%x), {RING}, to_apply=%add
+    """
+    sent = 2 * 3 / 4 * 4 * 1024 * 1024  # every shard goes round twice
+    result = run(entry)
+    (kind, it), *_ = result.collectives.items()
+    assert (kind, it.count, it.bytes) == ("all-reduce", 1, sent)
+    assert it.seconds == it.exposed == pytest.approx(sent / (2 * 90e9) + 2 * US)
+    assert result.seconds == result.parts["collectives"] == it.exposed
+    assert result.bound == "interconnect"
+    # Four chips of v5e in a row are no ring: one link between the halves.
+    row = run(entry, chip=V5E, coords=[(0, y) for y in range(4)])
+    assert row.seconds == pytest.approx(sent / 45e9 + 2 * US)
+
+
+@pytest.mark.parametrize(
+    "text, members",
+    [
+        ("replica_groups={{0,16,32,48},{1,17,33,49}}", [0, 16, 32, 48]),
+        ("replica_groups=[16,4]<=[64]", [0, 1, 2, 3]),
+        ("replica_groups=[16,4]<=[4,16]T(1,0)", [0, 16, 32, 48]),
+        (
+            "replica_groups=mesh['a'=4,'b'=8,'c'=2] {'a','c'}",
+            [0, 1, 16, 17, 32, 33, 48, 49],
+        ),
+        ("replica_groups={}", range(64)),
+    ],
+)
+def test_ways_to_write_a_group(text, members):
+    program = _Program("ENTRY %main () -> f32[] {\n}", V5P, CUBE, 1)
+    assert program.group(text) == list(members)
+    result = run(f"""
+        %x = f32[65536]{{0}} parameter(0)
+        %y = f32[1024]{{0}} reduce-scatter(%x), {text}, dimensions={{0}}, to_apply=%add
+    """)
+    assert result.collectives["reduce-scatter"].bytes == 4096 * (len(members) - 1)
+
+
+GATHER = """
+    %shard = bf16[SHARD,4096]{1,0} parameter(2)
+    %start = (bf16[SHARD,4096]{1,0}, bf16[WHOLE,4096]{1,0}) all-gather-start(%shard), \
+RING, dimensions={0}
+    %y = MATMUL
+    %done = bf16[WHOLE,4096]{1,0} all-gather-done(%start)
+""".replace("RING", RING).replace("MATMUL", MATMUL)
+
+
+@pytest.mark.parametrize("whole", [4096, 65536])
+def test_an_all_gather_behind_a_matmul(whole):
+    gather = GATHER.replace("SHARD", str(whole // 4)).replace("WHOLE", str(whole))
+    result = run(WEIGHTS + gather)
+    sent = 3 / 4 * 2 * whole * 4096
+    seconds = (
+        sent / (2 * 90e9) + 2 * US
+    )  # 142 us: hidden; 2,239 us: more than the matmul's 705
+    it = result.collectives["all-gather"]
+    assert (it.bytes, it.seconds) == pytest.approx((sent, seconds))
+    assert it.exposed == pytest.approx(max(0, seconds - MATMUL_S))
+    assert result.seconds == pytest.approx(max(MATMUL_S, seconds))
+
+
+def test_two_all_gathers_take_turns():
+    gather = GATHER.replace("SHARD", "1024").replace("WHOLE", "4096")
+    second = (
+        gather.replace("%start", "%start2")
+        .replace("%done", "%done2")
+        .replace("%y", "%z")
+    )
+    lines = (gather.strip().splitlines()[:2], second.strip().splitlines()[1:2])
+    ends = ["%d = bf16[4096,4096]{1,0} all-gather-done(%start)"]
+    ends += ["%d2 = bf16[4096,4096]{1,0} all-gather-done(%start2)"]
+    result = run("\n".join(lines[0] + lines[1] + ends))
+    assert result.seconds == pytest.approx(
+        2 * (3 / 4 * 2 * 4096 * 4096 / (2 * 90e9) + 2 * US)
+    )
+
+
+FUSED_GATHER = f"""
+%start (w: bf16[1024,4096]) -> (bf16[1024,4096], bf16[4096,4096], u32[]) {{
+  %w = bf16[1024,4096]{{1,0}} parameter(0)
+  %whole = bf16[4096,4096]{{1,0}} all-gather(%w), {RING}, dimensions={{0}}
+  ROOT %s = (bf16[1024,4096], bf16[4096,4096], u32[]) custom-call(%whole), \
+custom_call_target="AsyncCollectiveStart"
+}}
+%async_collective_fusion.1 (x: bf16[4096,8192], w: bf16[8192,4096]) -> bf16[4096,4096] {{
+  %shard = bf16[1024,4096]{{1,0}} parameter(0)
+  %x = bf16[4096,8192]{{1,0}} parameter(1)
+  %w = bf16[8192,4096]{{1,0}} parameter(2)
+  %y = {MATMUL}
+  %whole = bf16[4096,4096]{{1,0}} all-gather(%shard), {RING}, dimensions={{0}}
+  ROOT %t = (bf16[1024,4096], bf16[4096,4096], u32[]) tuple(%shard, %y, %whole)
+}}
+%done (w: bf16[1024,4096]) -> bf16[4096,4096] {{
+  %w = bf16[1024,4096]{{1,0}} parameter(0)
+  ROOT %d = bf16[4096,4096]{{1,0}} custom-call(%w), custom_call_target="AsyncCollectiveDone"
+}}
+""".replace("\\\n", "")
+
+
+def test_an_all_gather_fused_into_matmuls_is_charged_once():
+    result = run(
+        WEIGHTS
+        + """
+        %shard = bf16[1024,4096]{1,0} parameter(2)
+        %s = (bf16[1024,4096], bf16[4096,4096], u32[]) fusion(%shard), calls=%start
+        %s0 = bf16[1024,4096]{1,0} get-tuple-element(%s), index=0
+        %m = (bf16[1024,4096], bf16[4096,4096], bf16[4096,4096]) fusion(%s0, %x, %w), \
+calls=%async_collective_fusion.1
+        %m0 = bf16[1024,4096]{1,0} get-tuple-element(%m), index=0
+        %d = bf16[4096,4096]{1,0} fusion(%m0), calls=%done
+        """.replace("\\\n", ""),
+        FUSED_GATHER,
+    )
+    it = result.collectives["all-gather"]
+    assert (it.count, it.bytes, it.exposed) == (1, 3 / 4 * 2 * 4096 * 4096, 0)
+    assert result.seconds == pytest.approx(MATMUL_S)
+
+
+def test_a_copy_ahead_of_time_still_uses_the_memory():
+    result = run("""
+        %x = f32[1024,4096]{1,0} parameter(0)
+        %a = (f32[1024,2048]{1,0:T(8,128)S(1)}, f32[1024,2048]{1,0}, u32[]) copy-start(%z)
+        %y = f32[1024,4096]{1,0} negate(%x)
+        %b = f32[1024,2048]{1,0:T(8,128)S(1)} copy-done(%a)
+    """)
+    assert result.hbm_bytes == 4 * 1024 * (2 * 4096 + 2048)
+    assert result.seconds == pytest.approx(
+        result.hbm_bytes / MEMORY
+    )  # not the negation's alone
+    assert not result.copies
+
+
+def test_a_permute_takes_the_short_way_and_shares_links():
+    entry = """
+        %x = f32[1024,1024]{1,0} parameter(0)
+        %y = f32[1024,1024]{1,0} collective-permute(%x), source_target_pairs={PAIRS}
+    """
+    second = 4 * 1024 * 1024 / 90e9  # of one message on one link
+    around = run(entry.replace("PAIRS", "{0,1},{1,2},{2,3},{3,0}"))  # 3 -> 0 wraps
+    assert around.seconds == pytest.approx(second + US)
+    assert around.collectives["collective-permute"].bytes == 4 * 1024 * 1024
+    two = run(entry.replace("PAIRS", "{0,2},{1,3}"))  # both over the link 1 -> 2
+    assert two.seconds == pytest.approx(2 * second + 2 * US)
+
+
+def test_a_fused_reduce_scatter_is_half_an_all_reduce():
+    fused = f"""
+%all-reduce-scatter.1 (x: f32[1024,1024]) -> f32[256,1024] {{
+  %x = f32[1024,1024]{{1,0}} parameter(0)
+  %sum = f32[1024,1024]{{1,0}} all-reduce(%x), {RING}, to_apply=%add
+  %id = u32[] partition-id()
+  ROOT %y = f32[256,1024]{{1,0}} dynamic-slice(%sum, %id)
+}}
+"""
+    result = run(
+        """
+        %x = f32[1024,1024]{1,0} parameter(0)
+        %y = f32[256,1024]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+        """,
+        fused,
+    )
+    sent = 3 / 4 * 4 * 1024 * 1024
+    assert result.collectives["reduce-scatter"].bytes == sent
+    assert result.seconds == pytest.approx(sent / (2 * 90e9) + US)
+
+
+# --- Pallas kernels ------------------------------------------------------------------------------
+
+
+def test_a_kernel_takes_what_it_says_it_costs():
+    entry = """
+        %q = bf16[32,5,128]{2,1,0} parameter(0)
+        %cache = bf16[64,32,8192,128]{3,2,1,0} parameter(1)
+        %y = bf16[32,5,128]{2,1,0} custom-call(%q, %cache), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"TUzv"COST}}
+    """.replace("\\\n", "")
+    cost = ',"cost_estimate":{"flops":"1000000","transcendentals":"0","bytes_accessed":"67108864"}'
+    result = run(entry.replace("COST", cost))
+    assert (
+        result.seconds
+        == result.parts["kernels"]
+        == pytest.approx(67108864 / MEMORY + US)
+    )
+    assert (result.flops, result.hbm_bytes) == (1e6, 67108864)
+    silent = run(entry.replace("COST", ""))  # all layers of the cache
+    assert silent.hbm_bytes == 2 * (2 * 32 * 5 * 128 + 64 * 32 * 8192 * 128)
+
+
+def splash(kernel: str, rows: int, *, causal: bool = False, prompt: int = 0):
+    """Attention over [rows, 5 heads, T 2048, H 128] in blocks of 512, behind `prompt` keys."""
+    positions = ", %positions" if causal else ", %blocks" if prompt else ""
+    keys = 2048 + prompt
+    return run(f"""
+        %mask = s8[1,4,4]{{2,1,0}} parameter(0)
+        %q = bf16[{rows},5,2048,128]{{3,2,1,0}} parameter(1)
+        %k = bf16[{rows},{keys},128]{{2,1,0}} parameter(2)
+        %blocks = s32[{4 * keys // 512},512,512]{{2,1,0}} parameter(6)
+        %segments = s32[2048,128]{{1,0}} parameter(3)
+        %keys = s32[8,2048]{{1,0}} parameter(4)
+        %positions = s32[2048,128]{{1,0}} parameter(5)
+        %splash_mqa_{kernel}_segmented_residuals.1 = bf16[{rows},5,2048,128]{{3,2,1,0}} \
+custom-call(%mask, %q, %k, %k, %segments, %keys{positions}), custom_call_target="tpu_custom_call", \
+frontend_attributes={{kernel_metadata={{
+        "xprof_metadata":"{{\\"block_q\\": 512, \\"block_q_dq\\": 512}}"
+        }}}}
+        %y = (bf16[{rows},5,2048,128]) tuple(%splash_mqa_{kernel}_segmented_residuals.1)
+    """)
+
+
+def test_splash_attention_by_tiles():
+    # Four blocks of 512: 10 of 16 pairs are computed under a causal mask. The grid has 16 steps,
+    # and four rows.
+    causal = 10 * 1216 + 16 * 450 + 4 * 700
+    full = 16 * 1216 + 16 * 450 + 4 * 700
+    result = splash("fwd", 2, causal=True)
+    assert result.seconds == result.parts["attention"]
+    assert result.seconds == pytest.approx(
+        2 * 5 / 2 * causal / 1.75e9 / 0.9
+    )  # two cores
+    assert result.flops == 2 * 2048**2 * 128 * 2 * 5
+    result = splash("fwd", 2, causal=False)
+    assert result.seconds == pytest.approx(2 * 5 / 2 * full / 1.75e9 / 0.9)
+    assert result.flops == 4 * 2048**2 * 128 * 2 * 5
+    # The backward kernels are split between the cores along the mapped axis only.
+    one, two, three = (splash("dq", rows, causal=True).seconds for rows in (1, 2, 3))
+    assert (two, three) == pytest.approx((one, 2 * one))
+    # Behind two blocks of prompt, with a mask given in blocks: every row of blocks sees them.
+    behind = (10 + 8) * 1216 + (16 + 8) * 450 + 4 * 700
+    result = splash("fwd", 2, prompt=1024)
+    assert result.seconds == pytest.approx(2 * 5 / 2 * behind / 1.75e9 / 0.9)
+    assert result.flops == 4 * (2048**2 / 2 + 2048 * 1024) * 128 * 2 * 5
+
+
+# --- the real compiler, in a process of its own: libtpu reads its environment before jax ----------
+
+
+@needs_libtpu
+def test_a_compiled_program():
+    result = answer_of(__file__)
+    assert result["flops"] == 3 * 2 * 4096**3
+    # The compiler's own figure for a matmul of this size.
+    assert 0.8 < result["flops"] / 459e12 / result["parts"]["matmul"] < 1
+    assert result["bound"] == "matrix units"
+    assert result["seconds"] == pytest.approx(sum(result["parts"].values()))
+
+
+def compile_and_estimate() -> dict:
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import SingleDeviceSharding
+
+    device = devices()[0]
+
+    def array(*shape):
+        return jax.ShapeDtypeStruct(
+            shape, jnp.bfloat16, sharding=SingleDeviceSharding(device)
+        )
+
+    program = jax.jit(
+        lambda x, weights: jax.lax.scan(lambda x, w: (x @ w, None), x, weights)[0]
+    )
+    text = program.lower(array(4096, 4096), array(3, 4096, 4096)).compile().as_text()
+    return dataclasses.asdict(estimate(text, chip=V5P, coords=[tuple(device.coords)]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_and_estimate()))
