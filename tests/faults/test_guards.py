@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from r1v3_jax import files, launch
 from r1v3_jax.config import Run, load_config
-from r1v3_jax.config.fields import described
+from r1v3_jax.config.fields import flatten_fields
 from r1v3_jax.pipeline import preflight, start
 from r1v3_jax.run import checkpoints
 from r1v3_jax.run.metrics import write_json
@@ -133,7 +133,7 @@ def test_how_often_it_saves_may_change_unless_rollouts_are_begun_ahead():
 
 
 def fields(config) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in described(config, "config").items()]
+    return [(name, value) for name, value in flatten_fields(config, "config").items()]
 
 
 def mutations(chance: random.Random, count: int):
