@@ -1,4 +1,7 @@
-"""ChatML: turns, the default system message, chat templates."""
+"""The chat format: ChatML turns, the system message, chat templates read and written.
+
+Knows strings alone: no token ids, and no images except their markers in the text.
+"""
 
 import dataclasses
 import json
@@ -7,40 +10,32 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
-
-
-IMAGE_START, IMAGE_END, IMAGE_CONTEXT = IMAGE_TOKENS = (
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-)
-
-
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+IMAGE_START = "<img>"
+IMAGE_END = "</img>"
+IMAGE_CONTEXT = "<IMG_CONTEXT>"  # the token that one image embedding replaces
+IMAGE_TOKENS = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
 IMAGE_MARKER = "<image>"  # in message text: the next image goes here; not a token
-
-
 ROLES = ("system", "user", "assistant")
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatFormat:
-    """ChatML as one checkpoint speaks it.
+    """ChatML in the variant of one checkpoint."""
 
-    system: the message of the system turn where a chat brings none; None for no such turn.
-    opening: what the assistant's turn already holds when generation begins.
-    """
-
-    system: str | None
-    opening: str
+    system: str | None  # message of the system turn if a chat has none; None: no turn
+    opening: str  # what the assistant's turn already holds when generation begins
 
     def override(self, system: str, opening: str) -> "ChatFormat":
-        """With those of the two that are not empty in place of its own."""
+        """Returns this format with each of the two replaced that is not empty."""
         return ChatFormat(system or self.system, opening or self.opening)
 
     def without_opening(self, answer: str) -> str:
-        """`answer` less one copy of the opening, where stored text repeats it (with or without
-        the whitespace around it)."""
+        """Returns `answer` without one copy of the opening at its start.
+
+        Stored text may repeat the opening with or without the whitespace around it.
+        """
         for opening in (self.opening, self.opening.strip()):
             if opening and answer.startswith(opening):
                 return answer[len(opening) :]
@@ -53,7 +48,10 @@ R1V3_CHAT = ChatFormat(system="You are a helpful assistant.", opening="<think>\n
 
 
 def chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
-    """Reads the format off a rendering of the checkpoint's own chat template."""
+    """Reads the format off a rendering of the checkpoint's own chat template.
+
+    ValueError if the rendering is not ChatML. `directory` is only named in the message.
+    """
     sentinel = "the text of the user"
     plain = r"((?:(?!<\|im_).)*)"  # anything without a turn in it
     shape = re.compile(
@@ -74,6 +72,7 @@ def chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
             rendering = f"{type(error).__name__}: {error}"
         if match := shape.fullmatch(rendering):
             return ChatFormat(system=match[1], opening=match[2])
+    # The rendering in the message is that of the second form, a list of parts.
     raise ValueError(
         f"the chat template in {str(directory)!r} is not ChatML, it renders {rendering[:200]!r}; "
         "pass the format: load(directory, chat=ChatFormat(system=..., opening=...))"
@@ -81,12 +80,17 @@ def chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
 
 
 def check_messages(messages: list[dict]):
+    """Raises ValueError unless `messages` is a filled list of {"role", "content"}.
+
+    Only the first message can have the role "system".
+    """
     if not messages or not all(isinstance(message, dict) for message in messages):
         raise ValueError(
             "messages must be a filled list of dicts with a role and a content"
         )
     for i, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
+        role = message.get("role")
+        content = message.get("content")
         if role not in ROLES or not isinstance(content, str):
             raise ValueError(
                 f"message {i} has role {role!r} and content of type {type(content).__name__}; "
@@ -99,25 +103,28 @@ def check_messages(messages: list[dict]):
 
 
 def chat_template(chat: ChatFormat) -> str:
-    """`chat` as a Jinja chat template for an exported checkpoint; load() reads it back.
+    """Writes `chat` as a Jinja chat template for an exported checkpoint.
 
-    Renders the string that `Tokenizer` encodes. Content may also be a list of parts of type "text"
-    or "image". An image becomes "<IMG_CONTEXT>\\n"; transformers' InternVLProcessor then puts
-    <img>, as many tokens as the image has, and </img> in the place of each <IMG_CONTEXT>.
+    `tokenizer.load` reads the template back as the same format. It renders the string that
+    `Tokenizer` encodes. Content may also be a list of parts of type "text" or "image". An image
+    becomes "<IMG_CONTEXT>\\n"; transformers' InternVLProcessor then replaces each <IMG_CONTEXT> by
+    <img>, as many tokens as the image has, and </img>.
     """
-    system = (
-        "" if chat.system is None else f"{TURN_START}system\n{chat.system}{TURN_END}\n"
-    )
+    # A chat without a system turn of its own begins with this text.
+    if chat.system is None:
+        system = ""
+    else:
+        system = f"{TURN_START}system\n{chat.system}{TURN_END}\n"
     values = {
         "system": system,
         "opening": chat.opening,
         "bare_opening": chat.opening.strip(),
     }
-    # Jinja reads the escapes of a JSON string as JSON does.
-    settings = [
-        f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}\n"
-        for name, value in values.items()
-    ]
+    settings = []
+    for name, value in values.items():
+        # Jinja reads the escapes of a JSON string as JSON does.
+        literal = json.dumps(value, ensure_ascii=False)
+        settings.append(f"{{%- set {name} = {literal} -%}}\n")
     return "".join(settings) + _CHAT_TEMPLATE
 
 

@@ -1,46 +1,69 @@
-"""Which files a tokenizer is made of; copying them."""
+"""The files that a tokenizer consists of: finding, copying and reading their added tokens.
+
+Does not know what is in a vocabulary and imports no tokenizer library.
+"""
 
 import shutil
 from pathlib import Path
 
 from r1v3_jax.files import read_json
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
 
 def added_tokens(directory: Path) -> dict[str, int]:
-    """Token -> id of the added tokens, from whichever tokenizer file lists them."""
+    """Returns {token: id} of the added tokens, from every tokenizer file that lists them.
+
+    Three files may hold the list, each in its own form:
+
+        added_tokens.json       {"<img>": 151665, ...}
+        tokenizer_config.json   {"added_tokens_decoder": {"151665": {"content": "<img>"}, ...}}
+        tokenizer.json          {"added_tokens": [{"id": 151665, "content": "<img>"}, ...]}
+    """
     tokens: dict[str, int] = {}
-    if (directory / "added_tokens.json").exists():
-        tokens |= read_json(directory / "added_tokens.json")
-    if (directory / "tokenizer_config.json").exists():
-        listed = (
-            read_json(directory / "tokenizer_config.json").get("added_tokens_decoder")
-            or {}
-        )
-        tokens |= {entry["content"]: int(i) for i, entry in listed.items()}
-    if (directory / "tokenizer.json").exists():
-        listed = read_json(directory / "tokenizer.json").get("added_tokens") or []
-        tokens |= {entry["content"]: entry["id"] for entry in listed}
+    plain = directory / "added_tokens.json"
+    if plain.exists():
+        tokens |= read_json(plain)
+
+    config = directory / "tokenizer_config.json"
+    if config.exists():
+        entries = read_json(config).get("added_tokens_decoder") or {}
+        for token_id, entry in entries.items():
+            tokens[entry["content"]] = int(token_id)
+
+    # Read after the others: where the files disagree, this one decides.
+    fast = directory / "tokenizer.json"
+    if fast.exists():
+        for entry in read_json(fast).get("added_tokens") or []:
+            tokens[entry["content"]] = entry["id"]
     return tokens
 
 
-TOKENIZER_FILES = (
-    "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json "
-    "added_tokens.json vocab.json merges.txt chat_template.jinja chat_template.json"
-).split()
-
-
 def tokenizer_files(directory) -> list[Path]:
-    """The tokenizer's files in a directory, chat template included. FileNotFoundError if none."""
-    found = [Path(directory) / name for name in TOKENIZER_FILES]
-    found = [path for path in found if path.is_file()]
-    if not found:
+    """Returns the paths of a tokenizer's files in `directory`, chat template included.
+
+    FileNotFoundError if there are none.
+    """
+    candidates = [Path(directory) / name for name in TOKENIZER_FILES]
+    paths = [path for path in candidates if path.is_file()]
+    if not paths:
         raise FileNotFoundError(
             f"{directory}: no tokenizer files; wanted some of {', '.join(TOKENIZER_FILES)}"
         )
-    return found
+    return paths
 
 
 def copy_tokenizer(source, directory) -> None:
-    """Copies the tokenizer's files and its chat template from one directory to another."""
+    """Copies a tokenizer's files and its chat template from `source` to `directory`."""
     for path in tokenizer_files(source):
         shutil.copyfile(path, Path(directory) / path.name)
