@@ -32,7 +32,7 @@ def ask(
     described, _ = weights.read_config(directory)
     tokenizer = load(f"{directory}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
-    chat = tokenizer.chat.but(config.system, config.opening)  # as GRPO would ask
+    chat = tokenizer.chat.override(config.system, config.opening)  # as GRPO would ask
     tokenizer = dataclasses.replace(tokenizer, chat=chat)
     sampler = GroupSampler(
         processor=Processor(described, tokenizer),
