@@ -1,12 +1,9 @@
-"""Images and video frames become tiles: what the vision tower eats.
+"""Reads image files that nobody vouches for: size, format and path are checked before decoding.
 
-`open_image` reads a file nobody vouches for, `confined` keeps paths of rows inside a folder, `tile`
-cuts one image the way R1V3 was trained on it, `tile_images` does so for all images of a prompt,
-`video_frames` turns a video into images.
-Numpy and Pillow only. Knows nothing about tokens, models or devices: the caller writes the
-`<image>` marks into its prompt and moves the tiles.
-
-Letters: I tiles, S tile side in pixels. Tiles are channels-last, float32[I, S, S, 3].
+`open_image` decodes one image, `StoredImage` does so only where its pixels are wanted, `confined`
+keeps the paths of data rows inside a folder. Whatever is wrong with an image becomes an ImageError
+with a reason; failures of the disk, the network or the memory stay what they are.
+Pillow only. Knows nothing about tiles, tokens, models or devices.
 """
 
 import contextlib
@@ -51,63 +48,59 @@ def open_image(
     max_bytes: int = MAX_BYTES,
     formats: tuple[str, ...] = IMAGE_FORMATS,
 ) -> Image.Image:
-    """Path or bytes -> decoded PIL image, mode RGB. The first frame of an animation.
+    """Decodes a path or bytes to a PIL image, mode RGB. Of an animation, the start frame.
 
     Size in bytes, format and size in pixels are checked on the header, before anything is decoded.
     EXIF rotation is not applied: the reference does not apply it, so the model never saw it.
-    ImageError (a ValueError) for whatever is wrong with the data, and it is a FileNotFoundError for
-    a missing file. Pillow's own limit of 2 * Image.MAX_IMAGE_PIXELS (179 Mpx) holds even if
-    max_pixels is larger.
+    ImageError (a ValueError) for whatever is wrong with the data; for a missing file the error is
+    a FileNotFoundError too. Pillow's own limit of 2 * Image.MAX_IMAGE_PIXELS (179 Mpx) holds even
+    if max_pixels is larger.
     """
     name, data = _read(source, max_bytes)
     with _quiet_pillow():
         try:
             image = Image.open(io.BytesIO(data), formats=formats)  # the header only
-            if not (problem := _size_problem(image, max_pixels)):
+            problem = _size_problem(image, max_pixels)
+            if not problem:
                 image.load()
                 return to_rgb(image)
         except UnidentifiedImageError as error:
-            got, wanted = (
-                f"data starting with {data[:8]!r}",
-                f"one of {', '.join(formats)}",
-            )
+            actual = f"data starting with {data[:8]!r}"
+            wanted = f"one of {', '.join(formats)}"
             change = "convert it or allow its format"
-            raise _image_error(name, got, wanted, change, "image_format") from error
+            raise _image_error(name, actual, wanted, change, "image_format") from error
         except Image.DecompressionBombError as error:
+            actual = repr(error)
             wanted = f"an image of at most {max_pixels} pixels"
-            raise _image_error(
-                name, repr(error), wanted, "scale it down", "image_size"
-            ) from error
+            change = "scale it down"
+            raise _image_error(name, actual, wanted, change, "image_size") from error
         # Pillow's decoders raise what they trip over: OSError, SyntaxError, struct.error, KeyError.
         except Exception as error:
-            _raise_of_the_machine(error)
-            wanted, change = "an intact image", "write it again or drop it"
-            raise _image_error(
-                name, repr(error), wanted, change, "image_damaged"
-            ) from error
+            _raise_machine_error(error)
+            actual = repr(error)
+            wanted = "an intact image"
+            change = "write it again or drop it"
+            raise _image_error(name, actual, wanted, change, "image_damaged") from error
+    # Raised here and not above, where it would be taken for an error of a decoder.
     raise _image_error(name, *problem, "image_size")
 
 
 def _size_problem(image: Image.Image, max_pixels: int) -> tuple[str, str, str] | None:
-    """What is (got, wanted, to change) about the size in a header; None if nothing is."""
+    """Checks the size in a header; returns (actual, wanted, change), or None if it is good."""
     width, height = image.size
-    got = f"{width} x {height} pixels"
+    actual = f"{width} x {height} pixels"
     if not 1 <= width * height <= max_pixels:
-        return (
-            got,
-            f"1 to max_pixels = {max_pixels}",
-            "scale it down or raise max_pixels",
-        )
+        wanted = f"1 to max_pixels = {max_pixels}"
+        return actual, wanted, "scale it down or raise max_pixels"
     if max(width, height) > MAX_ASPECT * min(width, height):
-        return got, f"sides of at most {MAX_ASPECT} to 1", "crop it or drop the row"
+        return actual, f"sides of at most {MAX_ASPECT} to 1", "crop it or drop the row"
+    # 5 bytes for each of 50 million pixels are 250 MB. A WebP takes 16 bytes a pixel while it is
+    # decoded, so at most 15,625,000 of its pixels are allowed: 3950 x 3950.
     cost = _decoding_bytes(image)
     if width * height * cost > 5 * max_pixels:
-        most = 5 * max_pixels // cost
-        return (
-            f"{got} that take {cost} bytes each",
-            f"at most {most} of such",
-            "scale it down",
-        )
+        limit = 5 * max_pixels // cost
+        actual = f"{actual} that take {cost} bytes each"
+        return actual, f"at most {limit} of such", "scale it down"
     return None
 
 
@@ -121,25 +114,30 @@ def _decoding_bytes(image: Image.Image) -> int:
 
 
 def _read(source, max_bytes: int) -> tuple[str, bytes]:
-    """(what to call it, its bytes), at most max_bytes of them."""
-    name, data = "bytes", source
-    if not isinstance(source, bytes):
+    """Returns (name for messages, bytes) of a path or of bytes, at most max_bytes of them."""
+    if isinstance(source, bytes):
+        name = "bytes"
+        data = source
+    else:
         name = repr(str(source))
         with open_file(source) as file:
-            data = file.read(max_bytes + 1)
+            data = file.read(max_bytes + 1)  # one more shows that the file is longer
     if not data:
         change = "write the file again or drop the row"
         raise _image_error(name, "0 bytes", "an image", change, "image_damaged")
     if len(data) > max_bytes:
-        got, wanted = f"more than {max_bytes} bytes", f"at most max_bytes = {max_bytes}"
-        raise _image_error(name, got, wanted, "scale it down or raise it", "image_size")
+        actual = f"more than {max_bytes} bytes"
+        wanted = f"at most max_bytes = {max_bytes}"
+        raise _image_error(
+            name, actual, wanted, "scale it down or raise it", "image_size"
+        )
     return name, data
 
 
 class StoredImage:
-    """An image, in a file or as the bytes of one, that is decoded where its pixels are wanted.
+    """An image as a path or as encoded bytes, decoded only where its pixels are wanted.
 
-    size: (width, height), as its header says. Errors, also of size: as of `open_image`.
+    Raises the errors of `open_image`, also for `size`.
     """
 
     def __init__(self, source: str | os.PathLike | bytes):
@@ -147,39 +145,50 @@ class StoredImage:
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:
-        inline = isinstance(self.source, bytes)
-        name = "bytes" if inline else repr(str(self.source))
-        opened = (
-            io.BytesIO(_read(self.source, MAX_BYTES)[1])
-            if inline
-            else open_file(self.source)
-        )
+        """(width, height) in pixels, as the header says."""
+        if isinstance(self.source, bytes):
+            name = "bytes"
+            opened = io.BytesIO(self.read())
+        else:
+            name = repr(str(self.source))
+            opened = open_file(self.source)
         with opened as file, _quiet_pillow():
-            if not inline and not 0 < os.fstat(file.fileno()).st_size <= MAX_BYTES:
-                _read(self.source, MAX_BYTES)  # raises
+            # Of a file only the header is read, so its length is taken from the file system.
+            if not isinstance(self.source, bytes):
+                num_bytes = os.fstat(file.fileno()).st_size
+                if not 0 < num_bytes <= MAX_BYTES:
+                    self.read()  # raises
             try:
                 image = Image.open(file, formats=IMAGE_FORMATS)
             except Exception as error:
-                _raise_of_the_machine(error)
+                _raise_machine_error(error)
+                actual = repr(error)
                 wanted = f"an image, one of {', '.join(IMAGE_FORMATS)}"
-                unknown, bomb = UnidentifiedImageError, Image.DecompressionBombError
-                reason = (
-                    "image_format" if isinstance(error, unknown) else "image_damaged"
-                )
-                reason = "image_size" if isinstance(error, bomb) else reason
+                reason = _reason(error)
                 raise _image_error(
-                    name, repr(error), wanted, "drop the row", reason
+                    name, actual, wanted, "drop the row", reason
                 ) from error
-            if problem := _size_problem(image, MAX_PIXELS):
+            problem = _size_problem(image, MAX_PIXELS)
+            if problem:
                 raise _image_error(name, *problem, "image_size")
             return image.size
 
     def read(self) -> bytes:
-        """The bytes of the file."""
-        return _read(self.source, MAX_BYTES)[1]
+        """Returns the bytes of the file."""
+        _, data = _read(self.source, MAX_BYTES)
+        return data
 
     def decode(self) -> Image.Image:
         return open_image(self.source)
+
+
+def _reason(error: Exception) -> str:
+    """Returns the word of `types.REASONS` for an error of Pillow about a header."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "image_size"
+    if isinstance(error, UnidentifiedImageError):
+        return "image_format"
+    return "image_damaged"
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -187,60 +196,62 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
 def confined(root: str | os.PathLike, name: str) -> Path:
-    """The file that a row's path means: below `root`, wherever links may lead.
+    """Resolves a row's path to a file below `root`, wherever links may lead.
 
     Nothing is opened. ImageError for an address, a path with "..", a backslash, a NUL or "~", also
     if they are url-encoded (no file of good data is called so), and for one that leads out of root.
     """
-    plain = name
-    for _ in range(4):  # %252e is %2e is .
-        if (decoded := urllib.parse.unquote(plain)) == plain:
-            break
-        plain = decoded
+    decoded = _url_decoded(name)
+    shown = repr(name[:200])
     wanted = "a path below the data's folder"
-    if plain.startswith("//") or _SCHEME.match(plain.strip()):
+    # Addresses: //host/a.png, http://host/a.png, also C:\a.png. Nothing is ever fetched.
+    if decoded.startswith("//") or _SCHEME.match(decoded.strip()):
         change = "store the file, or have tools/convert_data.py --download=HOST do it"
-        raise _image_error(repr(name[:200]), "an address", wanted, change, "image_path")
-    parts = re.split(r"[/\\]", plain)
-    if (
-        ".." in parts
-        or "\\" in plain
-        or _CONTROL.search(plain)
-        or plain.startswith("~")
-    ):
+        raise _image_error(shown, "an address", wanted, change, "image_path")
+    climbs = ".." in re.split(r"[/\\]", decoded)
+    if climbs or "\\" in decoded or _CONTROL.search(decoded) or decoded.startswith("~"):
+        actual = '"..", a backslash, "~" or a control character'
         change = "write it relative to that folder"
-        got = '"..", a backslash, "~" or a control character'
-        raise _image_error(repr(name[:200]), got, wanted, change, "image_path")
-    top = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(top, name))  # reads links, opens nothing
-    if not Path(path).is_relative_to(top):
+        raise _image_error(shown, actual, wanted, change, "image_path")
+    # The name as written, not as decoded, is looked up: "50%25 off.png" is a good name of a file.
+    folder = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(folder, name))  # reads links, opens nothing
+    if not Path(path).is_relative_to(folder):
+        actual = f"one outside {folder!r}"
         change = "move the file, or set root to a folder that holds it"
-        raise _image_error(
-            repr(name[:200]), f"one outside {top!r}", wanted, change, "image_path"
-        )
+        raise _image_error(shown, actual, wanted, change, "image_path")
     return Path(path)
 
 
-def _image_error(name, got, wanted, change, reason):
-    return ImageError(f"{name}: got {got}, wanted {wanted}; {change}", reason)
+def _url_decoded(name: str) -> str:
+    """Undoes up to four layers of url-encoding: %252e is %2e is "."."""
+    for _ in range(4):
+        decoded = urllib.parse.unquote(name)
+        if decoded == name:
+            break
+        name = decoded
+    return name
 
 
 def open_file(source):
-    """A file opened for reading; a device or a pipe could block or never end."""
+    """Opens a regular file for reading; a device or a pipe could block or never end."""
     try:
-        there = os.stat(source)
-    except (OSError, ValueError) as error:  # the latter: no path at all
-        _raise_of_the_machine(error)
+        status = os.stat(source)
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        _raise_machine_error(error)
         text = f"{str(source)!r}: got no such file, wanted one; check the path"
         raise MissingImage(text, "image_missing") from error
-    if not stat.S_ISREG(there.st_mode):
-        name, got = repr(str(source)), "a folder or device"
-        raise _image_error(name, got, "a regular file", "check the path", "image_path")
+    if not stat.S_ISREG(status.st_mode):
+        name = repr(str(source))
+        actual = "a folder or device"
+        raise _image_error(
+            name, actual, "a regular file", "check the path", "image_path"
+        )
     return open(source, "rb")
 
 
-# Of the disk, the network or the process, not of a file.
-_MACHINE = {
+# Error numbers of the disk, the network or the process; they say nothing about a file.
+_MACHINE_ERRORS = {
     getattr(errno, name)
     for name in (
         "EIO ESTALE ENOTCONN ETIMEDOUT ECONNRESET ECONNABORTED ECONNREFUSED EHOSTDOWN EHOSTUNREACH "
@@ -250,24 +261,37 @@ _MACHINE = {
 }
 
 
-def _raise_of_the_machine(error: Exception) -> None:
-    """Raises what says nothing of the image: a row left out on one host alone would put all rows
-    behind it in other places there than on the other hosts.
+def _raise_machine_error(error: Exception) -> None:
+    """Raises `error` again if the machine failed and not the image.
+
+    The row must not be dropped for it: a row dropped on one host alone would shift all rows after
+    it on that host, and the hosts would no longer read the same rows.
     """
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE:
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number in _MACHINE_ERRORS:
         raise error
 
 
 @contextlib.contextmanager
 def _quiet_pillow():
-    """No warnings from Pillow (bombs, odd palettes): what matters here is raised instead."""
+    """Silences Pillow's warnings (bombs, odd palettes): what matters here is raised instead."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
-def to_rgb(image):
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns the image in mode RGB; without a copy if it is RGB already."""
     if image.mode == "RGB":  # convert() would copy
         return image
     with _quiet_pillow():
         return image.convert("RGB")
+
+
+def refusal(name: str, actual: str, wanted: str, change: str) -> ValueError:
+    """Returns the error for senseless numbers and bad videos: actual, wanted, what to change."""
+    return ValueError(f"{name}: got {actual}, wanted {wanted}; {change}")
+
+
+def _image_error(name, actual, wanted, change, reason) -> ImageError:
+    return ImageError(f"{name}: got {actual}, wanted {wanted}; {change}", reason)

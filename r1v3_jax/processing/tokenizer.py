@@ -65,6 +65,7 @@ def load(
             "add them to its added tokens, or load it with text_only=True if only image tokens "
             "are missing"
         )
+    # A base model without a template still gets a format: it has to be taught one anyway.
     if chat is None:
         chat = chat_format(hf, directory) if hf.chat_template else R1V3_CHAT
     return Tokenizer(hf, chat, control_ids)
@@ -90,7 +91,8 @@ def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"cannot read the tokenizer in {str(directory)!r}: {reason}"
         ) from error
-    if hf.is_fast:  # tokenizer.json may ask to cut and to pad
+    # tokenizer.json may ask to cut and to pad. Half an image is worse than an error.
+    if hf.is_fast:
         hf.backend_tokenizer.no_truncation()
         hf.backend_tokenizer.no_padding()
     return hf
@@ -191,6 +193,7 @@ class Tokenizer:
         the text is not plain.
         """
         pieces = self._pieces(messages, image_tokens)
+        # After an assistant's message there would be two assistant turns in a row.
         role = messages[-1]["role"]
         if role != "user":
             raise ValueError(
@@ -212,6 +215,7 @@ class Tokenizer:
         encode_prompt(messages[:i]). ValueError as in encode_prompt, or if nothing is masked.
         """
         pieces = self._pieces(messages, image_tokens)
+        # Such a row would only add to the cost of a batch.
         if not any(supervised for _, supervised in pieces):
             raise ValueError(
                 "an example has no assistant message, so nothing to learn; drop it"
@@ -238,6 +242,7 @@ class Tokenizer:
         head, tail = self.hf.convert_ids_to_tokens([head_id, tail_id])
         heads = []
         tails = []
+        # head `</` may be `.</`, tail `>` may be `>` with newlines; the middle cannot change.
         for token, token_id in self.hf.get_vocab().items():
             if token.endswith(head) and token_id != head_id:
                 heads.append(token_id)
@@ -297,6 +302,8 @@ class Tokenizer:
         return ids[1:]
 
     def _encode(self, pieces: list[tuple[str, bool]]) -> tuple[list[int], list[bool]]:
+        # [("<|im_start|>assistant\n", False), ("Yes.<|im_end|>", True)] with 3 and 3 tokens gives
+        # the mask 0 0 0 1 1 1.
         tokens = []
         loss_mask = []
         for text, supervised in pieces:
@@ -313,6 +320,7 @@ class Tokenizer:
         check_messages(messages)
         for i, message in enumerate(messages):
             self._check_plain(message["content"], f"message {i} ({message['role']})")
+        # The checkpoint's default system message, unless the chat brings its own.
         if messages[0]["role"] != "system" and self.chat.system is not None:
             messages = [{"role": "system", "content": self.chat.system}, *messages]
         pieces = []
@@ -350,6 +358,7 @@ class Tokenizer:
 
     def _check_image_tokens(self, image_tokens):
         """Raises ValueError if the tokenizer knows no images, or if one of them has no token."""
+        # A tokenizer loaded with text_only=True may lack them.
         knows_images = all(token in self.control_ids for token in IMAGE_TOKENS)
         if len(image_tokens) and not knows_images:
             raise ValueError(
@@ -383,6 +392,7 @@ def _mark_images(messages: list[dict], num_images: int) -> list[str]:
     """
     contents = [message["content"] for message in messages]
     roles = [message["role"] for message in messages]
+    # In an assistant's text a marker is plain text, such as the SVG tag <image>.
     markers = 0
     for role, content in zip(roles, contents, strict=True):
         if role != "assistant":
@@ -418,6 +428,7 @@ def export_template(directory: str | Path, layout: str) -> str | None:
         except Exception:
             # A template is a program: one for strings fails at a list in any way.
             text = ""
+        # One placeholder in the text for the one image: transformers finds it. vLLM puts its own.
         if layout == "hf":
             fits = text.count(IMAGE_CONTEXT) == 1
         else:
@@ -440,6 +451,8 @@ def image_index(tokens: np.ndarray, image_token_id: int) -> np.ndarray:
                       [11  I  I  I 13  0]]                   [-1  2  3  4 -1 -1]]
     """
     is_image = np.asarray(tokens) == image_token_id
+    # Is-image 0 0 1 1 0 0 1 counts up as 0 0 1 2 2 2 3, so the rows are -1 -1 0 1 1 1 2; the
+    # values at text are then replaced by -1.
     rows = np.cumsum(is_image, dtype=np.int32).reshape(is_image.shape) - 1
     return np.where(is_image, rows, -1).astype(np.int32)
 

@@ -16,7 +16,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    "chat_template.jinja",  # today's place of the template; a JSON file held it before
     "chat_template.json",
 )
 
@@ -41,7 +41,7 @@ def added_tokens(directory: Path) -> dict[str, int]:
         for token_id, entry in entries.items():
             tokens[entry["content"]] = int(token_id)
 
-    # Read after the others: where the files disagree, this one decides.
+    # This one is read after the others, so it decides where they disagree.
     fast = directory / "tokenizer.json"
     if fast.exists():
         for entry in read_json(fast).get("added_tokens") or []:
@@ -54,6 +54,7 @@ def tokenizer_files(directory) -> list[Path]:
 
     FileNotFoundError if there are none.
     """
+    # No checkpoint has all of these: byte-level tokenizers have no .model, slow ones no .json.
     candidates = [Path(directory) / name for name in TOKENIZER_FILES]
     paths = [path for path in candidates if path.is_file()]
     if not paths:
