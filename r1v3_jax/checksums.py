@@ -1,7 +1,7 @@
-"""Checksums of the files in a directory: SHA256SUMS, and the manifest that makes a training state
-good.
+"""Checksums of the files in a directory: SHA256SUMS, and the manifest of a training state.
 
-Orbax and safetensors restore a file with a flipped bit without a word; these do not.
+Orbax and safetensors restore a file with a flipped bit without an error; these find it. The
+manifest is written last, so it also tells a state that was saved whole from one that was not.
 """
 
 import hashlib
@@ -16,29 +16,31 @@ from r1v3_jax.files import read_json
 
 
 def write_sums(directory: Path) -> None:
-    """SHA256SUMS over every file in a directory; `sha256sum --check SHA256SUMS` reads it."""
-    sums = [f"{sha256(path)}  {name}\n" for name, path in files(directory)]
+    """Writes SHA256SUMS over every file in a directory.
+
+    `sha256sum --check SHA256SUMS` reads it.
+    """
+    sums = [f"{sha256(path)}  {name}\n" for name, path in files_in(directory)]
     (directory / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
 
 
 def check_sums(directory: Path) -> None:
-    """ValueError naming every file that is gone or is not what SHA256SUMS says. The processes of a
-    run share the work.
+    """ValueError naming every file that is missing or differs from SHA256SUMS.
+
+    The processes of a run share the work: each names the changed files of its own share.
     """
     path = directory / "SHA256SUMS"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; {directory} is incomplete, copy it again"
         )
-    sums = dict(
-        line.split("  ", 1)[::-1] for line in path.read_text("utf-8").splitlines()
-    )
-    found = dict(files(directory))
-    problems = [f"{name} is missing" for name in sums if name not in found]
-    mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
-    problems += [
-        f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]
-    ]
+    sums = {}
+    for line in path.read_text("utf-8").splitlines():
+        digest_of_file, name = line.split("  ", 1)
+        sums[name] = digest_of_file
+    paths = dict(files_in(directory))
+    problems = [f"{name} is missing" for name in sums if name not in paths]
+    problems += _changed(sums, paths)
     if problems:
         raise ValueError(
             f"{directory} is damaged: {', '.join(problems)}; copy it again"
@@ -46,66 +48,82 @@ def check_sums(directory: Path) -> None:
 
 
 def write_manifest(directory: Path, body: dict) -> None:
-    """DIRECTORY/manifest/I-of-N.json, by each process I of a run's N: `body`, and the checksums of
-    its share of the other files, which must all be there.
+    """Writes DIRECTORY/manifest/I-of-N.json, as process I of the N of a run.
+
+    It holds `body` and the checksums of this process's share of the other files, which must all be
+    there.
     """
-    here, count = jax.process_index(), jax.process_count()
-    files = {
-        name: sha256(path) for name, path in _manifest_files(directory)[here::count]
-    }
-    body = {**body, "files": files, "version": r1v3_jax.__version__}
-    whole = {"digest": _digest(body), "body": body}
-    path = directory / "manifest" / f"{here}-of-{count}.json"
+    process = jax.process_index()
+    count = jax.process_count()
+    # Files a b c d e and two processes: a c e are process 0's, b d are process 1's.
+    share = _manifest_files(directory)[process::count]
+    sums = {name: sha256(path) for name, path in share}
+    body = {**body, "files": sums, "version": r1v3_jax.__version__}
+    # The digest is over the body: a manifest with a flipped bit of its own is found too.
+    manifest = {"digest": _digest(body), "body": body}
+    path = directory / "manifest" / f"{process}-of-{count}.json"
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(whole, file, indent=1)
+        json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 
 
 def read_manifest(directory: Path) -> dict:
-    """The body that `write_manifest` was given, with the checksums of all files. ValueError or
-    FileNotFoundError if it is not whole.
+    """Returns the body that `write_manifest` has written, with the checksums of all files.
+
+    FileNotFoundError if a part of the manifest is missing; ValueError if one has changed.
     """
     if not has_manifest(directory):
         raise FileNotFoundError(f"{directory}: its manifest is not whole")
     paths = sorted((directory / "manifest").glob("*-of-*.json"))
-    body, files = {}, {}
+    body = {}
+    sums = {}
+    # The parts differ in their files only; the rest of the body is taken from the last one.
     for path in paths:
-        whole = read_json(path)
-        body = whole.get("body")
-        if not isinstance(body, dict) or whole.get("digest") != _digest(body):
+        manifest = read_json(path)
+        body = manifest.get("body")
+        if not isinstance(body, dict) or manifest.get("digest") != _digest(body):
             raise ValueError(f"{path} has changed")
-        files |= body["files"]
-    return {**body, "files": files}
+        sums |= body["files"]
+    return {**body, "files": sums}
 
 
 def has_manifest(directory: Path) -> bool:
-    """Whether the manifest has all its parts."""
+    """Whether the manifest has all its parts: as many as the N in a name I-of-N says."""
     parts = [path.stem for path in (directory / "manifest").glob("*-of-*.json")]
     return bool(parts) and len(parts) == int(parts[0].rpartition("-")[2])
 
 
 def check_manifest(directory: Path) -> list[str]:
-    """What is missing or has changed, of this process's share of the files; [] if nothing."""
+    """Returns what is missing or has changed, in this process's share of the files; [] if nothing.
+
+    An unreadable manifest is a problem like the others: no error is raised.
+    """
     try:
         sums = read_manifest(directory)["files"]
     except (ValueError, OSError) as error:
         return [str(error)]
-    found = dict(_manifest_files(directory))
-    problems = [f"{name} is missing" for name in sums if name not in found]
-    problems += [f"{name} is in no manifest" for name in found if name not in sums]
-    mine = sorted(set(sums) & set(found))[jax.process_index() :: jax.process_count()]
-    return problems + [
-        f"{name} has changed" for name in mine if sha256(found[name]) != sums[name]
-    ]
+    paths = dict(_manifest_files(directory))
+    problems = [f"{name} is missing" for name in sums if name not in paths]
+    problems += [f"{name} is in no manifest" for name in paths if name not in sums]
+    return problems + _changed(sums, paths)
+
+
+def _changed(sums: dict[str, str], paths: dict[str, Path]) -> list[str]:
+    """Names the files of this process's share whose content is not that of `sums`."""
+    # Only what is listed and there can be compared; every process sorts the same names.
+    names = sorted(set(sums) & set(paths))
+    share = names[jax.process_index() :: jax.process_count()]
+    changed = [name for name in share if sha256(paths[name]) != sums[name]]
+    return [f"{name} has changed" for name in changed]
 
 
 def digest(directory: Path) -> str:
-    """One number for all files of a directory, their names and what is in them."""
-    return _digest({name: sha256(path) for name, path in files(directory)})
+    """Returns one digest of all files in a directory, of their names and their contents."""
+    return _digest({name: sha256(path) for name, path in files_in(directory)})
 
 
 def _digest(body: dict) -> str:
@@ -113,19 +131,22 @@ def _digest(body: dict) -> str:
 
 
 def _manifest_files(directory: Path) -> list[tuple[str, Path]]:
-    return [
-        (name, path)
-        for name, path in files(directory)
-        if not name.startswith("manifest/")
-    ]
+    """Lists the files that a manifest covers: all except its own parts."""
+    files = files_in(directory)
+    return [(name, path) for name, path in files if not name.startswith("manifest/")]
 
 
-def files(directory: Path) -> list[tuple[str, Path]]:
-    found = sorted(path for path in directory.rglob("*") if path.is_file())
-    named = [(path.relative_to(directory).as_posix(), path) for path in found]
+def files_in(directory: Path) -> list[tuple[str, Path]]:
+    """Lists the (name, path) of all files in a directory and its folders, except SHA256SUMS.
+
+    Names are relative to the directory, in order of the paths: the same list on every machine.
+    """
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    named = [(path.relative_to(directory).as_posix(), path) for path in paths]
     return [(name, path) for name, path in named if name != "SHA256SUMS"]
 
 
 def sha256(path: Path) -> str:
+    """Returns the checksum of one file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,12 @@
-"""Turns data of any layout, in files of any kind, into checked shards of rows of ours.
+"""Turns data of any schema, in files of any kind, into checked shards of rows of ours.
 
 python tools/convert_data.py --data=PATH --to=array_record --out=DIR
 
-PATH: as of r1v3_jax/stores.py; layouts: r1v3_jax/layouts.py. Every row comes out as a canonical row
-with its images inline, in order; a row that cannot be trained on is left out and listed, with its
-reason, in DIR/drops.jsonl. Train on it with --config.grpo.train.path=DIR.
+PATH: as of r1v3_jax/data/stores.py; schemas: r1v3_jax/data/schemas.py. Every row comes out as a
+canonical row with its images inline, in order; a row that cannot be trained on is left out and
+listed, with its reason, in DIR/drops.jsonl. Train on it with --config.grpo.train.path=DIR.
 
-Images at addresses are refused, but for those of hosts that --download names: they are fetched,
+Images at addresses are refused, except for those of hosts that --download names: they are fetched,
 once and here.
 
 ArrayRecord is read at random fastest and finds every flipped bit by itself; parquet is what other
@@ -31,10 +31,10 @@ from r1v3_jax.data.record_files import EXTRA
 from r1v3_jax.types import DroppedRow, Example
 
 DATA = flags.DEFINE_string("data", None, "What to convert.", required=True)
-TO = flags.DEFINE_enum(
+FORMAT = flags.DEFINE_enum(
     "to", "array_record", ["array_record", "parquet"], "What to write."
 )
-OUT = flags.DEFINE_string("out", None, "A directory to make.", required=True)
+DIRECTORY = flags.DEFINE_string("out", None, "A directory to make.", required=True)
 SCHEMA = flags.DEFINE_string("schema", "", "The layout; empty: recognised, row by row.")
 ROOT = flags.DEFINE_string("root", "", "The folder of the images; empty: of the files.")
 NAME = flags.DEFINE_string(
@@ -53,49 +53,60 @@ CACHE = flags.DEFINE_string(
 
 
 def main():
-    out = files.empty_directory(OUT.value)
+    # 1. Everything that can be refused before a row is read.
+    directory = files.empty_directory(DIRECTORY.value)
     downloads = Downloads(tuple(DOWNLOAD.value)) if DOWNLOAD.value else None
     source = Rows(
         DATA.value, SCHEMA.value, ROOT.value, NAME.value, cache=CACHE.value
     ).open()
-    layouts = ", ".join(
-        f"{name} {count}" for name, count in source.recognised().items()
-    )
+    counts = source.recognised().items()
+    layouts = ", ".join(f"{name} {count}" for name, count in counts)
     print(f"{DATA.value}: {len(source):,} rows; layouts of some: {layouts}")
-    partial = files.partial_directory(out)
-    reasons, written, shards = collections.Counter(), 0, 0
+
+    # 2. The rows. Until all of them are written, the directory has another name: nobody trains on
+    # half of the data.
+    partial = files.partial_directory(directory)
+    reasons = collections.Counter()
+    written = 0
+    shards = 0
     with open(partial / "drops.jsonl", "w", encoding="utf-8") as drops:
         good = good_rows(source, reasons, drops, downloads)
         for shards, chunk in enumerate(chunks(good, SHARD_MB.value * 10**6), start=1):
-            WRITERS[TO.value](partial / f"rows-{shards - 1:05}.{TO.value}", chunk)
+            path = partial / f"rows-{shards - 1:05}.{FORMAT.value}"
+            WRITERS[FORMAT.value](path, chunk)
             written += len(chunk)
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+    # 3. The report. Without a good row, what is there stays: drops.jsonl says why.
+    why = reader.format_counts(reasons)
     if not written:
         raise ValueError(f"{DATA.value}: no good row; {why}; see {partial}/drops.jsonl")
     checksums.write_sums(partial)
-    os.replace(partial, out)
-    dropped = (
-        f"{reasons.total():,} dropped ({why}), see drops.jsonl"
-        if why
-        else "none dropped"
+    os.replace(partial, directory)
+    dropped = "none dropped"
+    if why:
+        dropped = f"{reasons.total():,} dropped ({why}), see drops.jsonl"
+    print(
+        f"{directory}: {written:,} rows in {shards} shards of {FORMAT.value}; {dropped}"
     )
-    print(f"{out}: {written:,} rows in {shards} shards of {TO.value}; {dropped}")
 
 
 def good_rows(
     source: Rows, reasons: collections.Counter, drops, downloads: Downloads | None
 ) -> Iterator[dict]:
-    """The rows that can be trained on, their images decoded once to see that they can be. The
-    others are counted, and written to the file `drops`.
+    """Yields the rows that can be trained on, whose images were decoded once to see that they can.
+
+    The others are counted in `reasons` and written to the file `drops`.
     """
-    seen = collections.defaultdict(set)  # of each source and id, what the rows are
+    # Of each source and id, digests of the rows that have them.
+    digests = collections.defaultdict(set)
     for number, example in enumerate(ahead(source, downloads)):
         try:
             if isinstance(example, DroppedRow):
                 raise example
-            row, same = records.inline(example), seen[example.source, example.id]
-            content = hashlib.sha256(records.dumps(row).encode()).digest()
-            if content in same:
+            row = records.inline(example)
+            digest = hashlib.sha256(records.dumps(row).encode()).digest()
+            namesakes = digests[example.source, example.id]
+            if digest in namesakes:
                 raise DroppedRow(
                     example.source, example.id, "duplicate", f"row {number}"
                 )
@@ -105,13 +116,19 @@ def good_rows(
             line = {"row": number} | {name: getattr(dropped, name) for name in fields}
             drops.write(json.dumps(line) + "\n")
             continue
-        same.add(content)
-        # Several questions about one picture may share its id.
-        yield row if len(same) == 1 else row | {"id": f"{example.id}#{len(same)}"}
+        namesakes.add(digest)
+        # Several questions about one picture may share its id. An id must name one row: the second
+        # becomes "ID#2".
+        if len(namesakes) > 1:
+            row["id"] = f"{example.id}#{len(namesakes)}"
+        yield row
 
 
 def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | DroppedRow]:
-    """All rows in order, decoded to see that they can be; threads are at those that come next."""
+    """Yields all rows in order, while threads read the next ones and decode their images.
+
+    A bad row is yielded as its DroppedRow.
+    """
     threads = THREADS.value or (16 if downloads else os.cpu_count() or 1)
 
     def read(number: int) -> Example | DroppedRow:
@@ -122,7 +139,9 @@ def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropp
             return dropped
         return example
 
-    numbers, waiting = iter(range(len(source))), collections.deque()
+    # At most 4 rows a thread are waiting: more would only fill the memory with images.
+    numbers = iter(range(len(source)))
+    waiting = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for number in itertools.islice(numbers, 4 * threads):
             waiting.append(pool.submit(read, number))
@@ -133,63 +152,65 @@ def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropp
 
 
 def chunks(good: Iterator[dict], limit: int) -> Iterator[list[dict]]:
-    """Rows in a row, of about `limit` bytes together."""
-    chunk, size = [], 0
+    """Cuts rows into lists of about `limit` bytes, the last row of a list going over it."""
+    chunk = []
+    size = 0
     for row in good:
         chunk.append(row)
-        size += (
-            sum(map(len, row["images"]))
-            + len(row["question"])
-            + len(row["chain"] or "")
-            + 200
-        )
+        images = sum(map(len, row["images"]))
+        texts = len(row["question"]) + len(row["chain"] or "")
+        size += images + texts + 200  # for the other fields
         if size >= limit:
             yield chunk
-            chunk, size = [], 0
+            chunk = []
+            size = 0
     if chunk:
         yield chunk
 
 
 def write_array_record(path: Path, chunk: list[dict]) -> None:
-    """Rows as JSON, one a record: each is read, and found damaged, by itself."""
+    """Writes rows as JSON, one a record: each is read, and found damaged, by itself."""
     try:
         from array_record.python.array_record_module import ArrayRecordWriter
     except ImportError:
         raise ImportError(f"writing ArrayRecord needs {EXTRA}") from None
-    writer = ArrayRecordWriter(
-        str(path), "group_size:1,zstd:3"
-    )  # takes base64 back to bytes
+    # Base64 makes images a third longer; the compression takes that back.
+    writer = ArrayRecordWriter(str(path), "group_size:1,zstd:3")
     for row in chunk:
         writer.write(records.dumps(row).encode())
     writer.close()
 
 
 def write_parquet(path: Path, chunk: list[dict]) -> None:
-    """Rows as columns, images as {bytes, path}, metadata as JSON."""
+    """Writes rows as columns, images as {bytes, path}, metadata as JSON."""
     try:
         import pyarrow as pa
         import pyarrow.parquet
     except ImportError:
         raise ImportError(f"writing parquet needs {EXTRA}") from None
-    text, turn = (
-        pa.string(),
-        pa.struct([("role", pa.string()), ("content", pa.string())]),
-    )
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    special = {
-        "images": pa.list_(image), "before": pa.list_(turn), "accuracy_weight": pa.float64(),
-    }  # fmt: skip
-    schema = pa.schema([(name, special.get(name, text)) for name in chunk[0]])
-    stored = [
-        row
-        | {"images": [{"bytes": data} for data in row["images"]]}
-        | {"metadata": json.dumps(row["metadata"])}
-        for row in chunk
-    ]
+    text = pa.string()
+    turn = pa.struct([("role", text), ("content", text)])
+    image = pa.struct([("bytes", pa.binary()), ("path", text)])
+    types = {
+        "images": pa.list_(image),
+        "before": pa.list_(turn),
+        "accuracy_weight": pa.float64(),
+    }
+    schema = pa.schema([(name, types.get(name, text)) for name in chunk[0]])
+    stored = []
+    for row in chunk:
+        # The other fields are texts. Metadata is one too: its entries differ from row to row, and
+        # a struct would have to have them all.
+        images = [{"bytes": data} for data in row["images"]]
+        metadata = json.dumps(row["metadata"])
+        stored.append(row | {"images": images, "metadata": metadata})
     pyarrow.parquet.write_table(
-        pa.Table.from_pylist(stored, schema), path,
-        row_group_size=100, compression="zstd", write_page_checksum=True,
-    )  # fmt: skip
+        pa.Table.from_pylist(stored, schema),
+        path,
+        row_group_size=100,
+        compression="zstd",
+        write_page_checksum=True,
+    )
 
 
 WRITERS: dict[str, Callable[[Path, list[dict]], None]] = {

@@ -1,7 +1,8 @@
 """Sources made of sources: mixtures, curricula, questions by pass rate or with a teacher's chains.
 
-Each is again `source(index) -> Example`, a pure function of an index; the classes have fields that
-can be changed on the command line. A source with an end has a `len`, the rows of one pass.
+Each is a source again, `source(index) -> Example`, a pure function of an index. The classes have
+fields that can be changed on the command line. A source with an end has a `len`, the rows of one
+pass. Which files the rows are from is not known here.
 """
 
 import dataclasses
@@ -15,53 +16,91 @@ from pathlib import Path
 
 import numpy as np
 
+from r1v3_jax.data.sources import pass_order
 from r1v3_jax.types import DroppedRow, Example
 
 Source = Callable[[int], Example]
 
-MAX_PERIOD = 100_000  # examples after which a mixture begins again
+MAX_PERIOD = 100_000  # examples after which the schedule of a mixture must repeat
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several sources as one: ((weight, source), ...). Each keeps its own order and its passes.
+    """Mixes several sources by weight; each keeps its own order and its own passes.
 
-    Not drawn but dealt out: of the first n examples a part has n times its share, rounded up or
-    down. ValueError for weights that are no positive numbers of few digits.
+    Turns are not drawn at random but dealt out: among the first n examples, a part with share w has
+    n * w, rounded up or down. ValueError for weights that are no positive numbers of few digits.
 
-        weights 2 and 1   ->   a a b  a a b  ...      (the schedule, over and over)
+        Mixture(((2, a), (1, b)))   ->   a(0) a(1) b(0)   a(2) a(3) b(1)   ...
     """
 
-    parts: tuple[tuple[float, Source], ...]
+    parts: tuple[tuple[float, Source], ...]  # (weight, source) each
 
     def __post_init__(self):
-        _schedule(tuple(weight for weight, _ in self.parts))
+        schedule(self._weights)
+
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        return tuple(weight for weight, _ in self.parts)
 
     def check(self) -> None:
-        """What the parts' own `check` refuses."""
+        """Calls the `check` of each part."""
         for _, source in self.parts:
             _check(source)
 
     def fingerprint(self) -> str:
-        """Of the parts; see `sources.Rows`."""
+        """Joins the fingerprints of the parts; see `sources.Rows`."""
         return "; ".join(_fingerprint(source) for _, source in self.parts)
 
     def __call__(self, index: int) -> Example:
-        turns, before = _schedule(tuple(weight for weight, _ in self.parts))
-        place, at = divmod(index, len(turns))
-        part = turns[at]
-        return self.parts[part][1](int(place * before[-1, part] + before[at, part]))
+        turns, counts = schedule(self._weights)
+        # Weights 2 and 1, index 7: round 2, position 1 of the schedule a a b. Part a has 2 turns a
+        # round and had 1 in this one, so this is its example 2 * 2 + 1 = 5.
+        round_number, position = divmod(index, len(turns))
+        part = turns[position]
+        _, source = self.parts[part]
+        return source(int(round_number * counts[-1, part] + counts[position, part]))
 
 
 @functools.lru_cache(64)
-def _schedule(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Whose turn it is, int[N], and how often it was each part's before, int[N + 1, K].
+def schedule(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Deals out the turns of one period of N examples to K parts.
 
-    The j-th turn of a part of share w may come from place floor(j / w) on and must have come by
-    place ceil((j + 1) / w); of those who may, the first who must goes first. All get there in time
-    (Baruah et al., Proportionate progress, 1996), so a count is never off by one or more.
+    Returns (turns, counts): the part whose turn it is, int[N], and how many turns each part had
+    before a position, int[N + 1, K]; the last row is a whole period.
+
+    Earliest deadline first (Baruah et al., Proportionate progress, 1996). A part of share w may
+    take its j-th turn from position floor(j / w) on, and must take it before ceil((j + 1) / w). Of
+    the parts that may, the one with the earliest deadline goes next. Then every part meets every
+    deadline, and no count is ever off by one or more.
     """
+    shares = _whole_shares(weights)
+    period = int(shares.sum())
+    if period > MAX_PERIOD:
+        raise ValueError(
+            f"the weights {weights} repeat after {period} examples, wanted at most {MAX_PERIOD}; "
+            "give them fewer digits"
+        )
+    turns = np.zeros(period, int)
+    counts = np.zeros((period + 1, len(shares)), int)
+    # Weights 2 and 1, period 3: at position 0 part a must go before 2 and part b before 3, so a; at
+    # position 1 both must go before 3, so the first of them, a; at 2 part a may not go before 3, so
+    # b. The schedule is a a b.
+    for position in range(period):
+        count = counts[position]
+        is_allowed = count * period // shares <= position
+        deadline = -(-(count + 1) * period // shares)  # divided, and rounded up
+        part = np.where(is_allowed, deadline, period + 1).argmin()
+        turns[position] = part
+        counts[position + 1] = count
+        counts[position + 1, part] += 1
+    return turns, counts
+
+
+def _whole_shares(weights: tuple[float, ...]) -> np.ndarray:
+    """Returns the smallest whole numbers in the ratio of the weights: 0.5 and 0.25 are 2 and 1."""
     try:
+        # By their decimal digits: as a binary number, 0.1 would repeat after 2**55 examples.
         exact = [Fraction(str(weight)) for weight in weights]
         assert exact and min(exact) > 0
     except (ValueError, AssertionError):
@@ -70,54 +109,47 @@ def _schedule(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
         ) from None
     scale = math.lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * scale) for weight in exact]
-    whole = np.array([weight // math.gcd(*whole) for weight in whole])
-    period = int(whole.sum())
-    if period > MAX_PERIOD:
-        raise ValueError(
-            f"the weights {weights} repeat after {period} examples, wanted at most {MAX_PERIOD}; "
-            "give them fewer digits"
-        )
-    turns, before = np.zeros(period, int), np.zeros((period + 1, len(whole)), int)
-    for place in range(period):
-        had = before[place]
-        may = had * period // whole <= place
-        must = -(-(had + 1) * period // whole)
-        turns[place] = part = np.where(may, must, period + 1).argmin()
-        before[place + 1] = had
-        before[place + 1, part] += 1
-    return turns, before
+    divisor = math.gcd(*whole)
+    return np.array([weight // divisor for weight in whole])
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """From index `start` on: rows of one of the `levels` and, with `by`, rows whose number
-    metadata[by] lies from `low` to `high`.
+    """One phase of a curriculum: from which index on, and which rows it wants.
+
+    Phase(1000, by="pass_rate", low=0.2, high=0.5): from index 1000 on, the rows whose metadata has
+    a pass rate from 0.2 to 0.5.
     """
 
-    start: int = 0
-    levels: tuple[str, ...] = ()  # empty: any
-    by: str = ""
-    low: float = -math.inf
-    high: float = math.inf
+    start: int = 0  # the first index of the phase
+    levels: tuple[str, ...] = ()  # of rows that are wanted; empty: any
+    by: str = ""  # the name of a number in the metadata; empty: any row
+    low: float = -math.inf  # the smallest metadata[by] that is wanted
+    high: float = math.inf  # the largest
 
     def wants(self, example: Example) -> bool:
+        """Whether an example belongs to this phase."""
         if self.levels and example.level not in self.levels:
             return False
         if not self.by:
             return True
+        # A row without the number, or with a text in its place, is wanted by no phase that asks
+        # for it. True and False are integers to Python, but no measurements.
         value = example.metadata.get(self.by)
-        known = isinstance(value, int | float) and not isinstance(value, bool)
-        return known and self.low <= value <= self.high
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
-    """A source with an end, in phases: from the `start` of each on only the rows that it wants.
+    """A source with an end, in phases: from the `start` of each on, only the rows that it wants.
 
-    A phase goes through its rows again and again, in an order drawn anew for each pass from `seed`.
-    The rows are looked at once, when the first is asked for. Bad rows cannot be told apart: every
-    phase has the same share of them as the source. ValueError if a phase has no rows or does not
+    A phase goes through its rows again and again; the order of each pass is drawn from `seed`. All
+    rows are read once, when the first is asked for. ValueError if a phase has no rows, or does not
     start after the one before it.
+
+    20 rows, 16 of them easy and 4 hard, with Phase(0, ("easy",)) and Phase(32, ("hard",)): indices
+    0 to 31 are two passes through the easy rows, and from 32 on every four are the hard ones.
     """
 
     source: Source
@@ -133,6 +165,7 @@ class Curriculum:
             )
 
     def check(self) -> None:
+        """Checks the source and sorts its rows; ValueError if it has no end, or a phase no row."""
         if not hasattr(self.source, "__len__"):
             raise ValueError(
                 f"a curriculum of {type(self.source).__name__}, which has no end: its rows cannot "
@@ -142,86 +175,99 @@ class Curriculum:
         _ = self.rows
 
     def fingerprint(self) -> str:
-        """Of the source; see `sources.Rows`."""
+        """Returns the fingerprint of the source; see `sources.Rows`."""
         return _fingerprint(self.source)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __call__(self, index: int) -> Example:
-        number = max(n for n, phase in enumerate(self.phases) if phase.start <= index)
+        started = [n for n, phase in enumerate(self.phases) if phase.start <= index]
+        number = max(started)
         rows = self.rows[number]
-        place, at = divmod(index - self.phases[number].start, len(rows))
-        return self.source(int(rows[_order(len(rows), (self.seed, number, place))[at]]))
+        # Index 53 of a phase that starts at 32 and has 4 rows: its index 21, so pass 5, position 1.
+        pass_number, position = divmod(index - self.phases[number].start, len(rows))
+        order = pass_order(len(rows), self.seed, number, pass_number)
+        return self.source(int(rows[order[position]]))
 
     @functools.cached_property
     def rows(self) -> list[np.ndarray]:
-        """Of each phase, the indices of its rows in the source's first pass, int[N]."""
-        wanted, bad = [[] for _ in self.phases], []
+        """The indices of each phase's rows in the source's first pass, int[N] a phase."""
+        rows_of_phase = [[] for _ in self.phases]
+        bad = []
         for index in range(len(self.source)):
             try:
                 example = self.source(index)
             except DroppedRow:
                 bad.append(index)
                 continue
-            for phase, rows in zip(self.phases, wanted, strict=True):
+            for phase, rows in zip(self.phases, rows_of_phase, strict=True):
                 if phase.wants(example):
                     rows.append(index)
         good = len(self.source) - len(bad)
-        for phase, rows in zip(self.phases, wanted, strict=True):
+        for phase, rows in zip(self.phases, rows_of_phase, strict=True):
             if not rows:
                 raise ValueError(
                     f"no row is wanted by {phase}; change it or leave it out"
                 )
+            # Bad rows have no level, but they must be met and counted: each phase gets as large a
+            # share of them as the source has. 2 bad and 8 good rows: a phase of 6 good rows gets
+            # round(2 * 6 / 8) = 2 of them, a phase of 2 good rows gets round(0.5) = 0.
             rows += bad[: round(len(bad) * len(rows) / good)]
-        return [np.array(rows) for rows in wanted]
+        return [np.array(rows) for rows in rows_of_phase]
 
 
 @dataclasses.dataclass(frozen=True)
 class ByPassRate:
-    """The rows of a source whose measured pass rate lies between `low` and `high`, both left out.
+    """The rows of a source whose measured pass rate is above `low` and below `high`.
 
-    rates: a file of tools/pass_rates.py; rows that it has not measured are left out. The rate is in
-    the example's metadata, as "pass_rate". The order of each pass is drawn from `seed`.
-    FileNotFoundError without the file, ValueError if it is of another kind or of another source.
+    The rate is in the metadata of an example, as "pass_rate". Rows without a measurement are left
+    out. The order of each pass is drawn from `seed`. FileNotFoundError without the file; ValueError
+    if it is of another kind or of another source.
+
+    Six rows with the rates 0, 0.125, 1, 0.5, none, 0.875: a source of three rows, the second, the
+    fourth and the sixth. With low=0.2 and high=0.6, of the fourth alone.
     """
 
     source: Source
-    rates: str
-    low: float = 0.0
-    high: float = 1.0
+    rates: str  # a file of tools/pass_rates.py
+    low: float = 0.0  # not included: a question that is never solved teaches nothing
+    high: float = 1.0  # not included: nor does one that is always solved
     seed: int = 0
 
     def check(self) -> None:
+        """Checks the source and reads the file."""
         _check(self.source)
-        _rates(self.rates, self.low, self.high)
+        _rated_rows(self.rates, self.low, self.high)
 
     def fingerprint(self) -> str:
-        """Of the source and of the rates; see `sources.Rows`."""
+        """Joins the fingerprint of the source and a digest of the rates; see `sources.Rows`."""
         rates = hashlib.sha256(Path(self.rates).read_bytes()).hexdigest()[:16]
         return f"{_fingerprint(self.source)}; rates {rates}"
 
     def __len__(self) -> int:
-        return len(_rates(self.rates, self.low, self.high))
+        return len(_rated_rows(self.rates, self.low, self.high))
 
     def __call__(self, index: int) -> Example:
-        rows = _rates(self.rates, self.low, self.high)
-        place, at = divmod(index, len(rows))
-        number, name, rate = rows[_order(len(rows), (self.seed, place))[at]]
+        rows = _rated_rows(self.rates, self.low, self.high)
+        pass_number, position = divmod(index, len(rows))
+        order = pass_order(len(rows), self.seed, pass_number)
+        number, name, rate = rows[order[position]]
         example = self.source(number)
+        # The file has the ids that were measured: a source that was changed, or has another seed,
+        # would give the rates of other questions.
         if example.id != name:
             raise ValueError(
                 f"{self.rates}: example {number} is {example.id!r} here and was {name!r}; use the "
                 "source that was measured"
             )
-        return dataclasses.replace(
-            example, metadata={**example.metadata, "pass_rate": rate}
-        )
+        metadata = {**example.metadata, "pass_rate": rate}
+        return dataclasses.replace(example, metadata=metadata)
 
 
 @functools.lru_cache(64)
-def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
-    """(index, id, pass rate) of the rows wanted."""
+def _rated_rows(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
+    """Reads the (index, id, pass rate) of the rows whose rate is above `low` and below `high`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; tools/pass_rates.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -230,6 +276,7 @@ def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
             (row["index"], row["id"], row["pass_rate"])
             for row in map(json.loads, lines)
         ]
+        # None: all samples of the question failed to be verified, so it has no rate.
         wanted = [row for row in rows if row[2] is not None and low < row[2] < high]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -242,17 +289,30 @@ def _rates(path: str, low: float, high: float) -> list[tuple[int, str, float]]:
     return wanted
 
 
-@functools.lru_cache(64)
-def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(count)
-
-
 def with_chains(source: Source, path) -> Source:
-    """The examples that a file of `distill` has chains for, with those chains, over and over.
+    """Returns the examples that a file of tools/distill.py has chains for, with those chains.
 
-    FileNotFoundError without the file; ValueError if it is empty, of another kind, or was made from
-    another source.
+    The source is endless: after the last line of the file comes the first. FileNotFoundError
+    without the file; ValueError if it is empty, of another kind, or was made from another source.
     """
+    rows = _chains(path)
+
+    def example(index: int) -> Example:
+        number, name, chain = rows[index % len(rows)]
+        original = source(number)
+        # As with pass rates: the chain of another question must never be learnt.
+        if original.id != name:
+            raise ValueError(
+                f"{path}: example {number} is {original.id!r} here and was {name!r}; use the "
+                "source that the chains were made from"
+            )
+        return dataclasses.replace(original, chain=chain)
+
+    return example
+
+
+def _chains(path) -> list[tuple[int, str, str]]:
+    """Reads the (index, id, chain) of each line of a file of tools/distill.py."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -268,18 +328,10 @@ def with_chains(source: Source, path) -> Source:
         raise ValueError(
             f"{path}: no chains; distil from a checkpoint that answers some questions"
         )
+    return rows
 
-    def example(index: int) -> Example:
-        at, name, chain = rows[index % len(rows)]
-        found = source(at)
-        if found.id != name:
-            raise ValueError(
-                f"{path}: example {at} is {found.id!r} here and was {name!r}; use the source that "
-                "the chains were made from"
-            )
-        return dataclasses.replace(found, chain=chain)
 
-    return example
+# A source is any function of an index; these two methods are optional.
 
 
 def _fingerprint(source: Source) -> str:

@@ -1,91 +1,133 @@
-"""Examples -> ids and tiles -> arrays of fixed shape.
+"""Encoded examples -> supervised batches of fixed shape, several examples in a row.
 
-Every process of a run plans the same batch from token counts and image sizes; the pixels of an
-image are cut only where one of its tiles is wanted, by the process whose device it goes to
-(`place`). What examples there are, and in which order, is for `feed` to say.
+Every process of a run plans the same batch from token counts and image sizes alone. The pixels of
+an image are cut later (`prompts.TileSlots`), and only by the processes whose devices get one of its
+tiles. Which examples come, and in which order, is decided by `reader`; nothing here knows it.
 """
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from r1v3_jax.config import SFT
+from r1v3_jax.config import SFT, ModelConfig
 from r1v3_jax.data.placement import split
 from r1v3_jax.data.prompts import TileSlots, place_images
+from r1v3_jax.data.reader import Consumed, Reader
 from r1v3_jax.processing.processor import Encoded, Processor, Tiles
 from r1v3_jax.types import Batch
 
+Row = list[Encoded]  # the examples of one row, in order
+
+
+def empty_batch(
+    config: ModelConfig, shape: tuple[int, ...], tiles=None, new=np.zeros
+) -> Batch:
+    """Makes a Batch of zeros; with new=jax.ShapeDtypeStruct, its shapes alone.
+
+    shape: of every array except the tiles, [B, T] or [N, B, T]. tiles: stored as they are, because
+    they are planned and not allocated: `TileSlots`, or their shape; None without images.
+    """
+    ints = partial(new, shape, np.int32)
+    floats = partial(new, shape, np.float32)
+    return Batch(
+        tokens=ints(),
+        positions=ints(),
+        segment_ids=ints(),
+        loss_weights=floats(),
+        tiles=tiles,
+        image_index=None if config.vision is None else ints(),
+        labels=ints(),
+    )
+
 
 def packed_batches(
-    reader, processor: Processor, config: SFT
-) -> Iterator[tuple[Batch, object]]:
-    """Batches of `config.rows` packed rows, and the `feed.Consumed` that each used up of a reader.
+    reader: Reader, processor: Processor, config: SFT
+) -> Iterator[tuple[Batch, Consumed]]:
+    """Yields batches of `config.rows` packed rows, each with what it consumed of the reader.
 
-    Examples go, in order, into the first row with room whose micro-batch has tiles left; the first
-    that fits nowhere begins the next batch. The whole batch has one loss: the mean over its
-    supervised tokens.
+    Examples go, in order, into the first row with room whose micro-batch has tile slots left; the
+    first example that fits nowhere begins the next batch. The whole batch has one loss: the mean
+    over its supervised tokens. Endless; an error of the reader is raised when its turn comes.
     """
-    slots, per_micro = (
-        config.tiles // config.accumulate,
-        config.rows // config.accumulate,
-    )
-    pending = next(reader).encoded
+    example = next(reader).encoded
     while True:
-        rows: list[list[Encoded]] = [[] for _ in range(config.rows)]
-        room, left = [config.row_tokens] * config.rows, [slots] * config.accumulate
-        while True:
-            size, images_in = len(pending.tokens), len(pending.tiles)
-            fits = (
-                r
-                for r in range(config.rows)
-                if room[r] >= size and left[r // per_micro] >= images_in
-            )
-            if (row := next(fits, None)) is None:
-                break
-            rows[row].append(pending)
-            room[row] -= size
-            left[row // per_micro] -= images_in
-            pending = next(reader).encoded
-        yield _arrays(rows, processor, config), reader.consumed(back=1)
+        rows, example = _fill_rows(example, reader, config)
+        # `example` has been read, but it belongs to the next batch: a run that stops here and is
+        # resumed must read it again.
+        yield _arrays(rows, processor, config), reader.consumed(unused=1)
 
 
-def _arrays(rows: list[list[Encoded]], processor: Processor, config: SFT) -> Batch:
-    shape = (config.rows, config.row_tokens)
-    out = {
-        name: np.zeros(shape, np.int32)
-        for name in ("tokens", "positions", "segment_ids")
-    }
-    out["tokens"][:] = processor.tokenizer.pad_token_id
-    labels = out["tokens"].copy()
-    mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int32)
-    per_micro = config.rows // config.accumulate
+def _fill_rows(
+    example: Encoded, reader: Reader, config: SFT
+) -> tuple[list[Row], Encoded]:
+    """Fills the rows of one batch, beginning with `example`.
+
+    Returns them and the example that fits nowhere: the first of the next batch.
+    """
+    # Two rows of 10 tokens, each a micro-batch with 2 tile slots. Examples, as (tokens, tiles):
+    #   (6, 1) -> row 0   4 tokens and 1 slot are left there
+    #   (3, 2) -> row 1   row 0 has room for its tokens, but not for its tiles
+    #   (4, 1) -> row 0   which is full now
+    #   (5, 0) -> row 1   2 tokens and no slot are left there
+    #   (3, 0) fits nowhere and begins the next batch
+    rows_per_micro = config.rows // config.accumulate
+    rows: list[Row] = [[] for _ in range(config.rows)]
+    free_tokens = [config.row_tokens] * config.rows
+    free_slots = [config.tiles // config.accumulate] * config.accumulate
+    while True:
+        tokens = len(example.tokens)
+        tiles = len(example.tiles)
+        rows_with_room = (
+            row
+            for row in range(config.rows)
+            if free_tokens[row] >= tokens and free_slots[row // rows_per_micro] >= tiles
+        )
+        row = next(rows_with_room, None)
+        if row is None:
+            return rows, example
+        rows[row].append(example)
+        free_tokens[row] -= tokens
+        free_slots[row // rows_per_micro] -= tiles
+        example = next(reader).encoded
+
+
+def _arrays(rows: list[Row], processor: Processor, config: SFT) -> Batch:
+    """Writes the examples of each row one behind the other into the arrays of a Batch."""
+    batch = empty_batch(processor.config, (config.rows, config.row_tokens))
+    batch.tokens[:] = processor.tokenizer.pad_token_id
+    batch.labels[:] = processor.tokenizer.pad_token_id
+    mask = np.zeros(batch.tokens.shape, bool)
+    with_images = batch.image_index is not None
+    if with_images:
+        batch.image_index[:] = -1
+    rows_per_micro = config.rows // config.accumulate
     tiles: list[list[Tiles]] = [[] for _ in range(config.accumulate)]
     for r, row in enumerate(rows):
-        at = 0
-        for segment, one in enumerate(row, start=1):
-            to = at + len(one.tokens)
-            out["tokens"][r, at:to] = one.tokens
-            labels[r, at:to] = one.labels
-            out["positions"][r, at:to] = np.arange(to - at)
-            out["segment_ids"][r, at:to] = segment
-            mask[r, at:to] = one.loss_mask
-            mine = tiles[r // per_micro]
-            place_images(image_index[r, at:to], one, sum(map(len, mine)), processor)
-            mine.append(one.tiles)
-            at = to
-    weights = (mask / max(mask.sum(), 1)).astype(np.float32)
-    with_images = processor.config.vision is not None
-    batch = Batch(
-        loss_weights=weights,
-        labels=labels,
-        image_index=image_index if with_images else None,
-        **out,
-    )
+        # Image indices count the tiles of the row's micro-batch, over all its rows: with 2 rows a
+        # micro-batch, the first image of row 3 comes after those of row 2.
+        tiles_of_micro = tiles[r // rows_per_micro]
+        start = 0
+        for segment, example in enumerate(row, start=1):  # segment 0 is padding
+            end = start + len(example.tokens)
+            batch.tokens[r, start:end] = example.tokens
+            batch.labels[r, start:end] = example.labels
+            batch.positions[r, start:end] = np.arange(end - start)
+            batch.segment_ids[r, start:end] = segment
+            mask[r, start:end] = example.loss_mask
+            if with_images:
+                first_tile = sum(map(len, tiles_of_micro))
+                index = batch.image_index[r, start:end]
+                place_images(index, example, first_tile, processor)
+            tiles_of_micro.append(example.tiles)
+            start = end
+    # A mean over the supervised tokens of the whole batch: 400 of them weigh 1/400 each, in
+    # whichever micro-batch they are. A batch without any has the weight 0 everywhere, not 0/0.
+    batch.loss_weights[:] = mask / max(mask.sum(), 1)
     batch = split(batch, config.accumulate)
     if not with_images:
         return batch
+    slots = config.tiles // config.accumulate
     size = processor.config.vision.image_size
-    return dataclasses.replace(
-        batch, tiles=TileSlots(tiles, config.tiles // config.accumulate, size)
-    )
+    return dataclasses.replace(batch, tiles=TileSlots(tiles, slots, size))

@@ -1,10 +1,10 @@
-"""Examples of a source in order, made by threads before they are wanted, and the rows left out.
+"""Good rows of a source in order, made ahead by threads, and the rows that are left out.
 
 A source is a pure function of an index, so a position is one integer: the same rows come in the
-same order on every process, on any number of them, and after a restart. A row that cannot be used
-(`types.DroppedRow`) is skipped wherever examples are drawn; a `Ledger` lists it in WORKDIR/drops.jsonl
-and counts it. Images are decoded here, where a batch is planned, and their tiles are cut later: a
-picture that does not open is left out by all processes alike.
+same order on every process, on any number of processes, and after a restart. A row that cannot be
+used raises `types.DroppedRow` and is skipped; `stages.ledger` lists it in WORKDIR/drops.jsonl and
+counts it. Images are decoded here, where a batch is planned, and their tiles are cut later: an
+image that does not open is left out by all processes alike.
 """
 
 import collections
@@ -16,15 +16,15 @@ from collections.abc import Callable
 
 import grain
 
-from r1v3_jax.config import GRPO, SFT, Data
-from r1v3_jax.data.mixtures import with_chains
+from r1v3_jax.config import Data
 from r1v3_jax.processing.image_files import ImageError, StoredImage
-from r1v3_jax.processing.processor import Encoded, Processor
+from r1v3_jax.processing.processor import Encoded
 from r1v3_jax.types import DroppedRow, Example
 
 MAX_THREADS = 16
-# A share says little of few rows: as many bad ones more are let pass as it would be of these, or of
-# all rows of a source that has fewer.
+# Grace at the start, where a share says little: a stage stops when
+# bad rows > max_drop_fraction x (rows read + FIRST_ROWS), or + one pass if the source is shorter.
+# With 0.01, 10 bad rows may come first, before any good one; the 11th stops it.
 FIRST_ROWS = 1000
 
 Counts = dict[str, dict[str, int]]  # {source: {reason: rows left out}}
@@ -32,43 +32,49 @@ Counts = dict[str, dict[str, int]]  # {source: {reason: rows left out}}
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A good row. example: its images are decoded."""
+    """A good row."""
 
-    index: int
-    example: Example
-    encoded: Encoded
+    index: int  # in the source
+    example: Example  # with its images decoded
+    encoded: Encoded  # the same example in numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Consumed:
-    """What was used up: cursor, the index of the first row that is still to come; the rows left out
-    on the way, as {index, source, id, reason, detail}; seconds waited for.
+    """What a batch or a step used up of a reader.
+
+    Rows 40 to 43 were read, 41 was bad: Consumed(44, ({"index": 41, "reason": "json"},), 0.02),
+    with the other fields of a drop left out.
     """
 
-    cursor: int
+    cursor: int  # the index of the first row that is still to come
+    # The rows left out on the way, each {"index", "source", "id", "reason", "detail"}.
     drops: tuple[dict, ...] = ()
-    wait_s: float = 0.0
+    wait_s: float = 0.0  # seconds for which the caller waited for rows
 
-    def then(self, later: "Consumed") -> "Consumed":
-        return Consumed(
-            later.cursor, self.drops + later.drops, self.wait_s + later.wait_s
-        )
+    def followed_by(self, later: "Consumed") -> "Consumed":
+        """Adds up two that came one after the other: the cursor is that of the later one."""
+        drops = self.drops + later.drops
+        return Consumed(later.cursor, drops, self.wait_s + later.wait_s)
 
 
 class TooManyDropped(ValueError):
-    """More rows than `Data.max_drop_fraction` are bad. drops: those not handed out yet."""
+    """More rows than `Data.max_drop_fraction` are bad."""
 
     def __init__(self, message: str, drops: tuple[dict, ...]):
         super().__init__(message)
-        self.drops = drops
+        self.drops = drops  # those that no `Consumed` has listed yet
 
 
 class Reader:
-    """An endless iterator over the good rows of a source from index `start` on.
+    """An endless iterator over the good rows of a source, from index `start` on. Close it.
 
-    encode: of `Processor`, an example in numbers. tokens, tiles: room for one example; a larger one
-    is left out. counts: what was left out before `start`. Any other exception than `DroppedRow` is
-    raised when its row's turn comes, and TooManyDropped as soon as `how` says so. Close it.
+    encode: a method of `Processor`, an example in numbers. tokens, tiles: the room for one example;
+    a larger one is left out. data: threads, and how many rows may be bad. counts: what was left out
+    before `start`.
+
+    An exception other than DroppedRow is raised when its row's turn comes; TooManyDropped as soon
+    as more rows are bad than `data` allows.
     """
 
     def __init__(
@@ -78,30 +84,31 @@ class Reader:
         *,
         tokens: int,
         tiles: int,
-        how: Data | None = None,
+        data: Data | None = None,
         start: int = 0,
         counts: Counts | None = None,
     ):
-        self.source, self.encode, self.tokens, self.tiles = (
-            source,
-            encode,
-            tokens,
-            tiles,
-        )
-        self.how, self.cursor = how or Data(), start
+        self.source = source
+        self.encode = encode
+        self.tokens = tokens
+        self.tiles = tiles
+        self.data = data or Data()
+        self.cursor = start
+        # Of all sources together: the limit is the stage's.
         self.reasons = collections.Counter()
         for reasons in (counts or {}).values():
             self.reasons.update(reasons)
         rows = len(source) if hasattr(source, "__len__") else FIRST_ROWS
-        self._first_rows = min(rows, FIRST_ROWS)
+        self._grace_rows = min(rows, FIRST_ROWS)
         self._drops: list[dict] = []
         self._wait_s = 0.0
         options = grain.ReadOptions(
-            num_threads=self.how.threads or min(os.cpu_count() or 1, MAX_THREADS),
-            prefetch_buffer_size=self.how.ahead,
+            num_threads=self.data.threads or min(os.cpu_count() or 1, MAX_THREADS),
+            prefetch_buffer_size=self.data.ahead,
         )
-        made = grain.MapDataset.range(start, sys.maxsize).map(self.make)
-        self._made = iter(made.to_iter_dataset(options))
+        outcomes = grain.MapDataset.range(start, sys.maxsize).map(self.make)
+        # Grain's threads call `make` for the next rows and hand its results over in order.
+        self._outcomes = iter(outcomes.to_iter_dataset(options))
 
     def __iter__(self) -> "Reader":
         return self
@@ -109,113 +116,98 @@ class Reader:
     def __next__(self) -> Item:
         while True:
             began = time.perf_counter()
-            made = next(self._made)
+            outcome = next(self._outcomes)
             self._wait_s += time.perf_counter() - began
             self.cursor += 1
-            if isinstance(made, Item):
-                return made
-            self._leave_out(made)
+            if isinstance(outcome, Item):
+                return outcome
+            self._leave_out(outcome)
 
     def take(self, count: int) -> tuple[list[Item], Consumed]:
-        """The next `count` good rows."""
+        """Returns the next `count` good rows, and what they used up."""
         items = [next(self) for _ in range(count)]
         return items, self.consumed()
 
-    def consumed(self, *, back: int = 0) -> Consumed:
-        """What was used up since the last call, if the last `back` rows were given back."""
-        drops, self._drops = tuple(self._drops), []
-        wait_s, self._wait_s = self._wait_s, 0.0
-        return Consumed(self.cursor - back, drops, wait_s)
+    def consumed(self, *, unused: int = 0) -> Consumed:
+        """Returns what was used up since the last call.
+
+        unused: how many of the good rows read last are left for the next batch. After rows 0 to 9,
+        unused=1 gives the cursor 9: a resumed run reads row 9 again.
+        """
+        drops = tuple(self._drops)
+        wait_s = self._wait_s
+        self._drops = []
+        self._wait_s = 0.0
+        return Consumed(self.cursor - unused, drops, wait_s)
 
     def close(self) -> None:
-        """Stops the threads; rows that were begun are finished behind the caller's back."""
-        self._made.close()
+        """Stops the threads without waiting for the rows that they are at."""
+        self._outcomes.close()
 
     def make(self, index: int) -> Item | dict:
-        """The row at an index, or why it is left out; what the threads do."""
+        """Makes the row at an index, or says why it is left out. The threads call this."""
         try:
             example = decoded(self.source(index))
             encoded = self._encoded(example)
         except DroppedRow as drop:
-            # Not the exception itself: it would hold on to the images of its frames.
-            names = ("source", "id", "reason", "detail")
+            # The fields and not the exception: it would keep the images of its frames in memory.
             return {
                 "index": int(index),
-                **{name: getattr(drop, name) for name in names},
+                "source": drop.source,
+                "id": drop.id,
+                "reason": drop.reason,
+                "detail": drop.detail,
             }
         return Item(int(index), example, encoded)
 
     def _encoded(self, example: Example) -> Encoded:
-        where = example.source, example.id
+        """Encodes an example; DroppedRow if it is no text for this model, or too large."""
+        row = example.source, example.id
         try:
             encoded = self.encode(example)
-        except (
-            ValueError
-        ) as error:  # a control token in its text, another number of markers
-            raise DroppedRow(*where, "text", str(error)) from error
+        except ValueError as error:
+            # A control token in its text, or not one marker an image.
+            raise DroppedRow(*row, "text", str(error)) from error
+        # Nothing is ever cut to fit: half an image or half a chain of thought teaches nonsense.
         if len(encoded.tokens) > self.tokens:
-            got = f"{len(encoded.tokens)} tokens, room for {self.tokens}"
-            raise DroppedRow(*where, "too_long", got)
+            detail = f"{len(encoded.tokens)} tokens, room for {self.tokens}"
+            raise DroppedRow(*row, "too_long", detail)
         if len(encoded.tiles) > self.tiles:
-            got = f"{len(encoded.tiles)} tiles, room for {self.tiles}"
-            raise DroppedRow(*where, "too_many_tiles", got)
+            detail = f"{len(encoded.tiles)} tiles, room for {self.tiles}"
+            raise DroppedRow(*row, "too_many_tiles", detail)
         return encoded
 
     def _leave_out(self, drop: dict) -> None:
+        """Notes a bad row; TooManyDropped if that is one too many."""
         self._drops.append(drop)
         self.reasons[drop["reason"]] += 1
-        dropped, limit = self.reasons.total(), self.how.max_drop_fraction
-        if dropped <= limit * (self.cursor + self._first_rows):
+        dropped = self.reasons.total()
+        limit = self.data.max_drop_fraction
+        if dropped <= limit * (self.cursor + self._grace_rows):
             return
-        last = f"{drop['source']}, {drop['id']}: {drop['reason']} ({drop['detail']})"
+        row = f"{drop['source']}, {drop['id']}: {drop['reason']} ({drop['detail']})"
         raise TooManyDropped(
-            f"got {dropped} bad rows among the first {self.cursor} ({format_counts(self.reasons)}), wanted "
-            f"at most max_drop_fraction = {limit}; the last is {last}; mend the data, or raise "
-            "data.max_drop_fraction",
+            f"got {dropped} bad rows among the first {self.cursor} "
+            f"({format_counts(self.reasons)}), wanted at most max_drop_fraction = {limit}; "
+            f"the last is {row}; mend the data, or raise data.max_drop_fraction",
             tuple(self._drops),
         )
 
 
-def of_stage(
-    config: SFT | GRPO,
-    processor: Processor,
-    how: Data,
-    *,
-    source: Callable[[int], Example] | None = None,
-    start: int = 0,
-    counts: Counts | None = None,
-) -> Reader:
-    """What a stage draws from: `source`, by default what it learns from.
-
-    Every prompt of a GRPO step has the same share of the step's tile slots.
-    """
-    if source is None:
-        source = config.train
-        if chains := getattr(config, "chains", ""):
-            source = with_chains(source, chains)
-    if isinstance(config, GRPO):
-        encode, tokens = processor.prompt, config.max_prompt_tokens
-        tiles = config.tiles // config.prompts
-    else:
-        encode, tokens = processor.supervised, config.row_tokens
-        tiles = config.tiles // config.accumulate
-    limits = {"tokens": tokens, "tiles": tiles}
-    return Reader(source, encode, how=how, start=start, counts=counts, **limits)
-
-
 def format_counts(reasons: collections.Counter) -> str:
-    """Reasons and how often, as "5 markers, 2 image_missing"."""
+    """Formats reasons with how often each came, most frequent first: "5 markers, 2 json"."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def decoded(example: Example) -> Example:
-    """The example with its images decoded. Dropped if one of them cannot be."""
-    pictures = []
+    """Returns the example with its images decoded; DroppedRow if one cannot be."""
+    images = []
     for image in example.images:
         try:
-            pictures.append(image.decode() if isinstance(image, StoredImage) else image)
+            # Sources that draw their images themselves have decoded ones already.
+            images.append(image.decode() if isinstance(image, StoredImage) else image)
         except ImageError as error:
             raise DroppedRow(
                 example.source, example.id, error.reason, str(error)
             ) from error
-    return dataclasses.replace(example, images=tuple(pictures))
+    return dataclasses.replace(example, images=tuple(images))

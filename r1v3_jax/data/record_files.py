@@ -1,7 +1,8 @@
-"""One file of records, by number: `len(shard)`, `shard[i] -> dict`, `shard.where(i)`, its name.
+"""One file of records, by number: `len(shard)`, `shard[i] -> dict`, `shard.name_of(i) -> str`.
 
-Opening one costs an index, never the records. A damaged record raises `types.DroppedRow` when its turn
-comes; a file whose damage cannot be told to one record is a ValueError that names it.
+Opening a file reads an index of it, never the records. A damaged record raises `types.DroppedRow`
+when its turn comes; damage that cannot be assigned to one record is a ValueError that names the
+file. What the fields of a record mean is not known here.
 """
 
 import os
@@ -16,67 +17,77 @@ import numpy as np
 from r1v3_jax.data import schemas
 from r1v3_jax.types import DroppedRow
 
-MAX_RECORD = 64 * 2**20  # bytes; an image of images.MAX_BYTES in base64 has 43 MiB
-CHUNK = 2**24  # bytes that are looked through for line ends at a time
+MAX_RECORD = 64 * 2**20  # bytes; image_files.MAX_BYTES of an image are 43 MiB of base64
+CHUNK = 2**24  # bytes that are searched for line ends at a time
 EXTRA = "pip install r1v3_jax[data]"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors of Windows begin a UTF-8 file with it
 
 
 def kind(file: str) -> str:
-    """jsonl, json, parquet, array_record or tar, by the name of a file; empty for others."""
-    found = re.search(r"\.(jsonl|json|parquet|tar|array_record)(?:-\d+-of-\d+)?$", file)
-    return found[1] if found else ""
+    """Returns jsonl, json, parquet, array_record or tar, by the name of a file; "" for others.
+
+    "a/train.jsonl" is jsonl, "r.array_record-00001-of-00003" is array_record.
+    """
+    match = re.search(r"\.(jsonl|json|parquet|tar|array_record)(?:-\d+-of-\d+)?$", file)
+    return match[1] if match else ""
 
 
 def _opened(shard, file: str) -> int:
-    """A descriptor to read at offsets, by any thread; it is closed when the shard is gone."""
+    """Opens a file to be read at offsets by any thread; closed when the shard is garbage."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     weakref.finalize(shard, os.close, descriptor)
     return descriptor
 
 
-def _damaged(store, i: int, detail) -> DroppedRow:
-    return DroppedRow(store.name, store.where(i), "record", str(detail))
+def _damaged(shard, i: int, detail) -> DroppedRow:
+    return DroppedRow(shard.name, shard.name_of(i), "record", str(detail))
 
 
-def _parsed(store, i: int, text: bytes) -> dict:
-    """A record of JSON; Dropped if it is none."""
+def _parsed(shard, i: int, text: bytes) -> dict:
+    """Parses a record of JSON; DroppedRow if it is not an object, or larger than MAX_RECORD."""
     if len(text) > MAX_RECORD:
-        raise _damaged(store, i, f"{len(text)} bytes, at most {MAX_RECORD} are read")
+        raise _damaged(shard, i, f"{len(text)} bytes, at most {MAX_RECORD} are read")
     try:
         record = schemas.loads(text)
     except schemas.InvalidRecord as error:
-        raise DroppedRow(store.name, store.where(i), *error.args) from error
-    return _object(store, i, record)
+        raise DroppedRow(shard.name, shard.name_of(i), *error.args) from error
+    return _object(shard, i, record)
 
 
-def _object(store, i: int, record) -> dict:
+def _object(shard, i: int, record) -> dict:
+    """Returns a record; DroppedRow if it is a number, a text or a list."""
     if not isinstance(record, dict):
-        found = f"wanted an object, got {type(record).__name__}"
-        raise DroppedRow(store.name, store.where(i), "json", found)
+        detail = f"wanted an object, got {type(record).__name__}"
+        raise DroppedRow(shard.name, shard.name_of(i), "json", detail)
     return record
 
 
 # JSON
 
 
-class Lines:
-    """JSON, one object a line. Blank lines are none.
+class JsonLines:
+    """A file of JSON, one object a line; blank lines are skipped.
 
-    The index is where each line begins and ends and its number in the file, 24 bytes a line; the
-    lines are read when they are asked for.
+    The index is the first byte, the end and the number of each line, 24 bytes a line. The lines are
+    read when they are asked for.
     """
 
     def __init__(self, file: str):
-        self.file, self.name = _opened(self, file), Path(file).stem
+        self.file = _opened(self, file)
+        self.name = Path(file).stem
+        # A file of 23 bytes, '{"a": 1}\n\n{"a": 2}\r\n  \n': the ends are 8 9 19 22, the starts
+        # 0 9 10 20. The second line is empty, the fourth is two spaces: records 0 and 1 are lines
+        # 1 and 3 of the file.
         ends = _line_ends(self.file)
         starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-        filled = ends - starts > 0
-        for i in np.flatnonzero(
-            filled & (ends - starts < 8)
-        ):  # spaces, a carriage return
-            filled[i] = bool(self._read(starts[i], ends[i]).strip())
-        self.starts, self.ends = starts[filled], ends[filled]
-        self.numbers = np.flatnonzero(filled) + 1
+        is_filled = ends - starts > 0
+        # The shortest lines may be spaces or a carriage return alone. Longer ones are not read
+        # here: a long line of spaces becomes a record that is dropped.
+        for i in np.flatnonzero(is_filled & (ends - starts < 8)):
+            is_filled[i] = bool(self._read(starts[i], ends[i]).strip())
+        self.starts = starts[is_filled]
+        self.ends = ends[is_filled]
+        self.line_numbers = np.flatnonzero(is_filled) + 1
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -85,45 +96,52 @@ class Lines:
         return os.pread(self.file, int(end - start), int(start))
 
     def __getitem__(self, i: int) -> dict:
-        start, end = self.starts[i], self.ends[i]
+        start = self.starts[i]
+        end = self.ends[i]
         if end - start > MAX_RECORD:
             raise _damaged(
                 self, i, f"a line of {end - start} bytes, at most {MAX_RECORD} are read"
             )
         text = self._read(start, end)
-        return _parsed(self, i, text.removeprefix(b"\xef\xbb\xbf") if i == 0 else text)
+        if i == 0:
+            text = text.removeprefix(BYTE_ORDER_MARK)
+        return _parsed(self, i, text)
 
-    def where(self, i: int) -> str:
-        return f"{self.name}/{self.numbers[i]}"
+    def name_of(self, i: int) -> str:
+        """Names record i by its line as an editor counts them: "train/17"."""
+        return f"{self.name}/{self.line_numbers[i]}"
 
 
 def _line_ends(file: int) -> np.ndarray:
-    """int64[lines]: the offset behind the last byte of each line, without its newline."""
-    found, at = [], 0
-    while chunk := os.pread(file, CHUNK, at):
-        found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + at)
-        at += len(chunk)
-    ends = np.concatenate(found) if found else np.zeros(0, np.int64)
-    return ends if at == (ends[-1] + 1 if len(ends) else 0) else np.append(ends, at)
+    """Finds the end of each line, int64[lines]: the offset of its newline, or of the file's end."""
+    ends = []
+    size = 0
+    while chunk := os.pread(file, CHUNK, size):
+        is_newline = np.frombuffer(chunk, np.uint8) == ord("\n")
+        ends.append(np.flatnonzero(is_newline) + size)
+        size += len(chunk)
+    ends = np.concatenate(ends) if ends else np.zeros(0, np.int64)
+    # A last line without a newline ends where the file does.
+    end_of_lines = ends[-1] + 1 if len(ends) else 0
+    return ends if size == end_of_lines else np.append(ends, size)
 
 
-class List:
-    """One JSON list of objects, as LLaVA's annotations are. Held in memory."""
+class JsonList:
+    """A file that is one JSON list of objects, as LLaVA's annotations are. Held in memory."""
 
     def __init__(self, file: str):
         self.name = Path(file).stem
+        text = Path(file).read_bytes().removeprefix(BYTE_ORDER_MARK)
         try:
-            self.records = schemas.loads(
-                Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf")
-            )
+            self.records = schemas.loads(text)
         except schemas.InvalidRecord as error:
             raise ValueError(
                 f"{file}: {error.args[1]}; one object a line goes as .jsonl"
             ) from error
         if not isinstance(self.records, list):
-            found = type(self.records).__name__
+            type_name = type(self.records).__name__
             raise ValueError(
-                f"{file}: wanted a list of objects, got {found}; or rename it .jsonl"
+                f"{file}: wanted a list of objects, got {type_name}; or rename it .jsonl"
             )
 
     def __len__(self) -> int:
@@ -132,26 +150,36 @@ class List:
     def __getitem__(self, i: int) -> dict:
         return _object(self, i, self.records[i])
 
-    def where(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
+        """Names record i by its place in the list, from 0: "train/17"."""
         return f"{self.name}/{i}"
+
+
+def _json(file: str) -> JsonLines | JsonList:
+    """Opens a .json file, which may be a list or lines; its first byte tells which."""
+    with open(file, "rb") as opened:
+        beginning = opened.read(100).removeprefix(BYTE_ORDER_MARK).lstrip()
+    return JsonList(file) if beginning.startswith(b"[") else JsonLines(file)
 
 
 # ArrayRecord
 
 
-class Records:
-    """A file of ArrayRecord. parse: bytes -> record; JSON if not given."""
+class ArrayRecords:
+    """A file of ArrayRecord. parse: makes a record of bytes; None for JSON."""
 
     def __init__(self, file: str, parse: Callable[[bytes], dict] | None = None):
         try:
             from array_record.python.array_record_module import ArrayRecordReader
         except ImportError:
             raise ImportError(f"{file}: reading ArrayRecord needs {EXTRA}") from None
-        self.name, self.parse = Path(file).name.replace(".array_record", ""), parse
+        self.name = Path(file).name.replace(".array_record", "")
+        self.parse = parse
         # One read at a time, no reading ahead: the order is random.
         self.reader = ArrayRecordReader(file, options="readahead_buffer_size:0")
         self.count = self.reader.num_records()
-        if not self.count or not self.reader.ok():  # its index is at the end
+        # The index is at the end of the file: a file that was cut short has none.
+        if not self.count or not self.reader.ok():
             raise ValueError(
                 f"{file}: not an ArrayRecord file, empty, or cut short; copy it again"
             )
@@ -162,16 +190,19 @@ class Records:
     def __getitem__(self, i: int) -> dict:
         try:
             (text,) = self.reader.read([int(i)])
-        except RuntimeError as error:  # its checksums
+        except RuntimeError as error:  # a checksum of the file that does not hold
             raise _damaged(self, i, error) from error
         if self.parse is None:
             return _parsed(self, i, text)
         try:
             return self.parse(text)
-        except Exception as error:  # whatever the parser of somebody's features raises
+        except Exception as error:
+            # `parse` belongs to another library and may raise anything. The record passed its
+            # checksum, but it cannot be read, so it is damaged all the same.
             raise _damaged(self, i, repr(error)) from error
 
-    def where(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
+        """Names record i by its number in the file, from 0: "r-00001-of-00003/17"."""
         return f"{self.name}/{i}"
 
 
@@ -179,26 +210,31 @@ class Records:
 
 
 class Tar:
-    """A WebDataset shard: members of one name but for the ending are one record.
+    """A WebDataset shard: members with the same name before the first dot are one record.
 
-    The index is where the members lie; nothing is extracted to disk. `KEY.json` gives the fields,
-    members that are images the images, instead of paths in the JSON: in order of their names, 2.png
-    before 10.png.
+    The index is the offset and the size of each member; nothing is extracted to disk. KEY.json
+    gives the fields. Members that are images replace the paths in the JSON; they are in order of
+    their names, with numbers as numbers: 2.png before 10.png.
+
+        a/7.json  a/7.1.png  a/7.2.png  ->  {"question": ..., "images": [bytes, bytes]}
     """
 
     IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
     def __init__(self, file: str):
-        self.file, self.name = _opened(self, file), Path(file).stem
+        self.file = _opened(self, file)
+        self.name = Path(file).stem
         grouped: dict[str, list[tuple[str, int, int]]] = {}
         try:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
-                    if member.isfile():
-                        folder, slash, base = member.name.rpartition("/")
-                        key, _, ending = base.partition(".")
-                        place = (f".{ending}".lower(), member.offset_data, member.size)
-                        grouped.setdefault(folder + slash + key, []).append(place)
+                    # Links, devices and the like: a hostile shard may point anywhere with them.
+                    if not member.isfile():
+                        continue
+                    folder, slash, base = member.name.rpartition("/")
+                    stem, _, ending = base.partition(".")
+                    place = (f".{ending}".lower(), member.offset_data, member.size)
+                    grouped.setdefault(folder + slash + stem, []).append(place)
                 end = tar.offset
         except tarfile.TarError as error:
             raise ValueError(
@@ -210,46 +246,47 @@ class Tar:
                 f"{file}: damaged or cut short at byte {end}; copy it again"
             )
         self.keys = list(grouped)
+        # Of each record, its members: (ending, offset, size).
         self.places = [sorted(places, key=_by_number) for places in grouped.values()]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, i: int) -> dict:
-        record, images = {}, []
+        record = {}
+        images = []
         for ending, start, size in self.places[i]:
-            image = ending.endswith(self.IMAGES)
-            if not image and not ending.endswith(".json"):
+            is_image = ending.endswith(self.IMAGES)
+            # Other members, such as 001.cls, are not read at all.
+            if not is_image and not ending.endswith(".json"):
                 continue
             if size > MAX_RECORD:
                 raise _damaged(
                     self, i, f"a member of {size} bytes, at most {MAX_RECORD} are read"
                 )
             data = os.pread(self.file, size, start)
-            if image:
+            if is_image:
                 images.append(data)
-                continue
-            record = _parsed(self, i, data)
+            else:
+                record = _parsed(self, i, data)
         if not images:
             return record
-        record = {name: value for name, value in record.items() if name != "image"}
-        return record | {"images": images}
+        # A path in the JSON would be looked for on this disk, where the image is not.
+        fields = {name: value for name, value in record.items() if name != "image"}
+        return fields | {"images": images}
 
-    def where(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
+        """Names record i by its members' name without the ending: "shard/set/001"."""
         return f"{self.name}/{self.keys[i]}"
 
 
 def _by_number(place: tuple[str, int, int]) -> list[tuple[int, str]]:
-    """What to sort a member by: digits in its ending count as a number."""
+    """Returns what to sort a member by: digits in its ending count as a number.
+
+    ".10.png" becomes [(-1, "."), (10, ""), (-1, ".png")], after ".2.png" with its (2, "").
+    """
     parts = re.split(r"([0-9]+)", place[0])
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _json(file: str) -> Lines | List:
-    """What a .json file is, by its first byte."""
-    with open(file, "rb") as opened:
-        beginning = opened.read(100).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return List(file) if beginning.startswith(b"[") else Lines(file)
-
-
-SHARDS = {"jsonl": Lines, "json": _json, "array_record": Records, "tar": Tar}
+SHARDS = {"jsonl": JsonLines, "json": _json, "array_record": ArrayRecords, "tar": Tar}

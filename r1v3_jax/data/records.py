@@ -1,13 +1,14 @@
-"""One record of anybody's layout -> one canonical row -> `types.Example`.
+"""One record in anybody's schema -> one canonical row -> `types.Example`.
 
-What a canonical row is, and how layouts become one, is in `layouts`. Here: what a row must be to be
-trained on, its images, and rows as JSON. Knows no files of records: `stores` reads those.
+What a canonical row is, and how each schema becomes one, is in `schemas`. Here: what a row must
+have to be trained on, its images, and rows as JSON. Files of records are read by `stores`.
 """
 
 import base64
 import functools
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from r1v3_jax.data import schemas
@@ -19,9 +20,11 @@ from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import boxes, routing
 from r1v3_jax.types import DroppedRow, Example
 
-# What stands for structure in a chat, in every checkpoint of the family.
+# Tokens that stand for structure in a chat, in every checkpoint of the family. A row with one in
+# its text could end its own turn and begin another.
 CONTROL = (chat.TURN_START, chat.TURN_END, *chat.IMAGE_TOKENS, "<|endoftext|>")
 DATA_URI = "data:;base64,"
+MAX_NAME = 1000  # characters of an id, a source, a level or a verifier
 
 
 def example(
@@ -33,20 +36,21 @@ def example(
     root: str | Path | None = None,
     downloads: Downloads | None = None,
 ) -> Example:
-    """The Example that a record holds; Dropped, with the reason, if it holds none.
+    """Makes the Example that a record holds; DroppedRow, with the reason, if it holds none.
 
-    schema: of `layouts.SCHEMAS`, or recognised. source, id: where the record has none of its own.
-    root: the folder that its images are in; without one they must be in the record. downloads:
-    where images may be fetched from; without it an address is refused. Of images the
-    headers are read here, the pixels where an example is drawn (`feed.decoded`).
+    schema: a key of `schemas.SCHEMAS`; empty: recognised. source, id: for records without their
+    own. root: the folder of the images; None: they must be in the record. downloads: the hosts that
+    images may be fetched from; None: an address is refused. Of each image the header is read here,
+    and the pixels when the example is wanted (`reader.decoded`).
     """
     try:
         row = canonical(record, schema)
-        source, id = row["source"] or source, row["id"] or id
+        source = row["source"] or source
+        id = row["id"] or id
         check(row)
         images = tuple(_stored(image, root, downloads) for image in row["images"])
         for image in images:
-            _ = image.size  # of the header: whatever is wrong there is found now
+            _ = image.size  # reads the header: most damage is found now
     except InvalidRecord as error:
         raise DroppedRow(source, id, *error.args) from error
     except ImageError as error:
@@ -67,7 +71,7 @@ def example(
 
 
 def inline(example: Example) -> dict:
-    """The canonical row of an example whose images are stored, with the bytes of these."""
+    """Returns the canonical row of an example from a file, with the bytes of its images."""
     row = {name: getattr(example, name) for name in schemas.CANONICAL}
     row["images"] = [image.read() for image in example.images]
     row["before"] = [
@@ -77,32 +81,36 @@ def inline(example: Example) -> dict:
 
 
 def canonical(record, schema: str = "") -> dict:
-    """The canonical row of a record. Bad if a field is missing or of the wrong type.
+    """Converts a record to a canonical row.
 
-    ValueError for a schema that there is not.
+    InvalidRecord if a field is missing or of the wrong type; ValueError for a schema that does not
+    exist.
     """
     if not isinstance(record, dict):
         raise InvalidRecord("json", f"wanted an object, got {type(record).__name__}")
     schema = schema or schemas.recognise(record)
     check_schema(schema)
+    # The schema gives the fields that the record has; then each is checked and made one type.
     row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
-    row["id"] = schemas.read_text(row["id"], "id", 1000)
-    row["source"] = schemas.read_text(row["source"], "source", 1000)
+    row["id"] = schemas.read_text(row["id"], "id", MAX_NAME)
+    row["source"] = schemas.read_text(row["source"], "source", MAX_NAME)
     row["question"] = schemas.read_text(row["question"], "question").strip()
+    # \boxed{3} and 3 are one answer.
     row["answer"] = boxes.unboxed(schemas.read_text(row["answer"], "answer"))
     row["images"] = schemas.read_images(row["images"])
     row["before"] = schemas.read_turns(row["before"])
     row["chain"] = schemas.read_text(row["chain"], "chain")
+    # An empty column says nothing, a chain of thought of spaces neither.
     row["chain"] = row["chain"] if row["chain"].strip() else None
-    row["level"] = schemas.read_text(row["level"], "level", 1000) or "normal"
-    row["verifier"] = schemas.read_text(row["verifier"], "verifier", 1000)
+    row["level"] = schemas.read_text(row["level"], "level", MAX_NAME) or "normal"
+    row["verifier"] = schemas.read_text(row["verifier"], "verifier", MAX_NAME)
     row["accuracy_weight"] = schemas.read_weight(row["accuracy_weight"])
     row["metadata"] = schemas.read_metadata(row["metadata"])
     return row
 
 
 def check_schema(schema: str) -> None:
-    """ValueError if there is no such layout."""
+    """ValueError if there is no such schema."""
     if schema not in schemas.SCHEMAS:
         raise ValueError(
             f"schema {schema!r}: choose from {', '.join(schemas.SCHEMAS)}, or leave it empty"
@@ -110,44 +118,56 @@ def check_schema(schema: str) -> None:
 
 
 def check(row: dict) -> None:
-    """Bad if a canonical row cannot be trained on, whatever the model: empty texts, markers, and an
-    answer that does not verify against itself.
+    """InvalidRecord if a canonical row cannot be trained on, whatever the model.
+
+    Reasons: an empty question or answer, control tokens, more or fewer markers than images, a
+    verifier that does not exist, an answer that does not verify against itself.
     """
     if not row["question"]:
         raise InvalidRecord("no_question", "")
+    # A row with a chain and no answer can still teach; nothing can be rewarded for it.
     if not row["answer"] and row["chain"] is None:
         raise InvalidRecord("no_answer", "")
-    asked = [
-        *(t["content"] for t in row["before"] if t["role"] != "assistant"),
-        row["question"],
-    ]
-    said = [
-        *(t["content"] for t in row["before"] if t["role"] == "assistant"),
-        row["chain"] or "",
-    ]
-    for text in asked + said:
-        if found := next((word for word in CONTROL if word in text), None):
-            raise InvalidRecord("text", f"the control token {found} in a text")
-    markers, images = (
-        sum(text.count(chat.IMAGE_MARKER) for text in asked),
-        len(row["images"]),
-    )
+
+    asked_texts = [*_contents(row, by_assistant=False), row["question"]]
+    answer_texts = [*_contents(row, by_assistant=True), row["chain"] or ""]
+    for text in asked_texts + answer_texts:
+        control = next((token for token in CONTROL if token in text), None)
+        if control:
+            raise InvalidRecord("text", f"the control token {control} in a text")
+
+    # Images go where the user and the system put markers. Without any marker they go in front of
+    # the question; an assistant that writes "<image>" shows none.
+    markers = sum(text.count(chat.IMAGE_MARKER) for text in asked_texts)
+    images = len(row["images"])
     if markers not in (0, images):
         raise InvalidRecord("markers", f"{markers} markers, {images} images")
+
     try:
         routing.parse(row["verifier"])
     except ValueError as error:
         raise InvalidRecord("verifier", str(error)) from error
-    if row["answer"] and (problem := _gold_problem(row["answer"], row["verifier"])):
-        raise InvalidRecord("answer", problem)
+    if row["answer"]:
+        problem = _gold_problem(row["answer"], row["verifier"])
+        if problem:
+            raise InvalidRecord("answer", problem)
+
+
+def _contents(row: dict, by_assistant: bool) -> Iterator[str]:
+    """Yields the texts of the earlier turns, the assistant's or the others'."""
+    for turn in row["before"]:
+        if (turn["role"] == "assistant") == by_assistant:
+            yield turn["content"]
 
 
 _parsing = threading.Lock()  # sympy's caches are not made for threads
 
 
+# Rows of one data set have few answers: letters, small numbers, the same fractions.
 @functools.lru_cache(65536)
 def _gold_problem(answer: str, verifier: str) -> str | None:
-    """As `rewards.check_gold`; letters, text and plain numbers do not wait for their turn."""
+    """Returns why an answer does not verify against itself; None if it does."""
+    # Letters, texts and plain numbers are compared without sympy: they need not wait their turn.
     if routing.is_quick(routing.parse(verifier).rules, answer, answer):
         return verify.check_gold(answer, verifier)
     with _parsing:
@@ -155,8 +175,10 @@ def _gold_problem(answer: str, verifier: str) -> str | None:
 
 
 def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImage:
+    """Returns where the bytes of an image are: in the record, at an address, or below `root`."""
     if isinstance(image, bytes):
         return StoredImage(image)
+    # Only tools/convert_data.py passes hosts. In a run, `confined` refuses an address.
     if downloads is not None and is_address(image.strip()):
         return StoredImage(downloads.fetch(image.strip()))
     if root is None:
@@ -166,7 +188,10 @@ def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImag
 
 
 def dumps(row: dict) -> str:
-    """A canonical row as one line of JSON, images inline as data: URIs; `canonical` reads it."""
+    """Writes a canonical row as one line of JSON, its images as data: URIs.
+
+    `canonical` reads it back.
+    """
     images = [
         _to_uri(image) if isinstance(image, bytes) else image for image in row["images"]
     ]

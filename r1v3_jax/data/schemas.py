@@ -1,18 +1,18 @@
-"""Layouts of other people's data: the fields of a record -> the fields of a canonical row.
+"""Schemas of other people's data: the fields of a record -> the fields of a canonical row.
 
-A function for each layout, as its own program reads it: EasyR1, verl, V-Triune, TRL (also
-ms-swift), LLaVA/InternVL, MMK12/ViRL39K, and ours; then what they are made of. Nothing in a record
-is executed, and nothing is downloaded. A canonical row is a plain dict:
+One function for each schema, as its own program reads it: EasyR1, verl, V-Triune, TRL (also
+ms-swift), LLaVA/InternVL, MMK12/ViRL39K, and ours; then the parts they are made of. Nothing in a
+record is executed, and nothing is downloaded. A canonical row is a plain dict:
 
-    id, source           text; empty where the record has none
+    id, source           text; empty if the record has none
     question             text of the last user turn, `<image>` where an image goes
-    answer               what is in the box, without the box; empty in a row that only teaches
+    answer               the content of the box, without the box; empty in a row that only teaches
     images               paths, or the bytes of files
-    before               [{"role", "content"}, ...], the turns in front of the question
-    chain                what the assistant says to the question, or None
+    before               [{"role", "content"}, ...], the turns before the question
+    chain                the assistant's reply to the question, or None
     level, verifier      as in `types.Example`
     accuracy_weight      of the reward, or None
-    metadata             {name: text or number}, whatever else there was that is small
+    metadata             {name: text or number}, the other fields of the record that are small
 """
 
 import base64
@@ -28,8 +28,9 @@ from r1v3_jax.rewards.verifiers import boxes
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each
 ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in chat.ROLES}
-ANSWERS = ("answer", "solution", "ground_truth")  # where an answer may stand
-# What a record that says nothing gives.
+# The fields that may hold an answer; the first that is filled counts.
+ANSWERS = ("answer", "solution", "ground_truth")
+# The canonical row of a record that fills no field.
 CANONICAL = {
     "id": "",
     "source": "",
@@ -46,12 +47,17 @@ CANONICAL = {
 
 
 class InvalidRecord(Exception):
-    """What is wrong with a record: (a word of `types.REASONS`, what was found)."""
+    """The problem of a record: (a key of `types.REASONS`, what was found in the record)."""
 
 
 def recognise(record: dict) -> str:
-    """Which of SCHEMAS a record is in, by the names of the fields it fills. Bad if in none."""
+    """Returns which of SCHEMAS a record is in, by the names of the fields it fills.
+
+    InvalidRecord if in none.
+    """
+    # A table of several data sets has the columns of all of them, and a row leaves most empty.
     filled = {name for name, value in record.items() if value is not None}
+    # From the most particular field to the least: "question" is in many schemas.
     if "conversations" in filled:
         return "llava"
     if isinstance(record.get("reward_model"), dict):
@@ -61,216 +67,255 @@ def recognise(record: dict) -> str:
     if "problem" in filled:
         return "easyr1"
     if "question" in filled:
-        return (
-            "mmk12" if filled & {"image", "qid"} and "images" not in filled else "own"
-        )
+        is_mmk12 = filled & {"image", "qid"} and "images" not in filled
+        return "mmk12" if is_mmk12 else "own"
     names = ", ".join(name[:50] for name in sorted(map(str, filled))[:20])
     wanted = "wanted question, problem, prompt, messages or conversations"
     raise InvalidRecord("fields", f"fields {names or 'none'}; {wanted}")
 
 
-# Layouts. Each takes a record and gives the fields of a canonical row that it has.
+# Schemas. Each function takes a record and returns the fields of a canonical row that it has.
 
 
-def _own(record: dict) -> dict:
+def _from_own(record: dict) -> dict:
+    """Reads a row of ours; fields we do not know become metadata.
+
+    {"question": "Which? <image>", "answer": "3", "images": ["a.png"], "level": "easy"}
+    """
     fields = {name: record[name] for name in CANONICAL if record.get(name) is not None}
     if "question" not in fields:
         raise InvalidRecord("fields", "no question")
-    given = fields.get("metadata", {})
-    if isinstance(
-        given, str
-    ):  # as it is stored in parquet, where columns have one type
-        given = loads(given)
-    if not isinstance(given, dict):
-        raise InvalidRecord("fields", f"metadata of type {type(given).__name__}")
-    return fields | {"metadata": _rest(record, *CANONICAL) | given}
+    metadata = fields.get("metadata", {})
+    # In parquet a column has one type, so metadata is stored there as a text of JSON.
+    if isinstance(metadata, str):
+        metadata = loads(metadata)
+    if not isinstance(metadata, dict):
+        raise InvalidRecord("fields", f"metadata of type {type(metadata).__name__}")
+    return fields | {"metadata": _small_fields(record, *CANONICAL) | metadata}
 
 
-def _easyr1(record: dict) -> dict:
-    names = ("problem", "images", "image", "id", "source", *ANSWERS)
+def _from_easyr1(record: dict) -> dict:
+    """Reads a row of EasyR1.
+
+    {"problem": "<image>Which?", "answer": "A", "images": [{"bytes": ..., "path": None}]}
+    """
+    used = ("problem", "images", "image", "id", "source", *ANSWERS)
     return {
-        "id": _first(record, "id"),
-        "source": _first(record, "source"),
-        "question": _first(record, "problem"),
-        "answer": _first(record, *ANSWERS),
-        "images": _given_images(record),
-        "metadata": _rest(record, *names),
+        "id": _first_filled(record, "id"),
+        "source": _first_filled(record, "source"),
+        "question": _first_filled(record, "problem"),
+        "answer": _first_filled(record, *ANSWERS),
+        "images": _images(record),
+        "metadata": _small_fields(record, *used),
     }
 
 
-def _mmk12(record: dict) -> dict:
-    rest = {
-        name: value for name, value in record.items() if name not in ("image", "qid")
-    }
-    given = {"id": _first(record, "id", "qid"), "images": _given_images(record)}
-    return _own(rest | given)
+def _from_mmk12(record: dict) -> dict:
+    r"""Reads a row of MMK12 or ViRL39K: ours, with an `image` or a `qid`.
+
+    {"qid": "Processed-1", "question": "<image>Which?", "answer": "\\boxed{2}", "image": ["a.png"]}
+    """
+    fields = dict(record)
+    fields.pop("image", None)
+    fields.pop("qid", None)
+    fields["id"] = _first_filled(record, "id", "qid")
+    fields["images"] = _images(record)
+    return _from_own(fields)
 
 
-def _verl(record: dict) -> dict:
-    model, extra = record.get("reward_model"), record.get("extra_info") or {}
+def _from_verl(record: dict) -> dict:
+    """Reads a row of verl.
+
+    {"data_source": "geometry3k", "prompt": [{"role": "user", "content": "<image>Which?"}],
+     "images": [{"bytes": ...}], "reward_model": {"style": "rule", "ground_truth": "2"},
+     "extra_info": {"split": "train", "index": 7}}
+    """
+    model = record.get("reward_model")
+    extra = record.get("extra_info") or {}
     if not isinstance(model, dict) or not isinstance(extra, dict):
         raise InvalidRecord("fields", "reward_model and extra_info must be objects")
-    names = ("data_source", "prompt", "images", "image", "reward_model", "extra_info")
-    stored = [] if (path := extra.get("image_path")) is None else [path]
+    # V-Triune's rows name the file of an image that is not in the row.
+    path = extra.get("image_path")
+    stored = [] if path is None else [path]
+    used = ("data_source", "prompt", "images", "image", "reward_model", "extra_info")
+    # extra_info repeats the question and the answer, sometimes in other words.
+    metadata = _small_fields(extra, "id", "question", "answer", "image_path")
     return _dialogue(record.get("prompt")) | {
-        "id": _first(extra, "id"),
-        "source": _first(record, "data_source"),
-        "answer": _first(model, "ground_truth", "answer"),
-        "images": _given_images(record) or stored,
-        "metadata": _rest(extra, "id", "question", "answer", "image_path")
-        | _rest(record, *names),
+        "id": _first_filled(extra, "id"),
+        "source": _first_filled(record, "data_source"),
+        "answer": _first_filled(model, "ground_truth", "answer"),
+        "images": _images(record) or stored,
+        "metadata": metadata | _small_fields(record, *used),
     }
 
 
-def _vtriune(record: dict) -> dict:
-    row, model = _verl(record), record["reward_model"]
-    verifier, parameters = model.get("verifier"), model.get("verifier_parm") or {}
+def _from_vtriune(record: dict) -> dict:
+    """Reads a row of V-Triune: verl's, with a verifier and the weights of its rewards.
+
+    {"data_source": "coco", "prompt": [...], "images": [...], "reward_model": {
+     "ground_truth": "[{...}]", "verifier": "detection", "accuracy_ratio": 0.9,
+     "format_ratio": 0.1, "verifier_parm": {"det_reward_ratio": {"iou_completeness": 0.3}}}}
+    """
+    row = _from_verl(record)
+    model = record["reward_model"]
     ratios = [model.get("accuracy_ratio"), model.get("format_ratio")]
     if not all(ratio is None or is_number(ratio) for ratio in ratios):
         raise InvalidRecord("fields", f"accuracy_ratio and format_ratio are {ratios}")
+    # Their ratios need not add up to 1: 1.0 and 1.0 weigh accuracy and format 0.5 each.
     if None not in ratios and sum(ratios) > 0:
         row["accuracy_weight"] = ratios[0] / sum(ratios)
-    if verifier == "detection":
-        parameters = parameters if isinstance(parameters, dict) else {}
-        if parameters.get("det_verifier_normalized"):
-            # Gold is in thousandths of the image. V-Triune takes answers in pixels and turns them
-            # into those; here an answer is compared as it stands: InternVL writes thousandths.
-            row["metadata"]["det_verifier_normalized"] = True
-        ratio = parameters.get("det_reward_ratio")
-        return row | {
-            "verifier": f"overlap iou=dynamic completeness={_completeness(ratio)}"
-        }
-    if verifier != "mathverify":
+
+    verifier = model.get("verifier")
+    if verifier == "mathverify":
+        return row | {"verifier": "mathematics"}
+    if verifier != "detection":
         raise InvalidRecord(
             "verifier", f"{verifier!r}; V-Triune has mathverify and detection"
         )
-    return row | {"verifier": "mathematics"}
+    parameters = model.get("verifier_parm") or {}
+    parameters = parameters if isinstance(parameters, dict) else {}
+    if parameters.get("det_verifier_normalized"):
+        # The reference boxes are in thousandths of the image. V-Triune takes answers in pixels and
+        # converts them; here an answer is compared as it is: InternVL writes thousandths.
+        row["metadata"]["det_verifier_normalized"] = True
+    completeness = _completeness(parameters.get("det_reward_ratio"))
+    return row | {"verifier": f"overlap iou=dynamic completeness={completeness}"}
 
 
-def _trl(record: dict) -> dict:
-    turns = _first(record, "messages", "prompt")
-    turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
-    said = record.get("completion")
-    said = (
-        [{"role": "assistant", "content": said}]
-        if isinstance(said, str)
-        else said or []
-    )
-    if not isinstance(turns, list) or not isinstance(said, list):
+def _from_trl(record: dict) -> dict:
+    r"""Reads a row of TRL or ms-swift: prompt and answer, or a conversation to learn from.
+
+    {"prompt": "Which?", "image": {"bytes": ...}, "answer": "0"}
+    {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]},
+     {"role": "assistant", "content": "It.\n</think>\n\\boxed{0}"}], "images": ["a.png"]}
+    """
+    turns = _first_filled(record, "messages", "prompt")
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    completion = record.get("completion")
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    completion = completion or []
+    if not isinstance(turns, list) or not isinstance(completion, list):
         raise InvalidRecord(
             "fields", "prompt, messages and completion must be lists of turns, or texts"
         )
-    row = _dialogue(turns + said)
-    names = (
-        "prompt",
-        "messages",
-        "completion",
-        "images",
-        "image",
-        "id",
-        "source",
-        *ANSWERS,
-    )
-    answer = _first(record, *ANSWERS)
+    row = _dialogue(turns + completion)
+    inputs = ("prompt", "messages", "completion", "images", "image")
     return row | {
-        "id": _first(record, "id"),
-        "source": _first(record, "source", "data_source"),
-        "answer": _boxed(row["chain"]) if answer is None else answer,
-        "images": _given_images(record),
-        "metadata": _rest(record, *names),
+        "id": _first_filled(record, "id"),
+        "source": _first_filled(record, "source", "data_source"),
+        "answer": _answer_or_box(_first_filled(record, *ANSWERS), row["chain"]),
+        "images": _images(record),
+        "metadata": _small_fields(record, *inputs, "id", "source", *ANSWERS),
     }
 
 
-def _llava(record: dict) -> dict:
-    turns, images = record.get("conversations"), _given_images(record)
+def _from_llava(record: dict) -> dict:
+    """Reads a row of LLaVA or InternVL.
+
+    {"id": 12, "image": "coco/a.png", "conversations": [
+     {"from": "human", "value": "<image>\\nWhich?"}, {"from": "gpt", "value": "Zero."}]}
+    """
+    turns = record.get("conversations")
+    images = _images(record)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InvalidRecord("fields", "conversations must be a list of {from, value}")
     turns = read_turns(
         [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]
     )
-    asked = [turn for turn in turns if turn["role"] == "user"]
-    if (
-        images
-        and asked
-        and not any(chat.IMAGE_MARKER in turn["content"] for turn in asked)
-    ):
-        asked[0]["content"] = (
-            f"{chat.IMAGE_MARKER}\n" * len(images) + asked[0]["content"]
-        )
-    row, answer = _dialogue(turns), _first(record, "answer")
-    names = ("id", "image", "images", "conversations", "source", "answer")
+    # Without a marker of the user's, images belong to the first question and not to the last one,
+    # before which they would go otherwise. A marker in a reply is only text.
+    user_turns = [turn for turn in turns if turn["role"] == "user"]
+    has_marker = any(chat.IMAGE_MARKER in turn["content"] for turn in user_turns)
+    if images and user_turns and not has_marker:
+        markers = f"{chat.IMAGE_MARKER}\n" * len(images)
+        user_turns[0]["content"] = markers + user_turns[0]["content"]
+    row = _dialogue(turns)
+    used = ("id", "image", "images", "conversations", "source", "answer")
     return row | {
-        "id": _first(record, "id"),
-        "source": _first(record, "source"),
-        "answer": _boxed(row["chain"]) if answer is None else answer,
+        "id": _first_filled(record, "id"),
+        "source": _first_filled(record, "source"),
+        "answer": _answer_or_box(_first_filled(record, "answer"), row["chain"]),
         "images": images,
-        "metadata": _rest(record, *names),
+        "metadata": _small_fields(record, *used),
     }
 
 
 SCHEMAS: dict[str, Callable[[dict], dict]] = {
-    "own": _own,
-    "easyr1": _easyr1,
-    "verl": _verl,
-    "vtriune": _vtriune,
-    "trl": _trl,
-    "llava": _llava,
-    "mmk12": _mmk12,
+    "own": _from_own,
+    "easyr1": _from_easyr1,
+    "verl": _from_verl,
+    "vtriune": _from_vtriune,
+    "trl": _from_trl,
+    "llava": _from_llava,
+    "mmk12": _from_mmk12,
 }
 
 
 # Parts of records
 
 
-def _first(record: dict, *names: str):
-    """The first of these fields that is there."""
+def _first_filled(record: dict, *names: str):
+    """Returns the first of these fields that is not empty; None if all are."""
     return next((record[name] for name in names if record.get(name) is not None), None)
 
 
-def _given_images(record: dict) -> list:
-    if _first(record, "video", "videos"):
+def _images(record: dict) -> list:
+    """Returns the images of a record: a list, or one alone."""
+    # Without its frames the question of a video is not the same question: never train on it.
+    if _first_filled(record, "video", "videos"):
         raise InvalidRecord("fields", "a row about a video; cut it into images")
-    images = _first(record, "images", "image")
-    return [] if images is None else images if isinstance(images, list) else [images]
+    images = _first_filled(record, "images", "image")
+    if images is None:
+        return []
+    return images if isinstance(images, list) else [images]
 
 
-def _rest(record: dict, *used: str) -> dict:
-    """What is small of the fields that are not used."""
+def _small_fields(record: dict, *used: str) -> dict:
+    """Returns the fields of a record that are not used and small enough for metadata."""
     return {
         name: value
         for name, value in record.items()
-        if name not in used and _small(value)
+        if name not in used and _is_small(value)
     }
 
 
-def _small(value) -> bool:
+def _is_small(value) -> bool:
     if isinstance(value, str):
         return len(value) <= 200
     return isinstance(value, bool) or is_number(value)
 
 
 def is_number(value) -> bool:
-    whole = isinstance(value, int) and abs(value) < 2**63
-    return (whole and not isinstance(value, bool)) or (
-        isinstance(value, float) and math.isfinite(value)
-    )
+    """Whether a value is an integer of 64 bits or a finite float; True and False are not."""
+    if isinstance(value, bool):
+        return False
+    # JSON allows integers of any length; no column of a table does.
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _completeness(ratio) -> float:
-    """Its share of V-Triune's detection reward. The two ways to pair boxes that its data can weigh
-    are one here: the closest first, of equal labels.
+    """Returns the share of completeness in V-Triune's detection reward, 0 to 1.
+
+    V-Triune can weigh two ways to pair boxes, by label first and by overlap first. Here they are
+    one: the closest first, among equal labels.
     """
     ratio = {} if ratio is None else ratio
     if not isinstance(ratio, dict) or not all(
-        x is None or is_number(x) for x in ratio.values()
+        weight is None or is_number(weight) for weight in ratio.values()
     ):
         raise InvalidRecord("fields", f"det_reward_ratio is {str(ratio)[:100]}")
+    # Another reward than the one we have would be worse than none.
     if any(ratio.get(name) for name in ("map", "map50", "map75")):
         raise InvalidRecord(
             "verifier",
-            "det_reward_ratio asks for mean average precision; IoU is to be had",
+            "det_reward_ratio asks for mean average precision; IoU is available",
         )
-    if not 0 <= (completeness := float(ratio.get("iou_completeness") or 0.0)) <= 1:
+    completeness = float(ratio.get("iou_completeness") or 0.0)
+    if not 0 <= completeness <= 1:
         raise InvalidRecord(
             "fields", f"iou_completeness is {completeness:g}, wanted 0 to 1"
         )
@@ -278,39 +323,49 @@ def _completeness(ratio) -> float:
 
 
 def _dialogue(turns) -> dict:
-    """question, before and chain of turns that end with the user's or with one answer to it."""
+    """Splits turns into question, before and chain.
+
+    [system, user, assistant, user, assistant] -> before: the first three, question: the second
+    user turn, chain: the last turn. Without the last turn the chain is None.
+    """
     turns = read_turns(turns)
-    chain = (
-        turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
-    )
+    chain = None
+    if turns and turns[-1]["role"] == "assistant":
+        chain = turns.pop()["content"]
     if not turns or turns[-1]["role"] != "user":
         raise InvalidRecord(
-            "fields", "the last turn but for an answer must be the user's"
+            "fields", "the last turn, except for an answer, must be the user's"
         )
     return {"question": turns[-1]["content"], "before": turns[:-1], "chain": chain}
 
 
 def read_turns(turns) -> list[dict]:
-    """[{"role", "content"}, ...] with contents as text; parts that are images become markers."""
+    """Reads turns as [{"role", "content"}, ...] with contents as text.
+
+    Parts that are images become markers. InvalidRecord for other parts and other roles.
+    """
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InvalidRecord("fields", "turns must be a list of objects")
-    out = []
+    result = []
     for i, turn in enumerate(turns):
-        role, content = turn.get("role"), turn.get("content")
+        # The role may be of any type: a list cannot be looked up in a dict.
+        role = turn.get("role")
         role = ROLES.get(role) if isinstance(role, str) else None
         if role is None or (role == "system" and i):
-            found = str(turn.get("role"))[:50]
+            speaker = str(turn.get("role"))[:50]
             raise InvalidRecord(
                 "fields",
-                f"turn {i} is by {found!r}; system is first, or user, assistant",
+                f"turn {i} is by {speaker!r}; system is first, or user, assistant",
             )
+        content = turn.get("content")
         if isinstance(content, list):
             content = "".join(_part(part) for part in content)
-        out.append({"role": role, "content": read_text(content, f"turn {i}")})
-    return out
+        result.append({"role": role, "content": read_text(content, f"turn {i}")})
+    return result
 
 
 def _part(part) -> str:
+    """Reads one part of a turn: {"type": "image"} or {"type": "text", "text": "Sum?"}."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
         return chat.IMAGE_MARKER
@@ -322,7 +377,10 @@ def _part(part) -> str:
 
 
 def read_text(value, name: str, limit: int = MAX_TEXT) -> str:
-    """A text as it stands, a number as text, None as none. Bad for anything else."""
+    """Reads a text; a number becomes text, None becomes "".
+
+    InvalidRecord for other types, and for a text that is too long or cannot be stored as UTF-8.
+    """
     if value is None:
         return ""
     if is_number(value):
@@ -335,12 +393,14 @@ def read_text(value, name: str, limit: int = MAX_TEXT) -> str:
         raise InvalidRecord(
             "text", f"{name} has {len(value)} characters, at most {limit} are read"
         )
+    # "\ud800" is what JSON makes of half a character; writing it down would fail much later.
     if "\0" in value or re.search("[\ud800-\udfff]", value):
         raise InvalidRecord("text", f"{name} has a NUL or half of a surrogate pair")
     return value
 
 
 def read_weight(value) -> float | None:
+    """Reads the weight of accuracy in the reward, 0 to 1 or None."""
     if value is not None and not (is_number(value) and 0 <= value <= 1):
         raise InvalidRecord(
             "fields", f"accuracy_weight is {str(value)[:50]}, wanted 0 to 1"
@@ -348,31 +408,37 @@ def read_weight(value) -> float | None:
     return None if value is None else float(value)
 
 
-def read_metadata(value: dict) -> dict:
-    small = {str(name)[:200]: x for name, x in value.items() if _small(x)}
-    for name, x in small.items():
-        read_text(name, "metadata"), read_text(str(x), "metadata")
-    return dict(list(small.items())[:MAX_METADATA])
+def read_metadata(metadata: dict) -> dict:
+    """Reads metadata: the first MAX_METADATA entries that are small, checked as texts."""
+    entries = {
+        str(name)[:200]: value for name, value in metadata.items() if _is_small(value)
+    }
+    for name, value in entries.items():
+        read_text(name, "metadata")
+        read_text(str(value), "metadata")
+    return dict(list(entries.items())[:MAX_METADATA])
 
 
-def _boxed(chain: str | None) -> str:
-    """What the last box of a chain of thought holds."""
-    found = boxes.find_boxes(chain)[0] if chain else []
-    return found[-1] if found else ""
+def _answer_or_box(answer, chain: str | None):
+    """Returns the answer of a record, or else the content of the last box in its chain."""
+    if answer is not None:
+        return answer
+    contents, _ = boxes.find_boxes(chain) if chain else ([], False)
+    return contents[-1] if contents else ""
 
 
 def read_images(images) -> list[str | bytes]:
-    """Paths or bytes, from paths, bytes, data: URIs and {"bytes", "path"}."""
+    """Reads images as paths or bytes, from paths, bytes, data: URIs and {"bytes", "path"}."""
     if not isinstance(images, list):
         raise InvalidRecord(
             "fields", f"images of type {type(images).__name__}, wanted a list"
         )
-    out = []
+    result = []
     for image in images:
         if isinstance(image, dict):
-            image = (
-                image["bytes"] if image.get("bytes") is not None else image.get("path")
-            )
+            # `datasets` stores the path beside the bytes; where there are bytes, it is only a name.
+            data = image.get("bytes")
+            image = image.get("path") if data is None else data
         if isinstance(image, str) and image[:5].lower() == "data:":
             image = _from_uri(image)
         if not isinstance(image, str | bytes) or not image:
@@ -380,11 +446,12 @@ def read_images(images) -> list[str | bytes]:
             raise InvalidRecord(
                 "fields", f"an image of type {type(image).__name__}; {wanted}"
             )
-        out.append(image)
-    return out
+        result.append(image)
+    return result
 
 
 def _from_uri(uri: str) -> bytes:
+    """Decodes a data: URI, "data:image/png;base64,iVBORw0...", to the bytes of a file."""
     head, _, body = uri.partition(",")
     if not head.endswith(";base64"):
         raise InvalidRecord(
@@ -400,7 +467,11 @@ def _from_uri(uri: str) -> bytes:
 
 
 def loads(text: str | bytes):
-    """A JSON value; Bad for what only Python takes for JSON, and what would hurt it."""
+    """Reads a JSON value.
+
+    InvalidRecord for what is not JSON, for NaN and infinite numbers, which Python's reader would
+    take, and for nesting too deep to read.
+    """
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -408,10 +479,13 @@ def loads(text: str | bytes):
 
 
 def _refuse(constant: str):
+    """Called by the reader for NaN, Infinity and -Infinity."""
     raise ValueError(f"{constant} is no JSON")
 
 
 def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
+    """Called by the reader for each float; 1e999 would be infinite."""
+    value = float(text)
+    if not math.isfinite(value):
         raise ValueError(f"{text[:30]} is no number")
     return value

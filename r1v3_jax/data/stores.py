@@ -1,8 +1,8 @@
-"""Records at a path, by number: `len(store)`, `store[i] -> dict`, `store.where(i)`.
+"""Records at a path, by number: `len(store)`, `store[i] -> dict`, `store.name_of(i) -> str`.
 
-A path is a file of `shards` or of parquet, a folder or a pattern of these, a folder of TFDS or of
-`datasets`, a set on the hub, or such files on another file system. Knows no layouts: what a record
-means is for `rows` to say.
+A path is a file of `record_files` or of parquet, a folder or a pattern of such files, a folder of
+TFDS or of `datasets`, a set on the Hugging Face hub, or such files on another file system. What a
+record means is not known here: `schemas` and `records` know it.
 """
 
 import functools
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.data.record_files import EXTRA, SHARDS, Records, kind
+from r1v3_jax.data.record_files import EXTRA, SHARDS, ArrayRecords, kind
 
 
 def open_store(path: str, cache: str = ""):
-    """The store at a path.
+    """Opens the store at a path.
 
     DIR/x.jsonl, .json, .parquet, .array_record, .tar; a folder or a pattern of one kind of them;
     DIR@SPLIT of TFDS or of `datasets`; OWNER/NAME@SPLIT on the Hugging Face hub, with a
     configuration OWNER/NAME:CONFIG@SPLIT; the same files at gs://... and wherever else fsspec goes.
-    cache: a folder for copies of remote files and for parquet as Arrow; empty for the home
-    directory's.
+    cache: a folder for copies of remote files and for parquet as Arrow; empty for one in the home
+    directory.
 
     FileNotFoundError or ValueError if there is nothing to read; ImportError without the extra
     "data", where it is needed.
@@ -36,100 +36,124 @@ def open_store(path: str, cache: str = ""):
     return store
 
 
+# A run opens each path once, however many sources read from it.
+cached_store = functools.cache(open_store)
+
+
 def _open(path: str, cache: str):
+    """Decides what a path means, and opens it."""
+    # 1. Another file system: gs://bucket/rows.
     if "://" in path:
-        return open_files(_copy(path, cache), path, cache)
-    base, _, split = (
-        path.rpartition("@") if not os.path.exists(path) else (path, "", "")
-    )
+        return _open_files(_copies(path, cache), path, cache)
+    # 2. A folder that another program has written, with the split behind the last @. A path that
+    # exists has no split, whatever its name: DIR/a@b.jsonl is a file.
+    base, _, split = (path, "", "") if os.path.exists(path) else path.rpartition("@")
     if os.path.isdir(base):
-        if (Path(base) / "features.json").is_file():
+        folder = Path(base)
+        if (folder / "features.json").is_file():
             return _tfds(base, split)
-        if any(
-            (Path(base) / name).is_file()
-            for name in ("state.json", "dataset_dict.json")
-        ):
+        markers = (folder / "state.json", folder / "dataset_dict.json")
+        if any(marker.is_file() for marker in markers):
             return _saved_dataset(base, split)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", base) and split:
+    # 3. A set on the hub. Without @SPLIT nothing is asked for there: it is a file that is missing.
+    elif split and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", base):
         return _hub_dataset(base, split, cache)
-    return open_files(_files(path), path, cache)
+    # 4. Files of one kind.
+    return _open_files(_files(path), path, cache)
 
 
-def open_files(files: list[str], path: str, cache: str):
-    """The store over files of one kind."""
+def _open_files(files: list[str], path: str, cache: str):
+    """Opens files of one kind as one store."""
     kinds = {kind(file) for file in files}
     if len(kinds) != 1:
-        found = ", ".join(sorted(kinds))
         raise ValueError(
-            f"{path}: files of several kinds, {found}; name one, as {path}/*.jsonl"
+            f"{path}: files of several kinds, {', '.join(sorted(kinds))}; name one, as "
+            f"{path}/*.jsonl"
         )
-    if (found := kinds.pop()) == "parquet":
+    (file_kind,) = kinds
+    if file_kind == "parquet":
         place = files[0] if len(files) == 1 else re.split(r"[*?\[]", path)[0]
         return Arrow(_parquet(files, cache), Path(place).stem)
-    shards = [SHARDS[found](file) for file in files]
-    if len({shard.name for shard in shards}) < len(
-        shards
-    ):  # a/train.jsonl and b/train.jsonl
+    shards = [SHARDS[file_kind](file) for file in files]
+    # a/train.jsonl and b/train.jsonl would both name their rows train/1, train/2, ...: name them
+    # by their paths instead.
+    if len({shard.name for shard in shards}) < len(shards):
         top = os.path.commonpath(files)
         for shard, file in zip(shards, files, strict=True):
             shard.name = os.path.relpath(file, top)
-    return Joined(shards)
+    return Concatenated(shards)
 
 
 def _files(path: str) -> list[str]:
-    """The files that a path means, in order of their names."""
+    """Lists the files that a path means, in order of their names."""
     if os.path.isdir(path):
-        found = _shards([str(file) for file in Path(path).rglob("*") if file.is_file()])
+        inside = [str(file) for file in Path(path).rglob("*") if file.is_file()]
+        files = _with_records(inside)
     elif glob.has_magic(path):
-        found = _shards(filter(os.path.isfile, glob.glob(path, recursive=True)))
+        matches = glob.glob(path, recursive=True)
+        files = _with_records(filter(os.path.isfile, matches))
     else:
-        found = [path] if os.path.isfile(path) else []
-    if bad := [file for file in found if not kind(file)]:
+        files = [path] if os.path.isfile(path) else []
+    # Only a file that was named itself can be of another kind.
+    others = [file for file in files if not kind(file)]
+    if others:
         raise ValueError(
-            f"{bad[0]}: wanted a name ending in {', '.join(SHARDS)} or parquet"
+            f"{others[0]}: wanted a name ending in {', '.join(SHARDS)} or parquet"
         )
-    if not found:
+    if not files:
         raise FileNotFoundError(
             f"{path}: no such file of questions; give .jsonl, .parquet, .array_record or .tar, a "
             "folder of one kind of them, or OWNER/NAME@SPLIT on the hub"
         )
-    return sorted(found)
+    return sorted(files)
 
 
-def _shards(files) -> list[str]:
-    """Those of many files that hold records."""
-    found = [file for file in files if kind(file) and Path(file).name != "drops.jsonl"]
-    return [
-        file for file in found if kind(file) != "json"
-    ] or found  # beside others it describes
+def _with_records(files) -> list[str]:
+    """Returns those of many files that hold records."""
+    # drops.jsonl is what tools/convert_data.py has left out, beside its shards.
+    files = [file for file in files if kind(file) and Path(file).name != "drops.jsonl"]
+    # A .json file beside others describes them (dataset_infos.json); alone it is data.
+    without_json = [file for file in files if kind(file) != "json"]
+    return without_json or files
 
 
-class Joined:
-    """Stores one behind the other."""
+class Concatenated:
+    """Stores one behind the other, as one store.
+
+    Of stores with 10, 5 and 20 records, record 12 is record 2 of the second.
+    """
 
     def __init__(self, parts: list):
         self.parts = parts
-        self.ends = np.cumsum([len(part) for part in parts])
+        self.ends = np.cumsum([len(part) for part in parts])  # 10, 15, 35
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def _find(self, i: int) -> tuple:
+    def _locate(self, i: int) -> tuple:
+        """Returns the store that has record i, and the number of the record in it."""
         part = int(np.searchsorted(self.ends, i, side="right"))
-        return self.parts[part], i - (int(self.ends[part - 1]) if part else 0)
+        start = int(self.ends[part - 1]) if part else 0
+        return self.parts[part], i - start
 
     def __getitem__(self, i: int) -> dict:
-        part, at = self._find(i)
-        return part[at]
+        part, number = self._locate(i)
+        return part[number]
 
-    def where(self, i: int) -> str:
-        """What to call record i: its file and its number in it."""
-        part, at = self._find(i)
-        return part.where(at)
+    def name_of(self, i: int) -> str:
+        """Names record i by its file and its number in it."""
+        part, number = self._locate(i)
+        return part.name_of(number)
 
 
-def _tfds(folder: str, split: str) -> Joined:
-    """A builder's folder, its features undecoded. TensorFlow is not needed, and not imported."""
+# TFDS
+
+
+def _tfds(folder: str, split: str) -> Concatenated:
+    """Opens a builder's folder, its features undecoded.
+
+    TensorFlow is not needed, and not imported.
+    """
     try:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.example_parser import ExampleParserNp
@@ -142,33 +166,35 @@ def _tfds(folder: str, split: str) -> Joined:
         raise ValueError(
             f"{folder}@{split}: choose a split, {folder}@{'|'.join(info.splits)}"
         )
-    features, parser = (
-        info.features,
-        ExampleParserNp(info.features.get_serialized_info()),
-    )
+    features = info.features
+    parser = ExampleParserNp(features.get_serialized_info())
 
     def parse(text: bytes) -> dict:
-        found = parser.parse_example(text)
-        return {name: _plain(value, features[name]) for name, value in found.items()}
+        record = parser.parse_example(text)
+        return {name: _plain(value, features[name]) for name, value in record.items()}
 
+    # TFDS can also write TFRecord and Riegeli, which have no index to read at random with.
     files = [str(file) for file in info.splits[split].filepaths]
-    if bad := [file for file in files if kind(file) != "array_record"]:
+    others = [file for file in files if kind(file) != "array_record"]
+    if others:
         raise ValueError(
-            f"{bad[0]}: TFDS is read from array_record; prepare it in that format"
+            f"{others[0]}: TFDS is read from array_record; prepare it in that format"
         )
-    return Joined([Records(file, parse) for file in files])
+    return Concatenated([ArrayRecords(file, parse) for file in files])
 
 
 def _plain(value, feature):
-    """A value of TFDS as JSON has it; images stay bytes."""
+    """Converts a value of TFDS to what JSON would have in its place; images stay bytes."""
     import tensorflow_datasets as tfds
 
+    # A Sequence wraps the feature of its elements; `feature` takes it out.
+    inner = getattr(feature, "feature", feature)
     if isinstance(value, dict):
-        inner = getattr(feature, "feature", feature)
-        return {name: _plain(one, inner[name]) for name, one in value.items()}
-    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        return {name: _plain(element, inner[name]) for name, element in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, list):
-        return [_plain(one, getattr(feature, "feature", feature)) for one in value]
+        return [_plain(element, inner) for element in value]
     if isinstance(value, bytes) and not isinstance(feature, tfds.features.Image):
         return value.decode("utf-8")
     return value
@@ -181,7 +207,9 @@ class Arrow:
     """A `datasets.Dataset`, memory-mapped; images as {bytes, path}, undecoded."""
 
     def __init__(self, dataset, name: str):
-        self.rows, self.name = dataset.with_format("arrow"), name
+        # As plain Arrow: the default format would decode every image that is looked at.
+        self.rows = dataset.with_format("arrow")
+        self.name = name
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -189,11 +217,13 @@ class Arrow:
     def __getitem__(self, i: int) -> dict:
         return self.rows[int(i)].to_pylist()[0]
 
-    def where(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
+        """Names record i by its number in the table, from 0: "train/17"."""
         return f"{self.name}/{i}"
 
 
 def _datasets():
+    """Imports `datasets`, which is heavy and not always installed, and silences its bars."""
     try:
         import datasets
     except ImportError:
@@ -205,79 +235,95 @@ def _datasets():
 
 
 def _parquet(files: list[str], cache: str):
-    """The rows of parquet files, copied to Arrow files once. Checksums of pages are verified, where
-    a file has them; ValueError names the one that is damaged.
+    """Copies the rows of parquet files to Arrow files, once, and opens these.
+
+    Checksums of pages are verified where a file has them; ValueError names a file that is damaged.
     """
     datasets = _datasets()
     import pyarrow.dataset
-    import pyarrow.parquet
 
     options = pyarrow.dataset.ParquetFragmentScanOptions(
         page_checksum_verification=True
     )
     try:
         return datasets.load_dataset(
-            "parquet", data_files=files, split="train", cache_dir=cache or None,
+            "parquet",
+            data_files=files,
+            split="train",
+            cache_dir=cache or None,
             fragment_scan_options=options,
-        )  # fmt: skip
-    except Exception as error:  # datasets wraps what pyarrow raises, and names no file
+        )
+    except Exception as error:
+        # `datasets` wraps what pyarrow raises, and does not say in which file: read each again.
         for file in files:
-            try:
-                with pyarrow.parquet.ParquetFile(
-                    file, page_checksum_verification=True
-                ) as opened:
-                    for group in range(opened.num_row_groups):
-                        opened.read_row_group(group)
-            except (OSError, pyarrow.ArrowException) as damage:
-                found = " ".join(str(damage).split())
-                raise ValueError(f"{file}: damaged ({found}); copy it again") from error
+            _check_parquet(file, error)
         raise ValueError(
             f"{files[0]}, ...: not one table ({error.__cause__ or error})"
         ) from error
 
 
+def _check_parquet(file: str, cause: Exception) -> None:
+    """Reads a parquet file to its end; ValueError if it is damaged."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(
+            file, page_checksum_verification=True
+        ) as opened:
+            for group in range(opened.num_row_groups):
+                opened.read_row_group(group)
+    except (OSError, pyarrow.ArrowException) as damage:
+        detail = " ".join(str(damage).split())
+        raise ValueError(f"{file}: damaged ({detail}); copy it again") from cause
+
+
 def _saved_dataset(folder: str, split: str) -> Arrow:
-    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written."""
-    found = _datasets().load_from_disk(folder)
-    if isinstance(found, dict):
-        if split not in found:
+    """Opens what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written."""
+    dataset = _datasets().load_from_disk(folder)
+    if isinstance(dataset, dict):  # a DatasetDict: {split: Dataset}
+        if split not in dataset:
             raise ValueError(
-                f"{folder}@{split}: choose a split, {folder}@{'|'.join(found)}"
+                f"{folder}@{split}: choose a split, {folder}@{'|'.join(dataset)}"
             )
-        found = found[split]
-    return Arrow(found, Path(folder).name)
+        dataset = dataset[split]
+    return Arrow(dataset, Path(folder).name)
 
 
 def _hub_dataset(base: str, split: str, cache: str) -> Arrow:
-    """OWNER/NAME or OWNER/NAME:CONFIG on the hub. None of its code is run."""
+    """Opens OWNER/NAME or OWNER/NAME:CONFIG on the hub. None of its code is run."""
     datasets = _datasets()
     name, _, config = base.partition(":")
     try:
-        found = datasets.load_dataset(
+        dataset = datasets.load_dataset(
             name, config or None, split=split, cache_dir=cache or None
         )
-    except Exception as error:  # of huggingface_hub, of the network, of datasets
-        said = " ".join(str(error).split())[:300]
+    except Exception as error:
+        # Errors of huggingface_hub, of the network and of `datasets`, often many lines long.
+        detail = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{base}@{split}: no such file here, and on the hub: {said}"
+            f"{base}@{split}: no such file here, and on the hub: {detail}"
         ) from error
-    return Arrow(found, name)
+    return Arrow(dataset, name)
 
 
 # Other file systems
 
 
-def _copy(path: str, cache: str) -> list[str]:
-    """Copies of remote files, made once: a changed file is another copy."""
+def _copies(path: str, cache: str) -> list[str]:
+    """Copies remote files to the cache and returns the copies.
+
+    A file is copied once; a file that has changed gets a copy of its own.
+    """
     try:
         import fsspec
     except ImportError:
         raise ImportError(f"{path}: reading from there needs {EXTRA}") from None
-    system, inside = fsspec.core.url_to_fs(path)
-    if glob.has_magic(inside):
-        names = _shards(filter(system.isfile, system.glob(inside)))
+    system, remote_path = fsspec.core.url_to_fs(path)
+    if glob.has_magic(remote_path):
+        names = _with_records(filter(system.isfile, system.glob(remote_path)))
     else:
-        names = _shards(system.find(inside))  # of a file: itself
+        names = _with_records(system.find(remote_path))  # of a file: itself
     if not names:
         raise FileNotFoundError(f"{path}: no files of questions there")
     folder = Path(cache).expanduser() if cache else Path.home() / ".cache/r1v3_jax"
@@ -285,18 +331,16 @@ def _copy(path: str, cache: str) -> list[str]:
 
 
 def _copied(system, name: str, folder: Path) -> str:
-    mark = hashlib.sha256(
-        f"{system.protocol} {name} {system.ukey(name)}".encode()
-    ).hexdigest()
-    copy = folder / mark[:16] / Path(name).name
+    """Copies one remote file to FOLDER/KEY/NAME, unless that exists."""
+    # `ukey` changes with the content (a checksum, or size and time), and so does the copy's folder.
+    identity = f"{system.protocol} {name} {system.ukey(name)}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    copy = folder / key / Path(name).name
     if not copy.is_file():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        partial = copy.with_name(
-            f"{copy.name}.{uuid.uuid4().hex}.partial"
-        )  # others copy as well
+        # Other processes may copy the same file at the same moment: each writes a file of its own,
+        # and the last one to rename it wins. A copy that was cut short is never opened.
+        partial = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.partial")
         system.get_file(name, str(partial))
         os.replace(partial, copy)
     return str(copy)
-
-
-cached_store = functools.cache(open_store)
