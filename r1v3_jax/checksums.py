@@ -6,13 +6,12 @@ manifest is written last, so it also tells a state that was saved whole from one
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jax
 
 import r1v3_jax
-from r1v3_jax.files import read_json
+from r1v3_jax.files import read_json, write_text
 
 
 def write_sums(directory: Path) -> None:
@@ -21,7 +20,7 @@ def write_sums(directory: Path) -> None:
     `sha256sum --check SHA256SUMS` reads it.
     """
     sums = [f"{sha256(path)}  {name}\n" for name, path in files_in(directory)]
-    (directory / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    write_text(directory / "SHA256SUMS", "".join(sums))
 
 
 def check_sums(directory: Path) -> None:
@@ -62,13 +61,7 @@ def write_manifest(directory: Path, body: dict) -> None:
     # The digest is over the body: a manifest with a flipped bit of its own is found too.
     manifest = {"digest": _digest(body), "body": body}
     path = directory / "manifest" / f"{process}-of-{count}.json"
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_text(path, json.dumps(manifest, indent=1))
 
 
 def read_manifest(directory: Path) -> dict:

@@ -12,34 +12,33 @@ them marked; else one that does, in the same format.
 
 from absl import flags
 
-from r1v3_jax import cli, files, hf
-from r1v3_jax.hf import read_config
-from r1v3_jax.processing import tokenizer, tokenizer_files
-from r1v3_jax.run import weights
+from r1v3_jax import cli, hf
+from r1v3_jax.files import empty_directory
+from r1v3_jax.hf.read_config import LAYOUTS
+from r1v3_jax.processing.tokenizer import export_template
+from r1v3_jax.processing.tokenizer_files import tokenizer_files
+from r1v3_jax.run.weights import load_weights, read_config
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Checkpoint directory.", required=True
 )
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
-LAYOUT = flags.DEFINE_enum(
-    "layout", "hf", list(read_config.LAYOUTS), "Names of the weights."
-)
+LAYOUT = flags.DEFINE_enum("layout", "hf", list(LAYOUTS), "Names of the weights.")
 MESH = cli.define_mesh()
 
 
 def main():
-    files.empty_directory(OUT.value)
-    config, _ = weights.read_config(CHECKPOINT.value)
+    # Everything that can be refused is refused before a weight is read.
+    empty_directory(OUT.value)
+    config, _ = read_config(CHECKPOINT.value)
     source = f"{CHECKPOINT.value}/tokenizer"
-    tokenizer_files.tokenizer_files(source)
+    tokenizer_files(source)
     # A language model alone has no images to mark.
-    template = (
-        tokenizer.export_template(source, LAYOUT.value)
-        if config.vision is not None
-        else None
-    )
+    template = None
+    if config.vision is not None:
+        template = export_template(source, LAYOUT.value)
     with cli.set_mesh(MESH):
-        model = weights.load_weights(CHECKPOINT.value)
+        model = load_weights(CHECKPOINT.value)
         hf.save(
             model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template
         )

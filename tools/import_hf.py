@@ -5,10 +5,11 @@ python tools/import_hf.py --hf=InternVL3-1B --out=checkpoints/internvl3_1b
 
 from absl import flags
 
-from r1v3_jax import cli, files, hf
+from r1v3_jax import cli, hf
+from r1v3_jax.files import empty_directory
 from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.processing import tokenizer
-from r1v3_jax.run import weights
+from r1v3_jax.run.weights import save_weights
 
 HF = flags.DEFINE_string(
     "hf", None, "Directory with config.json and *.safetensors.", required=True
@@ -22,14 +23,14 @@ MESH = cli.define_mesh()
 
 
 def main():
-    files.empty_directory(OUT.value)
-    source = Checkpoint.open(HF.value)
-    tokenizer.load(HF.value, text_only=source.config.vision is None).check_model(
-        source.config
-    )
+    # Everything that can be refused is refused before a weight is read.
+    empty_directory(OUT.value)
+    checkpoint = Checkpoint.open(HF.value)
+    text_only = checkpoint.config.vision is None
+    tokenizer.load(HF.value, text_only=text_only).check_model(checkpoint.config)
     with cli.set_mesh(MESH):
-        model = source.load(DTYPE.value, rope_impl=ROPE_IMPL.value)
-        weights.save_weights(OUT.value, model, tokenizer=HF.value)
+        model = hf.load(checkpoint, DTYPE.value, rope_impl=ROPE_IMPL.value)
+        save_weights(OUT.value, model, tokenizer=HF.value)
     print(f"{OUT.value}: {hf.describe(model)}")
 
 

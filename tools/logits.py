@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from r1v3_jax import cli
+from r1v3_jax import cli, hf
 from r1v3_jax.config import Compute
 from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.processing import image_files, tiling
@@ -68,7 +68,7 @@ def main():
     rules = dataclasses.replace(TRAIN, batch=None, tiles=None)
     compute = Compute(dtype=dtype, param_dtype=dtype, rules=rules)
     with cli.set_mesh(MESH):
-        model = source.load(compute=compute, rope_impl=ROPE_IMPL.value)
+        model = hf.load(source, compute=compute, rope_impl=ROPE_IMPL.value)
         logits = np.asarray(forward(model, row, index, tiles))
     logits = logits[0, :, : config.text.vocab_size]
     with out.open("wb") as file:  # np.savez would add .npz to another suffix

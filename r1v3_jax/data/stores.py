@@ -10,12 +10,12 @@ import glob
 import hashlib
 import os
 import re
-import uuid
 from pathlib import Path
 
 import numpy as np
 
 from r1v3_jax.data.record_files import EXTRA, SHARDS, ArrayRecords, kind
+from r1v3_jax.files import atomic_file
 
 
 def open_store(path: str, cache: str = ""):
@@ -337,10 +337,8 @@ def _copied(system, name: str, folder: Path) -> str:
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     copy = folder / key / Path(name).name
     if not copy.is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
         # Other processes may copy the same file at the same moment: each writes a file of its own,
         # and the last one to rename it wins. A copy that was cut short is never opened.
-        partial = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.partial")
-        system.get_file(name, str(partial))
-        os.replace(partial, copy)
+        with atomic_file(copy, shared=True) as partial:
+            system.get_file(name, str(partial))
     return str(copy)

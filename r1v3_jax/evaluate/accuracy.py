@@ -1,6 +1,4 @@
-"""Held-out accuracy with its interval, the entropy of critical tokens, and the choice of a
-checkpoint.
-"""
+"""Samples for the questions of a set, and the share of right answers with its interval."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,26 +18,25 @@ def sample_groups(
     batch: int,
     key,
 ) -> list[Group]:
-    """Samples for the first `count` good rows of a source, `batch` prompts at a time; without their
-    pictures, which in a large set would fill the memory.
+    """Samples answers to the first `count` good rows of a source, `batch` prompts at a time.
+
+    The groups come without their images, which would fill the memory if the set is large.
     """
-    groups = (group for _, group in sample(sampler, model, source, count, batch, key))
-    return [
-        dataclasses.replace(
-            group, prompt=None, example=dataclasses.replace(group.example, images=())
-        )
-        for group in groups
-    ]
+    groups = []
+    for _, group in sample(sampler, model, source, count, batch, key):
+        example = dataclasses.replace(group.example, images=())
+        groups.append(dataclasses.replace(group, prompt=None, example=example))
+    return groups
 
 
 def accuracy(groups: list[Group]) -> dict[str, float]:
-    """{mean, low, high, n}: the share of right answers with its 95% interval (Wilson).
+    """Returns {mean, low, high, n}: the share of right answers with its 95% interval (Wilson).
 
-    A failed verification is not an answer: it leaves n. Right is a verdict: what a rule by degrees
-    gives for an answer that is not counts in rewards, and not here.
+    Samples whose verification failed are not counted in n. Only the verdict RIGHT counts as
+    correct: partial credit affects rewards, not accuracy.
     """
-    scores = [s for group in groups for s in group.scores if s.total is not None]
-    mean, low, high = wilson(
-        sum(s.verdict is Verdict.RIGHT for s in scores), len(scores)
-    )
-    return {"mean": mean, "low": low, "high": high, "n": len(scores)}
+    scores = [score for group in groups for score in group.scores]
+    verified = [score for score in scores if score.total is not None]
+    right = sum(score.verdict is Verdict.RIGHT for score in verified)
+    mean, low, high = wilson(right, len(verified))
+    return {"mean": mean, "low": low, "high": high, "n": len(verified)}

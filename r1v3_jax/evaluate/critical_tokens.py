@@ -1,4 +1,7 @@
-"""Entropy where a critical word begins."""
+"""The entropy of the policy where a critical word, such as "Wait", begins.
+
+Knows tokens and entropies of samples; no model.
+"""
 
 import numpy as np
 
@@ -6,36 +9,40 @@ from r1v3_jax.processing.tokenizer import Tokenizer
 from r1v3_jax.rollout.group import Group
 
 
-def critical_sequences(tokenizer: Tokenizer, words: tuple[str, ...]) -> list[list[int]]:
-    """The ids that each critical word can begin with: as it stands, after a space, after a newline,
-    in lower case.
+def critical_sequences(
+    tokenizer: Tokenizer, words: tuple[str, ...]
+) -> list[tuple[int, ...]]:
+    """Returns the token ids of every form of the words, sorted.
+
+    Forms: as it is, after a space, after a newline, and all three in lower case.
     """
-    forms = {
-        form
-        for word in words
-        for base in (word, word.lower())
-        for form in (base, f" {base}", f"\n{base}")
-    }
+    forms = set()
+    for word in words:
+        for letters in (word, word.lower()):
+            forms |= {letters, f" {letters}", f"\n{letters}"}
     return sorted({tuple(tokenizer.encode_text(form)) for form in forms})
 
 
 def critical_tokens(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[int, ...]:
-    """The single tokens that are a critical word. A word of several tokens begins as others do, and
-    is not among them.
+    """Returns the tokens that are a whole critical word.
+
+    A word of several tokens is not among them: its first token begins other words too.
     """
-    return tuple(s[0] for s in critical_sequences(tokenizer, words) if len(s) == 1)
+    sequences = critical_sequences(tokenizer, words)
+    return tuple(sequence[0] for sequence in sequences if len(sequence) == 1)
 
 
-def critical_mask(ids: np.ndarray, sequences: list[list[int]]) -> np.ndarray:
-    """bool[T]: true where one of the id sequences begins in int32[T] ids.
+def critical_mask(ids: np.ndarray, sequences: list[tuple[int, ...]]) -> np.ndarray:
+    """Returns bool[T]: whether one of the id sequences begins at each of int32[T] ids.
 
     ids [5 7 8 2 7], sequences [7 8]   ->   [0 1 0 0 0]
     """
     mask = np.zeros(len(ids), bool)
     for sequence in sequences:
-        # Every place at once: the devices wait, for as many tokens as a step has sampled.
         if len(sequence) > len(ids):
             continue
+        # All places at once, one token of the sequence after the other: the devices wait, and a
+        # loop over all tokens of a step's samples would take seconds.
         begins = np.ones(len(ids) - len(sequence) + 1, bool)
         for i, token in enumerate(sequence):
             begins &= ids[i : i + len(begins)] == token
@@ -44,35 +51,45 @@ def critical_mask(ids: np.ndarray, sequences: list[list[int]]) -> np.ndarray:
 
 
 def entropies(
-    groups: list[Group], sequences: list[list[int]], high: float
+    groups: list[Group], sequences: list[tuple[int, ...]], high: float
 ) -> dict[str, float]:
-    """Token entropies of the policy over samples, in nats, at the sampling temperature.
+    """Returns token entropies of the policy over samples, in nats, at the sampling temperature.
 
-    critical_entropy: the mean entropy of the distributions that emitted the first token of a
-    critical word, over the positions of a sample, then over the samples that have any (a decision:
-    the report, section 5.1, gives no formula). critical_entropy_next: of the distribution after it.
-    nan where no critical word was sampled.
+    entropy: the mean over all tokens.
+    high_entropy_fraction: the share of tokens above `high`.
+    critical_entropy: of the distributions that emitted the first token of a critical word, the mean
+        over a sample's positions, then over the samples that have any (a decision: the report,
+        section 5.1, gives no formula). nan if no critical word was sampled.
+    critical_entropy_next: the same of the distributions one token later.
+    critical_count: critical words in all samples.
     """
-    every, critical, following, count = [], [], [], 0
+    every = []
+    critical = []
+    following = []
+    count = 0
     for group in groups:
-        for g, size in enumerate(group.completions.lengths):
-            entropy = group.completions.entropies[g, :size]
-            at = np.flatnonzero(
-                critical_mask(group.completions.tokens[g, :size], sequences)
-            )
+        completions = group.completions
+        for g, length in enumerate(completions.lengths):
+            entropy = completions.entropies[g, :length]
             every.append(entropy)
-            if len(at):
-                count += len(at)
-                critical.append(entropy[at].mean())
-                after = at[at + 1 < size] + 1
-                following.append(entropy[after].mean() if len(after) else np.nan)
+            mask = critical_mask(completions.tokens[g, :length], sequences)
+            positions = np.flatnonzero(mask)
+            if not len(positions):
+                continue
+            count += len(positions)
+            critical.append(entropy[positions].mean())
+            # A sample may end with a critical word: then there is no next token.
+            following_positions = positions[positions + 1 < length] + 1
+            has_next = len(following_positions) > 0
+            following.append(
+                entropy[following_positions].mean() if has_next else np.nan
+            )
     every = np.concatenate(every)
+    nan = float("nan")
     return {
         "entropy": float(every.mean()),
         "high_entropy_fraction": float((every > high).mean()),
-        "critical_entropy": float(np.mean(critical)) if critical else float("nan"),
-        "critical_entropy_next": float(np.nanmean(following))
-        if critical
-        else float("nan"),
+        "critical_entropy": float(np.mean(critical)) if critical else nan,
+        "critical_entropy_next": float(np.nanmean(following)) if critical else nan,
         "critical_count": count,
     }

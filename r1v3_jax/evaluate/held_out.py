@@ -1,76 +1,87 @@
-"""The sets of a run, thinking modes, images as noise."""
+"""Greedy accuracy on the held-out sets of a run, with any thinking mode, also without images."""
 
 import numpy as np
 
-from r1v3_jax.evaluate import accuracy, critical_tokens
-from r1v3_jax.models import r1v3
+from r1v3_jax.evaluate import accuracy
+from r1v3_jax.evaluate.critical_tokens import critical_tokens
+from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor, Tiles
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.types import Example
 
-# An answer that begins so has thought of nothing. (The report leaves `<think>` out of the template
+# An answer that begins with this has no thoughts. (The report leaves `<think>` out of the template
 # instead, section 6.2.)
 NO_THINKING = "\n</think>\n\n"
 
 
 def accuracies(
-    context: Context, model: r1v3.R1V3, kind: type[Processor] = Processor
-) -> dict:
-    """Greedy held-out accuracy on every set of the run, and on the sets pooled."""
-    config, tokenizer = context.run.evaluate, context.processor.tokenizer
+    context: Context, model: R1V3, processor_class: type[Processor] = Processor
+) -> dict[str, dict[str, float]]:
+    """Returns the accuracy on each set of the run, and on the sets pooled, by name."""
+    config = context.run.evaluate
+    sampler = _greedy_sampler(context, processor_class)
+    groups = {}
+    for name, source in config.sets:
+        # Before each set, the longest piece of work without a saved state.
+        leave_if_preempted("the stage before")
+        key = context.key("evaluate")
+        groups[name] = accuracy.sample_groups(
+            sampler, model, source, config.questions, config.batch, key
+        )
+        context.compiles.after("evaluate")
+    for name, parts in config.pooled:
+        groups[name] = [group for part in parts for group in groups[part]]
+    return {name: accuracy.accuracy(samples) for name, samples in groups.items()}
+
+
+def _greedy_sampler(context: Context, processor_class: type[Processor]) -> GroupSampler:
+    """Returns a sampler of one answer a question, in the thinking mode of the config."""
+    config = context.run.evaluate
+    tokenizer = context.processor.tokenizer
+    # "no_wait": critical words are never sampled.
     banned = tokenizer.banned_token_ids
     if config.thinking == "no_wait":
-        banned += critical_tokens.critical_tokens(tokenizer, config.critical_words)
+        banned += critical_tokens(tokenizer, config.critical_words)
+    # "none": the answer begins behind the end of the thoughts.
     prefill = NO_THINKING if config.thinking == "none" else ""
-    sampler = GroupSampler(
-        processor=kind(context.processor.config, tokenizer, prefill),
-        sampling=SamplingParams(
-            max_tokens=config.max_tokens,
-            temperature=0.0,
-            banned=banned,
-            thinking_tokens=config.thinking_tokens,
-            think_end=tokenizer.closing("</think>") if config.thinking_tokens else (),
-        ),
-        max_prompt_tokens=config.max_prompt_tokens
-        + len(tokenizer.encode_text(prefill)),
+    think_end = tokenizer.closing("</think>") if config.thinking_tokens else ()
+    sampling = SamplingParams(
+        max_tokens=config.max_tokens,
+        temperature=0.0,
+        banned=banned,
+        thinking_tokens=config.thinking_tokens,
+        think_end=think_end,
+    )
+    prefill_tokens = len(tokenizer.encode_text(prefill))
+    return GroupSampler(
+        processor=processor_class(context.processor.config, tokenizer, prefill),
+        sampling=sampling,
+        max_prompt_tokens=config.max_prompt_tokens + prefill_tokens,
         tiles=config.tiles,
         group_size=1,
         verify=context.run.verify,
         data=context.run.data,
         slots=config.slots,
     )
-    groups = {}
-    for name, source in config.sets:
-        leave_if_preempted("the stage before")
-        groups[name] = accuracy.sample_groups(
-            sampler,
-            model,
-            source,
-            config.questions,
-            config.batch,
-            context.key("evaluate"),
-        )
-        context.compiles.after("evaluate")
-    for name, parts in config.pooled:
-        groups[name] = [group for part in parts for group in groups[part]]
-    return {name: accuracy.accuracy(mine) for name, mine in groups.items()}
 
 
 class NoiseProcessor(Processor):
-    """Encodes noise in the place of every image, always the same for an example."""
+    """Encodes noise in place of every image, always the same noise for an example."""
 
-    def tiles(self, example):
-        counts, size = super().tiles(example).counts, self.config.vision.image_size
+    def tiles(self, example: Example) -> Tiles:
+        counts = super().tiles(example).counts
+        seed = np.frombuffer(example.id.encode(), np.uint8)
 
-        def noise(out: np.ndarray) -> None:
-            rng = np.random.default_rng(np.frombuffer(example.id.encode(), np.uint8))
+        def write_noise(out: np.ndarray) -> None:
+            rng = np.random.default_rng(seed)
             out[:] = rng.normal(size=out.shape)
 
-        return Tiles(counts, size, noise)
+        return Tiles(counts, self.config.vision.image_size, write_noise)
 
 
-def accuracy_without_images(context: Context, model: r1v3.R1V3) -> dict:
-    """Accuracy with the images replaced by noise: what the questions alone give away."""
+def accuracy_without_images(context: Context, model: R1V3) -> dict:
+    """Returns accuracies with the images replaced by noise: what the questions alone give away."""
     return accuracies(context, model, NoiseProcessor)

@@ -1,4 +1,7 @@
-"""Which checkpoint is chosen, and why."""
+"""Which checkpoint of a run is chosen, and why. Knows measurements; no weights and no files.
+
+A checkpoint here is {step, critical_entropy, accuracy: {mean, low, high, n}, ...}.
+"""
 
 import numpy as np
 
@@ -6,32 +9,25 @@ from r1v3_jax.evaluate.statistics import rank_correlation
 
 
 def select(checkpoints: list[dict], by: str) -> tuple[dict, str]:
-    """The chosen one of [{step, critical_entropy, accuracy: {mean, low, high, n}}], and why, in a
-    sentence.
+    """Returns the chosen checkpoint and the reason, in a sentence.
 
-    critical_entropy, accuracy: the highest. both: the highest critical-token entropy among the
+    by = critical_entropy, accuracy: the highest. both: the highest critical-token entropy among the
     checkpoints whose accuracy is not clearly below the best (their intervals overlap).
     """
     if not checkpoints:
         raise ValueError("no checkpoint to choose from; set grpo.evaluate_every")
 
-    best = max(checkpoints, key=lambda c: c["accuracy"]["mean"])
+    best = max(checkpoints, key=_accuracy)
     if by == "accuracy":
-        return (
-            best,
-            f"step {best['step']}: the highest held-out accuracy, {best['accuracy']['mean']:.3f}",
-        )
+        reason = f"the highest held-out accuracy, {_accuracy(best):.3f}"
+        return best, f"step {best['step']}: {reason}"
     pool = checkpoints
+    among = ""
     if by == "both":
-        pool = [
-            c for c in checkpoints if c["accuracy"]["high"] >= best["accuracy"]["low"]
-        ]
-    chosen = max(pool, key=lambda c: (_entropy(c), c["accuracy"]["mean"]))
-    among = (
-        f", of the {len(pool)} not clearly below the best in accuracy"
-        if by == "both"
-        else ""
-    )
+        floor = best["accuracy"]["low"]
+        pool = [c for c in checkpoints if c["accuracy"]["high"] >= floor]
+        among = f", of the {len(pool)} not clearly below the best in accuracy"
+    chosen = max(pool, key=lambda c: (_entropy(c), _accuracy(c)))
     return chosen, (
         f"step {chosen['step']}: the highest critical-token entropy, "
         f"{chosen['critical_entropy']:.3f} nats{among}"
@@ -39,35 +35,46 @@ def select(checkpoints: list[dict], by: str) -> tuple[dict, str]:
 
 
 def selectable(checkpoints: list[dict]) -> set[int]:
-    """Steps that `select` might still choose, whatever is measured later: those that no other one
-    beats both in accuracy and in critical-token entropy.
+    """Returns the steps that `select` might still choose, whatever is measured later.
+
+    These are the checkpoints that no other one beats both in accuracy and in critical-token
+    entropy.
     """
+    return {
+        checkpoint["step"]
+        for checkpoint in checkpoints
+        if not any(_beats(rival, checkpoint) for rival in checkpoints)
+    }
 
-    def beaten(c):
-        return any(
-            _entropy(d) > _entropy(c)
-            and d["accuracy"]["mean"] > c["accuracy"]["mean"]
-            and d["accuracy"]["high"] >= c["accuracy"]["high"]
-            for d in checkpoints
-        )
 
-    return {c["step"] for c in checkpoints if not beaten(c)}
+def _beats(rival: dict, checkpoint: dict) -> bool:
+    """Whether `rival` is preferred to `checkpoint` in every choice of `select`."""
+    return (
+        _entropy(rival) > _entropy(checkpoint)
+        and _accuracy(rival) > _accuracy(checkpoint)
+        # Else it might be left out by a later, better one whose interval still overlaps the
+        # checkpoint's.
+        and rival["accuracy"]["high"] >= checkpoint["accuracy"]["high"]
+    )
+
+
+def _accuracy(checkpoint: dict) -> float:
+    return checkpoint["accuracy"]["mean"]
 
 
 def _entropy(checkpoint: dict) -> float:
+    """Returns the critical-token entropy; -1, less than any, if no critical word was sampled."""
     value = checkpoint["critical_entropy"]
     return -1.0 if np.isnan(value) else value
 
 
 def correlation(checkpoints: list[dict]) -> float:
-    """Rank correlation of critical-token entropy and held-out accuracy over the checkpoints; nan if
-    undefined.
+    """Returns the rank correlation of critical-token entropy and held-out accuracy.
+
+    Checkpoints without a critical word are left out. nan if it is undefined.
     """
-    pairs = [
-        (c["critical_entropy"], c["accuracy"]["mean"])
-        for c in checkpoints
-        if not np.isnan(c["critical_entropy"])
-    ]
-    return (
-        rank_correlation(*zip(*pairs, strict=True)) if len(pairs) > 1 else float("nan")
-    )
+    known = [c for c in checkpoints if not np.isnan(c["critical_entropy"])]
+    if len(known) < 2:
+        return float("nan")
+    entropies = [c["critical_entropy"] for c in known]
+    return rank_correlation(entropies, [_accuracy(c) for c in known])

@@ -1,9 +1,9 @@
-"""`config.json` of a Hugging Face checkpoint, in and out.
+"""`config.json` of a Hugging Face checkpoint -> ModelConfig.
 
-Read: `InternVLForConditionalGeneration` (transformers), `InternVLChatModel` and
+Reads `InternVLForConditionalGeneration` (transformers), `InternVLChatModel` and
 `SkyworkR1VChatModel` (the original repositories), and the language models alone (Qwen2, Qwen3,
-Llama). What the model cannot do is refused here, all of it at once, before any weight is read:
-another activation, another pixel shuffle, sliding windows, ...
+Llama). Refuses what the model cannot do, all of it at once, before any weight is read: another
+activation, another pixel shuffle, sliding windows, ...
 """
 
 import dataclasses
@@ -16,9 +16,13 @@ from r1v3_jax.files import read_json
 from r1v3_jax.processing.tokenizer_files import added_tokens
 
 LAYOUTS = ("hf", "original")
-IMAGE_TOKEN, END_TOKEN = "<IMG_CONTEXT>", "<|im_end|>"
-IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-ARCHITECTURES = {  # model_type -> the classes that are read; the first where a config names none
+IMAGE_TOKEN = "<IMG_CONTEXT>"
+END_TOKEN = "<|im_end|>"
+IMAGE_MEAN = [0.485, 0.456, 0.406]
+IMAGE_STD = [0.229, 0.224, 0.225]
+
+# model_type -> the classes that are read. A config that names no class has the first of them.
+ARCHITECTURES = {
     "internvl": ("InternVLForConditionalGeneration",),
     "internvl_chat": ("InternVLChatModel", "SkyworkR1VChatModel"),
     "skywork_chat": ("SkyworkR1VChatModel", "InternVLChatModel"),
@@ -27,30 +31,47 @@ ARCHITECTURES = {  # model_type -> the classes that are read; the first where a 
     "llama": ("LlamaForCausalLM",),
 }
 FAMILIES = ("qwen2", "qwen3", "llama")
-LM, TOWER = "the language model's ", "vision "  # whose a key is, in messages
+
+# Ids of the published models, for a config.json that names none.
+PUBLISHED_IMAGE_TOKEN_ID = 151667
+PUBLISHED_END_TOKEN_ID = 151645
+
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+
+# Whose key a message is about.
+LM = "the language model's "
+TOWER = "vision "
 
 
-def read(directory) -> ModelConfig:
-    """The ModelConfig of a checkpoint directory. Raises ValueError with every problem found."""
+def read_config(directory) -> ModelConfig:
+    """Reads the ModelConfig of a checkpoint directory. ValueError lists every problem in it."""
     problems: list[str] = []
-    config = collect(Path(directory), problems)
+    config = try_read_config(Path(directory), problems)
     raise_problems(directory, problems)
     return config
 
 
-def collect(directory: Path, problems: list[str]) -> ModelConfig | None:
-    """The ModelConfig of a checkpoint directory; None where there are problems, which are added to
-    `problems`, each with the name of its file.
+def try_read_config(directory: Path, problems: list[str]) -> ModelConfig | None:
+    """Reads the ModelConfig of a checkpoint directory, or adds to `problems` and returns None.
+
+    Each problem begins with the name of its file.
     """
-    path, found, config = directory / "config.json", [], None
+    path = directory / "config.json"
+    config = None
+    config_problems: list[str] = []
     try:
         raw = read_json(path)
-        config = _read(raw, directory, found)
+        config = _model_config(raw, directory, config_problems)
     except (ValueError, OSError) as error:
-        found.append(str(error).removeprefix(f"{path}: "))
+        config_problems.append(str(error).removeprefix(f"{path}: "))
     except (AttributeError, KeyError, TypeError) as error:
-        found.append(f"a value of a type that no config has ({error})")
-    problems += [f"config.json: {problem}" for problem in found]
+        config_problems.append(f"a value of a type that no config has ({error})")
+    problems += [f"config.json: {problem}" for problem in config_problems]
     if config is not None and raw["model_type"] == "internvl":
         return _with_processor(config, raw, directory, problems)
     return config
@@ -60,26 +81,38 @@ SHOWN = 20  # problems listed one by one; a wrong config makes thousands
 
 
 def raise_problems(directory, problems: list[str]) -> None:
-    """ValueError that lists `problems`, if there are any."""
-    if problems:
-        more = (
-            [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        )
-        listed = "\n  ".join(problems[:SHOWN] + more)
-        raise ValueError(
-            f"{directory} cannot be loaded, {len(problems)} problem(s):\n  {listed}"
-        )
+    """Raises a ValueError that lists `problems`, if there are any."""
+    if not problems:
+        return
+    listed = problems[:SHOWN]
+    if len(problems) > SHOWN:
+        listed.append(f"... and {len(problems) - SHOWN} more")
+    lines = "\n  ".join(listed)
+    raise ValueError(
+        f"{directory} cannot be loaded, {len(problems)} problem(s):\n  {lines}"
+    )
 
 
-def _read(raw: dict, directory: Path, problems: list[str]) -> ModelConfig | None:
+# -------------------------------------------------------------------------------------------------
+# the parts of config.json
+
+
+def _model_config(
+    raw: dict, directory: Path, problems: list[str]
+) -> ModelConfig | None:
     model_type = raw.get("model_type")
     if model_type not in ARCHITECTURES:
         raise ValueError(
             f"model_type {model_type!r} is not supported; this program loads internvl, "
             "internvl_chat and skywork_chat, and the language models qwen2, qwen3 and llama"
         )
+
+    # 1. The language model: all of config.json, or one object in it beside the tower's.
     if model_type in FAMILIES:
-        text_raw, text, vision, image_token_id = raw, _text(raw, problems), None, None
+        text_raw = raw
+        text = _text(raw, problems)
+        vision = None
+        image_token_id = None
         architecture = "InternVLChatModel"  # of no meaning without a tower
     else:
         original = model_type != "internvl"
@@ -89,20 +122,24 @@ def _read(raw: dict, directory: Path, problems: list[str]) -> ModelConfig | None
         vision_raw = _object(raw, "vision_config", problems)
         vision = _vision(vision_raw, original, problems)
         _check_top(raw, vision_raw, original, problems)
-        # Without a word of its own InternVLConfig ties, InternVLChatConfig does what its language
-        # model does.
+        # Where the key is missing, InternVLConfig ties the head to the embedding, and
+        # InternVLChatConfig does what its language model does.
         default = text_raw.get("tie_word_embeddings", False) if original else True
         text["tie_embeddings"] = bool(raw.get("tie_word_embeddings", default))
         image_token_id = _image_token_id(raw, directory, original, problems)
+
+    # 2. What concerns both.
     if raw.get("quantization_config") or text_raw.get("quantization_config"):
         problems.append(
             "quantised weights (quantization_config); wanted bfloat16 or float32 ones"
         )
-    end = _token_id("eos_token_id", (text_raw, raw), 151645, problems)
+    end = _token_id("eos_token_id", (text_raw, raw), PUBLISHED_END_TOKEN_ID, problems)
     pad = _token_id("pad_token_id", (text_raw, raw), end, problems)
     # The configs of models that grew out of a base model may still name the end of a document.
     end = added_tokens(directory).get(END_TOKEN, end)
-    max_tiles = _number(raw, "max_dynamic_patch", problems, default=12, whole=True)
+    max_tiles = _count(raw, "max_dynamic_patch", problems, default=12)
+
+    # 3. The config, unless something in it was refused.
     if problems:
         return None
     skywork = architecture == "SkyworkR1VChatModel"
@@ -118,38 +155,84 @@ def _read(raw: dict, directory: Path, problems: list[str]) -> ModelConfig | None
 
 
 def _text(raw: dict, problems: list[str]) -> dict:
-    family = raw.get("model_type")
+    """Reads the fields of a TextConfig."""
+    family = _family(raw, problems)
     if family is None:
-        known = tuple(ARCHITECTURES[family][0] for family in FAMILIES)
-        family = FAMILIES[known.index(_architecture(raw, known, problems, LM))]
-    elif family in FAMILIES:
-        _architecture(raw, ARCHITECTURES[family], problems, LM)
-    else:
-        problems.append(
-            f"language model_type {family!r}; supported are qwen2, qwen3 and llama"
-        )
         return {}
-    wanted = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size".split()
-    missing = [key for key in wanted if raw.get(key) is None]
+
+    # 1. The sizes.
+    keys = (*SIZES, "vocab_size")
+    missing = [key for key in keys if raw.get(key) is None]
     if missing:
         problems.append(f"{LM}config lacks {', '.join(missing)}")
     embed, layers, heads, mlp, vocab_size = (
-        _number(raw, key, problems, LM, default=1, whole=True) for key in wanted
+        _count(raw, key, problems, LM) for key in keys
     )
-    _want(raw, "hidden_act", "silu", problems, LM)
-    for key in (
-        "use_sliding_window",
-        "mlp_bias",
-        *(() if family == "qwen2" else ("attention_bias",)),
-    ):
-        _want(raw, key, False, problems, LM)
-    if set(raw.get("layer_types") or ()) - {"full_attention"}:
+
+    # 2. What the model here does in one way only.
+    _require(raw, "hidden_act", "silu", problems, LM)
+    _require(raw, "use_sliding_window", False, problems, LM)
+    _require(raw, "mlp_bias", False, problems, LM)
+    # Qwen2 has a bias of q, k and v, whatever its config says here.
+    if family != "qwen2":
+        _require(raw, "attention_bias", False, problems, LM)
+    layer_types = set(raw.get("layer_types") or ())
+    if layer_types - {"full_attention"}:
         problems.append(
-            f"layer_types {sorted(set(raw['layer_types']))}; only full_attention is supported"
+            f"layer_types {sorted(layer_types)}; only full_attention is supported"
         )
-    rope = _object(raw, "rope_parameters", problems) or _object(
-        raw, "rope_scaling", problems
+
+    # 3. RoPE, and numbers with a default.
+    rope = _rope(raw, problems)
+    kv_heads = _count(raw, "num_key_value_heads", problems, LM, default=heads)
+    equal_share = max(embed // heads, 1)
+    head_dim = _count(raw, "head_dim", problems, LM, default=equal_share)
+    norm_eps = _number(raw, "rms_norm_eps", problems, LM, default=1e-6)
+    longest = "max_position_embeddings"
+    max_positions = _count(raw, longest, problems, LM, default=32768)
+
+    # 4. The fields.
+    return dict(
+        vocab_size=vocab_size,
+        embed=embed,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp=mlp,
+        norm_eps=norm_eps,
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        **rope,
+        max_positions=max_positions,
     )
+
+
+def _family(raw: dict, problems: list[str]) -> str | None:
+    """Returns the family of a language model, one of FAMILIES; None if it is not supported."""
+    family = raw.get("model_type")
+    if family is None:
+        # The class says which it is. Without a class it is the first family, Qwen2.
+        classes = tuple(ARCHITECTURES[name][0] for name in FAMILIES)
+        architecture = _architecture(raw, classes, problems, LM)
+        return FAMILIES[classes.index(architecture)]
+    if family in FAMILIES:
+        _architecture(raw, ARCHITECTURES[family], problems, LM)
+        return family
+    problems.append(
+        f"language model_type {family!r}; supported are qwen2, qwen3 and llama"
+    )
+    return None
+
+
+def _rope(raw: dict, problems: list[str]) -> dict:
+    """Reads rope_theta and rope_factor: transformers 5 has an object for both, older files a key
+    and an object for the scaling alone.
+    """
+    rope = _object(raw, "rope_parameters", problems)
+    if not rope:
+        rope = _object(raw, "rope_scaling", problems)
     kind = rope.get("rope_type", rope.get("type")) or "default"
     if kind not in ("default", "dynamic"):
         problems.append(
@@ -157,68 +240,43 @@ def _text(raw: dict, problems: list[str]) -> dict:
         )
     if kind == "dynamic" and rope.get("factor") is None:
         problems.append("RoPE scaling 'dynamic' lacks its factor")
-    theta = raw if rope.get("rope_theta") is None else rope
-    if theta.get("rope_theta") is None:
+    theta_owner = raw if rope.get("rope_theta") is None else rope
+    if theta_owner.get("rope_theta") is None:
         problems.append(f"{LM}config lacks rope_theta")
-    scaled = rope if kind == "dynamic" else {}
-    return dict(
-        vocab_size=vocab_size,
-        embed=embed,
-        layers=layers,
-        heads=heads,
-        kv_heads=_number(
-            raw, "num_key_value_heads", problems, LM, default=heads, whole=True
-        ),
-        head_dim=_number(
-            raw, "head_dim", problems, LM, default=max(embed // heads, 1), whole=True
-        ),
-        mlp=mlp,
-        norm_eps=_number(raw, "rms_norm_eps", problems, LM, default=1e-6),
-        qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
-        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        rope_theta=float(_number(theta, "rope_theta", problems, LM, default=1.0)),
-        rope_factor=float(
-            _number(scaled, "factor", problems, "RoPE scaling: ", default=1.0)
-        ),
-        max_positions=_number(
-            raw, "max_position_embeddings", problems, LM, default=32768, whole=True
-        ),
-    )
+    theta = _number(theta_owner, "rope_theta", problems, LM, default=1.0)
+    # A factor without dynamic scaling has no effect.
+    scaling = rope if kind == "dynamic" else {}
+    factor = _number(scaling, "factor", problems, "RoPE scaling: ", default=1.0)
+    return {"rope_theta": float(theta), "rope_factor": float(factor)}
 
 
 def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
-    wanted = (
-        "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
-    )
-    missing = [
-        key for key in (*wanted, "image_size", "patch_size") if raw.get(key) is None
-    ]
+    """Reads the fields of a VisionConfig."""
+    # 1. The sizes.
+    sides = ("image_size", "patch_size")
+    missing = [key for key in (*SIZES, *sides) if raw.get(key) is None]
     if missing:
         problems.append(f"vision_config lacks {', '.join(missing)}")
-    embed, layers, heads, mlp = (
-        _number(raw, key, problems, TOWER, default=1, whole=True) for key in wanted
-    )
-    _want(raw, "hidden_act", "gelu", problems, TOWER)
-    _want(raw, "num_channels", 3, problems, TOWER)
-    _want(raw, "use_mask_token", False, problems, TOWER)
-    _want(raw, "use_mean_pooling", True, problems, TOWER)  # else there is a final norm
-    _want(raw, "use_absolute_position_embeddings", True, problems, TOWER)
-    # The defaults are those of InternVisionConfig, made for the 6B tower, and InternVLVisionConfig.
+    embed, layers, heads, mlp = (_count(raw, key, problems, TOWER) for key in SIZES)
+
+    # 2. What the tower here does in one way only.
+    _require(raw, "hidden_act", "gelu", problems, TOWER)
+    _require(raw, "num_channels", 3, problems, TOWER)
+    _require(raw, "use_mask_token", False, problems, TOWER)
+    _require(raw, "use_mean_pooling", True, problems, TOWER)  # else: a final norm
+    _require(raw, "use_absolute_position_embeddings", True, problems, TOWER)
+
+    # 3. Keys whose names and defaults are those of InternVisionConfig (original, made for the 6B
+    # tower) or of transformers' InternVLVisionConfig.
     norm = raw.get("norm_type") or ("rms_norm" if original else "layer_norm")
     if norm not in ("layer_norm", "rms_norm"):
         problems.append(
             f"vision norm_type {norm!r}; supported are layer_norm and rms_norm"
         )
-    sizes = {}
-    for key in ("image_size", "patch_size"):
-        side = raw.get(key)
-        if isinstance(side, list):
-            if len(set(side)) != 1:
-                problems.append(f"vision {key} {side}; only squares are supported")
-            side = side[0] if side else None
-        sizes[key] = _number({key: side}, key, problems, TOWER, default=1, whole=True)
+    sizes = {key: _side(raw, key, problems) for key in sides}
     eps = _number(raw, "layer_norm_eps", problems, TOWER, default=1e-6)
+    qkv_bias = raw.get("qkv_bias" if original else "attention_bias", False)
+    qk_norm = raw.get("qk_normalization" if original else "use_qk_norm", original)
     return dict(
         **sizes,
         embed=embed,
@@ -227,79 +285,101 @@ def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
         mlp=mlp,
         norm=norm,
         norm_eps=eps,
-        qkv_bias=bool(raw.get("qkv_bias" if original else "attention_bias", False)),
-        qk_norm=bool(
-            raw.get("qk_normalization" if original else "use_qk_norm", original)
-        ),
+        qkv_bias=bool(qkv_bias),
+        qk_norm=bool(qk_norm),
         # The original code uses the block norms' eps here; transformers its class default.
         qk_norm_eps=eps if original else 1e-6,
     )
 
 
+def _side(raw: dict, key: str, problems: list[str]) -> int:
+    """Reads the side of a square: 448 in the original layout, [448, 448] in transformers'."""
+    side = raw.get(key)
+    if isinstance(side, list):
+        if len(set(side)) != 1:
+            problems.append(f"vision {key} {side}; only squares are supported")
+        side = side[0] if side else None
+    return _count({key: side}, key, problems, TOWER)
+
+
 def _check_top(
     raw: dict, vision_raw: dict, original: bool, problems: list[str]
 ) -> None:
-    _want(raw, "downsample_ratio", 0.5, problems)
-    if original:
-        # InternVLChatConfig's own default is v1, whose tokens are transposed; all published models
-        # say v2.
-        if raw.get("ps_version", "v1") != "v2":
-            problems.append(
-                f"ps_version is {raw.get('ps_version', 'v1')!r}; only 'v2' is supported"
-            )
-        _want(raw, "select_layer", -1, problems)
-        _want(raw, "use_thumbnail", True, problems)
-        _want(raw, "dynamic_image_size", True, problems)
-        _want(raw, "min_dynamic_patch", 1, problems)
-        size = vision_raw.get("image_size")
-        if raw.get("force_image_size") not in (None, size):
-            problems.append(
-                f"force_image_size {raw['force_image_size']} is not the tower's image_size {size}"
-            )
-    else:
-        _want(raw, "projector_hidden_act", "gelu", problems)
-        _want(raw, "vision_feature_layer", -1, problems)
-        _want(raw, "vision_feature_select_strategy", "default", problems)
+    """Refuses keys beside the two models' that ask for another connector or other tiles."""
+    _require(raw, "downsample_ratio", 0.5, problems)
+    if not original:
+        _require(raw, "projector_hidden_act", "gelu", problems)
+        _require(raw, "vision_feature_layer", -1, problems)
+        _require(raw, "vision_feature_select_strategy", "default", problems)
+        return
+
+    # InternVLChatConfig's own default is v1, whose tokens are transposed; all published models
+    # say v2.
+    shuffle = raw.get("ps_version", "v1")
+    if shuffle != "v2":
+        problems.append(f"ps_version is {shuffle!r}; only 'v2' is supported")
+    _require(raw, "select_layer", -1, problems)
+    _require(raw, "use_thumbnail", True, problems)
+    _require(raw, "dynamic_image_size", True, problems)
+    _require(raw, "min_dynamic_patch", 1, problems)
+    size = vision_raw.get("image_size")
+    forced = raw.get("force_image_size")
+    if forced not in (None, size):
+        problems.append(
+            f"force_image_size {forced} is not the tower's image_size {size}"
+        )
+
+
+# -------------------------------------------------------------------------------------------------
+# preprocessor_config.json
 
 
 def _with_processor(
     config: ModelConfig, raw: dict, directory: Path, problems: list[str]
 ) -> ModelConfig:
-    """`config` with what `preprocessor_config.json`, where there is one, says about tiles."""
+    """Returns `config` with the number of tiles in `preprocessor_config.json`, if there is one."""
     path = directory / "preprocessor_config.json"
+    # A dangling link is a file that was to be there: reading it makes the problem known.
     if not os.path.lexists(path):
         return config
-    found: list[str] = []
+    processor_problems: list[str] = []
     try:
         processor = read_json(path)
         size = config.vision.image_size
-        _want(processor, "image_mean", IMAGE_MEAN, found)
-        _want(processor, "image_std", IMAGE_STD, found)
-        _want(processor, "size", {"height": size, "width": size}, found)
-        _want(processor, "min_patches", 1, found)
-        # Not crop_to_patches: the published files say false, and InternVLProcessor cuts all the
-        # same.
-        tiles = _number(
-            processor, "max_patches", found, default=config.max_tiles, whole=True
-        )
+        square = {"height": size, "width": size}
+        _require(processor, "image_mean", IMAGE_MEAN, processor_problems)
+        _require(processor, "image_std", IMAGE_STD, processor_problems)
+        _require(processor, "size", square, processor_problems)
+        _require(processor, "min_patches", 1, processor_problems)
+        # crop_to_patches is not read: the published files say false, and InternVLProcessor cuts
+        # tiles all the same.
+        default = config.max_tiles
+        tiles = _count(processor, "max_patches", processor_problems, default=default)
         if raw.get("max_dynamic_patch") is None:
             config = dataclasses.replace(config, max_tiles=tiles)
     except (ValueError, OSError) as error:
-        found.append(str(error).removeprefix(f"{path}: "))
-    problems += [f"{path.name}: {problem}" for problem in found]
+        processor_problems.append(str(error).removeprefix(f"{path}: "))
+    problems += [f"{path.name}: {problem}" for problem in processor_problems]
     return config
 
 
+# -------------------------------------------------------------------------------------------------
+# one key. A value that will not do becomes a problem, and is replaced by one that would, so that
+# the other keys can be looked at.
+
+
 def _architecture(
-    raw: dict, known: tuple[str, ...], problems: list[str], of: str = ""
+    raw: dict, known: tuple[str, ...], problems: list[str], owner: str = ""
 ) -> str:
-    """The class that a config names, one of `known`; the first of them if it names none."""
+    """Returns the class that a config names, one of `known`; the first if it names none."""
     named = raw.get("architectures") or []
     for name in known:
         if name in named:
             return name
     if named:
-        problems.append(f"{of}architectures is {named!r}; wanted {' or '.join(known)}")
+        problems.append(
+            f"{owner}architectures is {named!r}; wanted {' or '.join(known)}"
+        )
     return known[0]
 
 
@@ -315,38 +395,41 @@ def _number(
     raw: dict,
     key: str,
     problems: list[str],
-    of: str = "",
+    owner: str = "",
     *,
-    default,
-    whole: bool = False,
+    default: float,
+    kinds=(int, float),
+    wanted: str = "a positive number",
 ):
-    """raw[key], a positive number; `default` where there is none, and in the place of anything else
-    so that the rest can be looked at.
-    """
+    """Returns raw[key], a positive number; `default` if there is none or it is no such number."""
     value = default if raw.get(key) is None else raw[key]
-    kinds = int if whole else (int, float)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, kinds)
-        or not 0 < value < math.inf
-    ):
-        wanted = "a positive whole number" if whole else "a positive number"
-        problems.append(f"{of}{key} is {value!r}; it must be {wanted}")
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        problems.append(f"{owner}{key} is {value!r}; it must be {wanted}")
         return default
     return value
 
 
-def _want(raw: dict, key: str, value, problems: list[str], of: str = "") -> None:
+def _count(
+    raw: dict, key: str, problems: list[str], owner: str = "", *, default: int = 1
+) -> int:
+    """Returns raw[key], a positive whole number; `default` as in `_number`."""
+    wanted = "a positive whole number"
+    return _number(raw, key, problems, owner, default=default, kinds=int, wanted=wanted)
+
+
+def _require(raw: dict, key: str, value, problems: list[str], owner: str = "") -> None:
     got = raw.get(key, value)
     if got != value and got is not None:
-        problems.append(f"{of}{key} is {got!r}; only {value!r} is supported")
+        problems.append(f"{owner}{key} is {got!r}; only {value!r} is supported")
 
 
 def _token_id(
     key: str, raws: tuple[dict, ...], default: int, problems: list[str]
 ) -> int:
-    """The token under `key` in the first of `raws` that has one; of several the first."""
-    value = next((raw[key] for raw in raws if raw.get(key) is not None), default)
+    """Returns the token id under `key` in the first of `raws` with one; the first of a list."""
+    values = (raw[key] for raw in raws if raw.get(key) is not None)
+    value = next(values, default)
     value = value[0] if isinstance(value, list) and value else value
     if isinstance(value, bool) or not isinstance(value, int):
         problems.append(f"{key} is {value!r}; it must be a token id")
@@ -357,14 +440,11 @@ def _token_id(
 def _image_token_id(
     raw: dict, directory: Path, original: bool, problems: list[str]
 ) -> int:
-    for key in (
-        "image_token_id",
-        "image_token_index",
-    ):  # the second in transformers' first release
+    # The second name is that of transformers' first release.
+    for key in ("image_token_id", "image_token_index"):
         if raw.get(key) is not None:
-            return _token_id(key, (raw,), 151667, problems)
-    if original:  # there it is the tokenizer's business
-        known = added_tokens(directory)
-        if IMAGE_TOKEN in known:
-            return known[IMAGE_TOKEN]
-    return 151667
+            return _token_id(key, (raw,), PUBLISHED_IMAGE_TOKEN_ID, problems)
+    # The original layout leaves it to the tokenizer.
+    if original:
+        return added_tokens(directory).get(IMAGE_TOKEN, PUBLISHED_IMAGE_TOKEN_ID)
+    return PUBLISHED_IMAGE_TOKEN_ID

@@ -1,4 +1,10 @@
-"""Arrays -> safetensors, index, companions."""
+"""Our parameters -> a Hugging Face checkpoint directory.
+
+    save(model, "out", layout="original", tokenizer="InternVL3-38B-hf")
+
+Knows devices and files. Which tensor is which parameter is in `weights.py`, `config.json` in
+`write_config.py`, the other files in `processor_files.py`.
+"""
 
 import dataclasses
 import functools
@@ -12,20 +18,20 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
-from r1v3_jax import checksums, files
+from r1v3_jax.checksums import write_sums
 from r1v3_jax.config import ModelConfig
-from r1v3_jax.hf import processor_files, read_config, write_config
+from r1v3_jax.files import atomic_directory, write_settings
 from r1v3_jax.hf.load import INDEX, flatten_state
+from r1v3_jax.hf.processor_files import write_processor_files
+from r1v3_jax.hf.read_config import LAYOUTS
 from r1v3_jax.hf.weights import VOCAB, Piece, pieces
-from r1v3_jax.models import r1v3
+from r1v3_jax.hf.write_config import config_json
 from r1v3_jax.models.flops import num_params
-
-# -------------------------------------------------------------------------------------------------
-# out
+from r1v3_jax.models.r1v3 import R1V3
 
 
 def save(
-    model: r1v3.R1V3,
+    model: R1V3,
     directory,
     layout: str = "hf",
     *,
@@ -35,35 +41,35 @@ def save(
 ) -> None:
     """Writes a Hugging Face checkpoint directory in the `hf` or the `original` layout.
 
-    Weights in the dtype they are stored in, in safetensors of at most `max_shard_bytes`, with
-    index, `config.json`, `generation_config.json`, `preprocessor_config.json`, SHA256SUMS; the head
-    is always written, also a tied one. With `tokenizer`, a directory, its tokenizer files come
-    along, with `chat_template` (Jinja) in place of their own template. The directory must not exist
-    or be empty; it appears whole or not at all. On several processes all of them call it, and the
-    first one writes.
+    The directory must not exist or be empty; it appears whole or not at all. It holds the weights
+    in the dtype they are stored in, in safetensors files of at most `max_shard_bytes` and their
+    index; `config.json`, `generation_config.json`, `preprocessor_config.json`, SHA256SUMS. The head
+    is always written, also a tied one.
+
+    tokenizer: a directory whose tokenizer files are copied. chat_template: Jinja in place of their
+    own template. On several processes all of them call this, and the first one writes.
     """
-    if layout not in read_config.LAYOUTS:
-        raise ValueError(
-            f"layout {layout!r}; choose from {', '.join(read_config.LAYOUTS)}"
-        )
-    flat = flatten_state(nnx.state(model))
-    config_json = write_config.write(
-        model.config, layout, str(flat["language.embedding"].dtype)
-    )
-    with files.atomic_directory(directory) as (partial, first):
-        if first:
-            processor_files.write(
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+    arrays = flatten_state(nnx.state(model))
+    dtype = str(arrays["language.embedding"].dtype)
+    settings = config_json(model.config, layout, dtype)
+    with atomic_directory(directory) as (partial, writes_files):
+        if writes_files:
+            write_processor_files(
                 partial, model.config, layout, tokenizer, chat_template
             )
-        _write_weights(model.config, flat, partial, layout, max_shard_bytes, first)
-        if first:
+        _write_weights(
+            model.config, arrays, partial, layout, max_shard_bytes, writes_files
+        )
+        if writes_files:
             # Last, so that what an interrupted save leaves behind does not load.
-            files.write_json(partial / "config.json", config_json)
-            checksums.write_sums(partial)
+            write_settings(partial / "config.json", settings)
+            write_sums(partial)
 
 
-def describe(model: r1v3.R1V3) -> str:
-    """One line on a model: what it is, how large, in which dtype."""
+def describe(model: R1V3) -> str:
+    """Returns one line on a model: what it is, how large, in which dtype."""
     config = model.config
     kind = config.architecture if config.vision is not None else "a language model"
     return f"{kind}, {num_params(config):,} parameters, {model.compute.param_dtype}"
@@ -71,46 +77,57 @@ def describe(model: r1v3.R1V3) -> str:
 
 def _write_weights(
     config: ModelConfig,
-    flat: dict[str, jax.Array],
+    arrays: dict[str, jax.Array],
     directory: Path,
     layout: str,
-    limit: int,
-    first: bool,
+    max_shard_bytes: int,
+    writes_files: bool,
 ) -> None:
-    """The shards and their index. All processes fetch, the first one writes."""
+    """Writes the shards and their index. All processes fetch, the first one writes.
+
+    arrays: our parameters, {name: array}.
+    """
+    # 1. Which tensors there are. A tied head is the embedding once more.
     if config.text.tie_embeddings:
         text = dataclasses.replace(config.text, tie_embeddings=False)
         config = dataclasses.replace(config, text=text)
-        flat = {**flat, "language.head": flat["language.embedding"]}
+        arrays = {**arrays, "language.head": arrays["language.embedding"]}
     layout = layout if config.vision is not None else "text"
     plan = {piece.name: piece for piece in pieces(config, layout)}
+
+    # 2. Which file each of them goes into.
+    def size_in_bytes(piece: Piece) -> int:
+        return math.prod(piece.shape) * arrays[piece.param].dtype.itemsize
+
     split = split_state_dict_into_shards_factory(
         plan,
-        get_storage_size=lambda p: math.prod(p.shape) * flat[p.param].dtype.itemsize,
+        get_storage_size=size_in_bytes,
         filename_pattern="model{suffix}.safetensors",
-        max_shard_size=limit,
+        max_shard_size=max_shard_bytes,
     )
+
+    # 3. One file at a time: no more than its tensors are in the host's memory.
     for filename, names in split.filename_to_tensors.items():
         tensors = {}
         for name in names:
-            array = _fetch(flat[plan[name].param], plan[name])
-            if first:
-                tensors[name] = plan[name].to_file(array)
-        if first:
+            piece = plan[name]
+            array = _fetch(arrays[piece.param], piece)
+            if writes_files:
+                tensors[name] = piece.to_file(array)
+        if writes_files:
             save_file(tensors, directory / filename, metadata={"format": "pt"})
-    if first and split.is_sharded:
+    if writes_files and split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        files.write_json(directory / INDEX, index)
+        write_settings(directory / INDEX, index)
 
 
 def _fetch(array: jax.Array, piece: Piece) -> np.ndarray:
-    """A piece of a parameter on every host, pad rows dropped."""
-    # A process cannot read what only another's devices hold.
+    """Copies a piece of a parameter to every host, without the vocabulary's pad rows."""
+    # A process cannot read what only another process's devices hold.
     everywhere = not array.is_fully_addressable
-    host = np.asarray(
-        _take(array, np.asarray(piece.index, np.int32), everywhere=everywhere)
-    )
-    return host[: piece.sizes["v"]] if piece.param in VOCAB else host
+    index = np.asarray(piece.index, np.int32)
+    part = np.asarray(_take(array, index, everywhere=everywhere))
+    return part[: piece.sizes["v"]] if piece.param in VOCAB else part
 
 
 @functools.partial(jax.jit, static_argnames="everywhere")
@@ -118,7 +135,6 @@ def _take(array, index, *, everywhere: bool):
     for i in index:
         array = jax.lax.dynamic_index_in_dim(array, i, 0, keepdims=False)
     if everywhere:
-        array = jax.reshard(
-            array, NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec())
-        )
+        mesh = jax.typeof(array).sharding.mesh
+        array = jax.reshard(array, NamedSharding(mesh, PartitionSpec()))
     return array

@@ -1,9 +1,10 @@
-"""Where each tensor of a Hugging Face checkpoint lies in which of our parameters.
+"""Which tensor of a Hugging Face checkpoint is which of our parameters.
 
-One table, read forwards by `hf.load` and backwards by `hf.save`. Four layouts: the original
-repositories' (`vision_model`, `mlp1`), transformers' on disk (`vision_tower`, ...; the hub's `-hf`
-files), its in-memory names (a leading `model.`), and a language model alone (`model.layers`).
-Knows names and shapes; no files and no devices.
+One table, read forwards by `load.py` and backwards by `save.py`. Four layouts: `original`, the
+names of the original repositories (`vision_model`, `mlp1`); `hf`, those that transformers writes
+(`vision_tower`, ...; the hub's `-hf` files); `memory`, those that transformers has in memory (a
+leading `model.`); `text`, a language model alone (`model.layers`). Knows names and shapes; no files
+and no devices.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models import build
 
 # Letters as in models/layers.py, in lower case; `p` counts q, k, v of the fused projection; in the
-# patch kernel (i j) are row and column within the patch and `a` the colours. "{}" is the layer; a
-# name with "{p}" stands for three, `p` running over q, k, v, the fused axis split.
+# patch kernel (i j) are row and column within the patch and `a` the colours. "{}" is the layer. A
+# name with "{p}" stands for three, in which `p` is q, k and v and the fused axis is split.
 # fmt: off
 VISION_WEIGHTS = [
     # ours                     original: vision_model.                     hf: vision_tower.                                        original -> ours
@@ -75,48 +76,43 @@ LANGUAGE_WEIGHTS = [
     ("head",           "lm_head.weight",                                  "v d -> v d"),
 ]
 # fmt: on
-WEIGHTS = {  # ours -> (original name, hf name, pattern)
-    **{
-        f"vision.{ours}": (f"vision_model.{original}", f"vision_tower.{hf}", pattern)
-        for ours, original, hf, pattern in VISION_WEIGHTS
-    },
-    **{
-        f"connector.{ours}": (
-            f"mlp1.{original}",
-            f"multi_modal_projector.{hf}",
-            pattern,
-        )
-        for ours, original, hf, pattern in CONNECTOR_WEIGHTS
-    },
-    **{
-        f"language.{ours}": (
-            f"language_model.{name}",
-            f"language_model.{name}",
-            pattern,
-        )
-        for ours, name, pattern in LANGUAGE_WEIGHTS
-    },
-}
 
-VOCAB = ("language.embedding", "language.head")  # their rows are padded in memory
-NOT_WEIGHTS = re.compile(
-    r"rotary_emb\.inv_freq$"
-)  # a buffer that old checkpoints carry along
+
+def _weights() -> dict[str, tuple[str, str, str]]:
+    """Returns {ours: (original name, hf name, pattern)} of the three tables."""
+    table = {}
+    for ours, original, hf, pattern in VISION_WEIGHTS:
+        names = (f"vision_model.{original}", f"vision_tower.{hf}")
+        table[f"vision.{ours}"] = (*names, pattern)
+    for ours, original, hf, pattern in CONNECTOR_WEIGHTS:
+        names = (f"mlp1.{original}", f"multi_modal_projector.{hf}")
+        table[f"connector.{ours}"] = (*names, pattern)
+    for ours, name, pattern in LANGUAGE_WEIGHTS:
+        names = (f"language_model.{name}",) * 2
+        table[f"language.{ours}"] = (*names, pattern)
+    return table
+
+
+WEIGHTS = _weights()
+
+# The parameters whose rows are padded in memory.
+VOCAB = ("language.embedding", "language.head")
+# A buffer that old checkpoints carry along.
+NOT_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One tensor of a file: where it lies in which of our parameters.
+    """One tensor of a file, and the part of our parameters that it is.
 
-    `index` are the leading indices into the parameter (layer, then q/k/v); the rest of it is
-    `einops.rearrange(tensor, pattern, **sizes)`.
+    That part is `einops.rearrange(tensor, pattern, **sizes)`.
     """
 
-    param: str
-    index: tuple[int, ...]
-    name: str
-    pattern: str
-    sizes: dict[str, int]
+    param: str  # our parameter: "vision.blocks.qkv"
+    index: tuple[int, ...]  # leading indices into it: layer, then q, k or v
+    name: str  # of the tensor in the file
+    pattern: str  # "(n h) c -> c n h"
+    sizes: dict[str, int]  # of the pattern's letters
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,80 +120,113 @@ class Piece:
         return _shape(self.pattern.split("->")[0], self.sizes)
 
     def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        """A view of `tensor` in our order of axes."""
+        """Returns a view of the file's `tensor` in our order of axes."""
         return einops.rearrange(tensor, self.pattern, **self.sizes)
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
-        left, right = self.pattern.split("->")
-        return np.ascontiguousarray(
-            einops.rearrange(array, f"{right} -> {left}", **self.sizes)
-        )
+        """Returns a copy of our `array` in the file's order of axes."""
+        file_axes, our_axes = self.pattern.split("->")
+        backwards = f"{our_axes} -> {file_axes}"
+        return np.ascontiguousarray(einops.rearrange(array, backwards, **self.sizes))
 
 
-def _shape(side: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    groups = re.findall(r"\(([^)]*)\)|(\w+)", side)
-    return tuple(
-        math.prod(sizes.get(axis, 1) for axis in (group or one).split())
-        for group, one in groups
-    )
+def _shape(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
+    """Returns the shape of one side of a pattern; a letter without a size is an axis of 1.
+
+    "(k h) d", {k: 2, h: 4, d: 32}   ->   (8, 32)
+    """
+    shape = []
+    for group, letter in re.findall(r"\(([^)]*)\)|(\w+)", axes):
+        letters = (group or letter).split()
+        shape.append(math.prod(sizes.get(letter, 1) for letter in letters))
+    return tuple(shape)
 
 
 def pieces(config: ModelConfig, layout: str) -> Iterator[Piece]:
-    """Every tensor of a checkpoint in a layout (`original`, `hf`, `memory` or `text`), in the
-    model's order.
+    """Yields every tensor of a checkpoint in a layout, in the order of the model's parameters.
+
+    Layouts: `original`, `hf`, `memory` or `text`.
     """
-    t, v = config.text, config.vision
+    sizes = _sizes(config)
+    vision_layers = config.vision.layers if config.vision else 0
+    layers = {"language": config.text.layers, "vision": vision_layers}
+    model = build.abstract(config, Compute())
+    for path, _ in nnx.to_flat_state(nnx.state(model)):
+        param = ".".join(path)
+        part = path[0]  # vision, connector or language
+        original, hf, pattern = WEIGHTS[param]
+        name = original if layout == "original" else name_in_layout(hf, layout)
+        # The blocks' parameters are stacked: a file has a tensor for each layer.
+        indices = [()]
+        if "blocks" in path:
+            indices = [(layer,) for layer in range(layers[part])]
+        for index in indices:
+            yield from _pieces_of_layer(param, index, name, pattern, sizes[part])
+
+
+def _pieces_of_layer(
+    param: str,
+    index: tuple[int, ...],
+    name: str,
+    pattern: str,
+    sizes: dict[str, int],
+) -> Iterator[Piece]:
+    """Yields the tensor of one layer of a parameter, or three for a q, k, v which the file has apart."""
+    splits = [("", index, pattern)]
+    if "{p}" in name:
+        # "(p n h) c -> p c n h" of q, k and v together is "(n h) c -> c n h" of each.
+        split_pattern = pattern.replace("p ", "")
+        splits = [(p, (*index, i), split_pattern) for i, p in enumerate("qkv")]
+    for p, split_index, split_pattern in splits:
+        letters = re.findall("[a-z]", split_pattern)
+        yield Piece(
+            param=param,
+            index=split_index,
+            name=name.replace("{p}", p).format(*split_index),
+            pattern=split_pattern,
+            sizes={letter: sizes[letter] for letter in letters},
+        )
+
+
+def _sizes(config: ModelConfig) -> dict[str, dict[str, int]]:
+    """Returns {part of the model: {letter of its patterns: size}}."""
+    text = config.text
+    vision = config.vision
     sizes = {
         "language": dict(
-            v=t.vocab_size,
-            d=t.embed,
-            k=t.kv_heads,
-            q=t.queries_per_kv,
-            h=t.head_dim,
-            f=t.mlp,
+            v=text.vocab_size,
+            d=text.embed,
+            k=text.kv_heads,
+            q=text.queries_per_kv,
+            h=text.head_dim,
+            f=text.mlp,
         )
     }
-    if v is not None:
+    if vision is not None:
         sizes["vision"] = dict(
-            t=v.patches + 1,
-            c=v.embed,
-            n=v.heads,
-            h=v.head_dim,
-            f=v.mlp,
+            t=vision.patches + 1,
+            c=vision.embed,
+            n=vision.heads,
+            h=vision.head_dim,
+            f=vision.mlp,
             p=3,
-            i=v.patch_size,
-            j=v.patch_size,
+            i=vision.patch_size,
+            j=vision.patch_size,
             a=3,
         )
-        sizes["connector"] = dict(s=4 * v.embed, d=t.embed, e=t.embed)
-    layers = {"language": t.layers, "vision": v.layers if v else 0}
-    for path, _ in nnx.to_flat_state(nnx.state(build.abstract(config, Compute()))):
-        param = ".".join(path)
-        original, hf, pattern = WEIGHTS[param]
-        name = renamed(original if layout == "original" else hf, layout)
-        stacked = [(i,) for i in range(layers[path[0]])] if "blocks" in path else [()]
-        for index in stacked:
-            parts = [("", index, pattern)]
-            if "{p}" in name:
-                parts = [
-                    (p, (*index, n), pattern.replace("p ", ""))
-                    for n, p in enumerate("qkv")
-                ]
-            for part, at, form in parts:
-                letters = {
-                    letter: sizes[path[0]][letter]
-                    for letter in re.findall("[a-z]", form)
-                }
-                yield Piece(
-                    param, at, name.replace("{p}", part).format(*index), form, letters
-                )
+        sizes["connector"] = dict(s=4 * vision.embed, d=text.embed, e=text.embed)
+    return sizes
 
 
-def renamed(name: str, layout: str) -> str:
-    """A name of the hf layout as transformers has it in memory, or of the language model alone."""
+def name_in_layout(name: str, layout: str) -> str:
+    """Returns a name of the hf layout as it is in the `memory` or the `text` layout.
+
+    The language model's names are the same in `original` and `hf`.
+    """
     if layout == "text":
         return name.removeprefix("language_model.")
     if layout == "memory":
+        # transformers keeps the head beside the language model, not in it.
         if name == "language_model.lm_head.weight":
             return "lm_head.weight"
         return "model." + name.replace("language_model.model.", "language_model.")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from r1v3_jax.files import read_jsonl
+
 # Okabe and Ito's palette, told apart with any colour vision; lines differ in style as well.
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
     "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #7F7F7F".split()
@@ -44,10 +46,7 @@ def plot_run(directory) -> list[Path]:
 
 def read_rows(path: Path) -> list[dict]:
     """The whole lines of a metrics.jsonl, none if there is no such file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [
-        json.loads(line) for line in text.split("\n")[:-1]
-    ]  # the last has no newline yet
+    return read_jsonl(path) if path.exists() else []
 
 
 def read_summary(directory: Path) -> dict:

@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from r1v3_jax.config import Health
+from r1v3_jax.files import first_process
 
 
 def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
@@ -55,7 +56,7 @@ class Alarms:
     def step(self, step: int, metrics: dict[str, float]) -> dict[str, int]:
         found = alarms(metrics, self.config)
         for name in found.keys() - self.ringing:
-            if jax.process_index() == 0:
+            if first_process():
                 logging.warning(
                     "%s, step %d: %s (alarm/%s)", self.stage, step, found[name], name
                 )
@@ -70,7 +71,7 @@ def not_finite(config: Health, what: str, batch, path: Path, skipped: int) -> No
     what: was not finite. batch: a pytree of arrays, whole on this host. skipped: such steps of the
     stage, this one among them. FloatingPointError if that is the policy, or they are too many.
     """
-    if jax.process_index() == 0:
+    if first_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         named = jax.tree_util.tree_flatten_with_path(batch)[0]
         np.savez(

@@ -10,7 +10,6 @@ is not finite: nan (nothing to measure) is null, the infinities are "Infinity" a
 
 import contextlib
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -25,7 +24,7 @@ import jax
 from tqdm import tqdm
 
 import r1v3_jax
-from r1v3_jax.files import dumps, first_process, write_text
+from r1v3_jax.files import dumps, first_process, read_jsonl, write_text
 from r1v3_jax.run.compiles import note_compilation
 
 # On the progress line, in this order; everything else is in the file.
@@ -113,31 +112,17 @@ def read(directory) -> list[dict]:
     path = Path(directory) / "metrics.jsonl"
     return [
         {key: value if key == "stage" else _number(value) for key, value in row.items()}
-        for _, row in _rows(path)
+        for row in read_jsonl(path)
     ]
-
-
-def _rows(path: Path) -> list[tuple[str, dict]]:
-    """Each whole line and what it says. A line that was cut short by a kill has no newline."""
-    rows = []
-    for i, line in enumerate(
-        path.read_text(encoding="utf-8").split("\n")[:-1], start=1
-    ):
-        try:
-            rows.append((line, json.loads(line)))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {i}: not JSON ({error}); remove the line"
-            ) from None
-    return rows
 
 
 def drop_lines(path: Path, stage: str, resume_step: int) -> None:
     """Takes the stage's lines from `resume_step` on out of the file, and a torn last line."""
     if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         kept = [
             line + "\n"
-            for line, row in _rows(path)
+            for line, row in zip(lines, read_jsonl(path), strict=True)
             if row["stage"] != stage or row["step"] < resume_step
         ]
         write_text(path, "".join(kept))
@@ -261,14 +246,8 @@ class Timer:
 jax.monitoring.register_event_duration_secs_listener(note_compilation)
 
 
-def write_json(path, value) -> None:
-    """Writes a JSON file, whole or not at all; nan and infinities as in metrics.jsonl."""
-    if first_process():
-        write_text(Path(path), dumps(value, indent=2) + "\n")
-
-
 def _number(value) -> float | int:
-    """The way back from `_plain`, for one number."""
+    """The way back from `files.dumps`, for one number."""
     return (
         math.nan if value is None else float(value) if isinstance(value, str) else value
     )

@@ -15,9 +15,9 @@ from ml_collections import config_flags
 from r1v3_jax import files, launch
 from r1v3_jax.config import Run, load_config
 from r1v3_jax.config.fields import flatten_fields
+from r1v3_jax.files import write_json
 from r1v3_jax.pipeline import preflight, start
 from r1v3_jax.run import checkpoints
-from r1v3_jax.run.metrics import write_json
 
 PACKAGE = Path(__file__).parent.parent.parent / "r1v3_jax"
 replace = dataclasses.replace

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from r1v3_jax.evaluate.statistics import wilson
+from r1v3_jax.files import write_json
 from r1v3_jax.report import plots
-from r1v3_jax.run.metrics import write_json
 
 PICTURES = ["reward", "length", "entropy", "accuracy_by_stage", "selection", "loss"]
 

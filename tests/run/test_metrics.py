@@ -163,7 +163,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 def test_other_processes_write_and_print_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     run(tmp_path, range(2), quiet=False)
-    metrics.write_json(tmp_path / "summary.json", {})
+    files.write_json(tmp_path / "summary.json", {})
     files.write_jsonl(tmp_path / "rollouts.jsonl", [{}])
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="step 0 comes after step 0"):
@@ -284,7 +284,7 @@ def test_write_json_written_out(tmp_path):
         "bounds": (1, -math.inf),
         "counts": np.arange(2),
     }
-    metrics.write_json(tmp_path / "new" / "summary.json", value)
+    files.write_json(tmp_path / "new" / "summary.json", value)
     text = (tmp_path / "new" / "summary.json").read_text()
     assert json.loads(text, parse_constant=refuse) == {
         "chosen_step": 4,

@@ -31,8 +31,8 @@ from absl import flags
 from shapes import SHAPES, Shape
 
 from r1v3_jax import cli, hf
+from r1v3_jax.files import write_json
 from r1v3_jax.report import plots
-from r1v3_jax.run.metrics import write_json
 
 SHAPE = flags.DEFINE_enum("shape", "tunix", list(SHAPES), "What is run.")
 PARTS = flags.DEFINE_list("parts", ["step"], f"Of {', '.join(parts.PARTS)}.")
