@@ -20,6 +20,7 @@ from r1v3_jax.config import (
     TextConfig,
     VisionConfig,
 )
+from r1v3_jax.losses import Clipped, TokenMean
 from r1v3_jax.tasks import digits
 
 VOCABULARY = digits.vocabulary()
@@ -85,60 +86,61 @@ config = Run(
     name="digits",
     model=MODEL,
     write_tokenizer=digits.write_tokenizer,
-    pipeline=("base", "cold_start", "grpo", "connector"),
-    base=SFT(
-        train=SEEN.mix(read=2, sums=1),
-        steps=600,
-        rows=12,
-        row_tokens=144,
-        tiles=48,
-        optimizer=Optimizer(
-            lr=3e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05
+    stages={
+        "base": SFT(
+            train=SEEN.mix(read=2, sums=1),
+            steps=600,
+            rows=12,
+            row_tokens=144,
+            tiles=48,
+            optimizer=Optimizer(
+                lr=3e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05
+            ),
+            checkpoint_every=300,
         ),
-        checkpoint_every=300,
-    ),
-    cold_start=SFT(
-        train=SEEN.mix(easy=1, normal=2),
-        validation=HELD_OUT.mix(easy=1, normal=2),
-        steps=1000,
-        rows=8,
-        row_tokens=160,
-        tiles=40,
-        optimizer=Optimizer(
-            lr=2e-3, warmup_steps=30, schedule="cosine", weight_decay=0.05
+        "cold_start": SFT(
+            train=SEEN.mix(easy=1, normal=2),
+            validation=HELD_OUT.mix(easy=1, normal=2),
+            steps=1000,
+            rows=8,
+            row_tokens=160,
+            tiles=40,
+            optimizer=Optimizer(
+                lr=2e-3, warmup_steps=30, schedule="cosine", weight_decay=0.05
+            ),
+            validate_every=250,
+            checkpoint_every=250,
         ),
-        validate_every=250,
-        checkpoint_every=250,
-    ),
-    grpo=GRPO(
-        train=SEEN.mix(easy=1, normal=1, hard=2),
-        steps=90,
-        prompts=24,
-        group_size=8,
-        max_prompt_tokens=26,
-        max_completion_tokens=52,  # most chains of the cold start; evaluation allows all of them
-        tiles=24,
-        aggregation="token",
-        clip_high=0.28,
-        optimizer=Optimizer(lr=2e-4, warmup_steps=5),
-        evaluate_every=30,
-        checkpoint_every=30,
-    ),
-    connector=SFT(
-        train=alternate(OTHERS.mix(easy=1, normal=2), HOME, HOME),
-        validation=alternate(
-            OTHERS_HELD_OUT.mix(easy=1, normal=2), HOME_HELD_OUT, HOME_HELD_OUT
+        "grpo": GRPO(
+            train=SEEN.mix(easy=1, normal=1, hard=2),
+            steps=90,
+            prompts=24,
+            group_size=8,
+            max_prompt_tokens=26,
+            max_completion_tokens=52,  # most chains of the cold start; evaluation allows all of them
+            tiles=24,
+            aggregation=TokenMean(),
+            loss=Clipped(high=0.28),
+            optimizer=Optimizer(lr=2e-4, warmup_steps=5),
+            evaluate_every=30,
+            checkpoint_every=30,
         ),
-        steps=300,
-        rows=8,
-        row_tokens=160,
-        tiles=40,
-        trainable="connector",
-        optimizer=Optimizer(lr=3e-4, warmup_steps=5, schedule="cosine"),
-        validate_every=50,
-        patience=2,
-        checkpoint_every=100,
-    ),
+        "connector": SFT(
+            train=alternate(OTHERS.mix(easy=1, normal=2), HOME, HOME),
+            validation=alternate(
+                OTHERS_HELD_OUT.mix(easy=1, normal=2), HOME_HELD_OUT, HOME_HELD_OUT
+            ),
+            steps=300,
+            rows=8,
+            row_tokens=160,
+            tiles=40,
+            trainable="connector",
+            optimizer=Optimizer(lr=3e-4, warmup_steps=5, schedule="cosine"),
+            validate_every=50,
+            patience=2,
+            checkpoint_every=100,
+        ),
+    },
     evaluate=Evaluate(
         sets=(
             ("easy", HELD_OUT.mix(easy=1)),

@@ -12,21 +12,33 @@ replace = dataclasses.replace
 config = replace(
     full,
     name="digits_smoke",
-    base=replace(full.base, steps=3, rows=4, tiles=16),
-    cold_start=replace(
-        full.cold_start, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
-    ),
-    grpo=replace(
-        full.grpo,
-        steps=2,
-        prompts=4,
-        group_size=4,
-        tiles=4,
-        evaluate_every=1,
-        rollouts_every=1,
-    ),
-    connector=replace(
-        full.connector, steps=3, rows=4, tiles=16, validate_every=2, validation_steps=1
-    ),
+    stages={
+        "base": replace(full.stages["base"], steps=3, rows=4, tiles=16),
+        "cold_start": replace(
+            full.stages["cold_start"],
+            steps=3,
+            rows=4,
+            tiles=16,
+            validate_every=2,
+            validation_steps=1,
+        ),
+        "grpo": replace(
+            full.stages["grpo"],
+            steps=2,
+            prompts=4,
+            group_size=4,
+            tiles=4,
+            evaluate_every=1,
+            rollouts_every=1,
+        ),
+        "connector": replace(
+            full.stages["connector"],
+            steps=3,
+            rows=4,
+            tiles=16,
+            validate_every=2,
+            validation_steps=1,
+        ),
+    },
     evaluate=replace(full.evaluate, questions=8, batch=8, tiles=8, probe_questions=8),
 )

@@ -9,6 +9,7 @@ time: see the README's table.
 
 from r1v3_jax.config import GRPO, INTERNVL3_1B, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.data import Rows
+from r1v3_jax.losses import Clipped
 
 config = Run(
     name="tpu_v5e_8",
@@ -21,22 +22,23 @@ config = Run(
     system="Reason step by step, close your reasoning with </think>, and put the final answer in "
     "\\boxed{}.",
     opening="<think>\n",
-    pipeline=("grpo",),
-    grpo=GRPO(
-        train=Rows("data/grpo.jsonl"),
-        steps=200,
-        prompts=16,
-        group_size=8,
-        max_prompt_tokens=4096,
-        max_completion_tokens=2048,
-        tiles=16 * 16,
-        accumulate=16,  # 8 rows at a time, one a chip
-        prompt_parts=16,  # a prompt of each chip, and two of its tiles, at a time
-        clip_high=0.28,
-        optimizer=Optimizer(lr=1e-6),
-        evaluate_every=20,
-        checkpoint_every=20,
-    ),
+    stages={
+        "grpo": GRPO(
+            train=Rows("data/grpo.jsonl"),
+            steps=200,
+            prompts=16,
+            group_size=8,
+            max_prompt_tokens=4096,
+            max_completion_tokens=2048,
+            tiles=16 * 16,
+            accumulate=16,  # 8 rows at a time, one a chip
+            prompt_parts=16,  # a prompt of each chip, and two of its tiles, at a time
+            loss=Clipped(high=0.28),
+            optimizer=Optimizer(lr=1e-6),
+            evaluate_every=20,
+            checkpoint_every=20,
+        ),
+    },
     evaluate=Evaluate(
         probe=Rows("data/probe.jsonl"),
         probe_questions=64,

@@ -11,6 +11,7 @@ README's table.
 
 from r1v3_jax.config import GRPO, R1V3_38B, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.data import Rows
+from r1v3_jax.losses import Clipped
 
 COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")
 
@@ -25,24 +26,25 @@ config = Run(
     init_from="checkpoints/InternVL3-38B",
     system="You are a helpful assistant.",  # report, section 6.2
     opening="<think>\n",
-    pipeline=("grpo",),
-    grpo=GRPO(
-        train=Rows("data/grpo.jsonl"),
-        steps=469,  # one pass through 15,000 questions
-        prompts=32,
-        group_size=32,
-        max_prompt_tokens=4096,  # up to 15 tiles of 256 tokens, and the question
-        max_completion_tokens=8192,
-        # The report gives the two limits, not when it went from one to the other.
-        length_limits=((0, 4096), (235, 8192)),
-        tiles=512,
-        accumulate=16,  # 64 rows at a time, one for each shard
-        prompt_parts=4,  # one tile of each chip at a time
-        clip_high=0.28,
-        optimizer=Optimizer(lr=1e-5),
-        evaluate_every=20,
-        checkpoint_every=20,
-    ),
+    stages={
+        "grpo": GRPO(
+            train=Rows("data/grpo.jsonl"),
+            steps=469,  # one pass through 15,000 questions
+            prompts=32,
+            group_size=32,
+            max_prompt_tokens=4096,  # up to 15 tiles of 256 tokens, and the question
+            max_completion_tokens=8192,
+            # The report gives the two limits, not when it went from one to the other.
+            length_limits=((0, 4096), (235, 8192)),
+            tiles=512,
+            accumulate=16,  # 64 rows at a time, one for each shard
+            prompt_parts=4,  # one tile of each chip at a time
+            loss=Clipped(high=0.28),
+            optimizer=Optimizer(lr=1e-5),
+            evaluate_every=20,
+            checkpoint_every=20,
+        ),
+    },
     evaluate=Evaluate(
         probe=Rows("data/probe.jsonl"),
         probe_questions=256,

@@ -16,19 +16,20 @@ config = Run(
     mesh=(16, 4, 2),
     topology="v5p:4x4x8",
     init_from="checkpoints/grpo",
-    pipeline=("connector",),
-    connector=SFT(
-        train=Rows("data/connector.jsonl"),
-        validation=Rows("data/connector_validation.jsonl"),
-        steps=312,  # two passes through 10,000 chains, 64 a step
-        rows=64,
-        row_tokens=16384,
-        tiles=1024,
-        trainable="connector",
-        optimizer=Optimizer(lr=1e-5, warmup_steps=9, schedule="cosine"),
-        validate_every=20,
-        validation_steps=2,
-        patience=3,
-        checkpoint_every=60,
-    ),
+    stages={
+        "connector": SFT(
+            train=Rows("data/connector.jsonl"),
+            validation=Rows("data/connector_validation.jsonl"),
+            steps=312,  # two passes through 10,000 chains, 64 a step
+            rows=64,
+            row_tokens=16384,
+            tiles=1024,
+            trainable="connector",
+            optimizer=Optimizer(lr=1e-5, warmup_steps=9, schedule="cosine"),
+            validate_every=20,
+            validation_steps=2,
+            patience=3,
+            checkpoint_every=60,
+        ),
+    },
 )

@@ -2,7 +2,7 @@
 
     python -m r1v3_jax.launch --config=tpu_v5p_256_pipeline --workdir=DIR     on every host
 
-The stages of tpu_v5p_256_sft, tpu_v5p_256 and tpu_v5p_256_connector; wants what they want, but for
+The stages of tpu_v5p_256_sft, tpu_v5p_256 and tpu_v5p_256_connector; wants what they want, except
 the checkpoints between them.
 """
 
@@ -10,15 +10,13 @@ import dataclasses
 
 from r1v3_jax.config import load_config
 
-sft, grpo, connector = (
-    load_config(f"tpu_v5p_256{part}") for part in ("_sft", "", "_connector")
-)
+sft = load_config("tpu_v5p_256_sft")
+grpo = load_config("tpu_v5p_256")
+connector = load_config("tpu_v5p_256_connector")
 
 config = dataclasses.replace(
     sft,
     name="tpu_v5p_256_pipeline",
-    pipeline=("cold_start", "grpo", "connector"),
-    grpo=grpo.grpo,
-    connector=connector.connector,
+    stages={**sft.stages, **grpo.stages, **connector.stages},
     evaluate=grpo.evaluate,
 )

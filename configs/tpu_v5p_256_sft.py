@@ -20,14 +20,15 @@ config = Run(
     init_from="checkpoints/InternVL3-38B",
     system="You are a helpful assistant.",  # report, section 6.2
     opening="<think>\n",
-    pipeline=("cold_start",),
-    cold_start=SFT(
-        train=Rows("data/cold_start.jsonl"),
-        steps=375,  # two passes through 12,000 chains, 64 a step
-        rows=64,
-        row_tokens=16384,
-        tiles=1024,
-        optimizer=Optimizer(lr=1e-5, warmup_steps=11, schedule="cosine"),
-        checkpoint_every=75,
-    ),
+    stages={
+        "cold_start": SFT(
+            train=Rows("data/cold_start.jsonl"),
+            steps=375,  # two passes through 12,000 chains, 64 a step
+            rows=64,
+            row_tokens=16384,
+            tiles=1024,
+            optimizer=Optimizer(lr=1e-5, warmup_steps=11, schedule="cosine"),
+            checkpoint_every=75,
+        ),
+    },
 )

@@ -18,13 +18,14 @@ config = Run(
     mesh=(16, 4, 2),
     topology="v5p:4x4x8",
     init_from="none",
-    pipeline=("cold_start",),
-    cold_start=SFT(
-        train=Rows("none.jsonl"),
-        steps=375,
-        rows=64,
-        row_tokens=8192,
-        tiles=0,
-        optimizer=Optimizer(lr=1e-5, warmup_steps=11, schedule="cosine"),
-    ),
+    stages={
+        "cold_start": SFT(
+            train=Rows("none.jsonl"),
+            steps=375,
+            rows=64,
+            row_tokens=8192,
+            tiles=0,
+            optimizer=Optimizer(lr=1e-5, warmup_steps=11, schedule="cosine"),
+        ),
+    },
 )

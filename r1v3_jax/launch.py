@@ -1,7 +1,8 @@
 """Starts a run: python -m r1v3_jax.launch --config=NAME [--config.grpo.steps=50] [--workdir=DIR]
 
-NAME is a file of `configs/` (under the working directory, else in the installed package) or a path
-to one. Each `--config.a.b=value` changes one field. The same command again resumes the run.
+NAME is a file of `configs/` (under the working directory, else among those of the program) or the
+path of a config file. Each `--config.a.b=value` changes one field; the fields of a stage have the
+stage's name in front. The same command again resumes the run.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli
 from r1v3_jax.config import Run, list_configs, load_config, topology
-from r1v3_jax.config.fields import flatten_fields
+from r1v3_jax.config.fields import children, flatten_fields, is_table
+from r1v3_jax.config.load import REPLACED
+from r1v3_jax.files import first_process, write_json
 from r1v3_jax.run import processes
 
 WORKDIR = flags.DEFINE_string(
@@ -64,124 +67,24 @@ LIST_CONFIGS = flags.DEFINE_bool(
 
 def main() -> None:
     """Parses the command line and runs; see the module's docstring."""
-    arguments = [a for a in sys.argv[1:] if a.startswith("--config=")]
-    for argument in arguments:
+    # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
+    names = [a for a in sys.argv[1:] if a.startswith("--config=")]
+    for argument in names:
         sys.argv.remove(argument)
-    if not arguments:
+    if not names:
         cli.run(without_config)
         return
-    # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
     try:
-        base = load_config(arguments[-1].partition("=")[2])
+        base = load_config(names[-1].partition("=")[2])
         check_names(base, sys.argv[1:])
         flag = config_flags.DEFINE_config_dict("config", thaw(base))
     except (ValueError, OSError, AttributeError) as error:  # the last: an unknown field
         sys.exit(f"error: {' '.join(str(error).split())}")
-
-    def start():
-        values = flag.value
-        if TOPOLOGY.value:
-            values.topology = TOPOLOGY.value
-            if tuple(values.mesh) == base.mesh:  # not said on the command line
-                values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value).chips)
-        config = freeze(base, values)
-        if PRINT_CONFIG.value:
-            for name, value in flatten_fields(config, "config").items():
-                print(f"--{name}={value}")
-            return
-        if LIST_CONFIGS.value:
-            print("\n".join(list_configs()))
-            return
-        if (
-            DRY_RUN.value
-            or DRY_RUN_FULL.value
-            or DRY_RUN_ONLY.value
-            or DRY_RUN_OUT.value
-        ):
-            dry_run_of(config)
-            return
-        workdir = WORKDIR.value or f"runs/{config.name}"
-        if "://" in workdir:
-            raise ValueError(
-                f"--workdir={workdir}: wanted a directory that every host sees; mount the bucket "
-                "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
-            )
-        # After the flags: a typing error costs no import of the models.
-        from r1v3_jax.files import first_process
-        from r1v3_jax.pipeline import pipeline, preflight
-        from r1v3_jax.report import plots
-        from r1v3_jax.run import preemption
-
-        preflight.check(config, Path(workdir), accept_changes=ACCEPT_CHANGES.value)
-        processes.start_processes(PROCESSES, config.topology)
-        preemption.catch_sigterm()
-        summary = pipeline.run(
-            config, Path(workdir), accept_changes=ACCEPT_CHANGES.value
-        )
-        if first_process():
-            print(plots.table(summary))
-            print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
-
-    cli.run(start)
-
-
-def dry_run_of(config: Run) -> None:
-    """See `dry_run`. Exit code 1 if a program does not fit."""
-    if not config.topology:
-        raise ValueError(
-            "--dry_run compiles for a TPU slice, and this config names none; give one, as "
-            "--topology=v5p:2x2x1"
-        )
-    from r1v3_jax.pipeline import preflight
-    from r1v3_jax.pipeline.start import make_processor, write_tokenizer
-    from r1v3_jax.run.metrics import write_json
-    from r1v3_jax.tpu import compiler, dry_run
-
-    if os.environ.get(compiler.CHILD):
-        compiler.compile_here(config)
-        return
-    banned = (config.model.image_token_id,) if config.model.vision else ()
-    if DRY_RUN_DATA.value:
-        preflight.check(config)
-        with tempfile.TemporaryDirectory() as directory:
-            write_tokenizer(config, Path(directory))
-            processor = make_processor(config, Path(directory))
-        dry_run.show_samples(config, processor)
-        banned = processor.tokenizer.banned_token_ids
-    else:
-        print("checkpoint and data were not opened (--nodry_run_data)")
-    summary = dry_run.run(
-        config, tuple(banned), full=DRY_RUN_FULL.value, only=tuple(DRY_RUN_ONLY.value)
-    )
-    if DRY_RUN_OUT.value:
-        write_json(DRY_RUN_OUT.value, summary)
-    if not summary["fits"]:
-        sys.exit("error: not every program fits into a chip's memory; see above")
-
-
-def check_names(config: Run, arguments: list[str]) -> None:
-    """ValueError for a --config.a.b=value whose field does not exist, with the nearest one."""
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if not argument.startswith("-") or not name.startswith("config."):
-            continue
-        at, path = config, "config"
-        for part in name.split(".")[1:]:
-            known = (
-                [f.name for f in dataclasses.fields(at)]
-                if dataclasses.is_dataclass(at)
-                else []
-            )
-            if part not in known:
-                near = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
-                meant = f"did you mean --{path}.{near[0]}? " if near else ""
-                raise ValueError(
-                    f"--{name}: {path} has no field {part!r}; {meant}--print_config shows them all"
-                )
-            at, path = getattr(at, part), f"{path}.{part}"
+    cli.run(lambda: start(base, flag.value))
 
 
 def without_config() -> None:
+    """Answers a command line that names no config."""
     if not LIST_CONFIGS.value:
         raise ValueError(
             f"--config=NAME is missing; there are: {', '.join(list_configs())}"
@@ -189,26 +92,167 @@ def without_config() -> None:
     print("\n".join(list_configs()))
 
 
+def start(base: Run, values: config_dict.ConfigDict) -> None:
+    """Does what the flags ask for with the config that they make of `base`."""
+    if TOPOLOGY.value:
+        values.topology = TOPOLOGY.value
+        mesh_is_default = tuple(values.mesh) == base.mesh
+        if mesh_is_default:
+            values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value).chips)
+    config = freeze(base, values)
+
+    if PRINT_CONFIG.value:
+        print("\n".join(config_lines(config)))
+    elif LIST_CONFIGS.value:
+        print("\n".join(list_configs()))
+    elif DRY_RUN.value or DRY_RUN_FULL.value or DRY_RUN_ONLY.value or DRY_RUN_OUT.value:
+        dry_run_of(config)
+    else:
+        run(config, WORKDIR.value or f"runs/{config.name}")
+
+
+def config_lines(config: Run) -> list[str]:
+    """Returns a config as the flags that would set each of its fields.
+
+    An object that is chosen in a file, as a loss, is a comment: no flag can change which it is.
+    """
+    chosen = chosen_objects(config, "config")
+    return [
+        f"# --{name}: {value}" if name in chosen else f"--{name}={value}"
+        for name, value in flatten_fields(config, "config").items()
+    ]
+
+
+def chosen_objects(config, path: str) -> set[str]:
+    """Returns the paths of the objects with fields of their own, as config.grpo.loss."""
+    if not dataclasses.is_dataclass(config):
+        return set()
+    paths = {path} if callable(config) else set()
+    for name, value in children(config).items():
+        paths |= chosen_objects(value, f"{path}.{name}")
+    return paths
+
+
+def run(config: Run, workdir: str) -> None:
+    """Runs the stages of a config, and prints what came out."""
+    if "://" in workdir:
+        raise ValueError(
+            f"--workdir={workdir}: wanted a directory that every host sees; mount the bucket "
+            "(Cloud Storage FUSE, hierarchical namespace), or use Filestore"
+        )
+    # Imported after the flags are parsed: a typing error costs no import of the models.
+    from r1v3_jax import pipeline
+    from r1v3_jax.report import plots
+    from r1v3_jax.run import preemption
+
+    accept_changes = ACCEPT_CHANGES.value
+    pipeline.check(config, Path(workdir), accept_changes=accept_changes)
+    processes.start_processes(PROCESSES, config.topology)
+    preemption.catch_sigterm()
+    summary = pipeline.run(config, Path(workdir), accept_changes=accept_changes)
+    if first_process():
+        print(plots.table(summary))
+        print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
+
+
+def dry_run_of(config: Run) -> None:
+    """See `tpu.dry_run`. Exit code 1 if a program does not fit."""
+    if not config.topology:
+        raise ValueError(
+            "--dry_run compiles for a TPU slice, and this config names none; give one, as "
+            "--topology=v5p:2x2x1"
+        )
+    from r1v3_jax.tpu import compiler, dry_run
+
+    if os.environ.get(compiler.CHILD):
+        compiler.compile_here(config)
+        return
+    if DRY_RUN_DATA.value:
+        banned = show_data(config)
+    else:
+        print("checkpoint and data were not opened (--nodry_run_data)")
+        banned = (config.model.image_token_id,) if config.model.vision else ()
+    summary = dry_run.run(
+        config,
+        tuple(banned),
+        full=DRY_RUN_FULL.value,
+        only=tuple(DRY_RUN_ONLY.value),
+    )
+    if DRY_RUN_OUT.value:
+        write_json(DRY_RUN_OUT.value, summary)
+    if not summary["fits"]:
+        sys.exit("error: not every program fits into a chip's memory; see above")
+
+
+def show_data(config: Run) -> tuple[int, ...]:
+    """Prints samples as the model sees them; returns the tokens that are never sampled."""
+    from r1v3_jax import pipeline
+    from r1v3_jax.pipeline.start import make_processor, write_tokenizer
+    from r1v3_jax.tpu import dry_run
+
+    pipeline.check(config)
+    with tempfile.TemporaryDirectory() as directory:
+        write_tokenizer(config, Path(directory))
+        processor = make_processor(config, Path(directory))
+    dry_run.show_samples(config, processor)
+    return processor.tokenizer.banned_token_ids
+
+
+def check_names(config: Run, arguments: list[str]) -> None:
+    """Raises ValueError for a --config.a.b=value whose field does not exist, with the nearest."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.startswith("config."):
+            check_name(config, name)
+
+
+def check_name(config: Run, name: str) -> None:
+    """Raises ValueError unless `name`, as config.grpo.steps, is a field of the config."""
+    node = config
+    path = "config"
+    for part in name.split(".")[1:]:
+        known = children(node) if dataclasses.is_dataclass(node) else {}
+        if part not in known:
+            if part in REPLACED:
+                hint = f"it is now {REPLACED[part]}; "
+            else:
+                nearest = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
+                hint = f"did you mean --{path}.{nearest[0]}? " if nearest else ""
+            raise ValueError(
+                f"--{name}: {path} has no field {part!r}; {hint}--print_config shows them all"
+            )
+        node = known[part]
+        path = f"{path}.{part}"
+
+
 def thaw(config):
-    """A frozen dataclass as a ConfigDict, the form that absl flags can change."""
+    """Returns a frozen dataclass as a ConfigDict, the form that absl flags can change.
+
+    The stages of a run are at its top: config.grpo.steps.
+    """
     if not dataclasses.is_dataclass(config):
         return config
     return config_dict.ConfigDict(
-        {
-            field.name: thaw(getattr(config, field.name))
-            for field in dataclasses.fields(config)
-        }
+        {name: thaw(value) for name, value in children(config).items()}
     )
 
 
-def freeze(config, values):
-    """`config` with the values of a ConfigDict; cross-checks run again."""
+def freeze(config, values: config_dict.ConfigDict):
+    """Returns `config` with the values of a ConfigDict; its checks run again.
+
+    The order of the stages is the one of `config`: a ConfigDict sorts its names.
+    """
     if not dataclasses.is_dataclass(config):
         return values
-    changes = {
-        f.name: freeze(getattr(config, f.name), values[f.name])
-        for f in dataclasses.fields(config)
-    }
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if is_table(value):
+            changes[field.name] = {
+                name: freeze(part, values[name]) for name, part in value.items()
+            }
+        else:
+            changes[field.name] = freeze(value, values[field.name])
     return dataclasses.replace(config, **changes)
 
 

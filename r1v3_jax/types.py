@@ -33,18 +33,20 @@ REASONS = {
 
 
 class DroppedRow(Exception):
-    """A row that is not trained on. reason: a word of REASONS; detail: what was found, in a line.
+    """Says that a row cannot be trained on.
 
-    Whoever draws examples skips the row, counts it and lists it.
+    reason: a word of REASONS. detail: the value that was read, in one line. Whoever reads examples
+    skips the row, counts it and lists it.
     """
 
     def __init__(self, source: str, id: str, reason: str, detail: str = ""):
         assert reason in REASONS, reason
         detail = " ".join(detail.split())[:300]
-        super().__init__(
-            source, id, reason, detail
-        )  # as they stand, so that pickle can
-        self.source, self.id, self.reason, self.detail = source, id, reason, detail
+        super().__init__(source, id, reason, detail)  # unchanged: pickle needs them
+        self.source = source
+        self.id = id
+        self.reason = reason
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.source}, {self.id}: {self.detail or REASONS[self.reason]} ({self.reason})"
@@ -52,82 +54,84 @@ class DroppedRow(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One question, with what it takes to train on it or to check an answer to it.
+    """One question, with what it takes to train on it or to check an answer to it."""
 
-    id: names it for ever, also in logs. question: text with one `<image>` marker per image (or
-    none: the images then go in front). chain: a chain of thought for the cold start, or None. level
-    and kind group metrics ("normal", "add the rows"). image_labels: what each image token shows,
-    one token of text each; where given, supervised training asks for it at the image token, which
-    teaches a tower that starts from nothing to see. verifier: how an answer is checked, such as
-    "choice|model"; see `verifiers.routing`. source: the data set it is from, for metrics. before:
-    the turns in front of the question, (role, content) each; their markers count as the question's.
-    accuracy_weight: of the reward, where it is not the config's. metadata: small values that came
-    with the row (a pass rate, a subject).
-    """
-
-    id: str
-    images: tuple[Any, ...]  # PIL images, or `images.StoredImage`
-    question: str
-    answer: str
-    chain: str | None = None
-    level: str = "normal"
-    kind: str = ""
+    id: str  # names the row in every log and file
+    images: tuple[Any, ...]  # PIL images, or `image_files.StoredImage`
+    question: (
+        str  # with an `<image>` for each image, or none: the images then come first
+    )
+    answer: str  # the reference that answers are verified against
+    chain: str | None = None  # a chain of thought for the cold start
+    level: str = "normal"  # groups metrics
+    kind: str = ""  # groups metrics, as "add the rows"
+    # What each image token shows, one token of text each. Where given, supervised training asks for
+    # it at the image token, which teaches a tower that starts from nothing to see.
     image_labels: tuple[str, ...] = ()
-    verifier: str = ""
-    source: str = ""
+    verifier: str = (
+        ""  # how an answer is checked, as "choice|model"; see `verifiers.routing`
+    )
+    source: str = ""  # the data set it is from, for metrics
+    # Turns in front of the question, (role, content) each; their markers count as the question's.
     before: tuple[tuple[str, str], ...] = ()
-    accuracy_weight: float | None = None
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    accuracy_weight: float | None = None  # of the reward, where it is not the config's
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # as a pass rate
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInfo:
+    """What a rollout needs to know about its step."""
+
+    step: int  # of the stage, from 0
+    key: jax.Array  # of the rollout: a function of seed and step
+    token_limit: int  # of a completion
+    progress: float = 1.0  # of the stage, 0 to 1; some verifiers grow stricter with it
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Packed rows for one supervised update, in N micro-batches whose gradients are added.
+    """Packed rows for one supervised update: N micro-batches, whose gradients are added.
 
-    tokens, positions, segment_ids: int32[N, B, T]; segment 0 is padding. loss_weights: float32[N,
-    B, T], the weight of each token's loss, set once over all micro-batches (1 / supervised tokens,
-    say), so that the sum is the loss of the whole batch. tiles: float32[N, I, S, S, 3];
-    image_index: int32[N, B, T], as in `R1V3.embed`. None without images. labels: int32[N, B, T],
-    what the loss asks for where it is not the token itself: behind an image token with a label, the
-    label. None: the tokens.
+    The arrays are [N, B, T]: B rows of T tokens in each micro-batch.
+
+        tokens         [ q   q   a  end  q   a  end  - ]    two examples in one row
+        positions      [ 0   1   2   3   0   1   2   0 ]
+        segment_ids    [ 1   1   1   1   2   2   2   0 ]
+        loss_weights   [ 0   0  1/4 1/4  0  1/4 1/4  0 ]
     """
 
-    tokens: jax.Array
-    positions: jax.Array
-    segment_ids: jax.Array
+    tokens: jax.Array  # int32[N, B, T]
+    positions: jax.Array  # int32[N, B, T]
+    segment_ids: jax.Array  # int32[N, B, T]; 0 is padding
+    # float32[N, B, T]. Set once over all micro-batches, so that the sum of weight times loss is the
+    # loss of the whole batch.
     loss_weights: jax.Array
-    tiles: jax.Array | None = None
-    image_index: jax.Array | None = None
+    tiles: jax.Array | None = None  # float32[N, I, S, S, 3]; None without images
+    image_index: jax.Array | None = None  # int32[N, B, T], as in `R1V3.embed`
+    # int32[N, B, T], what the loss asks for where it is not the token itself: right after an image
+    # token that has a label, the label. None: the tokens.
     labels: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
-    """P prompts, to be sampled from or for their samples to be learnt from.
+    """P prompts, to be sampled from or for their samples to be learnt from."""
 
-    tokens: int32[P, T], padded on the right; lengths: int32[P]; tiles: float32[1, I, S, S, 3];
-    image_index: int32[P, T], as in `R1V3.embed`. The last two are None without images.
-    """
-
-    tokens: jax.Array
-    lengths: jax.Array
-    tiles: jax.Array | None
-    image_index: jax.Array | None
+    tokens: jax.Array  # int32[P, T], padded on the right
+    lengths: jax.Array  # int32[P]
+    tiles: jax.Array | None  # float32[1, I, S, S, 3]; None without images
+    image_index: jax.Array | None  # int32[P, T], as in `R1V3.embed`
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SampleRows:
-    """Samples packed into rows behind their prompts, and what the policy gradient needs of them.
+    """Samples packed into rows, each behind its prompt, and what the policy gradient needs.
 
-    owner: int32[N, J], the prompt of each B / J rows side by side, counted from the first of the
-    device that has the rows. tokens, positions, segment_ids: int32[N, B, T]; a segment is a sample,
-    0 is padding, and positions go on from the prompt's. The others are float32[N, B, T], a token's
-    entry where the token stands. loss_weights: as in `Batch`. advantages: of the sample it belongs
-    to. sampler_logprobs: as sampled. old_logprobs: of the weights before the update, where several
-    are made. ref_logprobs: of the frozen reference, where a KL term asks for it.
+    The arrays are [N, B, T]: N micro-batches of B rows of T tokens. A token's numbers are stored
+    where the token is.
 
         prompts           [ p   q   r   s   t  ]
         tokens            [ a   b  end  u  end  -  ]     two samples of one prompt
@@ -137,24 +141,25 @@ class SampleRows:
         advantages        [.7  .7  .7  -.7 -.7  0  ]
     """
 
+    # int32[N, J], the prompt of each block of B / J rows, counted from the first prompt of the
+    # device that has the rows.
     prompt_of_row: jax.Array
-    tokens: jax.Array
-    positions: jax.Array
-    segment_ids: jax.Array
-    loss_weights: jax.Array
-    advantages: jax.Array
-    sampler_logprobs: jax.Array
+    tokens: jax.Array  # int32
+    positions: jax.Array  # int32; they continue the prompt's
+    segment_ids: jax.Array  # int32; a segment is a sample, 0 is padding
+    loss_weights: jax.Array  # float32, as in `Batch`
+    advantages: jax.Array  # float32, of the token's sample
+    sampler_logprobs: jax.Array  # float32, as sampled
+    # float32, of the weights before the update, where a rollout has several updates.
     old_logprobs: jax.Array | None = None
-    ref_logprobs: jax.Array | None = None
+    ref_logprobs: jax.Array | None = None  # float32, of the reference of a KL term
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PolicyBatch:
-    """One policy update: every prompt once, their samples in N micro-batches of which the first
-    `used` (int32[]) hold any.
-    """
+    """One policy update: every prompt once, and their samples in micro-batches."""
 
     prompts: PromptBatch
     rows: SampleRows
-    used: jax.Array
+    used: jax.Array  # int32[], how many micro-batches hold samples: the first ones

@@ -36,7 +36,8 @@ def main():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = load.load_config(CONFIG.value)
     how = {name: HOW[name].value for name in HOW}
-    source, most = config.cold_start.train, config.grpo.max_completion_tokens
+    source = config.stage_named("cold_start").train
+    most = config.stage_named("grpo").max_completion_tokens
     keep = chains.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
     with cli.set_mesh(MESH):
         groups = ask.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **how)

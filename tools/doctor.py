@@ -45,8 +45,8 @@ def main(argv: list[str]) -> None:
             config = load_config(CONFIG.value)
             preflight.check(config, workdir)
             print(f"  ok   {CONFIG.value} goes on here")
-            for name in config.pipeline:
-                path = getattr(getattr(config, name).train, "path", "")
+            for stage in config.stages.values():
+                path = getattr(stage.train, "path", "")
                 if path and Path(path, "SHA256SUMS").is_file():
                     checksums.check_sums(path)
                     print(f"  ok   {path}: the data verifies")

@@ -17,9 +17,10 @@ from absl import flags
 from r1v3_jax import cli
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
-from r1v3_jax.data.reader import format_counts, of_stage
+from r1v3_jax.data.reader import format_counts
 from r1v3_jax.pipeline import start
 from r1v3_jax.report import rows
+from r1v3_jax.stages.kinds import open_reader
 
 CONFIG = flags.DEFINE_string(
     "config", None, "Whose model sees the rows.", required=True
@@ -41,9 +42,9 @@ OUT = flags.DEFINE_string("out", None, "An HTML file to write.")
 
 def main():
     config = load.load_config(CONFIG.value)
-    stage = STAGE.value or config.stage or config.pipeline[0]
-    if stage not in config.pipeline:
-        raise ValueError(f"--stage={stage}: choose from {', '.join(config.pipeline)}")
+    stage = STAGE.value or next(iter(config.to_run()))
+    if stage not in config.stages:
+        raise ValueError(f"--stage={stage}: choose from {', '.join(config.stages)}")
     source = None
     if DATA.value:
         source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)
@@ -51,7 +52,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         start.write_tokenizer(config, Path(directory))
         processor = start.make_processor(config, Path(directory))
-    reader = of_stage(getattr(config, stage), processor, config.data, source=source)
+    reader = open_reader(config.stages[stage], processor, config.data, source=source)
     count = min(SCAN.value, len(source)) if source else SCAN.value
     shown, sizes, dropped = [], [], []
     for index in range(count):

@@ -45,7 +45,7 @@ def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = load.load_config(CONFIG.value)
-    source = config.grpo.train
+    source = config.stage_named("grpo").train
     if DATA.value:
         source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)
     if hasattr(source, "check"):

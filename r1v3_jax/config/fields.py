@@ -2,68 +2,139 @@
 
 import dataclasses
 import functools
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 
-def require(config, names: str, holds, wanted: str) -> None:
-    """ValueError unless `holds(value)` of each of the fields `names`; wanted: what that means."""
-    for name in names.split():
-        value = getattr(config, name)
-        if not holds(value):
-            raise ValueError(
-                f"{type(config).__name__}.{name} is {value!r}; it must be {wanted}"
-            )
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What the values of a field must satisfy, written into its annotation."""
+
+    holds: Callable[[Any], bool]
+    wanted: str  # in words, for the error: "at least 1"
 
 
-def one_of(config, name: str, choices: tuple[str, ...]) -> None:
-    """ValueError unless the field is one of the choices."""
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(
-            f"{type(config).__name__}.{name} is {value!r}; choose from {', '.join(choices)}"
-        )
+def at_least(low: float, why: str = "") -> Limit:
+    """Allows values from `low` on; `why` goes into the error."""
+    reason = f": {why}" if why else ""
+    return Limit(lambda value: value >= low, f"at least {low}{reason}")
 
 
-def positive(n) -> bool:
-    return n >= 1
+def positive(why: str = "") -> Limit:
+    """Allows values above 0; `why` goes into the error."""
+    reason = f": {why}" if why else ""
+    return Limit(lambda value: value > 0, f"positive{reason}")
 
 
-def flatten_fields(config, prefix: str = "") -> dict[str, str]:
-    """{"grpo.optimizer.lr": "1e-05", ...}: every field, the same words in every process: functions
-    by name and by what they enclose.
+PositiveInt = Annotated[int, at_least(1)]  # of what there must be at least one
+NonNegativeInt = Annotated[int, at_least(0)]  # 0 switches something off
+PositiveFloat = Annotated[float, positive()]
+NonNegativeFloat = Annotated[float, at_least(0)]
+Share = Annotated[float, Limit(lambda value: 0 <= value <= 1, "between 0 and 1")]
+
+
+def check(config) -> None:
+    """Raises ValueError for the first field whose value its annotation does not allow.
+
+    Reads two kinds of annotations: `Annotated[int, at_least(1)]`, and the choices of a
+    `Literal["constant", "cosine"]`.
     """
-    if not dataclasses.is_dataclass(config):
-        return {prefix: _format_value(config)}
+    kind = type(config).__name__
+    for name, hint in annotations(type(config)).items():
+        value = getattr(config, name)
+        for limit in getattr(hint, "__metadata__", ()):
+            if isinstance(limit, Limit) and not limit.holds(value):
+                raise ValueError(
+                    f"{kind}.{name} is {value!r}; it must be {limit.wanted}"
+                )
+        if typing.get_origin(hint) is Literal:
+            choices = typing.get_args(hint)
+            if value not in choices:
+                raise ValueError(
+                    f"{kind}.{name} is {value!r}; choose from {', '.join(choices)}"
+                )
+
+
+@functools.cache
+def annotations(kind: type) -> dict[str, Any]:
+    """The annotations of a dataclass by field, in the order of its fields."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def children(config) -> dict[str, Any]:
+    """The fields of a config by the names they have on the command line.
+
+    A field that is a table of configs, as `Run.stages`, is replaced by what the table holds:
+    --config.grpo.steps, not --config.stages.grpo.steps.
+    """
     out = {}
     for field in dataclasses.fields(config):
-        name = f"{prefix}.{field.name}" if prefix else field.name
-        out |= flatten_fields(getattr(config, field.name), name)
+        value = getattr(config, field.name)
+        if is_table(value):
+            out |= value
+        else:
+            out[field.name] = value
     return out
 
 
-def _format_value(value) -> str:
+def is_table(value) -> bool:
+    """Whether a field's value is a table of configs by name."""
+    return isinstance(value, dict) and all(
+        map(dataclasses.is_dataclass, value.values())
+    )
+
+
+def flatten_fields(config, prefix: str = "") -> dict[str, str]:
+    """Returns every field as {"grpo.optimizer.lr": "1e-05", ...}.
+
+    The words are the same in every process: functions appear by their name and by what they
+    enclose. An object that is chosen, as a loss or a source, adds its own type: {"grpo.loss":
+    "Clipped"}.
+    """
+    if not dataclasses.is_dataclass(config):
+        return {prefix: format_value(config)}
+    out = {prefix: type(config).__name__} if callable(config) else {}
+    for name, value in children(config).items():
+        out |= flatten_fields(value, f"{prefix}.{name}" if prefix else name)
+    return out
+
+
+def format_value(value) -> str:
+    """Writes a value the same way in every process, without memory addresses."""
     if isinstance(value, tuple):
-        return f"({', '.join(map(_format_value, value))}{',' * (len(value) == 1)})"
+        comma = "," * (len(value) == 1)
+        return f"({', '.join(map(format_value, value))}{comma})"
     if dataclasses.is_dataclass(value):
-        inner = (
-            f"{f.name}={_format_value(getattr(value, f.name))}"
-            for f in dataclasses.fields(value)
-        )
-        return f"{type(value).__name__}({', '.join(inner)})"
+        fields = [
+            f"{field.name}={format_value(getattr(value, field.name))}"
+            for field in dataclasses.fields(value)
+        ]
+        return f"{type(value).__name__}({', '.join(fields)})"
     if isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.items()]
-        return f"partial({', '.join(map(_format_value, parts))})"
+        return f"partial({', '.join(map(format_value, parts))})"
     if isinstance(value, list):
-        return f"[{', '.join(map(_format_value, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_format_value(k)}: {_format_value(v)}' for k, v in value.items())}}}"
+        items = [f"{format_value(k)}: {format_value(v)}" for k, v in value.items()]
+        return f"{{{', '.join(items)}}}"
     if isinstance(value, str | int | float | bytes | None):
         return repr(value)
-    # A function, or an object of one's own: its name, and what it holds.
-    holds = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-    holds += getattr(value, "__defaults__", None) or ()
-    if (owner := getattr(value, "__self__", None)) is not None:
-        holds.append(owner)
-    if not hasattr(value, "__qualname__"):
-        holds += [vars(value)] if hasattr(value, "__dict__") else []
+    return _format_object(value)
+
+
+def _format_object(value) -> str:
+    """Writes a function, or an object of a user's class: its name, and what it encloses."""
+    enclosed = [
+        cell.cell_contents for cell in getattr(value, "__closure__", None) or ()
+    ]
+    enclosed += getattr(value, "__defaults__", None) or ()
+    bound_to = getattr(value, "__self__", None)
+    if bound_to is not None:
+        enclosed.append(bound_to)
+    if not hasattr(value, "__qualname__") and hasattr(value, "__dict__"):
+        enclosed.append(vars(value))
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{name}({', '.join(map(_format_value, holds))})" if holds else name
+    return f"{name}({', '.join(map(format_value, enclosed))})" if enclosed else name

@@ -1,13 +1,32 @@
-"""GRPO."""
+"""The reinforcement stage (`GRPO`)."""
 
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, ClassVar
 
-from r1v3_jax.config.fields import one_of, positive, require
+from r1v3_jax.config.fields import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Share,
+    at_least,
+    check,
+    positive,
+)
+from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 from r1v3_jax.config.rewards import Shaping
-from r1v3_jax.config.sft import SFT, Optimizer
+from r1v3_jax.config.sft import Optimizer
+from r1v3_jax.losses import (
+    K3,
+    Advantage,
+    Aggregation,
+    Clipped,
+    GroupRelative,
+    KLEstimator,
+    PolicyLoss,
+    SequenceMean,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,92 +34,165 @@ class GRPO:
     """Group-relative policy optimization, Skywork-R1V3 report section 3.3."""
 
     train: Callable  # source(index) -> types.Example
-    steps: int = 100
-    prompts: int = 32  # P, a step
-    group_size: int = 32  # G, samples a prompt
-    max_prompt_tokens: int = 4096
-    max_completion_tokens: int = 8192
+    steps: PositiveInt = 100
+    prompts: PositiveInt = 32  # P, a step
+    # G, samples a prompt
+    group_size: Annotated[
+        int, at_least(2, "an advantage compares samples of one prompt")
+    ] = 32
+
+    # Lengths.
+    max_prompt_tokens: PositiveInt = 4096
+    max_completion_tokens: PositiveInt = 8192
     # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
     # maximum.
     length_limits: tuple[tuple[int, int], ...] = ()
-    slots: int = 0  # decode slots; 0: one for each sample
-    tiles: int = (
-        32  # tile slots of a step: its images are encoded once to sample, once to learn
-    )
+    # Tile slots of a step: its images are encoded once to sample and once to learn.
+    tiles: NonNegativeInt = 32
     # Smaller (max_prompt_tokens, tiles), rising: a step whose prompts all fit into one is padded to
     # that. The programs of each are compiled when it first comes up; until all have, a step is not
     # called stuck before `Health.stuck_first_step_s`.
     buckets: tuple[tuple[int, int], ...] = ()
-    temperature: float = 1.0
-    accuracy_weight: float = (
-        0.8  # reward = this * accuracy + the rest * format, section 3.1
-    )
-    shaping: Shaping = Shaping()
-    divide_by_std: bool = True  # False: Dr. GRPO
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    aggregation: Literal["token", "sequence", "constant"] = "sequence"  # equation 7
-    kl_coef: float = 0.0  # 0: no reference model in memory and no pass through one
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    updates_per_rollout: int = 1  # 1 is strictly on-policy
-    # Rollout passes a step may add to replace groups whose rewards are all equal (dynamic sampling,
-    # DAPO).
-    refills: int = 0
-    # 1: the devices sample for a step while the samples of the one before are scored, with weights
+
+    # Sampling.
+    temperature: Annotated[float, positive("greedy samples do not explore")] = 1.0
+    slots: NonNegativeInt = 0  # samples decoded at a time; 0: all of a step
+    # Rollout passes that a step may add to replace groups whose rewards are all equal (dynamic
+    # sampling, DAPO).
+    refills: NonNegativeInt = 0
+    # 1: the devices sample for a step while the samples of the step before are scored, with weights
     # that are an update old; `importance_cap` corrects for it.
-    off_policy_steps: int = 0
-    importance_cap: float = (
-        0.0  # truncated importance sampling for the sampler/trainer gap; 0: off
-    )
+    off_policy_steps: NonNegativeInt = 0
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
     # half the bytes of its weights. `importance_cap` corrects for it.
     rollout_int8: bool = False
+
+    # Rewards.
+    accuracy_weight: Share = (
+        0.8  # reward = this * accuracy + the rest * format, section 3.1
+    )
+    shaping: Shaping = Shaping()
+
+    # The algorithm: objects of `r1v3_jax.losses`, chosen in a config file. Their strengths are
+    # flags: --config.grpo.loss.high=0.28.
+    advantage: Advantage = GroupRelative()
+    aggregation: Aggregation = SequenceMean()  # equation 7
+    loss: PolicyLoss = Clipped()
+    kl_coef: NonNegativeFloat = (
+        0.0  # 0: no reference model in memory, no pass through one
+    )
+    kl_estimator: KLEstimator = K3()
+    # Truncated importance sampling for the gap between sampler and trainer; 0: off.
+    importance_cap: NonNegativeFloat = 0.0
+    updates_per_rollout: PositiveInt = 1  # 1 is strictly on-policy
+    trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
+    optimizer: Optimizer = Optimizer()
+
+    # Memory.
     # Micro-batches that the samples of a step are cut into. A micro-batch has room for prompts x
     # group_size / accumulate samples of full length; shorter ones are packed, and micro-batches
     # that stay empty are not run.
-    accumulate: int = 1
-    # Parts in which an update reads its prompts and their tiles. With 1 all that their backward
-    # pass needs is kept while the samples are learnt from; with more it is computed again, part by
-    # part, at the price of one more forward pass over the prompts.
-    prompt_parts: int = 1
-    trainable: str = "all"
-    optimizer: Optimizer = Optimizer()
-    evaluate_every: int = 0  # steps; also the candidates for the choice of a checkpoint
-    checkpoint_every: int = 20
-    rollouts_every: int = 10  # steps between rollouts written to disk
+    accumulate: PositiveInt = 1
+    # Parts in which an update reads its prompts and their tiles. With 1, everything that their
+    # backward pass needs is kept while the samples are learnt from; with more it is computed again,
+    # part by part, at the price of one more forward pass over the prompts.
+    prompt_parts: PositiveInt = 1
+
+    # Steps between measurements of `Evaluate.probe`: the candidates for the choice of a checkpoint.
+    evaluate_every: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 20
+    rollouts_every: NonNegativeInt = 10  # steps between rollouts written to disk
+
+    # Whether answers are rewarded, and therefore must be well formed.
+    IS_REWARDED: ClassVar[bool] = True
+    # What may change when a stage is resumed: where and how often, not what is computed.
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "checkpoint_every",
+            "rollouts_every",
+            "accumulate",
+            "prompt_parts",
+            "slots",
+            "buckets",
+        }
+    )
 
     def __post_init__(self):
-        require(
-            self,
-            "steps prompts max_prompt_tokens max_completion_tokens updates_per_rollout accumulate "
-            "prompt_parts checkpoint_every",
-            positive,
-            "at least 1",
+        check(self)
+        self._check_algorithm()
+        self._check_off_policy()
+        self._check_samples()
+        self._check_buckets()
+        for start, tokens in self.length_limits:
+            if not 0 < tokens <= self.max_completion_tokens:
+                raise ValueError(
+                    f"GRPO.length_limits: {tokens} tokens from step {start} must lie between 1 and "
+                    f"max_completion_tokens = {self.max_completion_tokens}"
+                )
+
+    def length_limit(self, step: int) -> int:
+        """Completion tokens allowed at `step`."""
+        limits = [tokens for start, tokens in self.length_limits if start <= step]
+        return limits[-1] if limits else self.max_completion_tokens
+
+    def check_fit(self, name: str, run) -> None:
+        """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
+        check_splits(run.mesh, f"{name}.prompts", self.prompts, "data")
+        self._check_prompt_copies(name, run.mesh)
+        check_splits(run.mesh, f"{name}.slots", self.slots, "data")
+        if self.evaluate_every and run.evaluate.probe is None:
+            raise ValueError(
+                f"{name}.evaluate_every = {self.evaluate_every} measures evaluate.probe, and "
+                f"there is none; set it, or {name}.evaluate_every = 0"
+            )
+        check_positions(
+            run,
+            f"{name}.max_prompt_tokens + {name}.max_completion_tokens",
+            self.max_prompt_tokens + self.max_completion_tokens,
+            room_for="completion tokens",
+            taken=self.max_prompt_tokens,
         )
-        require(
-            self,
-            "group_size",
-            lambda n: n >= 2,
-            "at least 2: an advantage compares samples of one prompt",
-        )
-        require(
-            self,
-            "slots tiles refills kl_coef importance_cap evaluate_every rollouts_every",
-            lambda n: n >= 0,
-            ">= 0",
-        )
-        require(
-            self,
-            "temperature",
-            lambda x: x > 0,
-            "positive: greedy samples do not explore",
-        )
-        require(
-            self, "accuracy_weight clip_low", lambda x: 0 <= x <= 1, "between 0 and 1"
-        )
-        require(self, "clip_high", lambda x: x >= 0, "at least 0")
-        one_of(self, "aggregation", ("token", "sequence", "constant"))
-        one_of(self, "kl_estimator", ("k1", "k2", "k3"))
+        rows = f"{name}.prompts x {name}.group_size / {name}.accumulate"
+        rows_count = self.prompts * self.group_size // self.accumulate
+        check_splits(run.mesh, rows, rows_count, "data fsdp")
+        if run.model.vision is not None:
+            check_tiles(run, f"{name}.tiles", self.tiles)
+            for _, tiles in self.buckets:
+                check_tiles(run, f"{name}.buckets: tiles", tiles)
+
+    def may_change(self) -> frozenset[str]:
+        """The fields that a resumed stage may have with other values."""
+        if self.off_policy_steps:
+            # No rollout is begun across a save: where saves are decides what is sampled.
+            return self.MAY_CHANGE - {"checkpoint_every"}
+        return self.MAY_CHANGE
+
+    def depends_on(self, name: str, run) -> dict:
+        """Other parts of `run` that decide what the stage computes, by name.
+
+        They have the stage's name in front: once it is done they may change.
+        """
+        parts = {
+            f"{name}.verify.custom": run.verify.custom,
+            f"{name}.verify.model_name": run.verify.model_name,
+        }
+        if self.evaluate_every:
+            for field in ("probe", "probe_questions", "select_by"):
+                parts[f"{name}.evaluate.{field}"] = getattr(run.evaluate, field)
+        return parts
+
+    def _check_algorithm(self) -> None:
+        """Raises ValueError for a name in place of an object, as configs had before."""
+        for field in ("advantage", "aggregation", "loss", "kl_estimator"):
+            value = getattr(self, field)
+            default = type(self.__dataclass_fields__[field].default).__name__
+            if not callable(value):
+                raise ValueError(
+                    f"GRPO.{field} is {value!r}; it must be an object of r1v3_jax.losses, as "
+                    f"{default}()"
+                )
+
+    def _check_off_policy(self) -> None:
         if self.off_policy_steps not in (0, 1):
             raise ValueError(
                 f"GRPO.off_policy_steps is {self.off_policy_steps}; it must be 0 or 1"
@@ -115,6 +207,8 @@ class GRPO:
                 "GRPO.rollout_int8 samples from a slightly other policy than the one that learns, "
                 "and wants an importance_cap, not 0; 2.0 would do"
             )
+
+    def _check_samples(self) -> None:
         samples = self.prompts * self.group_size
         if self.slots > samples:
             raise ValueError(
@@ -125,46 +219,47 @@ class GRPO:
                 f"GRPO.prompts x group_size = {samples} samples must divide into accumulate = "
                 f"{self.accumulate} parts"
             )
-        for bucket in (
-            self.buckets if isinstance(self.buckets, tuple) else (self.buckets,)
-        ):
-            if not (
-                isinstance(bucket, tuple) and [type(n) for n in bucket] == [int, int]
-            ):
+
+    def _check_buckets(self) -> None:
+        """Raises ValueError unless the buckets are pairs that rise up to the full size."""
+        buckets = self.buckets if isinstance(self.buckets, tuple) else (self.buckets,)
+        for bucket in buckets:
+            is_pair = isinstance(bucket, tuple) and [type(n) for n in bucket] == [
+                int,
+                int,
+            ]
+            if not is_pair:
                 raise ValueError(
                     f"GRPO.buckets: {bucket!r} is not (prompt tokens, tiles); give pairs of whole "
                     "numbers, as ((1024, 128),)"
                 )
-        sizes = (*self.buckets, (self.max_prompt_tokens, self.tiles))
-        for small, large in itertools.pairwise(sizes):
+        full = (self.max_prompt_tokens, self.tiles)
+        for small, large in itertools.pairwise((*buckets, full)):
             if not (0 < small[0] < large[0] and 0 <= small[1] <= large[1]):
                 raise ValueError(
-                    f"GRPO.buckets: (prompt tokens, tiles) must rise, the tokens strictly, up to "
-                    f"max_prompt_tokens and tiles = {sizes[-1]}; {tuple(small)} stands before "
+                    "GRPO.buckets: (prompt tokens, tiles) must rise, the tokens strictly, up to "
+                    f"max_prompt_tokens and tiles = {full}; {tuple(small)} stands before "
                     f"{tuple(large)}"
                 )
-        for start, tokens in self.length_limits:
-            if not 0 < tokens <= self.max_completion_tokens:
-                raise ValueError(
-                    f"GRPO.length_limits: {tokens} tokens from step {start} must lie between 1 and "
-                    f"max_completion_tokens = {self.max_completion_tokens}"
-                )
 
-    def length_limit(self, step: int) -> int:
-        """Completion tokens allowed at `step`."""
-        limits = [tokens for start, tokens in self.length_limits if start <= step]
-        return limits[-1] if limits else self.max_completion_tokens
+    def _check_prompt_copies(self, name: str, mesh: tuple[int, int, int]) -> None:
+        """Raises ValueError if samples cannot be with their prompts in an update.
 
-
-# Fields of a stage that may change between the parts of a run: where and how often, not what.
-FREE = {
-    SFT: {"checkpoint_every"},
-    GRPO: {
-        "checkpoint_every",
-        "rollouts_every",
-        "accumulate",
-        "prompt_parts",
-        "slots",
-        "buckets",
-    },
-}
+        Each device that rows are split over holds whole prompts, or a share of one prompt's
+        samples; see `train.policy_batch.pack`. With 4 prompts and 8 devices two devices share a
+        prompt, and an even group_size splits over them.
+        """
+        shards = mesh[0] * mesh[1]
+        if self.prompts % shards and shards % self.prompts:
+            nearest = -(-self.prompts // shards) * shards
+            raise ValueError(
+                f"{name}.prompts = {self.prompts} and data x fsdp = {shards} of mesh {mesh}: "
+                f"one must divide the other; {nearest} would do"
+            )
+        sharing = shards // self.prompts
+        if self.prompts < shards and self.group_size % sharing:
+            raise ValueError(
+                f"{name}.group_size = {self.group_size} does not split over the {sharing} devices "
+                f"that have a prompt's samples in mesh {mesh}; use a multiple, or more "
+                f"{name}.prompts"
+            )

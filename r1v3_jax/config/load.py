@@ -16,35 +16,55 @@ SHIPPED = (CHECKOUT if (CHECKOUT / "setup.py").is_file() else PACKAGE) / "config
 FOLDERS = (Path("configs"), SHIPPED)
 
 
+# What configs of before wrote in another way, and how it is written now.
+REPLACED = {
+    "pipeline": "the order of Run.stages, and --config.stage=NAME for one stage alone",
+    "base": 'Run.stages={"base": SFT(...)}',
+    "cold_start": 'Run.stages={"cold_start": SFT(...)}',
+    "grpo": 'Run.stages={"grpo": GRPO(...)}',
+    "connector": 'Run.stages={"connector": SFT(...)}',
+    "clip_low": "GRPO.loss=Clipped(low=0.2), --config.grpo.loss.low=0.2",
+    "clip_high": "GRPO.loss=Clipped(high=0.28), --config.grpo.loss.high=0.28",
+    "divide_by_std": "GRPO.advantage=GroupRelative() or GroupCentred()",
+}
+
+
 def list_configs() -> list[str]:
-    """Names that --config takes."""
-    return sorted(
-        {
-            path.stem
-            for folder in FOLDERS
-            for path in folder.glob("*.py")
-            if path.stem != "__init__"
-        }
-    )
+    """Returns the names that --config takes."""
+    paths = [path for folder in FOLDERS for path in folder.glob("*.py")]
+    return sorted({path.stem for path in paths if path.stem != "__init__"})
 
 
 def load_config(name: str) -> Run:
-    """The Run in a config file, by name or path. A config is a Python program: it is trusted."""
-    candidates = [folder / f"{name}.py" for folder in FOLDERS] + [Path(name)]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        close = [known for known in list_configs() if known.startswith(name[:3])]
-        hint = (
-            f"did you mean {', '.join(close)}?"
-            if close
-            else f"there are: {', '.join(list_configs())}"
-        )
-        raise ValueError(f"no config {name!r}; {hint}")
-    spec = importlib.util.spec_from_file_location(
-        f"config_{re.sub('[^a-z0-9]', '_', path.stem)}", path
-    )
+    """Returns the Run in a config file, found by name or path. ValueError if there is none."""
+    path = find_config(name)
+    unique = re.sub("[^a-z0-9]", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(f"config_{unique}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not unexpected or unexpected[1] not in REPLACED:
+            raise
+        raise ValueError(
+            f"{path}: {error}; it is now written {REPLACED[unexpected[1]]}"
+        ) from error
     if not isinstance(getattr(module, "config", None), Run):
         raise ValueError(f"{path} does not define `config`, a r1v3_jax.config.Run")
     return module.config
+
+
+def find_config(name: str) -> Path:
+    """Returns the file of a config. ValueError with the nearest names if there is none."""
+    candidates = [folder / f"{name}.py" for folder in FOLDERS] + [Path(name)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = list_configs()
+    close = [other for other in known if other.startswith(name[:3])]
+    if close:
+        hint = f"did you mean {', '.join(close)}?"
+    else:
+        hint = f"there are: {', '.join(known)}"
+    raise ValueError(f"no config {name!r}; {hint}")

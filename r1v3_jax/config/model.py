@@ -1,34 +1,36 @@
 """What a model is (`ModelConfig`) and how it is run (`Compute`).
 
-A `ModelConfig` is what a checkpoint's `config.json` says: it fixes the mathematics and travels with
-the weights. A `Compute` changes nothing of that: number format, memory against recomputation,
-layout.
+A `ModelConfig` holds what a checkpoint's `config.json` holds: it fixes the mathematics and travels
+with the weights. A `Compute` changes none of the mathematics: number format, memory against
+recomputation, layout.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from r1v3_jax.config.fields import one_of, require
+from r1v3_jax.config.fields import PositiveFloat, PositiveInt, at_least, check
 from r1v3_jax.sharding import TRAIN, Rules
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """InternViT. Two published forms: 300M (LayerNorm, qkv bias) and 6B (RMSNorm, no qkv bias,
+    """The vision tower, InternViT.
+
+    There are two published forms: 300M (LayerNorm, qkv bias) and 6B (RMSNorm, no qkv bias,
     qk-norm).
     """
 
-    image_size: int = 448  # pixels a side; every tile is resized to it
-    patch_size: int = 14
-    embed: int = 1024
-    layers: int = 24
-    heads: int = 16
-    mlp: int = 4096
+    image_size: PositiveInt = 448  # pixels a side; every tile is resized to it
+    patch_size: PositiveInt = 14
+    embed: PositiveInt = 1024
+    layers: PositiveInt = 24
+    heads: PositiveInt = 16
+    mlp: PositiveInt = 4096
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_eps: float = 1e-6
+    norm_eps: PositiveFloat = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False  # RMSNorm over the full width, before the head split
-    qk_norm_eps: float = 1e-6
+    qk_norm_eps: PositiveFloat = 1e-6
 
     @property
     def head_dim(self) -> int:
@@ -40,54 +42,47 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2
 
     def __post_init__(self):
-        require(
-            self,
-            "image_size patch_size embed layers heads mlp",
-            lambda n: n >= 1,
-            "at least 1",
-        )
-        require(self, "norm_eps qk_norm_eps", lambda x: x > 0, "positive")
+        check(self)
         if self.embed % self.heads:
             raise ValueError(
                 f"vision embed {self.embed} does not divide into {self.heads} heads"
             )
-        if (
-            self.image_size % self.patch_size
-            or (self.image_size // self.patch_size) % 2
-        ):
+        patches, rest = divmod(self.image_size, self.patch_size)
+        if rest or patches % 2:
             raise ValueError(
                 f"image_size {self.image_size} must be an even number of patches of "
                 f"{self.patch_size} pixels: the pixel shuffle merges 2 x 2 patches"
             )
-        one_of(self, "norm", ("layer_norm", "rms_norm"))
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """Qwen2 (qkv bias) or Qwen3 (per-head qk-norm). A Llama without biases is the same model."""
 
-    vocab_size: int = 151674  # Qwen2.5's 151,665 tokens and InternVL's 9
-    embed: int = 5120
-    layers: int = 64
-    heads: int = 40
-    kv_heads: int = 8
-    head_dim: int = 128
-    mlp: int = 27648
-    norm_eps: float = 1e-6
+    vocab_size: PositiveInt = 151674  # Qwen2.5's 151,665 tokens and InternVL's 9
+    embed: PositiveInt = 5120
+    layers: PositiveInt = 64
+    heads: PositiveInt = 40
+    kv_heads: PositiveInt = 8
+    head_dim: PositiveInt = 128
+    mlp: PositiveInt = 27648
+    norm_eps: PositiveFloat = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False  # Qwen3: RMSNorm over each head
     tie_embeddings: bool = False  # the head is the embedding
-    rope_theta: float = 1e6
-    rope_factor: float = 1.0  # `factor` of dynamic RoPE scaling; 1 where there is none
+    rope_theta: PositiveFloat = 1e6
+    rope_factor: Annotated[float, at_least(1)] = (
+        1.0  # `factor` of dynamic RoPE scaling; 1 where there is none
+    )
     # What a `dynamic` rope_scaling means below `max_positions`. hf: nothing, theta stays.
     # vllm_static: vLLM scales theta at every length (Skywork's own evaluation ran on vLLM); see
     # `layers.rope_base`.
     rope_impl: Literal["hf", "vllm_static"] = "hf"
-    max_positions: int = 32768
+    max_positions: PositiveInt = 32768
     # Rows of the embedding and the head are padded to a multiple of this: 151,674 divides by no
     # power of two above 2, and of 1,024 each of 8 devices gets whole rows of a TPU's 128 lanes. The
     # logits of pad rows are masked, their weights never leave the program.
-    vocab_multiple: int = 1024
+    vocab_multiple: PositiveInt = 1024
 
     @property
     def padded_vocab(self) -> int:
@@ -98,21 +93,13 @@ class TextConfig:
         return self.heads // self.kv_heads
 
     def __post_init__(self):
-        require(
-            self,
-            "vocab_size embed layers heads kv_heads head_dim mlp max_positions vocab_multiple",
-            lambda n: n >= 1,
-            "at least 1",
-        )
-        require(self, "rope_factor", lambda x: x >= 1, "at least 1")
-        require(self, "norm_eps rope_theta", lambda x: x > 0, "positive")
+        check(self)
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"{self.heads} query heads do not divide over {self.kv_heads} kv heads"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} must be even: RoPE turns pairs")
-        one_of(self, "rope_impl", ("hf", "vllm_static"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +111,7 @@ class ModelConfig:
     image_token_id: int | None = 151667  # <IMG_CONTEXT>: where an image embedding goes
     end_token_id: int = 151645  # <|im_end|>
     pad_token_id: int = 151643  # <|endoftext|>
-    max_tiles: int = 12  # tiles an image, without the thumbnail
+    max_tiles: PositiveInt = 12  # tiles an image, without the thumbnail
     # Name of the exported class in the original layout; vLLM knows both.
     architecture: Literal["SkyworkR1VChatModel", "InternVLChatModel"] = (
         "InternVLChatModel"
@@ -135,8 +122,7 @@ class ModelConfig:
         return self.vision.patches // 4
 
     def __post_init__(self):
-        one_of(self, "architecture", ("SkyworkR1VChatModel", "InternVLChatModel"))
-        require(self, "max_tiles", lambda n: n >= 1, "at least 1")
+        check(self)
         if (self.vision is None) != (self.image_token_id is None):
             raise ValueError(
                 f"image_token_id {self.image_token_id!r} goes with a vision tower: "
@@ -155,20 +141,14 @@ class Compute:
     """How a model is run. Two runs that differ only here compute the same function."""
 
     dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # of activations and of weights in use
+        "float32"  # of activations, of weights in use
     )
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of stored weights
     # What a layer keeps for the backward pass, by name; see `layers.REMAT`.
     remat: Literal["none", "dots", "attention", "full"] = "attention"
-    attention: Literal["reference", "splash"] = (
-        "reference"  # splash: the Pallas kernel, TPU only
-    )
-    logprob_chunk: int = 512  # tokens a row whose logits exist at one time
+    # splash: the Pallas kernel, TPU only.
+    attention: Literal["reference", "splash"] = "reference"
+    logprob_chunk: PositiveInt = 512  # tokens a row whose logits exist at one time
     rules: Rules = TRAIN
 
-    def __post_init__(self):
-        one_of(self, "dtype", ("float32", "bfloat16"))
-        one_of(self, "param_dtype", ("float32", "bfloat16"))
-        one_of(self, "remat", ("none", "dots", "attention", "full"))
-        one_of(self, "attention", ("reference", "splash"))
-        require(self, "logprob_chunk", lambda n: n >= 1, "at least 1")
+    __post_init__ = check

@@ -1,96 +1,110 @@
-"""What a run is (`Run`): its stages, and every knob of theirs."""
+"""What a run is (`Run`): its model, its stages in order, and what holds for all of them."""
 
 import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from r1v3_jax.config import topology
 from r1v3_jax.config.evaluate import Evaluate
-from r1v3_jax.config.fields import flatten_fields, one_of, positive, require
-from r1v3_jax.config.grpo import FREE, GRPO
+from r1v3_jax.config.fields import (
+    Limit,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    check,
+    flatten_fields,
+)
+from r1v3_jax.config.fit import check_splits
+from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.model import Compute, ModelConfig
 from r1v3_jax.config.rewards import Verify
 from r1v3_jax.config.sft import SFT
 from r1v3_jax.sharding import check_mesh_shape
+
+# What a stage may be. What each kind does: `stages.kinds`.
+Stage = SFT | GRPO
+
+# The stages that `Evaluate.after` names by default; a run need not have them all.
+USUAL_STAGES = ("base", "cold_start", "grpo", "connector")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """How rows are read, and how many of them may be bad."""
 
-    threads: int = 0  # that decode images and tokenise; 0: one a core, at most 16
-    ahead: int = (
-        64  # examples made before they are wanted; their images are in memory, decoded
+    threads: NonNegativeInt = (
+        0  # that decode images and tokenise; 0: one a core, at most 16
     )
-    # The share of the rows of a stage that may be left out. With more it stops; but as many more
-    # are let pass as it would be of 1,000 rows, or of one pass through fewer.
-    max_drop_fraction: float = 0.01
+    # Examples made before they are wanted; their images are in memory, decoded.
+    ahead: PositiveInt = 64
+    # A stage stops when more than this share of its rows is dropped. 1,000 rows (or one pass, if
+    # that is shorter) are added to the count, so that a few bad rows at the start do not stop it.
+    max_drop_fraction: Annotated[
+        float, Limit(lambda share: 0 <= share < 1, "at least 0 and below 1")
+    ] = 0.01
 
-    def __post_init__(self):
-        require(self, "threads", lambda n: n >= 0, "at least 0")
-        require(self, "ahead", positive, "at least 1")
-        require(
-            self, "max_drop_fraction", lambda x: 0 <= x < 1, "at least 0 and below 1"
-        )
+    __post_init__ = check
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """Which training states of a stage stay on disk, and what a failed save does."""
 
-    keep: int = 2  # the newest so many
-    keep_every: int = 0  # and each whose step is a multiple of this; 0: no others
+    keep: PositiveInt = 2  # the newest so many
+    keep_every: NonNegativeInt = (
+        0  # and each whose step is a multiple of this; 0: no others
+    )
     # stop: the run ends with the error of the save. warn: it goes on and tries again at the next
-    # one; what is on disk stays as it was.
+    # save; what is on disk stays as it was.
     on_error: Literal["stop", "warn"] = "stop"
 
-    def __post_init__(self):
-        require(self, "keep", positive, "at least 1")
-        require(self, "keep_every", lambda n: n >= 0, "at least 0")
-        one_of(self, "on_error", ("stop", "warn"))
+    __post_init__ = check
 
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """When a run is not well: what ends it, what is only said. A threshold of 0: never."""
+    """When a run is not well: what ends it, and what is only logged. A threshold of 0: never."""
 
-    # A step is stuck when it takes so many times the median of those before it, and at least so
-    # long; the first one compiles. Then all stacks are written and the process ends. 0: never.
-    stuck_after_medians: float = 10.0
-    stuck_after_s: float = 600.0
-    stuck_first_step_s: float = 3600.0
+    # A step is stuck when it takes so many times the median of the steps before it, and at least so
+    # long; the first step compiles. Then all stacks are written and the process ends. 0: never.
+    stuck_after_medians: NonNegativeFloat = 10.0
+    stuck_after_s: NonNegativeFloat = 600.0
+    stuck_first_step_s: NonNegativeFloat = 3600.0
     # An update whose loss, gradient, log-probabilities, rewards or moments are not finite is never
     # applied, and its batch is written to WORKDIR/not_finite. stop: the run ends. skip: it goes on
-    # without it, for so many such steps of a stage.
+    # without the step, for so many such steps of a stage.
     not_finite: Literal["stop", "skip"] = "stop"
-    max_skipped: int = 10
+    max_skipped: NonNegativeInt = 10
     # Alarms: a line in the log, and alarm/NAME = 1 in the metrics.
-    entropy_below: float = 0.02  # nats a token: the policy has collapsed
-    entropy_above: float = 5.0  # nats a token: it babbles
-    zero_signal_above: float = 0.9  # share of groups whose rewards are all equal
-    sampler_gap_above: float = (
-        0.1  # mean |log p of the sampler - of the trainer| over tokens
+    entropy_below: NonNegativeFloat = 0.02  # nats a token: the policy has collapsed
+    entropy_above: NonNegativeFloat = 5.0  # nats a token: it babbles
+    zero_signal_above: NonNegativeFloat = (
+        0.9  # share of groups whose rewards are all equal
     )
-    clipped_above: float = 0.5  # share of completions cut at the length limit
-    slow_host_above_s: float = (
-        10.0  # what a host spends longer on a step than the median host
+    # Mean |log p of the sampler - log p of the trainer| over tokens.
+    sampler_gap_above: NonNegativeFloat = 0.1
+    clipped_above: NonNegativeFloat = (
+        0.5  # share of completions cut at the length limit
     )
+    # Seconds that a host spends longer on a step than the median host.
+    slow_host_above_s: NonNegativeFloat = 10.0
 
-    def __post_init__(self):
-        names = [f.name for f in dataclasses.fields(self) if f.name != "not_finite"]
-        require(self, " ".join(names), lambda x: x >= 0, "at least 0")
-        one_of(self, "not_finite", ("stop", "skip"))
+    __post_init__ = check
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A whole run: one model through the stages of `pipeline`, or through one of them."""
+    """A whole run: one model through its stages in order, or through one of them."""
 
     name: str
     model: ModelConfig
+    # name -> SFT or GRPO, in the order in which they run; the kind of a stage is its type. A field
+    # of a stage is changed by --config.NAME.FIELD=VALUE.
+    stages: dict[str, Stage]
+    stage: str = ""  # the name of one stage, to run it alone; empty: all, in order
     compute: Compute = Compute()
     mesh: tuple[int, int, int] = (
         1,
@@ -99,20 +113,13 @@ class Run:
     )  # data, fsdp, tensor; what they do: `sharding`
     topology: str = ""  # of a TPU slice, as "v5p:4x4x8"; empty: a CPU, or GPUs
     seed: int = 0
-    init_from: str = (
-        ""  # a Hugging Face directory or a checkpoint of ours; empty: random weights
-    )
+    # A Hugging Face directory or a checkpoint of ours; empty: random weights.
+    init_from: str = ""
     write_tokenizer: Callable | None = None  # of a model that starts from nothing
     # The system turn where a row brings none, and what the assistant's turn begins with; empty: as
-    # the checkpoint's chat template has them. What is left at the end speaks as it was trained to.
+    # the checkpoint's chat template has them. The exported chat template keeps both.
     system: str = ""
     opening: str = ""
-    pipeline: tuple[str, ...] = ("cold_start", "grpo", "connector")
-    stage: str = ""  # one stage of the pipeline alone; empty: all of them in a row
-    base: SFT | None = None  # teaches a model that starts from nothing to see
-    cold_start: SFT | None = None
-    grpo: GRPO | None = None
-    connector: SFT | None = None
     evaluate: Evaluate = Evaluate()
     verify: Verify = Verify()
     data: Data = Data()
@@ -120,15 +127,7 @@ class Run:
     health: Health = Health()
 
     def __post_init__(self):
-        for name in (*self.pipeline, *((self.stage,) if self.stage else ())):
-            if name not in ("base", "cold_start", "grpo", "connector"):
-                raise ValueError(
-                    f"no stage {name!r}; choose from base, cold_start, grpo, connector"
-                )
-            if getattr(self, name) is None:
-                raise ValueError(
-                    f"stage {name} is to run, but Run.{name} is not configured"
-                )
+        self._check_names()
         if not self.init_from and self.write_tokenizer is None:
             raise ValueError("set init_from, a checkpoint to start from")
         if "\\" in self.opening:
@@ -136,131 +135,113 @@ class Run:
                 f"opening {self.opening!r} has a backslash; a shell writes a new line as "
                 "--config.opening=$'<think>\\n'"
             )
-        check_mesh_shape(self.mesh)
-        if self.topology and (
-            chips := topology.parse(self.topology).chips
-        ) != math.prod(self.mesh):
-            raise ValueError(
-                f"Run.mesh {self.mesh} has {math.prod(self.mesh)} devices and topology "
-                f"{self.topology} {chips} chips; a mesh that would do: "
-                f"{tuple(self.mesh_of(chips))}"
-            )
-        for name in (self.stage,) if self.stage else self.pipeline:
-            self._check_stage(name, getattr(self, name))
+        self._check_mesh()
+        for name, stage in self.to_run().items():
+            stage.check_fit(name, self)
         if self.evaluate.sets or self.evaluate.probe is not None:
-            self._splits("evaluate.batch", self.evaluate.batch, "data")
-            self._splits("evaluate.slots", self.evaluate.slots, "data")
+            batch = self.evaluate
+            check_splits(self.mesh, "evaluate.batch", batch.batch, "data")
+            check_splits(self.mesh, "evaluate.slots", batch.slots, "data")
             if self.model.vision is not None:
-                self._splits("evaluate.tiles", self.evaluate.tiles, "data fsdp tensor")
+                axes = "data fsdp tensor"
+                check_splits(self.mesh, "evaluate.tiles", batch.tiles, axes)
 
-    def identity(self, stage: str) -> dict[str, str]:
-        """The fields that make `stage` what it is: with another one a state of it is another
-        run's. Left out is what changes where and how often it is done, not what is done.
+    def to_run(self) -> dict[str, Stage]:
+        """The stages that this process runs, in order."""
+        return {self.stage: self.stages[self.stage]} if self.stage else self.stages
+
+    def stage_named(self, name: str) -> Stage:
+        """Returns a stage by its name. ValueError if the run has none of that name."""
+        if name not in self.stages:
+            raise ValueError(
+                f"{self.name} has no stage {name!r}; it has {', '.join(self.stages)}"
+            )
+        return self.stages[name]
+
+    def stage_before(self, name: str) -> str:
+        """The name of the stage in front of `name`; "" for the first."""
+        names = ["", *self.stages]
+        return names[names.index(name) - 1]
+
+    def with_stages(self, **stages: Stage) -> "Run":
+        """Returns the run with other stages of these names; new names come last."""
+        return dataclasses.replace(self, stages={**self.stages, **stages})
+
+    def identity(self, name: str) -> dict[str, str]:
+        """Returns everything that determines what stage `name` computes, as {field: value}.
+
+        A saved state is resumed only by a run with the same values. Fields that change only where
+        or how often something is done (mesh, save interval) are not in it.
         """
-        config = getattr(self, stage)
-        free = set(FREE[type(config)])
-        parts = {"model": self.model, stage: config}
-        if isinstance(config, GRPO):
-            # Under the stage's name: when it is done they may change.
-            for name in ("custom", "model_name"):
-                parts[f"{stage}.verify.{name}"] = getattr(self.verify, name)
-            if config.evaluate_every:
-                parts |= {
-                    f"{stage}.evaluate.{name}": getattr(self.evaluate, name)
-                    for name in ("probe", "probe_questions", "select_by")
-                }
-            if config.off_policy_steps:  # no rollout is begun across a save
-                free.remove("checkpoint_every")
-        named = {
-            k: v
-            for part, c in parts.items()
-            for k, v in flatten_fields(c, part).items()
-        }
-        named |= {
-            f"compute.{k}": repr(getattr(self.compute, k))
-            for k in ("dtype", "param_dtype")
-        }
-        named |= {
-            key: repr(getattr(self, key)) for key in ("seed", "system", "opening")
-        }
-        for name in ("train", "validation"):
-            if hasattr(source := getattr(config, name, None), "fingerprint"):
-                named[f"{stage}.{name}.rows"] = source.fingerprint()
-        if chains := getattr(config, "chains", ""):
-            named[f"{stage}.chains.sha256"] = hashlib.sha256(
-                Path(chains).read_bytes()
-            ).hexdigest()
-        return {k: v for k, v in named.items() if k.rpartition(".")[2] not in free}
+        stage = self.stages[name]
+        parts = {"model": self.model, name: stage, **stage.depends_on(name, self)}
+        fields = {}
+        for part, config in parts.items():
+            fields |= flatten_fields(config, part)
+        for key in ("dtype", "param_dtype"):
+            fields[f"compute.{key}"] = repr(getattr(self.compute, key))
+        for key in ("seed", "system", "opening"):
+            fields[key] = repr(getattr(self, key))
+        # What files hold counts, not only how they are called.
+        for key in ("train", "validation"):
+            source = getattr(stage, key, None)
+            if hasattr(source, "fingerprint"):
+                fields[f"{name}.{key}.rows"] = source.fingerprint()
+        chains = getattr(stage, "chains", "")
+        if chains:
+            digest = hashlib.sha256(Path(chains).read_bytes()).hexdigest()
+            fields[f"{name}.chains.sha256"] = digest
+        free = stage.may_change()
+        return {k: v for k, v in fields.items() if k.rpartition(".")[2] not in free}
 
     def mesh_of(self, chips: int) -> tuple[int, int, int]:
-        """This mesh for another number of chips: `data` takes what `fsdp` and `tensor` leave."""
+        """Returns this mesh for another number of chips.
+
+        `data` takes what `fsdp` and `tensor` leave; those two are halved only if they must be.
+
+            (16, 4, 2) on 64 chips -> (8, 4, 2)      on 4 chips -> (1, 2, 2)
+        """
         _, fsdp, tensor = self.mesh
         while chips % (fsdp * tensor):
-            fsdp, tensor = (fsdp // 2, tensor) if fsdp > 1 else (1, tensor // 2)
+            if fsdp > 1:
+                fsdp //= 2
+            else:
+                tensor //= 2
         return chips // (fsdp * tensor), fsdp, tensor
 
-    def _check_stage(self, name: str, stage: SFT | GRPO) -> None:
-        room, parts = self.model.text.max_positions, stage.accumulate
-        if isinstance(stage, GRPO):
-            length = stage.max_prompt_tokens + stage.max_completion_tokens
-            limit = f"{name}.max_prompt_tokens + {name}.max_completion_tokens = {length} exceed"
-            change = (
-                f"at most {room - stage.max_prompt_tokens} completion tokens would do"
-            )
-            rows = stage.prompts * stage.group_size
-            named = f"{name}.prompts x {name}.group_size / {name}.accumulate"
-            self._splits(f"{name}.prompts", stage.prompts, "data")
-            self._check_copies(name, stage)
-            self._splits(f"{name}.slots", stage.slots, "data")
-            if stage.evaluate_every and self.evaluate.probe is None:
+    def _check_names(self) -> None:
+        """Raises ValueError for stages that flags cannot address, or for none at all."""
+        if not self.stages:
+            raise ValueError("Run.stages is empty; {'grpo': GRPO(...)} would do")
+        fields = {field.name for field in dataclasses.fields(self)}
+        for name, stage in self.stages.items():
+            if not isinstance(stage, Stage):
                 raise ValueError(
-                    f"{name}.evaluate_every = {stage.evaluate_every} measures evaluate.probe, and "
-                    f"there is none; set it, or {name}.evaluate_every = 0"
+                    f"Run.stages[{name!r}] is {stage!r}; it must be SFT(...) or GRPO(...)"
                 )
-        else:
-            length, rows = stage.row_tokens, stage.rows
-            named = f"{name}.rows / {name}.accumulate"
-            limit, change = f"{name}.row_tokens = {length} exceeds", f"{room} would do"
-        if length > room:
-            raise ValueError(f"{limit} the model's {room} positions; {change}")
-        self._splits(named, rows // parts, "data fsdp")
-        if self.model.vision is not None:
-            buckets = stage.buckets if isinstance(stage, GRPO) else ()
-            sizes = [
-                ("tiles", stage.tiles),
-                *(("buckets: tiles", tiles) for _, tiles in buckets),
-            ]
-            for field, tiles in sizes:
-                if not tiles:
-                    raise ValueError(
-                        f"{name}.{field} = 0: this model has a vision tower, whose programs take "
-                        f"at least one tile a device; {math.prod(self.mesh)} would do"
-                    )
-                self._splits(f"{name}.{field}", tiles, "data fsdp tensor")
-            if isinstance(stage, SFT):
-                named = f"{name}.tiles / {name}.accumulate"
-                self._splits(named, stage.tiles // parts, "data fsdp tensor")
+            if not name.isidentifier() or name in fields:
+                raise ValueError(
+                    f"Run.stages: a stage cannot be named {name!r}, which is a field of Run or no "
+                    f"word; {name + '_stage' if name in fields else 'grpo'!r} would do"
+                )
+        known = ", ".join(self.stages)
+        if self.stage and self.stage not in self.stages:
+            raise ValueError(f"no stage {self.stage!r}; choose from {known}")
+        for name in self.evaluate.after:
+            if name not in self.stages and name not in USUAL_STAGES:
+                raise ValueError(
+                    f"Evaluate.after: no stage {name!r}; choose from {known}"
+                )
 
-    def _check_copies(self, name: str, stage: GRPO) -> None:
-        """In an update a device's samples lie with their prompts: `rollout.pack`."""
-        shards = self.mesh[0] * self.mesh[1]
-        if stage.prompts % shards and shards % stage.prompts:
+    def _check_mesh(self) -> None:
+        check_mesh_shape(self.mesh)
+        if not self.topology:
+            return
+        chips = topology.parse(self.topology).chips
+        devices = math.prod(self.mesh)
+        if chips != devices:
             raise ValueError(
-                f"{name}.prompts = {stage.prompts} and data x fsdp = {shards} of mesh {self.mesh}: "
-                f"one must divide the other; {-(-stage.prompts // shards) * shards} would do"
-            )
-        if stage.prompts < shards and stage.group_size % (shards // stage.prompts):
-            raise ValueError(
-                f"{name}.group_size = {stage.group_size} does not split over the "
-                f"{shards // stage.prompts} devices that have a prompt's samples in mesh "
-                f"{self.mesh}; use a multiple, or more {name}.prompts"
-            )
-
-    def _splits(self, name: str, count: int, axes: str) -> None:
-        sizes = dict(zip(("data", "fsdp", "tensor"), self.mesh, strict=True))
-        parts = math.prod(sizes[axis] for axis in axes.split())
-        if count % parts:
-            raise ValueError(
-                f"{name} = {count} does not split over {' x '.join(axes.split())} = {parts} of "
-                f"mesh {self.mesh}; {-(-count // parts) * parts} would do"
+                f"Run.mesh {self.mesh} has {devices} devices and topology "
+                f"{self.topology} {chips} chips; a mesh that would do: "
+                f"{tuple(self.mesh_of(chips))}"
             )

@@ -1,69 +1,71 @@
-"""Optimizer, SFT."""
+"""A supervised stage (`SFT`), and AdamW (`Optimizer`), which every stage learns with."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
-from r1v3_jax.config.fields import one_of, positive, require
+from r1v3_jax.config.fields import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    check,
+)
+from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW behind a global-norm clip."""
 
-    lr: float = 1e-5
-    warmup_steps: int = 0
+    lr: PositiveFloat = 1e-5
+    warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    final_lr_fraction: float = 0.0  # of lr, at the end of the cosine
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # of matrices; norms and biases never decay
-    max_grad_norm: float = 1.0
+    final_lr_fraction: Share = 0.0  # of lr, at the end of the cosine
+    b1: Share = 0.9
+    b2: Share = 0.95
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0  # of matrices; norms and biases never decay
+    max_grad_norm: PositiveFloat = 1.0
 
-    def __post_init__(self):
-        one_of(self, "schedule", ("constant", "cosine"))
-        require(self, "lr eps max_grad_norm", lambda x: x > 0, "positive")
-        require(self, "warmup_steps weight_decay", lambda x: x >= 0, "at least 0")
-        require(
-            self, "final_lr_fraction b1 b2", lambda x: 0 <= x <= 1, "between 0 and 1"
-        )
+    __post_init__ = check
 
 
 @dataclasses.dataclass(frozen=True)
 class SFT:
     """One supervised stage: the cold start, or connector-only tuning.
 
-    `train` and `validation` give examples by index: `source(index) -> types.Example`, pure
+    `train` and `validation` return examples by index: `source(index) -> types.Example`, pure
     functions.
     """
 
     train: Callable
     validation: Callable | None = None
-    chains: str = ""  # a file of tools/distill.py, whose chains take the place of the examples' own
-    steps: int = 100
-    rows: int = 32  # packed rows a step
-    row_tokens: int = 256
-    tiles: int = 128  # tile slots a step
-    accumulate: int = 1  # micro-batches the rows of a step are cut into
+    # A file of tools/distill.py: its chains replace the examples' own.
+    chains: str = ""
+    steps: PositiveInt = 100
+    rows: PositiveInt = 32  # packed rows a step
+    row_tokens: PositiveInt = 256
+    tiles: NonNegativeInt = 128  # tile slots a step
+    accumulate: PositiveInt = 1  # micro-batches that the rows of a step are cut into
     trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
     optimizer: Optimizer = Optimizer()
-    # Every so many steps the loss on `validation_steps` batches is measured; after `patience`
-    # measurements without a new best the stage stops, and its best weights are what it hands on. 0:
-    # never.
-    validate_every: int = 0
-    validation_steps: int = 4
-    patience: int = 0
-    checkpoint_every: int = 100
+    # Steps between measurements of the loss on `validation_steps` batches; 0: never measured.
+    validate_every: NonNegativeInt = 0
+    validation_steps: PositiveInt = 4
+    # After so many measurements without a new best the stage stops and hands on its best weights.
+    # 0: it never stops early.
+    patience: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 100
+
+    # Whether answers are rewarded, and therefore must be well formed.
+    IS_REWARDED: ClassVar[bool] = False
+    # What may change when a stage is resumed: where and how often, not what is computed.
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
 
     def __post_init__(self):
-        require(
-            self,
-            "steps rows row_tokens accumulate validation_steps checkpoint_every",
-            positive,
-            "at least 1",
-        )
-        require(self, "tiles validate_every patience", lambda n: n >= 0, "at least 0")
+        check(self)
         if self.rows % self.accumulate or self.tiles % self.accumulate:
             raise ValueError(
                 f"SFT.rows {self.rows} and tiles {self.tiles} must divide into accumulate = "
@@ -71,3 +73,22 @@ class SFT:
             )
         if self.validate_every and self.validation is None:
             raise ValueError("SFT.validate_every needs SFT.validation examples")
+
+    def check_fit(self, name: str, run) -> None:
+        """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
+        check_positions(run, f"{name}.row_tokens", self.row_tokens, room_for="tokens")
+        rows = f"{name}.rows / {name}.accumulate"
+        check_splits(run.mesh, rows, self.rows // self.accumulate, "data fsdp")
+        if run.model.vision is not None:
+            check_tiles(run, f"{name}.tiles", self.tiles)
+            tiles = f"{name}.tiles / {name}.accumulate"
+            per_micro_batch = self.tiles // self.accumulate
+            check_splits(run.mesh, tiles, per_micro_batch, "data fsdp tensor")
+
+    def may_change(self) -> frozenset[str]:
+        """The fields that a resumed stage may have with other values."""
+        return self.MAY_CHANGE
+
+    def depends_on(self, name: str, run) -> dict:
+        """Other parts of `run` that decide what the stage computes, by name."""
+        return {}

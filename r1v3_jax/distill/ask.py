@@ -29,6 +29,7 @@ def ask(
     """What a checkpoint of ours says to the first `count` good rows of `source`, `samples` times
     each, with the room of `config.grpo`; see `rollout.sample`.
     """
+    grpo = config.stage_named("grpo")
     described, _ = weights.read_config(directory)
     tokenizer = load(f"{directory}/tokenizer", text_only=described.vision is None)
     tokenizer.check_model(described)
@@ -37,12 +38,12 @@ def ask(
     sampler = GroupSampler(
         processor=Processor(described, tokenizer),
         sampling=SamplingParams(
-            max_tokens=config.grpo.max_completion_tokens,
+            max_tokens=grpo.max_completion_tokens,
             temperature=temperature,
             banned=tokenizer.banned_token_ids,
         ),
-        max_prompt_tokens=config.grpo.max_prompt_tokens,
-        tiles=batch * max(1, config.grpo.tiles // config.grpo.prompts),
+        max_prompt_tokens=grpo.max_prompt_tokens,
+        tiles=batch * max(1, grpo.tiles // grpo.prompts),
         group_size=samples,
         verify=config.verify,
         data=config.data,

@@ -1,50 +1,108 @@
-"""Group-relative, leave-one-out, Dr. GRPO, PAD; the weight of a token."""
+"""Rewards -> advantages, and the weight of each token in a loss. On the host, in numpy.
+
+What a config may choose is a frozen dataclass with its equation; to add one, write a class with the
+same `__call__`.
+"""
+
+import dataclasses
+from typing import Protocol
 
 import numpy as np
 
 
-def group_advantages(
-    rewards: np.ndarray,
-    valid: np.ndarray,
-    *,
-    divide_by_std: bool = True,
-    eps: float = 1e-6,
-) -> np.ndarray:
-    """(r - mean) / (std + eps) within each group: float32[P, G], bool[P, G] -> float32[P, G].
+class Advantage(Protocol):
+    """Advantages within groups: float32[P, G] rewards, bool[P, G] valid -> float32[P, G].
 
-    Mean and (unbiased) standard deviation are over the valid samples of the group; the others get 0
-    and take no part. A group with equal rewards, or with one valid sample, has no signal: all 0.
-    divide_by_std False is Dr. GRPO (arXiv 2503.20783).
+    Samples that are not valid (their verifier failed) get 0 and take no part in their group's
+    mean. A group with equal rewards, or with a single valid sample, has no signal: all 0.
+    """
+
+    def __call__(self, rewards: np.ndarray, valid: np.ndarray) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRelative:
+    """(r - mean) / (std + eps) within each group; the standard deviation is the unbiased one.
+
+    GRPO (arXiv 2402.03300); Skywork-R1V3 report, equation 6.
+    """
+
+    eps: float = 1e-6
+
+    def __call__(self, rewards, valid):
+        centred, count = centre(rewards, valid)
+        squares = (centred**2).sum(axis=1, keepdims=True)
+        variance = squares / np.maximum(count - 1, 1)
+        scaled = centred / (np.sqrt(variance) + self.eps)
+        return np.where(count > 1, scaled, 0.0).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupCentred:
+    """r - mean within each group, not divided by the deviation: Dr. GRPO (arXiv 2503.20783)."""
+
+    def __call__(self, rewards, valid):
+        centred, count = centre(rewards, valid)
+        return np.where(count > 1, centred, 0.0).astype(np.float32)
+
+
+def centre(rewards: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Subtracts each group's mean over its valid samples.
+
+    Returns float64[P, G], 0 where not valid, and the number of valid samples, int[P, 1].
+
+        rewards [1 0 nan 1]   valid [1 1 0 1]   ->   [1/3 -2/3 0 1/3], 3
     """
     rewards = np.where(valid, rewards, 0.0).astype(np.float64)
     count = valid.sum(axis=1, keepdims=True)
     mean = rewards.sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    centred = np.where(valid, rewards - mean, 0.0)
-    if divide_by_std:
-        variance = (centred**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1)
-        centred = centred / (np.sqrt(variance) + eps)
-    return np.where(count > 1, centred, 0.0).astype(np.float32)
+    return np.where(valid, rewards - mean, 0.0), count
 
 
-def token_weights(mask: np.ndarray, aggregation: str, max_tokens: int) -> np.ndarray:
-    """The weight of each token, so that a weighted sum is the wanted mean: bool[B, T] -> float32[B,
-    T].
+class Aggregation(Protocol):
+    """The weight of each token, so that a weighted sum over a step is the wanted mean.
 
-    One row is one sample; rows without a token (masked samples) count nowhere.
-
-    token      1 / tokens of the whole step (DAPO)
-    sequence   1 / tokens of the sample / samples: the mean over samples of their means (equation 7)
-    constant   1 / max_tokens / samples: no length in the denominator (Dr. GRPO)
+    mask: bool[N, T], the tokens that are learnt from; a row is a sample, and a row without a token
+    counts nowhere. max_tokens: the longest completion allowed. Returns float32[N, T].
     """
-    mask = np.asarray(mask, bool)
-    tokens, samples = (
-        mask.sum(axis=1, keepdims=True),
-        max(int(mask.any(axis=1).sum()), 1),
-    )
-    if aggregation == "token":
-        weight = np.full_like(tokens, 1 / max(int(mask.sum()), 1), np.float64)
-    elif aggregation == "sequence":
-        weight = 1 / np.maximum(tokens, 1) / samples
-    else:
-        weight = np.full_like(tokens, 1 / max_tokens / samples, np.float64)
-    return np.where(mask, weight, 0.0).astype(np.float32)
+
+    def __call__(self, mask: np.ndarray, max_tokens: int) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenMean:
+    """1 / tokens of the whole step: every token counts the same (DAPO, arXiv 2503.14476)."""
+
+    def __call__(self, mask, max_tokens):
+        mask = np.asarray(mask, bool)
+        weight = 1 / max(int(mask.sum()), 1)
+        return np.where(mask, weight, 0.0).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceMean:
+    """1 / tokens of the sample / samples: the mean over samples of their means.
+
+    Skywork-R1V3 report, equation 7.
+    """
+
+    def __call__(self, mask, max_tokens):
+        mask = np.asarray(mask, bool)
+        tokens = mask.sum(axis=1, keepdims=True)
+        weight = 1 / np.maximum(tokens, 1) / count_samples(mask)
+        return np.where(mask, weight, 0.0).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantLength:
+    """1 / max_tokens / samples: no length in the denominator (Dr. GRPO, arXiv 2503.20783)."""
+
+    def __call__(self, mask, max_tokens):
+        mask = np.asarray(mask, bool)
+        weight = 1 / max_tokens / count_samples(mask)
+        return np.where(mask, weight, 0.0).astype(np.float32)
+
+
+def count_samples(mask: np.ndarray) -> int:
+    """Counts the rows with at least one token, at least 1."""
+    return max(int(mask.any(axis=1).sum()), 1)

@@ -1,7 +1,7 @@
 """A whole run: the stages in a row, what each achieves, the report and the export at the end.
 
-A finished stage leaves its weights and its account in WORKDIR/STAGE/done; running again goes on
-after it.
+A finished stage leaves its weights and its account in WORKDIR/STAGE/done; the same run started
+again goes on after it.
 """
 
 import shutil
@@ -11,66 +11,74 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from r1v3_jax import files, hf
+from r1v3_jax import hf
 from r1v3_jax.config import Run
 from r1v3_jax.evaluate.held_out import accuracies, accuracy_without_images
-from r1v3_jax.files import first_process
-from r1v3_jax.models import r1v3
+from r1v3_jax.files import first_process, partial_directory, read_json, write_json
+from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.pipeline.preflight import identity
-from r1v3_jax.pipeline.start import make_processor, set_chat, start, write_tokenizer
+from r1v3_jax.pipeline.start import (
+    initial_model,
+    make_processor,
+    set_chat,
+    write_tokenizer,
+)
 from r1v3_jax.processing.tokenizer import export_template
 from r1v3_jax.report import plots
 from r1v3_jax.run.context import Context
-from r1v3_jax.run.metrics import peak_rss_gib, versions, write_json
+from r1v3_jax.run.metrics import peak_rss_gib, versions
 from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.run.weights import load_weights, save_weights
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.stages import grpo, sft
+from r1v3_jax.stages.kinds import kind_of
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
 # `prefill` and `decode` for rollouts, for the probe and for the held-out questions, ...
-PROGRAMS = tuple(
-    "update reshard encode_images prefill decode score validation_loss".split()
+PROGRAMS = (
+    "update",
+    "reshard",
+    "encode_images",
+    "prefill",
+    "decode",
+    "score",
+    "validation_loss",
 )
 
 
 def run(
     config: Run, workdir: Path, *, quiet: bool = False, accept_changes: bool = False
 ) -> dict:
-    """Runs the pipeline of `config` (or its one stage), which `check` has seen, in `workdir`;
-    returns the summary, also in summary.json.
+    """Runs the stages of `config` in `workdir`; `check` has seen both.
+
+    Returns the summary, which is also in summary.json.
     """
     started = time.time()
     context = prepare(config, workdir, quiet, accept_changes)
+    summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
     with jax.set_mesh(make_mesh(config.mesh)):
-        stages = (config.stage,) if config.stage else config.pipeline
-        model = start(context, before=stages[0])
-        summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
-        for name in stages:
-            model, account = stage(context, name, model)
+        # 1. The stages, each from the weights of the one before.
+        names = list(config.to_run())
+        model = initial_model(context, first_stage=names[0])
+        for name in names:
+            model, account = run_stage(context, name, model)
             if "accuracy" in account:
                 summary["accuracy"][name] = account.pop("accuracy")
             summary |= account
+
+        # 2. How much of the accuracy needs the images.
         if config.evaluate.sets:
             summary["blind"] = accuracy_without_images(context, model)
             summary["answer_prior"] = dict(config.evaluate.answer_prior)
-        export = workdir / "export"
-        if first_process():
-            shutil.rmtree(export, ignore_errors=True)
-        multihost_utils.sync_global_devices("no export is there")
-        tokenizer = workdir / "tokenizer"
-        # A language model alone has no images to mark.
-        template = (
-            None if config.model.vision is None else export_template(tokenizer, "hf")
-        )
-        hf.save(model, export, "hf", tokenizer=tokenizer, chat_template=template)
+
+        # 3. The weights for other programs.
+        export(context, model)
     summary |= {
         "wall_s": round(time.time() - started, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
+        "compiles_after_warmup": context.compiles.after_warmup,
+        "programs": context.compiles.programs(PROGRAMS),
+        "versions": versions(),
     }
-    summary["compiles_after_warmup"] = context.compiles.after_warmup
-    summary["programs"] = context.compiles.programs(PROGRAMS)
-    summary["versions"] = versions()
     write_json(workdir / "summary.json", summary)
     if first_process():
         plots.plot_run(workdir)
@@ -80,15 +88,16 @@ def run(
 def prepare(
     config: Run, workdir: Path, quiet: bool = False, accept_changes: bool = False
 ) -> Context:
-    """The directory, the tokenizer and the encoder of a run."""
+    """Makes the directory, the tokenizer and the processor of a run."""
     directory = workdir / "tokenizer"
     if first_process():
         workdir.mkdir(parents=True, exist_ok=True)
         if not directory.exists():
-            partial = files.partial_directory(directory)
+            partial = partial_directory(directory)
             write_tokenizer(config, partial)
             partial.rename(directory)
-        set_chat(config, directory)  # of a run that was begun with another one
+        # An older run in this directory may have been started with another system turn.
+        set_chat(config, directory)
     multihost_utils.sync_global_devices("the tokenizer is there")
     processor = make_processor(config, directory)
     return Context(
@@ -96,24 +105,39 @@ def prepare(
     )
 
 
-def stage(context: Context, name: str, model: r1v3.R1V3) -> tuple[r1v3.R1V3, dict]:
-    """One stage, or what it left behind if it is done: the model after it, and its account."""
+def run_stage(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
+    """Runs one stage, or reads what it left if it is done.
+
+    Returns the model after it, and its account.
+    """
     done = context.workdir / name / "done"
     if done.exists():
         mesh = jax.sharding.get_mesh()
         model = load_weights(done, compute=context.run.compute, mesh=mesh)
-        return model, files.read_json(context.directory(name) / "account.json")
-    stage_config = getattr(context.run, name)
+        return model, read_json(context.directory(name) / "account.json")
+
     context.directory(name)
     write_json(context.workdir / "run.json", identity(context.run, context.workdir))
-    if name == "grpo":
-        model, account = grpo.run(context, name, stage_config, model)
-    else:
-        model, account = sft.run(context, name, stage_config, model), {}
+    config = context.run.stages[name]
+    model, account = kind_of(config).run(context, name, config, model)
     leave_if_preempted(name)
     if name in context.run.evaluate.after:
         account["accuracy"] = accuracies(context, model)
     write_json(context.directory(name) / "account.json", account)
+    # The weights come last: they say that the stage is done.
     save_weights(done, model, tokenizer=context.workdir / "tokenizer")
     leave_if_preempted(name)
     return model, account
+
+
+def export(context: Context, model: R1V3) -> None:
+    """Writes the weights as Hugging Face safetensors into WORKDIR/export."""
+    directory = context.workdir / "export"
+    if first_process():
+        shutil.rmtree(directory, ignore_errors=True)
+    multihost_utils.sync_global_devices("no export is there")
+    tokenizer = context.workdir / "tokenizer"
+    template = None
+    if context.run.model.vision is not None:  # a language model has no images to mark
+        template = export_template(tokenizer, "hf")
+    hf.save(model, directory, "hf", tokenizer=tokenizer, chat_template=template)

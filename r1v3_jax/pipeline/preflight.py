@@ -1,130 +1,131 @@
-"""All that can be refused before a device is touched."""
+"""Everything about a run that can be refused before a device is touched."""
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
 from absl import logging
 
-from r1v3_jax import checksums, files
-from r1v3_jax.config import ModelConfig, Run, Verify
-from r1v3_jax.data.mixtures import with_chains
-from r1v3_jax.data.sources import CHECKED
+from r1v3_jax import checksums
+from r1v3_jax.config import ModelConfig, Run
+from r1v3_jax.files import read_json
 from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.models import build
 from r1v3_jax.processing.tokenizer import load
-from r1v3_jax.rewards import verify
-from r1v3_jax.rewards.verifiers import routing
+from r1v3_jax.rewards.verify import check_functions
 from r1v3_jax.run.checkpoints import check_same
 from r1v3_jax.run.weights import read_config
 from r1v3_jax.sharding import abstract_mesh
-from r1v3_jax.types import DroppedRow
+from r1v3_jax.stages.kinds import kind_of
+from r1v3_jax.stages.loop import check_sources
 
-
-def identity(config: Run, workdir: Path) -> dict:
-    """What makes the run in `workdir` what it is, for the stages that were begun there: see
-    `Run.identity`; run.json.
-    """
-    stages = [name for name in config.pipeline if (workdir / name).is_dir()]
-    named = {
-        key: value for name in stages for key, value in config.identity(name).items()
-    }
-    return {**named, "tokenizer": checksums.digest(workdir / "tokenizer")}
-
-
-def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> None:
-    """ValueError naming every field in which the run that was begun in `workdir` is another one. Of
-    stages that are done it is only said: nothing will be computed with what changed.
-    """
-    path = workdir / "run.json"
-    if not path.exists():
-        return
-    there, here = files.read_json(path), identity(config, workdir)
-    part = lambda key: key.partition(".")[0]  # noqa: E731
-    both = set(map(part, there)) & set(
-        map(part, here)
-    )  # not a stage that is new, or was removed
-    done = {name for name in both if (workdir / name / "done").exists()}
-    for parts in (done, both - done):
-        pair = [{k: v for k, v in x.items() if part(k) in parts} for x in (there, here)]
-        try:
-            check_same(path, *pair)
-        except ValueError as error:
-            if parts is not done and not accept_changes:
-                raise
-            why = "a stage that is done stays as it is" if parts is done else "accepted"
-            logging.warning("%s (%s)", error, why)
+# Fields in which a run may differ from the checkpoint it starts from: choices, not shapes. The
+# run's values are taken; of ties, and of padding in a checkpoint of ours, those of the weights.
+CHOICES = (
+    "max_tiles",
+    "architecture",
+    "pad_token_id",
+    "vocab_multiple",
+    "rope_impl",
+    "tie_embeddings",
+)
 
 
 def check(
     config: Run, workdir: Path | None = None, *, accept_changes: bool = False
 ) -> None:
-    """ValueError or FileNotFoundError for what is wrong with a run and can be seen on the host: the
-    checkpoint it starts from, its data, a mesh that does not divide the model, another run in
-    `workdir` (of which it is only said with accept_changes).
+    """Raises ValueError or FileNotFoundError for a problem that can be seen on the host.
+
+    Looked at are the checkpoint to start from, the data, the mesh, and a workdir that belongs to
+    another run (with accept_changes such a workdir is only logged).
     """
+    # 1. What the run starts from, and what it verifies with.
     if config.init_from:
         check_init(config)
-    verify.check_functions(config.verify)
-    for name in (config.stage,) if config.stage else config.pipeline:
-        stage_config = getattr(config, name)
-        sources = [stage_config.train, getattr(stage_config, "validation", None)]
-        if name == "grpo" and stage_config.evaluate_every:
-            sources.append(config.evaluate.probe)
-        for source in sources + [source for _, source in config.evaluate.sets]:
-            if hasattr(source, "check"):
-                source.check()
-        if chains := getattr(stage_config, "chains", ""):
-            with contextlib.suppress(
-                DroppedRow
-            ):  # a bad row is left out when its turn comes
-                with_chains(stage_config.train, chains)(0)
-        if name == "grpo" and hasattr(stage_config.train, "check"):
-            check_verifiers(stage_config.train, config.verify)
-    if workdir is not None:  # it reads the files that were looked for above
+    check_functions(config.verify)
+
+    # 2. The data of each stage, and the held-out questions.
+    for stage in config.to_run().values():
+        kind_of(stage).check(config, stage)
+    check_sources(*[source for _, source in config.evaluate.sets])
+
+    # 3. The directory. It reads the files that were looked for above.
+    if workdir is not None:
         check_workdir(config, workdir, accept_changes)
+
+    # 4. The mesh: every array of the model must split over it, to train and to decode.
     mesh = abstract_mesh(config.mesh)
     for compute in (config.compute, build.decode_compute(config.compute)):
         build.abstract(config.model, compute, mesh)
 
 
-def check_verifiers(source, how: Verify) -> None:
-    """ValueError if one of the first rows names a function or a model that the run does not have:
-    its samples would all be errors.
+def identity(config: Run, workdir: Path) -> dict:
+    """Returns what determines the run in `workdir`, for the stages that were started there.
+
+    It is the content of run.json; see `Run.identity`.
     """
-    for index in range(CHECKED):
-        with contextlib.suppress(DroppedRow):
-            example = source(index)
-            try:
-                verify.check_allowed(routing.parse(example.verifier), how)
-            except ValueError as error:
-                raise ValueError(f"{example.source}, {example.id}: {error}") from error
+    fields = {}
+    for name in config.stages:
+        if (workdir / name).is_dir():
+            fields |= config.identity(name)
+    return {**fields, "tokenizer": checksums.digest(workdir / "tokenizer")}
 
 
-def tokenizer_of(checkpoint: str | Path) -> Path:
-    """Where a checkpoint's tokenizer lies: beside the weights, in one of ours in its own place."""
-    directory = Path(checkpoint)
-    return directory / "tokenizer" if (directory / "tokenizer").is_dir() else directory
+def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> None:
+    """Raises ValueError naming every field in which this config differs from the workdir's run.
+
+    Differences in finished stages are only logged, because nothing will be computed with them.
+    """
+    path = workdir / "run.json"
+    if not path.exists():
+        return
+    saved = read_json(path)
+    current = identity(config, workdir)
+
+    # Fields are compared by the part in front of the first dot: a stage, the model, ... Parts that
+    # only one side has are a stage that is new or was removed.
+    parts = {part_of(key) for key in saved} & {part_of(key) for key in current}
+    finished = {name for name in parts if (workdir / name / "done").exists()}
+    try:
+        check_same(path, only(saved, finished), only(current, finished))
+    except ValueError as error:
+        logging.warning("%s (a stage that is done stays as it is)", error)
+    unfinished = parts - finished
+    try:
+        check_same(path, only(saved, unfinished), only(current, unfinished))
+    except ValueError as error:
+        if not accept_changes:
+            raise
+        logging.warning("%s (accepted)", error)
 
 
-# Fields in which a run may differ from the checkpoint it starts from: choices, not shapes. The
-# run's are taken; of ties, and of padding in a checkpoint of ours, those of the weights.
-CHOICES = "max_tiles architecture pad_token_id vocab_multiple rope_impl tie_embeddings".split()
+def part_of(field: str) -> str:
+    """Returns the first word of a field: "grpo" of "grpo.optimizer.lr"."""
+    return field.partition(".")[0]
+
+
+def only(fields: dict, parts: set[str]) -> dict:
+    """Returns the fields that belong to some parts."""
+    return {key: value for key, value in fields.items() if part_of(key) in parts}
 
 
 def check_init(config: Run) -> None:
-    """ValueError naming every field in which `config.model` is not the model in `init_from`."""
+    """Raises ValueError naming every field in which `config.model` is not the model of
+    `init_from`.
+    """
     directory = Path(config.init_from)
-    ours = (directory / "model.json").exists()
-    if ours:
-        found = read_config(directory)[0]
+    is_ours = (directory / "model.json").exists()
+    if is_ours:
+        saved_model = read_config(directory)[0]
     else:
-        found = Checkpoint.open(directory).config  # and the headers of the weights
-    there, here = _fields(found), _fields(config.model)
+        # Also reads the headers of the weights.
+        saved_model = Checkpoint.open(directory).config
+    saved = model_fields(saved_model)
+    wanted = model_fields(config.model)
     differing = [
-        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name) and name.rpartition(".")[2] not in CHOICES
+        f"{name} is {saved.get(name)!r} there and {wanted.get(name)!r} here"
+        for name in {**saved, **wanted}
+        if saved.get(name) != wanted.get(name)
+        and name.rpartition(".")[2] not in CHOICES
     ]
     if differing:
         raise ValueError(
@@ -136,11 +137,20 @@ def check_init(config: Run) -> None:
         tokenizer.check_model(config.model)
 
 
-def _fields(config: ModelConfig) -> dict:
-    """{"text.layers": 24, ...}, of all three parts."""
+def tokenizer_of(checkpoint: str | Path) -> Path:
+    """Returns where a checkpoint's tokenizer is: beside the weights, or in its own folder."""
+    directory = Path(checkpoint)
+    own_folder = directory / "tokenizer"
+    return own_folder if own_folder.is_dir() else directory
+
+
+def model_fields(config: ModelConfig) -> dict:
+    """Returns the fields of all three parts as {"text.layers": 24, ...}."""
     whole = dataclasses.asdict(config)
-    text, vision = whole.pop("text"), whole.pop("vision") or {}
-    parts = (("text.", text), ("vision.", vision), ("", whole))
+    text = whole.pop("text")
+    vision = whole.pop("vision") or {}
     return {
-        f"{prefix}{key}": value for prefix, part in parts for key, value in part.items()
+        **{f"text.{key}": value for key, value in text.items()},
+        **{f"vision.{key}": value for key, value in vision.items()},
+        **whole,
     }

@@ -1,4 +1,4 @@
-"""Tokenizer and first weights."""
+"""What a run starts with: its tokenizer, its processor, its first weights."""
 
 import dataclasses
 from pathlib import Path
@@ -7,9 +7,10 @@ import jax
 from absl import logging
 
 from r1v3_jax import hf
-from r1v3_jax.config import Run
+from r1v3_jax.config import ModelConfig, Run
 from r1v3_jax.hf import processor_files
-from r1v3_jax.models import build, r1v3
+from r1v3_jax.models import build
+from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.pipeline.preflight import tokenizer_of
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
@@ -29,22 +30,22 @@ def write_tokenizer(config: Run, directory: Path) -> None:
 
 
 def set_chat(config: Run, directory: Path) -> None:
-    """Lets the tokenizer in `directory` speak as the run says."""
-    if config.system or config.opening:
-        found = load(directory, text_only=config.model.vision is None).chat
-        if (chat := found.override(config.system, config.opening)) != found:
-            processor_files.replace_template(directory, chat_template(chat))
+    """Writes the run's system turn and opening into the chat template of a tokenizer."""
+    if not (config.system or config.opening):
+        return
+    current = load(directory, text_only=config.model.vision is None).chat
+    wanted = current.override(config.system, config.opening)
+    if wanted != current:
+        processor_files.replace_template(directory, chat_template(wanted))
 
 
 def make_processor(config: Run, directory: Path) -> Processor:
-    """The encoder of a run, with the tokenizer in `directory`."""
+    """Returns the processor of a run, with the tokenizer in `directory`."""
     tokenizer = load(directory, text_only=config.model.vision is None)
     tokenizer.check_model(config.model)
     opening = tokenizer.chat.opening
-    if (
-        "grpo" in ((config.stage,) if config.stage else config.pipeline)
-        and "<think>" not in opening
-    ):
+    is_rewarded = any(stage.IS_REWARDED for stage in config.to_run().values())
+    if is_rewarded and "<think>" not in opening:
         logging.warning(
             "The assistant's turn begins with %r, not with <think>; a reward asks for </think> and "
             "a box behind it. Unless the model was taught to write that, set --config.opening="
@@ -54,39 +55,51 @@ def make_processor(config: Run, directory: Path) -> Processor:
     return Processor(config.model, tokenizer)
 
 
-def start(context: Context, before: str) -> r1v3.R1V3:
-    """The model that stage `before` begins with, in this order: what the stage in front of it in
-    the pipeline left in this directory; `init_from`; random weights.
-    """
-    config, mesh = context.run, jax.sharding.get_mesh()
-    place = config.pipeline.index(before) if before in config.pipeline else 0
-    if place:
-        done = context.workdir / config.pipeline[place - 1] / "done"
+def initial_model(context: Context, first_stage: str) -> R1V3:
+    """Returns the weights that `first_stage` begins with."""
+    config = context.run
+    mesh = jax.sharding.get_mesh()
+
+    # 1. What the stage before it left in this directory: a resumed or continued run.
+    previous = config.stage_before(first_stage)
+    if previous:
+        done = context.workdir / previous / "done"
         if done.exists():
             return load_weights(done, compute=config.compute, mesh=mesh)
         logging.warning(
             "%s begins with %s: %s was not done in %s",
-            before,
+            first_stage,
             config.init_from or "random weights",
-            config.pipeline[place - 1],
+            previous,
             context.workdir,
         )
+
+    # 2. Random numbers: a run that starts from nothing.
     if not config.init_from:
         return build.init(config.model, config.compute, seed=config.seed)
-    wanted = config.model
-    if (Path(config.init_from) / "model.json").exists():
+
+    # 3. A checkpoint, ours or Hugging Face's. Its shapes were compared in `preflight.check_init`.
+    is_ours = (Path(config.init_from) / "model.json").exists()
+    if is_ours:
         model = load_weights(config.init_from, compute=config.compute, mesh=mesh)
     else:
-        multiple = wanted.text.vocab_multiple
         model = hf.load(
-            config.init_from, compute=config.compute, mesh=mesh, vocab_multiple=multiple
+            config.init_from,
+            compute=config.compute,
+            mesh=mesh,
+            vocab_multiple=config.model.text.vocab_multiple,
         )
-    chosen = dataclasses.replace(
+    return with_choices(model, config.model)
+
+
+def with_choices(model: R1V3, wanted: ModelConfig) -> R1V3:
+    """Returns the model with what is a choice and no shape taken from the run's config."""
+    text = dataclasses.replace(model.config.text, rope_impl=wanted.text.rope_impl)
+    config = dataclasses.replace(
         model.config,
-        text=dataclasses.replace(model.config.text, rope_impl=wanted.text.rope_impl),
-        **{
-            name: getattr(wanted, name)
-            for name in ("max_tiles", "architecture", "pad_token_id")
-        },
+        text=text,
+        max_tiles=wanted.max_tiles,
+        architecture=wanted.architecture,
+        pad_token_id=wanted.pad_token_id,
     )
-    return build.with_config(model, chosen)
+    return build.with_config(model, config)

@@ -1,79 +1,123 @@
-"""A step's groups; dynamic sampling."""
+"""The groups that one step learns from: rollout passes, dynamic sampling, shaping."""
 
 import dataclasses
 from collections.abc import Callable
 
+import jax
+
 from r1v3_jax.config import GRPO, Shaping
 from r1v3_jax.data.reader import Consumed, Reader
 from r1v3_jax.models.build import for_decoding
-from r1v3_jax.rewards import score as rewards_score
 from r1v3_jax.rewards import terms
+from r1v3_jax.rewards.score import shaped
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout, begin
+from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout
+from r1v3_jax.run import watchdog
+from r1v3_jax.types import StepInfo
 
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """The groups of one step, what they took of the reader, and counts for the log. lengths: to
-    which the prompts of each pass were padded; ahead: the next rollout, if it was begun.
-    """
+    """The groups of one step, and what it took to make them."""
 
     groups: list[Group]
-    consumed: Consumed
-    counts: dict[str, float]
-    lengths: list[int]
-    ahead: PendingRollout | None
+    consumed: Consumed  # rows that were taken of the reader
+    counts: dict[str, float]  # for the log
+    lengths: list[int]  # to which the prompts of each pass were padded
+    ahead: PendingRollout | None  # the next step's rollout, if it was started
 
 
 def collect(
     sampler: GroupSampler,
     model,
     reader: Reader,
-    key,
     config: GRPO,
-    limit: int,
-    progress: float = 1.0,
+    info: StepInfo,
     *,
-    flight: PendingRollout | None = None,
-    then: Callable[[], PendingRollout] | None = None,
+    pending: PendingRollout | None = None,
+    begin_next: Callable[[], PendingRollout] | None = None,
 ) -> Collected:
-    """P groups for one step. `then` begins the next rollout, as soon as the devices are done;
-    flight: this one, if it was begun so.
+    """Returns P groups for one step.
 
     With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
-    as refills last (dynamic sampling); what is still missing is filled up with groups without
-    signal. progress: of the run, 0 to 1.
+    as refills last (dynamic sampling, DAPO). What is still missing is filled up with groups without
+    signal.
+
+    pending: this step's rollout, if it was started before. begin_next: starts the next step's
+    rollout; called as soon as the devices are done with this one.
     """
-    decoding, begun = None, []
-    kept: list[Group] = []
-    idle: list[Group] = []
-    lengths, consumed = [], Consumed(reader.cursor)
-    while len(kept) < config.prompts and len(lengths) <= config.refills:
-        if flight is None:
-            decoding = decoding or for_decoding(model, int8=config.rollout_int8)
-            flight = begin(sampler, decoding, reader, key, config, limit, len(lengths))
+    decoding_model = None
+    started: list[PendingRollout] = []  # the next step's
+    with_signal: list[Group] = []
+    without_signal: list[Group] = []
+    lengths: list[int] = []
+    consumed = Consumed(reader.cursor)
+
+    def begin_ahead() -> None:
+        if begin_next is not None:
+            started.append(begin_next())
+
+    while len(with_signal) < config.prompts and len(lengths) <= config.refills:
+        if pending is None:
+            if decoding_model is None:
+                decoding_model = for_decoding(model, int8=config.rollout_int8)
+            pending = begin(
+                sampler, decoding_model, reader, config, info, passes=len(lengths)
+            )
         groups = sampler.finish(
-            flight, accuracy_weight=config.accuracy_weight, progress=progress,
-            meanwhile=lambda: then and begun.append(then()),
-        )  # fmt: skip
-        lengths.append(flight.length)
-        consumed, flight = consumed.then(flight.consumed), None
-        for group in (shaped(group, config, limit) for group in groups):
-            (kept if group.has_signal or not config.refills else idle).append(group)
-    seen = len(kept) + len(idle)
-    without = sum(not group.has_signal for group in kept) + len(idle)
-    counts = {"frac_reward_zero_std": without / seen, "rollout_passes": len(lengths)}
-    groups = (kept + idle)[: config.prompts]
-    return Collected(groups, consumed, counts, lengths, begun[0] if begun else None)
+            pending,
+            accuracy_weight=config.accuracy_weight,
+            when_all_are_sampled=begin_ahead,
+        )
+        lengths.append(pending.length)
+        consumed = consumed.followed_by(pending.consumed)
+        pending = None
+        for group in groups:
+            group = shape_rewards(group, config, info.token_limit)
+            # Without refills every group is kept: its place in the batch stays its prompt's.
+            kept = group.has_signal or not config.refills
+            (with_signal if kept else without_signal).append(group)
+
+    flat = sum(not group.has_signal for group in with_signal) + len(without_signal)
+    counts = {
+        "frac_reward_zero_std": flat / (len(with_signal) + len(without_signal)),
+        "rollout_passes": len(lengths),
+    }
+    groups = (with_signal + without_signal)[: config.prompts]
+    ahead = started[0] if started else None
+    return Collected(groups, consumed, counts, lengths, ahead)
 
 
-def shaped(group: Group, config: GRPO, limit: int) -> Group:
-    """The group with `config.shaping` taken off its rewards."""
+def begin(
+    sampler: GroupSampler,
+    model,
+    reader: Reader,
+    config: GRPO,
+    info: StepInfo,
+    passes: int = 0,
+) -> PendingRollout:
+    """Starts a pass over the next P prompts: the first of its step, or a later one.
+
+    passes: how many passes the step has had; each has a random key of its own.
+    """
+    with watchdog.own_work():
+        items, consumed = reader.take(config.prompts)
+    examples = [item.example for item in items]
+    key = jax.random.fold_in(info.key, passes)
+    info = dataclasses.replace(info, key=key)
+    pending = sampler.begin(model, examples, info)
+    return dataclasses.replace(pending, consumed=consumed)
+
+
+def shape_rewards(group: Group, config: GRPO, token_limit: int) -> Group:
+    """Returns the group with `config.shaping` taken off its rewards."""
     if config.shaping == Shaping():
         return group
-    question, made, scores = group.example.question, group.completions, []
+    scores = []
     for g, (score, text) in enumerate(zip(group.scores, group.texts, strict=True)):
-        ids = made.tokens[g, : made.lengths[g]]
-        penalty = terms.penalty(config.shaping, ids, text, question, limit)
-        scores.append(rewards_score.shaped(score, penalty))
+        ids = group.completions.tokens[g, : group.completions.lengths[g]]
+        penalty = terms.penalty(
+            config.shaping, ids, text, group.example.question, token_limit
+        )
+        scores.append(shaped(score, penalty))
     return dataclasses.replace(group, scores=scores)

@@ -1,4 +1,8 @@
-"""Reshard, encode_images, prefill, decode, for the dry run."""
+"""The programs of a rollout with the shapes they get, for the dry run: no array is allocated.
+
+`GroupSampler.snapshots` calls them in this order: encode_images, prefill, decode; before them the
+weights are laid out for decoding by reshard.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,26 +12,30 @@ from r1v3_jax.config import Evaluate, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import prompt_batch_of, with_shardings
 from r1v3_jax.models import build
-from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout.sampler import encode_images
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
-from r1v3_jax.sampling import loop
+from r1v3_jax.sampling.loop import decode, prefill
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
 
 
-def of_evaluation(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
-    """The programs of one batch of held-out questions."""
-    evaluate: Evaluate = config.evaluate
+def evaluation_programs(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
+    """Returns the programs of one batch of held-out questions."""
+    evaluate = config.evaluate
     with jax.set_mesh(mesh):
+        model = build.abstract(config.model, config.compute, mesh)
         return rollout_programs(
-            config, mesh, SamplingParams(evaluate.max_tokens, 0.0, banned=banned),
-            max_prompt_tokens=evaluate.max_prompt_tokens, **question_batch(evaluate),
-            resident=shard_bytes(build.abstract(config.model, config.compute, mesh)),
-        )  # fmt: skip
+            config,
+            mesh,
+            SamplingParams(evaluate.max_tokens, 0.0, banned=banned),
+            max_prompt_tokens=evaluate.max_prompt_tokens,
+            resident=shard_bytes(model),
+            **question_batch(evaluate),
+        )
 
 
 def question_batch(evaluate: Evaluate) -> dict[str, int]:
-    """The sizes of a batch of questions."""
+    """Returns the sizes of a batch of questions, as arguments of `rollout_programs`."""
     return {
         "prompts": evaluate.batch,
         "group_size": 1,
@@ -49,50 +57,55 @@ def rollout_programs(
     resident: int,
     int8: bool = False,
 ) -> list[Program]:
-    """`rollout.Sampler.snapshots`, program by program, beside `resident` bytes."""
+    """Returns what a rollout calls, in order.
+
+    resident: bytes on a chip beside the programs' own arguments, as the trained weights.
+    """
+    # 1. The weights as they are trained, and as they are laid out for decoding.
     trained = nnx.state(build.abstract(config.model, config.compute, mesh))
     compute = build.decode_compute(config.compute)
     weights = jax.eval_shape(lambda w: build.reshard(w, compute, int8), trained)
     model = build.abstract(config.model, compute, mesh)
     model = nnx.merge(nnx.graphdef(model), concrete(weights, mesh))
-    with_images = config.model.vision is not None
+
+    # 2. The prompts and what is computed of them.
     batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
     batch = with_shardings(batch, placement.specs(batch, compute.rules), mesh)
     images = None
-    if with_images:
-        images = concrete(
-            jax.eval_shape(sampler.encode_images, model, batch.tiles), mesh
-        )
+    if config.model.vision is not None:
+        images = jax.eval_shape(encode_images, model, batch.tiles)
+        images = concrete(images, mesh)
     static = {"group_size": group_size, "slots": slots, "sampling": sampling}
-    asked = (batch.tokens, batch.lengths, images, batch.image_index)
-    state = concrete(
-        jax.eval_shape(lambda m, *a: loop.prefill(m, *a, **static), model, *asked), mesh
-    )
+    prefill_args = (batch.tokens, batch.lengths, images, batch.image_index)
+    state = jax.eval_shape(lambda m, *a: prefill(m, *a, **static), model, *prefill_args)
+    state = concrete(state, mesh)
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
-    reshard = lower_on_mesh(mesh, lambda: build.reshard.lower(trained, compute, int8))
-    out = [Program("reshard", reshard, resident=resident - shard_bytes(trained))]
-    if with_images:
-        lower = lower_on_mesh(
-            mesh, lambda: sampler.encode_images.lower(model, batch.tiles)
+
+    # 3. The programs.
+    programs = [
+        Program(
+            "reshard",
+            lower_on_mesh(mesh, lambda: build.reshard.lower(trained, compute, int8)),
+            resident=resident - shard_bytes(trained),
         )
-        out.append(Program("encode_images", lower, resident=resident))
-    prefill = lower_on_mesh(mesh, lambda: loop.prefill.lower(model, *asked, **static))
-    asked_of_decode = (model, state, key, bound, bound)
-    decode = lower_on_mesh(
-        mesh, lambda: loop.decode.lower(*asked_of_decode, sampling=sampling)
-    )
+    ]
+    if images is not None:
+        lower = lower_on_mesh(mesh, lambda: encode_images.lower(model, batch.tiles))
+        programs.append(Program("encode_images", lower, resident=resident))
+    lower = lower_on_mesh(mesh, lambda: prefill.lower(model, *prefill_args, **static))
+    programs.append(Program("prefill", lower, resident=resident))
+    decode_args = (model, state, key, bound, bound)
     samples = prompts * group_size
     rounds = -(-samples // (slots or samples))
-    return [
-        *out,
-        Program("prefill", prefill, resident=resident),
+    programs.append(
         Program(
             "decode",
-            decode,
+            lower_on_mesh(mesh, lambda: decode.lower(*decode_args, sampling=sampling)),
             trips=rounds * sampling.max_tokens,
             trip="token with a full cache",
             resident=resident,
             given=shard_bytes((model, state)),
-        ),
-    ]
+        )
+    )
+    return programs

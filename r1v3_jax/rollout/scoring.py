@@ -1,4 +1,4 @@
-"""Every process scores its share."""
+"""Scoring shared by the processes of a run: each scores a block of the samples."""
 
 import jax
 import numpy as np
@@ -8,29 +8,37 @@ from r1v3_jax.rewards.score import Score, scored
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
 
-def my_share(count: int) -> slice:
-    """Which of `count` samples this process scores: equal blocks, the last one shorter."""
+def own_block(count: int) -> range:
+    """Returns which of `count` samples this process scores: equal blocks, the last one shorter.
+
+    10 samples on 4 processes: 0-2, 3-5, 6-8, 9.
+    """
     size = -(-count // jax.process_count())
-    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+    start = jax.process_index() * size
+    return range(min(start, count), min(start + size, count))
 
 
-def gather_scores(mine: list[Score], weights: list[float]) -> list[Score]:
-    """The scores of all samples in order, from each process's share. Of the others' a process
-    learns verdict, accuracy and format, not what was extracted and why. weights: of accuracy, of
-    each.
+def gather_scores(own_scores: list[Score], weights: list[float]) -> list[Score]:
+    """Returns the scores of all samples in order, from each process's block.
+
+    For samples scored by other processes only verdict, accuracy and format are known, not the
+    extracted answer or the reason. weights: the accuracy weight of each sample.
     """
     if jax.process_count() == 1:
-        return mine
-    verdicts, count = list(Verdict), len(weights)
-    table = np.zeros(
-        (-(-count // jax.process_count()), 3), np.float32
-    )  # equal on all processes
-    for row, score in zip(table, mine, strict=False):
+        return own_scores
+    verdicts = list(Verdict)
+    count = len(weights)
+    # One row a sample: verdict, accuracy, format. All processes have tables of one shape.
+    block_size = -(-count // jax.process_count())
+    table = np.zeros((block_size, 3), np.float32)
+    for row, score in zip(table, own_scores, strict=False):
         row[:] = verdicts.index(score.verdict), score.accuracy or 0.0, score.format
     table = multihost_utils.process_allgather(table, tiled=True)[:count]
-    out = []
+
+    scores = []
     for (verdict, accuracy, form), weight in zip(table, weights, strict=True):
-        # As `detection.overlap` rounds: float32 holds six digits.
-        check = Check(verdicts[int(verdict)], None, "", round(float(accuracy), 6))
-        out.append(scored(check, float(form), weight))
-    return out
+        # Rounded as `detection.overlap` rounds: float32 holds six digits.
+        credit = round(float(accuracy), 6)
+        check = Check(verdicts[int(verdict)], None, "", credit)
+        scores.append(scored(check, float(form), weight))
+    return scores

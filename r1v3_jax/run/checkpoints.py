@@ -21,6 +21,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from r1v3_jax import checksums
+from r1v3_jax.files import first_process
 
 _under_way: list["States"] = []  # whose save is, at most one
 
@@ -95,12 +96,10 @@ class States:
             saver, thread = _background()
             leaves = {str(i): leaf for i, leaf in enumerate(arrays.values())}
             saver.save(target.resolve() / "state", args=ocp.args.StandardSave(leaves))
-            flatten_fields = {
+            described = {
                 name: [list(x.shape), x.dtype.name] for name, x in arrays.items()
             }
-            self._pending = thread.submit(
-                self._finish, saver, target, flatten_fields, extra
-            )
+            self._pending = thread.submit(self._finish, saver, target, described, extra)
             _under_way.append(self)
 
     def _finish(self, saver, target: Path, arrays: dict, extra: dict) -> None:
@@ -108,7 +107,7 @@ class States:
         saver.wait_until_finished()  # of all processes
         body = {"arrays": arrays, "about": self.about, "extra": extra}
         checksums.write_manifest(target, body)
-        if jax.process_index() == 0:
+        if first_process():
             step = int(target.name)
             steps = [s for s in self.steps() if s <= step]
             kept = {s for s in steps if self.keep_every and s % self.keep_every == 0}
@@ -244,7 +243,7 @@ def _remove(directory: Path) -> None:
 def _first_process_does(work: Callable[[], object]) -> None:
     """Process 0 does it, the others wait; if it fails all of them raise."""
     error = None
-    if jax.process_index() == 0:
+    if first_process():
         try:
             work()
         except OSError as caught:

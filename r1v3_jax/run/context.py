@@ -1,4 +1,4 @@
-"""Context: run, workdir, processor, keys."""
+"""A run in progress: its config, its directory, its processor, its random keys (`Context`)."""
 
 import dataclasses
 from pathlib import Path
@@ -17,31 +17,38 @@ PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """A run in progress. workdir: everything it writes lies below. accept_changes: what is there
-    may be of a run whose config was another one.
-    """
+    """A run in progress."""
 
     run: Run
-    workdir: Path
+    workdir: Path  # everything that the run writes is below it
     processor: Processor
     quiet: bool = False
-    accept_changes: bool = False
+    accept_changes: bool = (
+        False  # whether states of a run with another config are resumed
+    )
     compiles: Compiles = dataclasses.field(default_factory=Compiles)
 
     def key(self, purpose: str, step: int = 0) -> jax.Array:
-        """The random key of a purpose at a step: a function of the seed, so there is no state to
-        save.
+        """Returns the random key of a purpose at a step.
+
+        It is a function of seed, purpose and step, so there is no state to save.
         """
         key = jax.random.fold_in(jax.random.key(self.run.seed), PURPOSES[purpose])
         return jax.random.fold_in(key, step)
 
     def directory(self, stage: str) -> Path:
+        """Returns the directory of a stage, made if need be."""
         path = self.workdir / stage
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def states(self, stage: str, name: str, **how) -> States:
-        """The states of a stage in WORKDIR/STAGE/NAME."""
+    def training_states(self, stage: str) -> States:
+        """Returns the states that a stage goes on from, in WORKDIR/STAGE/states."""
+        kept = self.run.checkpoints
+        return self.states(stage, "states", keep=kept.keep, keep_every=kept.keep_every)
+
+    def states(self, stage: str, name: str, **kept) -> States:
+        """Returns the states of a stage in WORKDIR/STAGE/NAME; kept: which of them stay."""
         about = {"stage": stage, **self.run.identity(stage)}
         about["tokenizer"] = checksums.digest(self.workdir / "tokenizer")
         return States(
@@ -49,5 +56,5 @@ class Context:
             about=about,
             accept_changes=self.accept_changes,
             on_error=self.run.checkpoints.on_error,
-            **how,
+            **kept,
         )

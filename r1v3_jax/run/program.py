@@ -1,4 +1,4 @@
-"""Program: a jitted function with the shapes it is given."""
+"""A jitted function with the shapes that a run gives it (`Program`), for the dry run."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,42 +9,39 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """name: of the jitted function; use: what it is for, and size: of its prompts, where it is
-    compiled more than once; calls: a step of full size makes of it; trips: of its loop whose end
-    depends on data, at most (1 where there is none), and what one is; resident: bytes on a chip
-    meanwhile that it is not given; given: those of its arguments, which may lie beside other
-    programs.
-    """
+    """A jitted function with the shapes and shardings that a run gives it."""
 
-    name: str
+    name: str  # of the jitted function
     lower: Callable[[], jax.stages.Lowered]
-    use: str = ""
-    size: str = ""
-    calls: int = 1
-    trips: int = 1
-    trip: str = ""
-    resident: int = 0
-    given: int = 0
+    use: str = ""  # "probe" for the rollout programs of a probe
+    size: str = ""  # of its prompts, "1024x128", if it is compiled for several
+    calls: int = 1  # in a step of full size
+    trips: int = 1  # upper bound of its data-dependent loop; 1: it has none
+    trip: str = ""  # what one trip is: "micro-batch", "token with a full cache"
+    resident: int = (
+        0  # bytes on a chip that are not its arguments: other weights, moments
+    )
+    given: int = 0  # bytes of its arguments that other programs may find beside them
 
     @property
     def label(self) -> str:
+        """As it is printed and chosen by --dry_run_only: "probe_decode", "update@1024x128"."""
         name = f"{self.use}_{self.name}" if self.use else self.name
         return f"{name}@{self.size}" if self.size else name
 
     @staticmethod
     def function(label: str) -> str:
-        """The name of the jitted function of a label."""
+        """Returns the name of the jitted function of a label."""
         return label.partition("@")[0].removeprefix("probe_")
 
 
 def concrete(shapes, mesh):
-    """What `jax.eval_shape` gave, on the devices of `mesh`."""
+    """Puts what `jax.eval_shape` returned on the devices of `mesh`."""
 
     def put(x):
         spec = PartitionSpec() if x.sharding is None else x.sharding.spec
-        return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
-        )
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(put, shapes)
 
@@ -52,6 +49,8 @@ def concrete(shapes, mesh):
 def lower_on_mesh(
     mesh, lower: Callable[[], jax.stages.Lowered]
 ) -> Callable[[], jax.stages.Lowered]:
+    """Returns a function that lowers a program with `mesh` as the current mesh."""
+
     def lowered():
         with jax.set_mesh(mesh):
             return lower()

@@ -1,27 +1,47 @@
-"""Every program of a run in one table: a jitted function with the shapes and shardings it is given.
+"""The kinds of stages. A new kind is a config, a module with these names, and a line in KINDS.
 
-A run calls these functions; `--dry_run` compiles them for a slice that is not there; a test holds a
-run to what stands here. Nothing is allocated: arguments are `jax.ShapeDtypeStruct`s on a mesh.
+    run(context, name, config, model)  -> (model, account)
+    reader(config, processor, data)    -> the rows that it learns from
+    check(run, config)                 refuses what can be refused on the host
+    programs(run, config, mesh, banned) -> what one step calls, for the dry run and its test
+    work(config)                       -> what one step computes, for its FLOPs
 
-    for program in programs.of_stage(config, "grpo", mesh, tokenizer.banned_token_ids):
-        program.lower().compile()
+This table is the only place that asks for the kind of a stage.
 """
+
+from types import ModuleType
 
 import jax
 
-from r1v3_jax.config import GRPO, Run
+from r1v3_jax.config import GRPO, SFT, Run
+from r1v3_jax.data.reader import Reader
 from r1v3_jax.run.program import Program
-from r1v3_jax.stages.grpo import _of_grpo
-from r1v3_jax.stages.sft import _of_sft
+from r1v3_jax.stages import grpo, sft
+
+KINDS = {SFT: sft, GRPO: grpo}
 
 
-def of_stage(config: Run, stage: str, mesh, banned: tuple[int, ...]) -> list[Program]:
-    """The programs of one step of a stage, in the order in which they run.
+def kind_of(config: SFT | GRPO) -> ModuleType:
+    """Returns the module that runs a stage with this config."""
+    return KINDS[type(config)]
 
-    banned: `Tokenizer.banned_token_ids`, which the sampler is compiled with.
+
+def open_reader(config: SFT | GRPO, *args, **position) -> Reader:
+    """Returns the reader of a stage; the other arguments are those of its kind's `reader`."""
+    return kind_of(config).reader(config, *args, **position)
+
+
+def stage_programs(
+    config: Run, name: str, mesh, banned: tuple[int, ...]
+) -> list[Program]:
+    """Returns the programs of one step of a stage, in the order in which they are called.
+
+    Nothing is allocated: their arguments are `jax.ShapeDtypeStruct`s on `mesh`. banned:
+    `Tokenizer.banned_token_ids`, which the sampler is compiled with.
+
+        for program in stage_programs(config, "grpo", mesh, tokenizer.banned_token_ids):
+            program.lower().compile()
     """
+    stage = config.stages[name]
     with jax.set_mesh(mesh):
-        stage_config = getattr(config, stage)
-        if isinstance(stage_config, GRPO):
-            return _of_grpo(config, stage_config, mesh, banned)
-        return _of_sft(config, stage_config, mesh)
+        return kind_of(stage).programs(config, stage, mesh, banned)

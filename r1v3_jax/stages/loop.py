@@ -1,39 +1,86 @@
-"""What a run hands from stage to stage, and what every stage does around its steps."""
+"""What every stage does around its steps: resume, log, watch, save, leave."""
 
 import contextlib
+import dataclasses
+import math
 
 from r1v3_jax.data.placement import fetch
 from r1v3_jax.run import alarms, preemption, watchdog
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import Logger, Timer
+from r1v3_jax.train.update import TrainState, release
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Where a stage goes on."""
+
+    step: int = 0  # the first that is still to be done
+    cursor: int = 0  # rows of the source read so far
+    skipped: int = 0  # steps that changed nothing
+    # Dropped rows, {source: {reason: count}}.
+    dropped: dict = dataclasses.field(default_factory=dict)
+    # GRPO: the checkpoints probed so far.
+    checkpoints: list = dataclasses.field(default_factory=list)
+    # SFT: the best validation loss so far, its step, and how many measurements came since.
+    best: dict = dataclasses.field(
+        default_factory=lambda: {"loss": math.inf, "step": 0, "since": 0}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepWork:
+    """What a step of full size computes, for the FLOPs that the dry run prints."""
+
+    # (tokens, mean number of keys that each attends to), for each pass that is learnt from.
+    learnt: tuple[tuple[int, float], ...]
+    updates: int  # how often that is computed in a step
+    new_tokens: int  # sampled or read
+
+
+def newest(states: States, state: TrainState) -> tuple[TrainState, Resume]:
+    """Returns the newest good state on disk and where it stands; without one, `state` itself."""
+    saved = states.newest(state)
+    if saved is None:
+        return state, Resume()
+    release(state.model)
+    step, state, extra = saved
+    return state, Resume(step, **extra)
+
+
+def check_sources(*sources) -> None:
+    """Raises what a source finds wrong with its files; sources without `check` pass."""
+    for source in sources:
+        if hasattr(source, "check"):
+            source.check()
 
 
 class Loop:
-    """What every stage does around its steps: log, watch, save, leave; a context manager.
-
-    first: the step it begins with. skipped: steps of the stage before it that changed nothing.
-    """
+    """Surrounds the steps of a stage: logs, watches, saves, leaves. A context manager."""
 
     def __init__(
-        self,
-        context: Context,
-        stage: str,
-        config,
-        states: States,
-        first: int,
-        skipped: int,
+        self, context: Context, stage: str, config, states: States, resume: Resume
     ):
-        self.context, self.stage, self.states = context, stage, states
-        self.total, self.every = config.steps, config.checkpoint_every
-        self.skipped, self._skipped_at, self.timer = skipped, -1, Timer()
-        run = context.run
-        self.watchdog, self.clock = watchdog.Watchdog(run.health), watchdog.HostClock()
-        self.alarms = alarms.Alarms(stage, run.health)
+        self.context = context
+        self.stage = stage
+        self.states = states
+        self.total = config.steps
+        self.save_every = config.checkpoint_every
+        self.skipped = resume.skipped  # steps that changed nothing
+        self._skipped_at = -1  # the last of them
+        self.timer = Timer()
+        health = context.run.health
+        self.watchdog = watchdog.Watchdog(health)
+        self.clock = watchdog.HostClock()
+        self.alarms = alarms.Alarms(stage, health)
         self.logger = Logger(
-            context.workdir, total_steps=self.total, stage=stage, quiet=context.quiet,
-            resume_step=first,
-        )  # fmt: skip
+            context.workdir,
+            total_steps=self.total,
+            stage=stage,
+            quiet=context.quiet,
+            resume_step=resume.step,
+        )
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Loop":
@@ -47,50 +94,58 @@ class Loop:
             self.states.wait()
 
     def is_last(self, step: int) -> bool:
+        """Whether `step`, from 0, is the last of the stage."""
         return step + 1 == self.total
 
     def is_saved(self, step: int) -> bool:
-        return self.is_last(step) or (step + 1) % self.every == 0
+        """Whether a state is saved after `step` in any case."""
+        return self.is_last(step) or (step + 1) % self.save_every == 0
 
     def check_finite(self, step: int, metrics: dict[str, float], batch) -> None:
         """Takes `finite` out of an update's metrics; see `skip` for what follows if it was 0."""
-        if not metrics.pop("finite"):
-            names = [
-                name for name in ("loss", "grad_norm", "update_norm") if name in metrics
-            ]
-            seen = ", ".join(f"{name} {metrics[name]:g}" for name in names)
-            self.skip(step, f"an update is ({seen})", batch)
+        if metrics.pop("finite"):
+            return
+        numbers = [
+            f"{name} {metrics[name]:g}"
+            for name in ("loss", "grad_norm", "update_norm")
+            if name in metrics
+        ]
+        self.skip(step, f"an update is ({', '.join(numbers)})", batch)
 
     def skip(self, step: int, what: str, batch) -> None:
-        """Counts a step whose numbers are not finite, or ends the run; nothing was applied. batch:
-        arrays of the devices, or of this host. A step of several updates counts once.
+        """Counts a step whose numbers are not finite, or ends the run; nothing was applied.
+
+        batch: arrays of the devices, or of this host. A step of several updates counts once.
         """
         self.skipped += step != self._skipped_at
         self._skipped_at = step
         path = self.context.workdir / "not_finite" / f"{self.stage}_{step:06d}.npz"
-        alarms.not_finite(
-            self.context.run.health, what, fetch(batch), path, self.skipped
-        )
+        health = self.context.run.health
+        alarms.not_finite(health, what, fetch(batch), path, self.skipped)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics, with what the watchers add to it."""
-        config = self.context.run.health
+        """Logs one line of metrics, with what the watchers add to it."""
         metrics = metrics | {"skipped": self.skipped, "save_errors": States.failed}
         metrics |= self.alarms.step(step, metrics)
-        metrics |= self.clock.step(config) | self.timer.values
+        metrics |= self.clock.step(self.context.run.health)
+        metrics |= self.timer.values
         self.logger.log(step, metrics)
         self.timer = Timer()
 
     def end(self, step: int, state, extra: dict, *, save: bool = False) -> None:
-        """The end of a step: a save if it is due, and the end of the process if it is preempted."""
+        """Ends a step: saves if a save is due, and ends the process if it is preempted.
+
+        extra: what `Resume` needs besides the step. save: whether to save in any case.
+        """
         self.states.check()
-        going = preemption.preempted()
-        if save or going or self.is_saved(step):
+        preempted = preemption.preempted()
+        leaves = preempted and not self.is_last(step)
+        if save or preempted or self.is_saved(step):
             with self.watchdog.slow():
                 self.logger.sync()
                 self.states.save(step + 1, state, {**extra, "skipped": self.skipped})
-                if going and not self.is_last(step):
+                if leaves:
                     self.states.wait()
-        if going and not self.is_last(step):
+        if leaves:
             preemption.leave(f"{self.stage}, step {step + 1}")
         self.watchdog.step()

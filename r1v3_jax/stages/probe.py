@@ -1,4 +1,4 @@
-"""A checkpoint measured during GRPO, and the choice of one."""
+"""A fixed set of questions that the checkpoints of GRPO are measured on, and the choice of one."""
 
 import dataclasses
 
@@ -11,9 +11,11 @@ from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
 from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.train.update import TrainState
 
 
 def make_sampler(context: Context, config: GRPO) -> GroupSampler:
+    """Returns the sampler of a stage's rollouts."""
     return GroupSampler(
         processor=context.processor,
         sampling=SamplingParams(
@@ -32,64 +34,102 @@ def make_sampler(context: Context, config: GRPO) -> GroupSampler:
 
 
 class Probe:
-    """Measures a checkpoint on the fixed probe set: accuracy and critical-token entropy, sampled as
-    in training, but always by the weights as they are.
+    """Measures checkpoints on the probe set, and chooses one of them.
+
+    Sampled as in training, but always with the weights as they are, never in 8 bits.
     """
 
-    def __init__(self, context: Context, config: GRPO):
-        self.context, self.config = context, context.run.evaluate
+    def __init__(
+        self, context: Context, name: str, config: GRPO, checkpoints: list[dict]
+    ):
+        self.context = context
+        self.config = config
+        self.settings = context.run.evaluate
+        self.checkpoints = checkpoints  # measured so far; grows
+        self.candidates = context.states(name, "candidates", keep=1)
         self.sequences = critical_tokens.critical_sequences(
-            context.processor.tokenizer, self.config.critical_words
+            context.processor.tokenizer, self.settings.critical_words
         )
         self.sampler = dataclasses.replace(
             make_sampler(context, config),
             group_size=1,
-            slots=self.config.slots,
-            tiles=self.config.tiles,
+            slots=self.settings.slots,
+            tiles=self.settings.tiles,
             buckets=(),
         )
 
-    def measure(self, model: R1V3) -> dict:
+    def is_due(self, step: int) -> bool:
+        """Whether the policy is measured after `step`: every so often, and at the end."""
+        every = self.config.evaluate_every
+        done = step + 1
+        return bool(every) and (done % every == 0 or done == self.config.steps)
+
+    def measure(self, step: int, model: R1V3) -> dict[str, float]:
+        """Measures the model after `step`, and keeps its weights while they may be chosen."""
         groups = accuracy.sample_groups(
             self.sampler,
             model,
-            self.config.probe,
-            self.config.probe_questions,
-            self.config.batch,
+            self.settings.probe,
+            self.settings.probe_questions,
+            self.settings.batch,
             self.context.key("probe"),
         )
         entropies = critical_tokens.entropies(
-            groups, self.sequences, self.config.high_entropy
+            groups, self.sequences, self.settings.high_entropy
         )
-        return {"accuracy": accuracy.accuracy(groups), **entropies}
+        measured = {"accuracy": accuracy.accuracy(groups), **entropies}
+        self.checkpoints.append({"step": step + 1, **measured})
+        self.candidates.chosen = selection.selectable(self.checkpoints)
+        self.candidates.save(step + 1, model, measured)
+        return {
+            "eval/accuracy": measured["accuracy"]["mean"],
+            "eval/critical_entropy": measured["critical_entropy"],
+        }
+
+    def choose(self, state: TrainState) -> tuple[R1V3, dict]:
+        """Returns the weights of the chosen checkpoint, and why it was chosen.
+
+        state: after the last step. It is chosen if no checkpoint was measured.
+        """
+        self.candidates.wait()
+        if not self.checkpoints:
+            return state.model, {
+                "checkpoints": [],
+                "chosen_step": self.config.steps,
+                "why": "the last step: none was measured",
+            }
+        model, chosen_step, why = choose(
+            self.checkpoints,
+            self.settings.select_by,
+            self.candidates,
+            state,
+            last_step=self.config.steps,
+        )
+        return model, {
+            "checkpoints": self.checkpoints,
+            "chosen_step": chosen_step,
+            "why": why,
+            "rank_correlation": selection.correlation(self.checkpoints),
+        }
 
 
 def choose(
-    context: Context, config: GRPO, state, candidates: States, checkpoints: list[dict]
-):
-    """The weights of the selected checkpoint (without candidates: the last), and the account of the
-    choice.
-    """
-    if not checkpoints:
-        return state.model, {
-            "checkpoints": [],
-            "chosen_step": config.steps,
-            "why": "the last step: none was measured",
-        }
-    left, model = checkpoints, None
-    while model is None:
-        chosen, why = selection.select(left, context.run.evaluate.select_by)
-        if chosen["step"] == config.steps:
-            model = state.model
-            break
+    checkpoints: list[dict],
+    select_by: str,
+    candidates: States,
+    state: TrainState,
+    last_step: int,
+) -> tuple[R1V3, int, str]:
+    """Returns the weights of the best checkpoint that can be read, its step, and why it is best."""
+    readable = checkpoints
+    while True:
+        best, why = selection.select(readable, select_by)
+        if best["step"] == last_step:
+            return state.model, last_step, why
         try:
-            model, _ = candidates.restore(chosen["step"], state.model)
-        except ValueError as error:  # damaged since: the next best will do
+            model, _ = candidates.restore(best["step"], state.model)
+            return model, best["step"], why
+        except ValueError as error:
+            # It was damaged after it was saved: the next best is taken.
             logging.warning("%s; passed over", error)
-            left = [c for c in left if c is not chosen]
-    return model, {
-        "checkpoints": checkpoints,
-        "chosen_step": chosen["step"],
-        "why": why,
-        "rank_correlation": selection.correlation(checkpoints),
-    }
+            readable = [c for c in readable if c is not best]

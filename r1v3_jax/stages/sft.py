@@ -8,163 +8,245 @@ best weights.
 
 import contextlib
 import itertools
-import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from absl import logging
 
-from r1v3_jax.config import SFT, Run
+from r1v3_jax.config import SFT, Data, Run
 from r1v3_jax.data import packing, placement
 from r1v3_jax.data.abstract import batch_of, on_mesh
-from r1v3_jax.data.reader import of_stage
+from r1v3_jax.data.mixtures import with_chains
+from r1v3_jax.data.reader import Reader
 from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.processing.processor import Processor
 from r1v3_jax.run import watchdog
+from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages.ledger import Ledger
-from r1v3_jax.stages.loop import Loop
+from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
-from r1v3_jax.train.update import abstract_state, create, gradients, release
-from r1v3_jax.types import Batch
+from r1v3_jax.train.update import TrainState, abstract_state, create, gradients
+from r1v3_jax.types import Batch, DroppedRow
 
 
-def run(context: Context, name: str, config: SFT, model: R1V3) -> R1V3:
-    """The stage `name` from its newest state, or from `model`; returns the model it hands on."""
-    learns = trainable(config.trainable)
+def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, dict]:
+    """Runs the stage from its newest state, or from `model`.
+
+    Returns the model that it hands on, and an empty account: there is no choice to account for.
+    """
     optimizer, update = make_update(config)
-    state = create(model, optimizer, learns)
-    del model  # its arrays are the state's now, and the first update donates them
+    state = create(model, optimizer, trainable(config.trainable))
+    del model  # its arrays belong to `state` now, and the first update donates them
 
-    kept = context.run.checkpoints
-    states = context.states(name, "states", keep=kept.keep, keep_every=kept.keep_every)
-    done, cursor, skipped, best = 0, 0, 0, {"loss": math.inf, "step": 0, "since": 0}
-    dropped = {}
-    if found := states.newest(state):
-        release(state.model)
-        done, state, extra = found
-        cursor, skipped, best = extra["cursor"], extra["skipped"], extra["best"]
-        dropped = extra["dropped"]
+    # 1. Where the stage goes on.
+    states = context.training_states(name)
+    state, resume = newest(states, state)
+    best = resume.best
+    if resume.step:
         states.chosen = {best["step"]}
-    mesh = jax.sharding.get_mesh()
-    held_out = validation_batches(context, config, mesh)
-    where = {"start": cursor, "counts": dropped}
-    reader = of_stage(config, context.processor, context.run.data, **where)
-    batches = packing.packed_batches(reader, context.processor, config)
-    batches = placement.prefetch(
-        (place(context, batch, mesh), consumed) for batch, consumed in batches
+    done = resume.step
+
+    # 2. What it learns from.
+    held_out = validation_batches(context, config)
+    rows = reader(
+        config,
+        context.processor,
+        context.run.data,
+        start=resume.cursor,
+        counts=resume.dropped,
     )
-    ledger = Ledger(context.workdir, name, resume_step=done, counts=dropped)
+    packed = packing.packed_batches(rows, context.processor, config)
+    batches = placement.prefetch(
+        (place(context, batch), consumed) for batch, consumed in packed
+    )
+    ledger = Ledger(
+        context.workdir, name, resume_step=resume.step, counts=resume.dropped
+    )
 
     with (
         contextlib.closing(batches),
-        contextlib.closing(reader),
-        Loop(context, name, config, states, done, skipped) as loop,
+        contextlib.closing(rows),
+        Loop(context, name, config, states, resume) as loop,
     ):
-        for step in range(done, config.steps):
+        for step in range(resume.step, config.steps):
             if config.patience and best["since"] >= config.patience:
                 break
+
+            # 3. Learn.
             with loop.timer("step"):
                 with loop.timer("data_wait"), watchdog.own_work(), ledger.reading(step):
-                    (batch, tokens), consumed = next(batches)
+                    (batch, learnt_tokens), consumed = next(batches)
                 ledger.add(step, consumed.drops)
                 state, metrics = update(state, batch)
-                metrics = {
-                    key: float(value) for key, value in jax.device_get(metrics).items()
-                }
+                metrics = {key: float(x) for key, x in jax.device_get(metrics).items()}
             loop.check_finite(step, metrics, batch)
-            metrics |= {"tokens": tokens, **ledger.metrics()}
+            metrics |= {"tokens": learnt_tokens, **ledger.metrics()}
+
+            # 4. Measure.
             improved = False
-            if config.validate_every and (
-                (step + 1) % config.validate_every == 0 or loop.is_last(step)
-            ):
+            if is_validated(config, step):
                 with loop.timer("validate"), loop.watchdog.slow():
-                    metrics["eval/loss"] = value = validate(state.model, held_out)
-                if improved := value < best["loss"]:
-                    best = {"loss": value, "step": step + 1, "since": 0}
+                    loss_now = validate(state.model, held_out)
+                metrics["eval/loss"] = loss_now
+                improved = loss_now < best["loss"]
+                if improved:
+                    best = {"loss": loss_now, "step": step + 1, "since": 0}
                     states.chosen = {step + 1}
                 else:
                     best = {**best, "since": best["since"] + 1}
+
+            # 5. Write down.
             loop.log(step, metrics)
-            context.compiles.after(
-                f"{name}/step", *[f"{name}/validate"] * ("eval/loss" in metrics)
-            )
-            extra = {"cursor": consumed.cursor, "dropped": ledger.counts, "best": best}
-            loop.end(step, state, extra, save=improved)
+            called = [f"{name}/step"]
+            if "eval/loss" in metrics:
+                called.append(f"{name}/validate")
+            context.compiles.after(*called)
+            position = {"cursor": consumed.cursor, "dropped": ledger.counts}
+            loop.end(step, state, {**position, "best": best}, save=improved)
             done = step + 1
+
+    # 6. With `patience`, the best weights are handed on, not the last.
     if config.patience and best["step"] and best["step"] != done:
-        try:
-            state, _ = states.restore(best["step"], state)
-        except ValueError as error:
-            logging.warning(
-                "%s; the last weights are handed on in place of the best", error
-            )
-    return state.model
+        state = restored_best(states, best["step"], state)
+    return state.model, {}
 
 
-def make_update(config: SFT):
-    """The optimizer of the stage and its jitted step; see `train.make_update`."""
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    lr = schedule(config.optimizer, config.steps)
-    return optimizer, train_update.make_update(
-        gradients(loss), optimizer, trainable(config.trainable), lr
+def restored_best(states: States, step: int, state: TrainState) -> TrainState:
+    """Returns the state of `step`; if it was damaged since it was saved, `state` itself."""
+    try:
+        return states.restore(step, state)[0]
+    except ValueError as error:
+        logging.warning(
+            "%s; the last weights are handed on in place of the best", error
+        )
+        return state
+
+
+def is_validated(config: SFT, step: int) -> bool:
+    """Whether the held-out loss is measured after `step`: every so often, and at the end."""
+    every = config.validate_every
+    done = step + 1
+    return bool(every) and (done % every == 0 or done == config.steps)
+
+
+def reader(
+    config: SFT,
+    processor: Processor,
+    data: Data,
+    *,
+    source: Callable | None = None,
+    **position,
+) -> Reader:
+    """Returns a reader of the rows that the stage learns from, or of `source` in their place.
+
+    A row is in one micro-batch, and may fill all tile slots of that one. position: `start` and
+    `counts` of a resumed stage, see `data.reader.Reader`.
+    """
+    if source is None:
+        source = config.train
+        if config.chains:
+            source = with_chains(source, config.chains)
+    return Reader(
+        source,
+        processor.supervised,
+        tokens=config.row_tokens,
+        tiles=config.tiles // config.accumulate,
+        data=data,
+        **position,
     )
 
 
-def loss(model: R1V3, batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+def check(run: Run, config: SFT) -> None:
+    """Raises ValueError or FileNotFoundError for data that the stage cannot use."""
+    check_sources(config.train, config.validation)
+    if config.chains:
+        with contextlib.suppress(
+            DroppedRow
+        ):  # a bad row is dropped when its turn comes
+            with_chains(config.train, config.chains)(0)
+
+
+def make_update(config: SFT):
+    """Returns the optimizer of the stage and its jitted step; see `train.update.make_update`."""
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    return optimizer, train_update.make_update(
+        gradients(loss),
+        optimizer,
+        trainable(config.trainable),
+        schedule(config.optimizer, config.steps),
+    )
+
+
+def loss(model: R1V3, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the supervised loss of a micro-batch; it has no metrics."""
     logprobs, _ = token_logprobs(model, batch)
     return cross_entropy(logprobs, batch.loss_weights), {}
 
 
-def place(context: Context, batch: Batch, mesh) -> tuple[Batch, int]:
-    """The batch on the devices, and how many tokens of it are learnt from."""
-    tokens = int((batch.loss_weights > 0).sum())
-    return placement.place(batch, context.run.compute.rules, mesh), tokens
+def place(context: Context, batch: Batch) -> tuple[Batch, int]:
+    """Puts a batch on the devices; also returns how many tokens of it are learnt from."""
+    learnt_tokens = int((batch.loss_weights > 0).sum())
+    rules = context.run.compute.rules
+    return placement.place(batch, rules, jax.sharding.get_mesh()), learnt_tokens
 
 
-def validation_batches(context: Context, config: SFT, mesh) -> list[Batch]:
-    """The same few batches every time, so that losses can be compared."""
+def validation_batches(context: Context, config: SFT) -> list[Batch]:
+    """Returns the batches whose loss is watched: always the same, so that losses compare."""
     if not config.validate_every:
         return []
-    how = context.run.data
-    reader = of_stage(config, context.processor, how, source=config.validation)
-    with contextlib.closing(reader):
-        batches = packing.packed_batches(reader, context.processor, config)
+    rows = reader(config, context.processor, context.run.data, source=config.validation)
+    with contextlib.closing(rows):
+        batches = packing.packed_batches(rows, context.processor, config)
         batches = itertools.islice(batches, config.validation_steps)
-        return [place(context, batch, mesh)[0] for batch, _ in batches]
+        return [place(context, batch)[0] for batch, _ in batches]
 
 
-def validate(model: R1V3, batches: list) -> float:
-    """Mean loss a token over the validation batches."""
+def validate(model: R1V3, batches: list[Batch]) -> float:
+    """Returns the mean loss a token over the validation batches."""
     return float(np.mean([float(validation_loss(model, batch)) for batch in batches]))
 
 
 @jax.jit
-def validation_loss(model: R1V3, batch) -> jax.Array:
-    def micro(total, part):
+def validation_loss(model: R1V3, batch: Batch) -> jax.Array:
+    """Returns the loss of a batch, summed over its micro-batches."""
+
+    def add_micro_batch(total, part):
         return total + loss(model, part)[0], None
 
-    return jax.lax.scan(micro, 0.0, batch)[0]
+    return jax.lax.scan(add_micro_batch, 0.0, batch)[0]
 
 
-def _of_sft(config: Run, stage: SFT, mesh) -> list[Program]:
+def work(config: SFT) -> StepWork:
+    """Returns what a step of full size computes, for its FLOPs."""
+    tokens = config.rows * config.row_tokens
+    return StepWork(
+        learnt=((tokens, config.row_tokens / 2),), updates=1, new_tokens=tokens
+    )
+
+
+def programs(
+    config: Run, stage: SFT, mesh, banned: tuple[int, ...] = ()
+) -> list[Program]:
+    """Returns the programs of a step with the shapes they get. Nothing is sampled: no `banned`."""
     batch = batch_of(
         config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate
     )
     batch = on_mesh(batch, config, mesh)
-    model, learns = build.abstract(config.model, config.compute, mesh), trainable
+    model = build.abstract(config.model, config.compute, mesh)
     optimizer, update = make_update(stage)
-    state = abstract_state(model, optimizer, learns(stage.trainable), mesh)
-    programs = [
-        Program("update", lower_on_mesh(mesh, lambda: update.lower(state, batch)))
-    ]
+    state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
+    lower = lower_on_mesh(mesh, lambda: update.lower(state, batch))
+    out = [Program("update", lower)]
     if stage.validate_every:
         lower = lower_on_mesh(mesh, lambda: validation_loss.lower(model, batch))
         resident = shard_bytes(state) - shard_bytes(model)
-        programs.append(Program("validation_loss", lower, calls=0, resident=resident))
-    return programs
+        out.append(Program("validation_loss", lower, calls=0, resident=resident))
+    return out

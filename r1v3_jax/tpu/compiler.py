@@ -21,11 +21,12 @@ import jax
 
 from r1v3_jax.config import Run
 from r1v3_jax.config.topology import Slice, parse
-from r1v3_jax.rollout import programs
+from r1v3_jax.files import atomic_file
+from r1v3_jax.rollout.programs import evaluation_programs
 from r1v3_jax.run import tpu_flags
 from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh, shard_bytes
-from r1v3_jax.stages.kinds import of_stage
+from r1v3_jax.stages.kinds import stage_programs
 
 
 def environment(topology: Slice) -> dict[str, str]:
@@ -77,11 +78,10 @@ def compile_here(config: Run) -> None:
     out, banned = Path(asked["out"]), tuple(asked["banned"])
     mesh = make_mesh(config.mesh, devices(parse(config.topology)))
     stage, _, program = asked["name"].partition("/")
-    table = (
-        programs.of_evaluation(config, mesh, banned)
-        if stage == "evaluate"
-        else of_stage(config, stage, mesh, banned)
-    )
+    if stage == "evaluate":
+        table = evaluation_programs(config, mesh, banned)
+    else:
+        table = stage_programs(config, stage, mesh, banned)
     lowered = next(p for p in table if p.label == program).lower()
     compiled = lowered.compile(compiler_options=tpu_flags.flags())
     # Arguments, outputs and temporaries, as far as they are there at one time.
@@ -125,9 +125,8 @@ def outcome_of(
     if path.is_file():
         return json.loads(gzip.decompress(path.read_bytes())) | {"arguments": arguments}
     outcome = _compile_elsewhere(name, banned, full)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
-    partial.replace(path)
+    with atomic_file(path, shared=True) as partial:
+        partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
     return outcome | {"arguments": arguments}
 
 

@@ -1,13 +1,13 @@
 """A run proven before its machine is rented: --dry_run.
 
 Shows what the data looks like to the model, then compiles every program of the run with the real
-TPU compiler, for a slice that is not there, and prints what it says: memory, collectives, and an
-estimate of the time. Every figure is the compiler's estimate; nothing is run.
+TPU compiler, for a slice that is not there, and prints what the compiler reports: memory,
+collectives, and an estimate of the time. Every figure is the compiler's estimate; nothing is run.
 
-Each program is compiled in a process of its own, which is stopped when the compiler has scheduled
-the program and placed its arrays (`full`: not before it has made the machine code; then its own
-cycle counts are used). What came out is kept, by the hash of what went in: a second dry run of
-unchanged programs takes seconds.
+Each program is compiled in a process of its own (`compiler.py`), which is stopped when the compiler
+has scheduled the program and placed its arrays (`full`: not before it has made the machine code;
+then its own cycle counts are used). The outcome is kept, by the hash of what went in: a second dry
+run of unchanged programs takes seconds.
 """
 
 import concurrent.futures
@@ -16,29 +16,28 @@ import dataclasses
 import math
 import time
 
-from r1v3_jax.config import GRPO, Run
-from r1v3_jax.config.topology import parse
+from r1v3_jax.config import Run
+from r1v3_jax.config.topology import Slice, parse
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.report import rows
-from r1v3_jax.rollout import programs
+from r1v3_jax.rollout.programs import evaluation_programs
 from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.stages.kinds import of_stage
+from r1v3_jax.stages.kinds import kind_of, open_reader, stage_programs
 from r1v3_jax.tpu import compiler
+from r1v3_jax.tpu.chips import CHIPS
 from r1v3_jax.tpu.compiler import GIB, outcome_of, stopped
-from r1v3_jax.tpu.estimate import CHIPS, Estimate, estimate
+from r1v3_jax.tpu.estimate import Estimate, estimate
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler said of one program, for one chip. Sizes in bytes; peak: with what lies on
-    the chip meanwhile.
-    """
+    """What the compiler reports about one program, for one chip. Sizes in bytes."""
 
     program: Program
     arguments: int
-    peak: int
+    peak: int  # with the arrays of other programs that are on the chip meanwhile
     limit: int
     estimate: Estimate | None  # None: it does not fit
 
@@ -48,158 +47,176 @@ class Compiled:
 
     @property
     def seconds(self) -> float:
-        """One call. The decoding kernel reads the slots in use, on average over the loop half of
-        the cache; the compiler's figure is that of a full one.
+        """One call.
+
+        The decoding kernel reads the slots in use, on average over the loop half of the cache; the
+        compiler's figure is the one of a full cache.
         """
         full = self.estimate.seconds
-        return (
-            full - self.estimate.parts["kernels"] / 2
-            if self.program.trips > 1
-            else full
-        )
+        if self.program.trips > 1:
+            return full - self.estimate.parts["kernels"] / 2
+        return full
 
 
 def show_samples(config: Run, processor: Processor, count: int = 3) -> None:
     """Prints what the model sees of the first good rows of each stage."""
-    for stage in (config.stage,) if config.stage else config.pipeline:
-        reader = of_stage(getattr(config, stage), processor, config.data)
+    for name, stage in config.to_run().items():
+        reader = open_reader(stage, processor, config.data)
         with contextlib.closing(reader):
-            items, drawn = reader.take(count)
+            items, consumed = reader.take(count)
         for item in items:
-            print(f"{stage} {rows.on_terminal(item, processor)}")
-        for drop in drawn.drops:
-            print(rows.plain(f"{stage} {drop['id']}: left out, {drop['reason']}"))
+            print(f"{name} {rows.on_terminal(item, processor)}")
+        for drop in consumed.drops:
+            print(rows.plain(f"{name} {drop['id']}: left out, {drop['reason']}"))
 
 
 def run(
     config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()
 ) -> dict:
-    """Compiles and prints; returns what goes into the JSON file. `banned`:
-    `Tokenizer.banned_token_ids`; `only`: names of the programs wanted, as "grpo/decode".
+    """Compiles every program, prints the table, and returns what goes into the JSON file.
+
+    banned: `Tokenizer.banned_token_ids`. only: names of the programs wanted, as "grpo/decode".
     """
+    # 1. The programs, by name.
     topology = parse(config.topology)
-    chip = CHIPS[topology.kind]
     mesh = make_mesh(config.mesh, compiler.devices(topology))
-    coords = [tuple(device.coords) for device in mesh.devices.flat]
-    stages = (config.stage,) if config.stage else config.pipeline
-    table = [
-        (stage, p) for stage in stages for p in of_stage(config, stage, mesh, banned)
-    ]
-    if config.evaluate.sets:
-        table += [("evaluate", p) for p in programs.of_evaluation(config, mesh, banned)]
-    names = [f"{stage}/{p.label}" for stage, p in table]
-    if unknown := set(only) - set(names):
-        raise ValueError(
-            f"no program {sorted(unknown)[0]!r}; there are: {', '.join(names)}"
-        )
+    table = programs_by_name(config, mesh, banned)
+    unknown = sorted(set(only) - set(table))
+    if unknown:
+        raise ValueError(f"no program {unknown[0]!r}; there are: {', '.join(table)}")
     if only:
-        table = [(stage, p) for stage, p in table if f"{stage}/{p.label}" in only]
+        table = {name: program for name, program in table.items() if name in only}
     print(
         f"{topology.name}: {topology.chips} chips on {topology.hosts} hosts, mesh data x fsdp x "
         f"tensor = {config.mesh}. All figures are estimates of the TPU compiler; nothing is run."
     )
-    compiled, begun = {}, time.time()
-    pool = concurrent.futures.ThreadPoolExecutor(2)
-    try:
-        # Traced here, one after the other; compiled two at a time.
-        found = [
-            pool.submit(
-                outcome_of, f"{stage}/{p.label}", p.lower(), topology.name, banned, full
-            )
-            for stage, p in table
-        ]
-        for (stage, program), outcome in zip(table, found, strict=True):
-            name = f"{stage}/{program.label}"
-            compiled[name] = one = _compiled(outcome.result(), program, chip, coords)
-            print(_line(name, one), flush=True)
-    finally:  # of a failure or an interruption: nothing more is begun
-        stopped.set()
-        pool.shutdown(cancel_futures=True)
-        stopped.clear()
-    print(
-        f"compiled in {time.time() - begun:.0f} s"
-        + ("" if full else " (no machine code made)")
-    )
+
+    # 2. Compile them.
+    started = time.time()
+    compiled = compile_all(table, topology, mesh, banned, full)
+    how = "" if full else " (no machine code made)"
+    print(f"compiled in {time.time() - started:.0f} s{how}")
+
+    # 3. What a step of each stage takes.
+    peak_flops = CHIPS[topology.kind].flops
+    steps = {}
+    for name in config.to_run():
+        own = {
+            label.partition("/")[2]: program
+            for label, program in compiled.items()
+            if label.startswith(f"{name}/")
+        }
+        if not only and all(program.fits for program in own.values()):
+            steps[name] = step_of(config, name, own, peak_flops)
+            print(step_line(name, steps[name]))
     summary = {
         "topology": topology.name,
         "chips": topology.chips,
         "mesh": list(config.mesh),
         "full": full,
-        "fits": all(one.fits for one in compiled.values()),
-        "programs": {name: _json(one) for name, one in compiled.items()},
-        "stages": {},
+        "fits": all(program.fits for program in compiled.values()),
+        "programs": {name: program_json(one) for name, one in compiled.items()},
+        "stages": steps,
     }
-    for stage in stages:
-        mine = {
-            n.partition("/")[2]: c
-            for n, c in compiled.items()
-            if n.startswith(f"{stage}/")
+    shown = steps.get(main_stage(config, steps), {})
+    return summary | {key: shown.get(key) for key in ("step_seconds", "mfu")}
+
+
+def programs_by_name(config: Run, mesh, banned: tuple[int, ...]) -> dict[str, Program]:
+    """Returns {"grpo/decode": Program, ...}: of every stage, and of the held-out questions."""
+    table = {}
+    for name in config.to_run():
+        for program in stage_programs(config, name, mesh, banned):
+            table[f"{name}/{program.label}"] = program
+    if config.evaluate.sets:
+        for program in evaluation_programs(config, mesh, banned):
+            table[f"evaluate/{program.label}"] = program
+    return table
+
+
+def main_stage(config: Run, steps: dict) -> str:
+    """Returns the stage whose figures stand for the run: the first with rewards, or the first."""
+    rewarded = [name for name in steps if config.stages[name].IS_REWARDED]
+    return next(iter([*rewarded, *steps]), "")
+
+
+def compile_all(
+    table: dict[str, Program],
+    topology: Slice,
+    mesh,
+    banned: tuple[int, ...],
+    full: bool,
+) -> dict[str, Compiled]:
+    """Compiles the programs, two at a time, and prints a line about each."""
+    chip = CHIPS[topology.kind]
+    coords = [tuple(device.coords) for device in mesh.devices.flat]
+    compiled = {}
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    try:
+        # Traced here, one after the other; compiled two at a time.
+        outcomes = {
+            name: pool.submit(
+                outcome_of, name, program.lower(), topology.name, banned, full
+            )
+            for name, program in table.items()
         }
-        if not only and all(one.fits for one in mine.values()):
-            summary["stages"][stage] = step = _step(config, stage, mine, chip.flops)
-            print(_step_line(stage, step))
-    shown = (
-        "grpo" if "grpo" in summary["stages"] else next(iter(summary["stages"]), None)
-    )
-    for key in ("step_seconds", "mfu"):
-        summary[key] = summary["stages"][shown][key] if shown else None
-    return summary
+        for name, outcome in outcomes.items():
+            compiled[name] = compiled_of(outcome.result(), table[name], chip, coords)
+            print(program_line(name, compiled[name]), flush=True)
+    finally:  # after a failure or an interruption nothing more is started
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+        stopped.clear()
+    return compiled
 
 
-def _compiled(outcome: dict, program: Program, chip, coords) -> Compiled:
-    found = None
+def compiled_of(outcome: dict, program: Program, chip, coords) -> Compiled:
+    """Returns one program's figures from the outcome of its compilation."""
+    estimated = None
     if outcome["hlo"]:
-        trips = program.trips
-        found = estimate(outcome["hlo"], chip=chip, coords=coords, dynamic_trips=trips)
+        estimated = estimate(
+            outcome["hlo"], chip=chip, coords=coords, dynamic_trips=program.trips
+        )
     limit = outcome.get("limit", int(chip.hbm_gib * GIB))
     peak = outcome["peak"] + program.resident
-    return Compiled(program, outcome["arguments"], peak, limit, found)
+    return Compiled(program, outcome["arguments"], peak, limit, estimated)
 
 
-def _step(config: Run, stage: str, compiled: dict[str, Compiled], peak: float) -> dict:
-    """One step of a stage, program by program."""
-    chips, config_of_stage = math.prod(config.mesh), getattr(config, stage)
+def step_of(
+    config: Run, name: str, compiled: dict[str, Compiled], peak_flops: float
+) -> dict:
+    """Returns the figures of one step of a stage; peak_flops: of one chip, a second."""
+    stage = config.stages[name]
+    chips = math.prod(config.mesh)
     seconds = {
-        name: one.seconds * one.program.calls
-        for name, one in compiled.items()
+        label: one.seconds * one.program.calls
+        for label, one in compiled.items()
         if one.program.calls  # a validation or a probe is no part of a step
     }
     total = sum(seconds.values())
-    if isinstance(config_of_stage, GRPO):
-        prompt, length = (
-            config_of_stage.max_prompt_tokens,
-            config_of_stage.max_completion_tokens,
-        )
-        new = config_of_stage.prompts * config_of_stage.group_size * length
-        learnt = (
-            (config_of_stage.prompts * prompt, prompt / 2),
-            (new, prompt + length / 2),
-        )
-        updates = config_of_stage.updates_per_rollout
-    else:
-        new = config_of_stage.rows * config_of_stage.row_tokens
-        learnt, updates = ((new, config_of_stage.row_tokens / 2),), 1
-    flops = updates * sum(
-        model_flops(config, *x, config_of_stage.trainable) for x in learnt
+    work = kind_of(stage).work(stage)
+    flops = work.updates * sum(
+        model_flops(config, tokens, keys, stage.trainable)
+        for tokens, keys in work.learnt
     )
+    chip_hours = total * chips / 3600
     return {
         "seconds": seconds,
         "step_seconds": total,
-        "tokens_per_second": new / total,
-        "mfu": flops / (seconds["update"] * chips * peak),
-        "chip_hours_per_step": total * chips / 3600,
-        "chip_hours": total * chips / 3600 * config_of_stage.steps,
-        "steps": config_of_stage.steps,
+        "tokens_per_second": work.new_tokens / total,
+        "mfu": flops / (seconds["update"] * chips * peak_flops),
+        "chip_hours_per_step": chip_hours,
+        "chip_hours": chip_hours * stage.steps,
+        "steps": stage.steps,
     }
 
 
-def _step_line(stage: str, step: dict) -> str:
-    parts = ", ".join(
-        f"{name} {seconds:.2f}" for name, seconds in step["seconds"].items()
-    )
+def step_line(name: str, step: dict) -> str:
+    """Formats the figures of a step, in one line."""
+    parts = [f"{label} {seconds:.2f}" for label, seconds in step["seconds"].items()]
     return (
-        f"{stage}: a step takes {step['step_seconds']:.1f} s by estimate, every row full "
-        f"({parts}); "
+        f"{name}: a step takes {step['step_seconds']:.1f} s by estimate, every row full "
+        f"({', '.join(parts)}); "
         f"{step['tokens_per_second']:,.0f} tokens/s; update at {step['mfu']:.1%} MFU "
         "(6 N D + causal attention, over time x chips x peak); "
         f"{step['chip_hours_per_step']:.2f} chip-hours a step, {step['chip_hours']:,.0f} for "
@@ -207,44 +224,54 @@ def _step_line(stage: str, step: dict) -> str:
     )
 
 
-def _line(name: str, one: Compiled) -> str:
-    gib = f"{one.peak / GIB:6.2f} GiB of {one.limit / GIB:.2f} (arguments {one.arguments / GIB:.2f}"
-    gib += f", beside it {one.program.resident / GIB:.2f})"
-    if not one.fits or one.estimate is None:
-        return f"{name:30} {gib}  DOES NOT FIT"
-    found = one.estimate
-    moved = ", ".join(
+def program_line(name: str, compiled: Compiled) -> str:
+    """Formats the figures of a program: memory and time, and below them what is moved."""
+    memory = (
+        f"{compiled.peak / GIB:6.2f} GiB of {compiled.limit / GIB:.2f} "
+        f"(arguments {compiled.arguments / GIB:.2f}, beside it "
+        f"{compiled.program.resident / GIB:.2f})"
+    )
+    estimated = compiled.estimate
+    if not compiled.fits or estimated is None:
+        return f"{name:30} {memory}  DOES NOT FIT"
+    moved = [
         f"{kind} {c.count:,.0f} x, {c.bytes / 1e9:.2f} GB, {c.exposed:.3f} s waited for"
-        for kind, c in found.collectives.items()
-    )
-    time_ = f"{one.seconds:8.3f} s"
-    if one.program.trips > 1:
-        time_ += f" ({found.dynamic_loop_seconds * 1e3:.2f} ms a {one.program.trip})"
+        for kind, c in estimated.collectives.items()
+    ]
+    duration = f"{compiled.seconds:8.3f} s"
+    if compiled.program.trips > 1:
+        trip_ms = estimated.dynamic_loop_seconds * 1e3
+        duration += f" ({trip_ms:.2f} ms a {compiled.program.trip})"
     return (
-        f"{name:30} {gib}  {found.flops / 1e12:9.1f} TFLOP  {time_}  bound by {found.bound}"
-        f"\n{'':32}{moved or 'no collectives'}"
+        f"{name:30} {memory}  {estimated.flops / 1e12:9.1f} TFLOP  {duration}  "
+        f"bound by {estimated.bound}"
+        f"\n{'':32}{', '.join(moved) or 'no collectives'}"
     )
 
 
-def _json(one: Compiled) -> dict:
-    found = one.estimate
+def program_json(compiled: Compiled) -> dict:
+    """Returns the figures of a program for the JSON file."""
     out = {
-        "peak_gib": one.peak / GIB,
-        "limit_gib": one.limit / GIB,
-        "argument_gib": one.arguments / GIB,
-        "resident_gib": one.program.resident / GIB,
-        "calls": one.program.calls,
-        "trips": one.program.trips,
+        "peak_gib": compiled.peak / GIB,
+        "limit_gib": compiled.limit / GIB,
+        "argument_gib": compiled.arguments / GIB,
+        "resident_gib": compiled.program.resident / GIB,
+        "calls": compiled.program.calls,
+        "trips": compiled.program.trips,
     }
-    if found is None:
+    estimated = compiled.estimate
+    if estimated is None:
         return out
+    collectives = {
+        kind: dataclasses.asdict(c) for kind, c in estimated.collectives.items()
+    }
     return out | {
-        "flops": found.flops,
-        "seconds": one.seconds,
-        "seconds_with_a_full_cache": found.seconds,
-        "seconds_a_trip": found.dynamic_loop_seconds,
-        "parts": found.parts,
-        "hbm_bytes": found.hbm_bytes,
-        "bound": found.bound,
-        "collectives": {k: dataclasses.asdict(c) for k, c in found.collectives.items()},
+        "flops": estimated.flops,
+        "seconds": compiled.seconds,
+        "seconds_with_a_full_cache": estimated.seconds,
+        "seconds_a_trip": estimated.dynamic_loop_seconds,
+        "parts": estimated.parts,
+        "hbm_bytes": estimated.hbm_bytes,
+        "bound": estimated.bound,
+        "collectives": collectives,
     }

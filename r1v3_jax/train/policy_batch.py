@@ -1,20 +1,62 @@
-"""Groups -> the arrays of one policy update; packing."""
+"""Groups -> the arrays of one policy update: each prompt once, its samples packed behind it."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r1v3_jax.config import GRPO, ModelConfig
 from r1v3_jax.data.abstract import prompt_batch_of
 from r1v3_jax.data.prompts import prompt_batch
-from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.sharding import TRAIN
-from r1v3_jax.types import PolicyBatch, SampleRows
+from r1v3_jax.types import PolicyBatch, PromptBatch, SampleRows
+
+# Rows side by side that share a prompt, at most: with more, short groups leave some empty.
+BLOCK = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where the samples of a step are stored."""
+
+    shape: tuple[int, int, int]  # N micro-batches of B rows of T tokens
+    # Sample g of prompt p: (p, g) -> micro-batch, row, first token, segment.
+    places: dict[tuple[int, int], tuple[int, int, int, int]]
+    prompt_of_row: np.ndarray  # see `SampleRows`
+    used: int  # micro-batches that hold a sample
+    # Rows that each prompt takes, so that every device with some of its samples has the prompt.
+    copies: int
+
+
+def empty_rows(
+    plan: Plan, new: Callable = np.zeros, *, old: bool = False, ref: bool = False
+) -> SampleRows:
+    """Returns SampleRows of zeros; with new=jax.ShapeDtypeStruct their shapes alone.
+
+    old, ref: whether they have `old_logprobs` and `ref_logprobs`.
+    """
+
+    def ints():
+        return new(plan.shape, np.int32)
+
+    def floats():
+        return new(plan.shape, np.float32)
+
+    return SampleRows(
+        prompt_of_row=new(plan.prompt_of_row.shape, np.int32),
+        tokens=ints(),
+        positions=ints(),
+        segment_ids=ints(),
+        loss_weights=floats(),
+        advantages=floats(),
+        sampler_logprobs=floats(),
+        old_logprobs=floats() if old else None,
+        ref_logprobs=floats() if ref else None,
+    )
 
 
 def policy_batch_of(
@@ -26,159 +68,163 @@ def policy_batch_of(
     old: bool = False,
     ref: bool = False,
 ) -> PolicyBatch:
-    """The shapes of what `rollout.policy_batch` makes on the current mesh, of prompts padded to
-    `length` tokens, with `tiles` tile slots.
+    """Returns the shapes of what `policy_batch` makes on the current mesh.
+
+    length: tokens that prompts are padded to. tiles: tile slots.
     """
     full = np.full((stage.prompts, stage.group_size), stage.max_completion_tokens)
     plan = pack(full, stage)
-    ints, floats = (
-        jax.ShapeDtypeStruct(plan.shape, x) for x in (jnp.int32, jnp.float32)
-    )
-    rows = SampleRows(
-        prompt_of_row=jax.ShapeDtypeStruct(plan.prompt_of_row.shape, jnp.int32),
-        tokens=ints,
-        positions=ints,
-        segment_ids=ints,
-        loss_weights=floats,
-        advantages=floats,
-        sampler_logprobs=floats,
-        old_logprobs=floats if old else None,
-        ref_logprobs=floats if ref else None,
-    )
-    prompts = prompt_batch_of(config, stage.prompts * plan.copies, length, tiles)
     return PolicyBatch(
-        prompts=prompts, rows=rows, used=jax.ShapeDtypeStruct((), jnp.int32)
+        prompts=prompt_batch_of(config, stage.prompts * plan.copies, length, tiles),
+        rows=empty_rows(plan, jax.ShapeDtypeStruct, old=old, ref=ref),
+        used=jax.ShapeDtypeStruct((), np.int32),
     )
 
 
 def policy_batch(
     groups: list[Group], config: GRPO, processor: Processor
 ) -> PolicyBatch:
-    """The arrays of one update, for the current mesh: each prompt once, its samples packed into
-    rows behind it.
+    """Returns the arrays of one update, for the current mesh.
 
     Samples whose verifier failed have no advantage and no weight, and no part in their group's
     mean.
     """
-    C = config.max_completion_tokens
-    plan = pack(np.stack([group.completions.lengths for group in groups]), config)
-    shape = plan.shape
-    out = {
-        name: np.zeros(shape, np.int32)
-        for name in ("tokens", "positions", "segment_ids")
-    }
-    out["tokens"][:] = processor.tokenizer.pad_token_id
-    numbers = ("loss_weights", "advantages", "sampler_logprobs")
-    out |= {name: np.zeros(shape, np.float32) for name in numbers}
-
-    reward = np.stack([group.rewards for group in groups])
-    advantage = group_advantages(
-        reward, ~np.isnan(reward), divide_by_std=config.divide_by_std
-    )
-    chosen = np.stack([group.completions.chosen for group in groups])
+    # 1. Advantages, float32[P, G], and the weight of each token, float32[P, G, C].
+    rewards = np.stack([group.rewards for group in groups])
     lengths = np.stack([group.completions.lengths for group in groups])
-    learnt = chosen & (np.arange(C) < lengths[..., None]) & ~np.isnan(reward)[..., None]
-    weights = token_weights(learnt.reshape(-1, C), config.aggregation, C).reshape(
-        learnt.shape
-    )
+    advantages = config.advantage(rewards, ~np.isnan(rewards))
+    weights = token_weights(groups, rewards, lengths, config)
 
+    # 2. Each sample goes to its place.
+    plan = pack(lengths, config)
+    rows = empty_rows(plan)
+    rows = dataclasses.replace(rows, prompt_of_row=plan.prompt_of_row)
+    rows.tokens[:] = processor.tokenizer.pad_token_id
     for (p, g), (n, b, start, segment) in plan.places.items():
-        group, size = groups[p], int(lengths[p, g])
-        at = n, b, slice(start, start + size)
-        out["tokens"][at] = group.completions.tokens[g, :size]
-        out["positions"][at] = len(group.prompt.tokens) + np.arange(size)
-        out["segment_ids"][at] = segment
-        out["loss_weights"][at] = weights[p, g, :size]
-        out["advantages"][at] = advantage[p, g]
-        out["sampler_logprobs"][at] = group.completions.logprobs[g, :size]
+        group = groups[p]
+        size = int(lengths[p, g])
+        place = (n, b, slice(start, start + size))
+        rows.tokens[place] = group.completions.tokens[g, :size]
+        rows.positions[place] = len(group.prompt.tokens) + np.arange(size)
+        rows.segment_ids[place] = segment
+        rows.loss_weights[place] = weights[p, g, :size]
+        rows.advantages[place] = advantages[p, g]
+        rows.sampler_logprobs[place] = group.completions.logprobs[g, :size]
+
+    # 3. The prompts, each as often as devices share its samples.
     prompts = prompt_batch(
-        [group.prompt for group in groups], processor,
-        max_prompt_tokens=config.max_prompt_tokens, tiles=config.tiles, buckets=config.buckets,
-    )  # fmt: skip
-    again = {
-        name: np.repeat(x, plan.copies, axis=0)
-        for name in ("tokens", "lengths", "image_index")
-        if (x := getattr(prompts, name)) is not None
-    }
+        [group.prompt for group in groups],
+        processor,
+        max_prompt_tokens=config.max_prompt_tokens,
+        tiles=config.tiles,
+        buckets=config.buckets,
+    )
     return PolicyBatch(
-        prompts=dataclasses.replace(prompts, **again),
-        rows=SampleRows(prompt_of_row=plan.prompt_of_row, **out),
+        prompts=repeat_prompts(prompts, plan.copies),
+        rows=rows,
         used=np.int32(plan.used),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Where the samples of a step lie. shape: N micro-batches of B rows of T tokens.
+def token_weights(
+    groups: list[Group], rewards: np.ndarray, lengths: np.ndarray, config: GRPO
+) -> np.ndarray:
+    """Returns the weight of each token in the loss, float32[P, G, C].
 
-    places: sample g of prompt p -> micro-batch, row, first token, segment. owner: see `SampleRows`.
-    used: micro-batches that hold a sample. copies: rows each prompt takes, so that every device
-    that has some of its samples has the prompt.
+    Learnt from are tokens that the model chose (not those that were forced), within the sample's
+    length, of samples with a reward.
     """
+    max_tokens = config.max_completion_tokens
+    chosen = np.stack([group.completions.chosen for group in groups])
+    is_sampled = np.arange(max_tokens) < lengths[..., None]
+    has_reward = ~np.isnan(rewards)[..., None]
+    learnt = chosen & is_sampled & has_reward
+    weights = config.aggregation(learnt.reshape(-1, max_tokens), max_tokens)
+    return weights.reshape(learnt.shape)
 
-    shape: tuple[int, int, int]
-    places: dict[tuple[int, int], tuple[int, int, int, int]]
-    prompt_of_row: np.ndarray
-    used: int
-    copies: int
+
+def repeat_prompts(prompts: PromptBatch, copies: int) -> PromptBatch:
+    """Repeats each prompt `copies` times, side by side; their tiles are shared."""
+    repeated = {}
+    for name in ("tokens", "lengths", "image_index"):
+        array = getattr(prompts, name)
+        if array is not None:
+            repeated[name] = np.repeat(array, copies, axis=0)
+    return dataclasses.replace(prompts, **repeated)
 
 
-BLOCK = 4  # rows side by side that share a prompt, at most: with more, short groups leave some empty
+def fill_fraction(batch: PolicyBatch) -> float:
+    """Returns the share of the tokens that an update computes, prompts aside, that were sampled."""
+    is_sampled = batch.rows.segment_ids > 0
+    computed = batch.used * is_sampled[0].size
+    return float(is_sampled.sum() / computed)
 
 
 def pack(lengths: np.ndarray, config: GRPO) -> Plan:
-    """Packs samples of int[P, G] lengths, for the current mesh.
+    """Plans where samples of int[P, G] lengths go, for the current mesh.
 
-    A sample lies with its prompt on one of the devices that rows are dealt out to. There, a
+    A sample is stored with its prompt, on one of the devices that rows are split over. There, a
     prompt's samples go into the first row with room, the longest first, and its rows are cut into
     blocks; the blocks fill the micro-batches from the first on.
 
         prompt p   [a a a a a b b]  [c c c c d d d]  [e e - - - - -]  [- - - - - - -]
                    --------------- a block ---------------------------------------
+
+    Example: P = 4 prompts of G = 4 samples with lengths [5 1 4 2], rows of T = 8 tokens, N = 2
+    micro-batches, 2 devices. A device has 2 prompts and, in a micro-batch, 4 rows: one block. Each
+    prompt packs into the rows [5 2 1] [4]. So the first prompt of each device fills micro-batch 0,
+    the second micro-batch 1: used = 2.
     """
+    # 1. How much a device has.
     P, G = lengths.shape
-    N, T, shards = (
-        config.accumulate,
-        config.max_completion_tokens,
-        TRAIN.shards("batch"),
-    )
+    N = config.accumulate
+    T = config.max_completion_tokens
+    shards = TRAIN.shards("batch")
     copies = max(shards // P, 1)
-    mine = G // copies  # samples of a copy
+    samples_a_copy = G // copies
+    prompts_a_device = P * copies // shards  # copies counted
     rows = P * G // N // shards  # of a device, in a micro-batch
-    block = math.gcd(math.gcd(rows, mine), BLOCK)
-    blocks = rows // block
+    block = math.gcd(math.gcd(rows, samples_a_copy), BLOCK)
+    blocks = rows // block  # of a device, in a micro-batch
+
+    # 2. Each device on its own: prompt by prompt, block by block.
     prompt_of_row = np.zeros((N, shards * blocks), np.int32)
-    places, used = {}, 0
-    prompts = P * copies // shards  # of a device, copies counted
+    places = {}
+    used = 0
     for device in range(shards):
         filled = 0  # blocks of this device
-        for local in range(prompts):
-            p, copy = divmod(device * prompts + local, copies)
-            samples = range(copy * mine, (copy + 1) * mine)
+        for local in range(prompts_a_device):
+            p, copy = divmod(device * prompts_a_device + local, copies)
+            samples = range(copy * samples_a_copy, (copy + 1) * samples_a_copy)
             packed = first_fit([int(lengths[p, g]) for g in samples], T)
             for first in range(0, len(packed), block):
                 n, slot = divmod(filled, blocks)
                 prompt_of_row[n, device * blocks + slot] = local
-                for k, row in enumerate(packed[first : first + block]):
-                    b, at = device * rows + slot * block + k, 0
+                first_row = device * rows + slot * block
+                for b, row in enumerate(packed[first : first + block], start=first_row):
+                    start = 0
                     for segment, i in enumerate(row, start=1):
-                        places[p, samples[i]] = (n, b, at, segment)
-                        at += int(lengths[p, samples[i]])
+                        g = samples[i]
+                        places[p, g] = (n, b, start, segment)
+                        start += int(lengths[p, g])
                 filled += 1
         used = max(used, -(-filled // blocks))
     return Plan((N, shards * rows, T), places, prompt_of_row, used, copies)
 
 
 def first_fit(sizes: list[int], room: int) -> list[list[int]]:
-    """Indices of `sizes`, in rows of at most `room` in sum: the largest first, each into the first
-    row it fits.
+    """Packs indices of `sizes` into rows of at most `room`: the largest first, each into the first
+    row with room.
+
+        sizes [5 1 4 2], room 8   ->   [[0, 3, 1], [2]]
     """
-    rows, left = [], []
+    rows: list[list[int]] = []
+    free: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        r = next((r for r, free in enumerate(left) if sizes[i] <= free), len(rows))
-        if r == len(rows):
+        row = next((r for r, left in enumerate(free) if sizes[i] <= left), len(rows))
+        if row == len(rows):
             rows.append([])
-            left.append(room)
-        rows[r].append(i)
-        left[r] -= sizes[i]
+            free.append(room)
+        rows[row].append(i)
+        free[row] -= sizes[i]
     return rows

@@ -23,7 +23,8 @@ from PIL import Image
 from r1v3_jax import cli
 from r1v3_jax.config import SFT, Data, load
 from r1v3_jax.data import Rows, packing, placement
-from r1v3_jax.data.reader import Reader, of_stage
+from r1v3_jax.data.reader import Reader
+from r1v3_jax.stages.kinds import open_reader
 from r1v3_jax.pipeline.start import make_processor, write_tokenizer
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.sharding import TRAIN
@@ -49,7 +50,7 @@ def main():
         stage = SFT(
             train=write_rows(Path(directory)), rows=8, row_tokens=4096, tiles=8 * 13
         )
-        reader = of_stage(stage, processor, Data(threads=THREADS.value))
+        reader = open_reader(stage, processor, Data(threads=THREADS.value))
         measure(reader, processor, stage)
 
 

@@ -1,0 +1,134 @@
+"""The policy gradient: the loss of samples, and its gradient over a whole batch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from r1v3_jax.config import GRPO
+from r1v3_jax.losses.policy import importance_weights
+from r1v3_jax.losses.supervised import weighted_sum
+from r1v3_jax.models.qwen2 import PromptCache
+from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
+from r1v3_jax.train.update import micro_batch, summed_gradients
+from r1v3_jax.types import PolicyBatch, SampleRows
+
+
+def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
+    """Returns the gradients and metrics of a whole batch, for `train.update.make_update`.
+
+    Prompts are read once, forward and backward, whatever the number of their samples; the
+    micro-batches add up the gradients with respect to what they use of the prompts.
+
+        params -> keys, values and last states of the prompts -> loss of each micro-batch
+               ----------------------------------------------->
+    """
+
+    def read(params):
+        last, cache = read_prompts(model(params), batch.prompts, config.prompt_parts)
+        return last, cache.k, cache.v
+
+    def loss(params, prompts, rows):
+        last, k, v = prompts
+        cache = PromptCache(k=k, v=v, lengths=batch.prompts.lengths)
+        return policy_loss(model(params), (last, cache), rows, config=config)
+
+    # 1. Forward through the prompts.
+    prompts, pull_back = jax.vjp(read, params)
+
+    # 2. Forward and backward through the samples.
+    (grads, prompt_grads), metrics = summed_gradients(
+        loss, (params, prompts), batch.rows, batch.used
+    )
+    # Means over the tokens that are learnt from, whatever their weights add up to.
+    for name in ("sampler_gap", "policy_entropy"):
+        metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
+
+    # 3. Backward through the prompts.
+    prompt_grads = jax.tree.map(lambda g, x: g.astype(x.dtype), prompt_grads, prompts)
+    (through_prompts,) = pull_back(prompt_grads)
+    grads = jax.tree.map(lambda g, x: g + x.astype(g.dtype), grads, through_prompts)
+    return grads, metrics
+
+
+def policy_loss(
+    model: R1V3, read: tuple[jax.Array, PromptCache], rows: SampleRows, *, config: GRPO
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the policy loss of a micro-batch, plus kl_coef times the KL to the reference.
+
+    read: the prompts, as `train.logprobs.read_prompts` returns them.
+    """
+    weights = rows.loss_weights
+    logprobs, entropy = sample_logprobs(
+        model, read, rows, temperature=config.temperature
+    )
+
+    # The policy before the update. With one update a rollout it is this very pass.
+    if rows.old_logprobs is None:
+        old = jax.lax.stop_gradient(logprobs)
+    else:
+        old = rows.old_logprobs
+
+    corrected = weights
+    if config.importance_cap:
+        corrected = weights * importance_weights(
+            old, rows.sampler_logprobs, config.importance_cap
+        )
+    loss, metrics = config.loss(logprobs, old, rows.advantages, corrected)
+    if config.kl_coef:
+        divergence = weighted_sum(
+            config.kl_estimator(logprobs, rows.ref_logprobs), weights
+        )
+        loss += config.kl_coef * divergence
+        metrics["kl"] = divergence
+
+    # How far the sampler's forward pass and this one disagree; in exact arithmetic 0 at the first
+    # update.
+    gap = jnp.abs(old - rows.sampler_logprobs)
+    total = weighted_sum(jnp.ones_like(weights), weights)
+    metrics["sampler_gap"] = weighted_sum(gap, weights)
+    metrics["policy_entropy"] = weighted_sum(entropy, weights)
+    metrics["weight"] = total
+    return loss, metrics
+
+
+def needs_old_logprobs(config: GRPO) -> bool:
+    """Whether a pass before the update is needed.
+
+    With one update per rollout the update's own forward pass is the policy before it.
+    """
+    return config.updates_per_rollout > 1 or bool(config.kl_coef)
+
+
+def with_logprobs(
+    batch: PolicyBatch, model: R1V3, reference: R1V3 | None, config: GRPO
+) -> PolicyBatch:
+    """Returns the batch with the log-probabilities of the sampling weights and of the reference."""
+    old = score(model, batch, config.temperature, config.prompt_parts)
+    ref = None
+    if config.kl_coef:
+        ref = score(reference, batch, config.temperature, config.prompt_parts)
+    rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=ref)
+    return dataclasses.replace(batch, rows=rows)
+
+
+@functools.partial(jax.jit, static_argnames=("temperature", "parts"))
+def score(
+    model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1
+) -> jax.Array:
+    """Returns log p of every sampled token of a batch, float32[N, B, T].
+
+    Micro-batches without samples are not computed; their entries are 0.
+    """
+    read = read_prompts(model, batch.prompts, parts)
+
+    def score_micro_batch(i, out):
+        rows = micro_batch(batch.rows, i)
+        logprobs, _ = sample_logprobs(model, read, rows, temperature=temperature)
+        return jax.lax.dynamic_update_index_in_dim(out, logprobs, i, 0)
+
+    zeros = jnp.zeros_like(batch.rows.sampler_logprobs)
+    return jax.lax.fori_loop(0, batch.used, score_micro_batch, zeros)
