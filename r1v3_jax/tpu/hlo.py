@@ -1,77 +1,100 @@
-"""The text of a compiled program: computations, their ops in the order of the schedule, shapes.
+"""Reads the text of a compiled program: computations, their ops in schedule order, shapes.
 
-HLO as the TPU compiler prints it after optimisation; knows nothing of chips and times.
+The text is HLO as the TPU compiler prints it after optimisation. Knows nothing of chips and times.
 """
 
 import math
 import re
 from dataclasses import dataclass
 
-RENAMED = {"bitcast", "copy", "convert", "copy-start", "copy-done"}  # the same number
+# Ops that hand on the number they read.
+RENAMED = {"bitcast", "copy", "convert", "copy-start", "copy-done"}
 
 
 @dataclass(frozen=True, eq=False)
 class Op:
+    """One line of a computation."""
+
     name: str
-    shape: str  # as written, a tuple in parentheses
+    shape: str  # as written; that of a tuple is in parentheses
     opcode: str
-    operands: tuple[str, ...]
+    operands: tuple[str, ...]  # names of ops in the same computation
     text: str  # operands, attributes and backend_config
-    root: bool
+    is_root: bool
 
     def called(self, attribute: str = "calls") -> str | None:
-        """The name of the computation after `attribute=`."""
-        found = re.search(rf"\b{attribute}=%([^\s,)}}]+)", self.text)
-        return found and found[1]
+        """Returns the name of the computation after `attribute=`, or None."""
+        match = re.search(rf"\b{attribute}=%([^\s,)}}]+)", self.text)
+        return match and match[1]
 
     @property
     def kind(self) -> str:
+        """The opcode, and for "all-gather-start" the "all-gather" that it starts."""
         return self.opcode.removesuffix("-start")
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's own estimate; there after code generation only."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
-        return found and int(found[1])
+        """The compiler's own estimate, which exists only after code generation."""
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.text)
+        return match and int(match[1])
 
 
 Ops = dict[str, Op]  # of a computation, by name, in the order of the schedule
 
 
+# --- reading the text ----------------------------------------------------------------------------
+
+
 def parse(hlo: str) -> tuple[dict[str, Ops], str]:
-    """The computations by name, and the name of the entry."""
-    texts, entry, name = {}, None, None
+    """Reads the computations, by name, and the name of the entry."""
+    lines_of = {}
+    entry = None
+    name = None  # of the computation that the current line belongs to
     for line in hlo.splitlines():
         if header := re.match(r"(ENTRY )?%?([^\s(]+) \(.*\{$", line):
             name = header[2]
-            texts[name] = []
-            entry = name if header[1] else entry
+            lines_of[name] = []
+            if header[1]:
+                entry = name
         elif line == "}":
             name = None
         elif name and re.match(r"\s+(ROOT )?%\S+ = ", line):
-            texts[name].append(line)
+            lines_of[name].append(line)
         elif name:  # the attributes of a Pallas kernel take several lines
-            texts[name][-1] += line
+            lines_of[name][-1] += line
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of an HLO module")
-    return {
-        n: {op.name: op for op in map(parse_op, lines)} for n, lines in texts.items()
-    }, entry
+    computations = {}
+    for computation, lines in lines_of.items():
+        ops = map(parse_op, lines)
+        computations[computation] = {op.name: op for op in ops}
+    return computations, entry
 
 
 def parse_op(line: str) -> Op:
-    """%NAME = SHAPE OPCODE(%OPERAND, ...), ATTRIBUTES, backend_config={...}"""
+    """Reads %NAME = SHAPE OPCODE(%OPERAND, ...), ATTRIBUTES, backend_config={...}"""
     head = re.match(r"\s+(ROOT )?%(\S+) = ", line)
-    rest = line[head.end() :]
-    end = closing(rest) if rest.startswith("(") else rest.index(" ")
-    shape, (opcode, text) = rest[:end], rest[end:].lstrip().split("(", 1)
-    text = f"({text}"
-    operands = re.findall(r"%([^\s,)]+)", text[: closing(text)])
-    return Op(head[2], shape, opcode, tuple(operands), text, bool(head[1]))
+    body = line[head.end() :]
+    # The shape of a tuple has blanks in it; any other ends at the first blank.
+    end = length_of_parenthesis(body) if body.startswith("(") else body.index(" ")
+    opcode, arguments = body[end:].lstrip().split("(", 1)
+    text = f"({arguments}"
+    operands = re.findall(r"%([^\s,)]+)", text[: length_of_parenthesis(text)])
+    return Op(
+        name=head[2],
+        shape=body[:end],
+        opcode=opcode,
+        operands=tuple(operands),
+        text=text,
+        is_root=bool(head[1]),
+    )
 
 
-def closing(text: str) -> int:
-    """The length of the parenthesis that `text` starts with."""
+def length_of_parenthesis(text: str) -> int:
+    """Returns the length of the parenthesis that `text` starts with.
+
+    "(a (b)), c" -> 7
+    """
     depth = 0
     for bracket in re.finditer(r"[()]", text):
         depth += 1 if bracket[0] == "(" else -1
@@ -80,108 +103,179 @@ def closing(text: str) -> int:
     raise ValueError(f"unbalanced parentheses in {text[:200]!r}")
 
 
+# --- shapes --------------------------------------------------------------------------------------
+
+
 def arrays(shape: str) -> list[str]:
-    """The arrays of a shape: "(f32[2]{0}, s32[])" -> ["f32[2]{0}", "s32[]"]."""
+    """Splits a shape into its arrays: "(f32[2]{0}, s32[])" -> ["f32[2]{0}", "s32[]"]."""
     return re.findall(r"[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?", shape)
 
 
 def dims(array: str) -> list[int]:
-    """ "f32[2,3]{1,0}" -> [2, 3]."""
-    return [int(n) for n in re.search(r"\[([\d,]*)\]", array)[1].split(",") if n]
+    """Reads the sizes of an array: "f32[2,3]{1,0}" -> [2, 3]."""
+    sizes = re.search(r"\[([\d,]*)\]", array)[1]
+    return [int(n) for n in sizes.split(",") if n]
+
+
+def bits_of(dtype: str) -> int:
+    """Returns the bits of one number: "bf16" -> 16, "f8e4m3fn" -> 8, "s4" -> 4."""
+    if dtype == "pred":
+        return 8
+    if dtype in ("token", "opaque"):  # these only order ops
+        return 0
+    return int(re.search(r"\d+", dtype)[0])
 
 
 def bytes_of(shape: str) -> float:
-    """Of all arrays of a shape."""
+    """Returns the bytes of all arrays of a shape."""
     total = 0.0
     for array in arrays(shape):
         dtype = array[: array.index("[")]
-        bits = {"pred": 8, "token": 0, "opaque": 0}.get(dtype)
-        bits = (
-            int(re.search(r"\d+", dtype)[0]) if bits is None else bits
-        )  # bf16, f8e4m3fn, s4
-        total += math.prod(dims(array)) * bits / 8
+        total += math.prod(dims(array)) * bits_of(dtype) / 8
     return total
 
 
 def in_hbm(shape: str) -> bool:
-    """Whether an array lies in the chip's memory, not in VMEM or on the host."""
+    """Tells whether an array is in the chip's main memory, not in VMEM or on the host."""
     return not re.search(r"S\([1-9]\)", shape)  # S(1) is VMEM, S(5) the host
 
 
+# --- where a value comes from --------------------------------------------------------------------
+
+
 def root(ops: Ops) -> Op:
-    """The op whose value a computation gives."""
-    return next(op for op in ops.values() if op.root)
+    """Returns the op whose value a computation returns."""
+    return next(op for op in ops.values() if op.is_root)
 
 
 def branches(op: Op) -> list[str]:
-    """Names of the computations of a conditional."""
+    """Returns the names of the computations of a conditional."""
     if listed := re.search(r"branch_computations=\{([^}]*)\}", op.text):
         return re.findall(r"%([^\s,]+)", listed[1])
     return [op.called("true_computation"), op.called("false_computation")]
 
 
-def starter(op: Op, ops: Ops, flying: dict) -> str | None:
-    """The op in flight that `op` ends: its first operand, or that one's first operand, ..."""
-    while op is not None and op.name not in flying:
+def starter(op: Op, ops: Ops, in_flight: dict) -> str | None:
+    """Returns the name of the op in flight that `op` ends, or None.
+
+    Searches the first operand of `op`, then the first operand of that op, and so on.
+    """
+    while op is not None and op.name not in in_flight:
         op = ops.get(op.operands[0]) if op.operands else None
     return op and op.name
 
 
-def maker(name: str, ops: Ops) -> Op:
-    """The op that made a number."""
+def producer(name: str, ops: Ops) -> Op:
+    """Returns the op that computed a number, behind copies and conversions of it."""
     while ops[name].opcode in RENAMED:
         name = ops[name].operands[0]
     return ops[name]
 
 
 def constant(name: str, ops: Ops) -> int | None:
-    source = maker(name, ops)
-    found = (
-        re.match(r"\((-?\d+)\)", source.text) if source.opcode == "constant" else None
-    )
-    return found and int(found[1])
+    """Returns the value of an integer constant; None if the number is no constant."""
+    source = producer(name, ops)
+    if source.opcode != "constant":
+        return None
+    match = re.match(r"\((-?\d+)\)", source.text)
+    return match and int(match[1])
 
 
-def added(name: str, ops: Ops) -> int | None:
-    """By how much a trip raises a number of the loop's state; None if that is not a constant."""
+def increment(name: str, ops: Ops) -> int | None:
+    """Returns by how much a trip raises a number of the loop's state.
+
+    Follows `name` back through additions of constants to the state: state + 1 + 1 -> 2. None if
+    something else is added.
+    """
     total = 0
-    while (op := maker(name, ops)).opcode == "add":
-        constants = [constant(x, ops) for x in op.operands]
+    while (op := producer(name, ops)).opcode == "add":
+        constants = [constant(operand, ops) for operand in op.operands]
         if constants.count(None) != 1:
             return None
-        unknown = constants.index(None)
-        total, name = total + constants[1 - unknown], op.operands[unknown]
+        variable = constants.index(None)
+        total += constants[1 - variable]
+        name = op.operands[variable]
     return total if op.opcode == "get-tuple-element" else None
 
 
-def convolution_flops(op: Op, left: list[int], right: list[int]) -> float:
-    """2 x outputs x what each sums over. Matmuls are convolutions on a TPU, at times with a window.
+# --- convolutions and strides --------------------------------------------------------------------
 
-    Positions of a window in the padding or between dilated inputs are no work: a batch axis may be
-    written as a window of the whole batch that meets one real row at a time.
-    """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.text).groups()
-    out = dims(op.shape)
-    pairs = zip(labels, (left, right, out), strict=True)
-    lefts, rights, outs = (dict(zip(*x, strict=True)) for x in pairs)
-    window = re.search(r"window=\{([^}]*)\}", op.text)
-    window = dict(re.findall(r"(\w+)=(\S+)", window[1])) if window else {}
-    summed = rights["i"]
-    for i in range(len(window["size"].split("x")) if window else 0):
-        size, stride, dilated, spread = (
-            int(window[x].split("x")[i]) if x in window else 1
-            for x in ("size", "stride", "lhs_dilate", "rhs_dilate")
+
+@dataclass(frozen=True)
+class WindowAxis:
+    """One axis of the window of a convolution."""
+
+    size: int
+    stride: int
+    input_spacing: int  # from an input to the next, with zeros between them
+    window_spacing: int  # from a position of the window to the next
+    padding: int  # zeros in front of the inputs
+
+
+def window_axes(text: str) -> list[WindowAxis]:
+    """Reads window={size=2x3 pad=1_1x0_0 lhs_dilate=2x1}; a convolution may have none."""
+    window = re.search(r"window=\{([^}]*)\}", text)
+    if window is None:
+        return []
+    columns = {}  # attribute -> its values, one an axis
+    for attribute, values in re.findall(r"(\w+)=(\S+)", window[1]):
+        columns[attribute] = values.split("x")
+
+    def value(attribute: str, axis: int) -> int:
+        return int(columns[attribute][axis]) if attribute in columns else 1
+
+    axes = []
+    for axis in range(len(columns["size"])):
+        pad = columns["pad"][axis] if "pad" in columns else "0_0"
+        axes.append(
+            WindowAxis(
+                size=value("size", axis),
+                stride=value("stride", axis),
+                input_spacing=value("lhs_dilate", axis),
+                window_spacing=value("rhs_dilate", axis),
+                padding=int(pad.split("_")[0]),
+            )
         )
-        pad = int(window["pad"].split("x")[i].split("_")[0]) if "pad" in window else 0
-        inputs, outputs = lefts[str(i)] * dilated, outs[str(i)]
-        starts = range(-pad, outputs * stride - pad, stride)
-        at = (start + k * spread for start in starts for k in range(size))
-        summed *= sum(0 <= x < inputs and x % dilated == 0 for x in at) / outputs
-    return 2 * math.prod(out) * summed
+    return axes
+
+
+def convolution_flops(op: Op, left: list[int], right: list[int]) -> float:
+    """Returns 2 x outputs x the number of products that each output sums.
+
+    `left` and `right` are the sizes of the operands. On a TPU matmuls are convolutions, sometimes
+    with a window. Window positions in the padding or between spaced inputs are no work: a batch
+    axis may be written as a window over the whole batch that meets one real row at a time.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.text)
+    outputs = dims(op.shape)
+    # Letter of an axis -> its size. "0", "1", ... are the axes that the window moves along.
+    left_sizes = dict(zip(labels[1], left, strict=True))
+    right_sizes = dict(zip(labels[2], right, strict=True))
+    output_sizes = dict(zip(labels[3], outputs, strict=True))
+    summed = right_sizes["i"]
+    for axis, window in enumerate(window_axes(op.text)):
+        # Inputs [a b] with input_spacing 2 and padding 1, a window of size 2: the four outputs see
+        # [. a] [a .] [. b] [b .], so of 8 positions 4 are hits, one for each output.
+        spaced_inputs = left_sizes[str(axis)] * window.input_spacing
+        window_count = output_sizes[str(axis)]
+        end = window_count * window.stride - window.padding
+        hits = 0
+        for start in range(-window.padding, end, window.stride):
+            for k in range(window.size):
+                position = start + k * window.window_spacing
+                inside = 0 <= position < spaced_inputs
+                if inside and position % window.input_spacing == 0:
+                    hits += 1
+        summed *= hits / window_count
+    return 2 * math.prod(outputs) * summed
 
 
 def strided(sizes: list[int], order: list[int]) -> list[int]:
-    """Numbers 0, 1, ... in an array of these sizes, read along the axes in `order` only."""
+    """Reads an array of the numbers 0, 1, ... along the axes in `order`, the rest at index 0.
+
+    sizes [2, 3], order [1, 0]: the array [[0 1 2] [3 4 5]] is read as 0 3 1 4 2 5; order [0]
+    reads 0 3.
+    """
     ids = [0]
     for axis in order:
         stride = math.prod(sizes[axis + 1 :])

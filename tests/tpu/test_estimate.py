@@ -1,41 +1,23 @@
-"""Small programs, and the time each must take, worked out beside it."""
+"""The estimate of what the cores do: small programs, and the seconds each must take by hand."""
 
-import itertools
 import json
 
 import pytest
+from hlo_for_tests import (
+    MATMUL,
+    MATMUL_FLOPS,
+    MATMUL_S,
+    MEMORY,
+    RING,
+    US,
+    V5E,
+    V5P,
+    WEIGHTS,
+    run,
+)
 from tpu_compiler import answer_of, devices, needs_libtpu
 
-from r1v3_jax.tpu.estimate import CHIPS, Copy, _Program, estimate
-
-V5P, V5E = CHIPS["v5p"], CHIPS["v5e"]
-MATRIX, MEMORY = 0.85 * 459e12, 0.85 * 2765e9  # FLOP/s and bytes/s that v5p reaches
-US = 1e-6  # for an op, and for a hop from chip to chip
-CUBE = list(
-    itertools.product(range(4), repeat=3)
-)  # partitions 0 to 3 are a ring along z
-RING = "replica_groups=[16,4]<=[64], use_global_device_ids=true"
-
-
-def run(entry: str, others: str = "", *, chip=V5P, coords=CUBE, **more):
-    """The estimate of a module with these ops; the last line is the root."""
-    ops = [line.strip() for line in entry.strip().splitlines()]
-    ops[-1] = "ROOT " + ops[-1]
-    body = "\n".join("  " + op for op in ops)
-    hlo = f"HloModule test, is_scheduled=true\n{others}\nENTRY %main () -> f32[] {{\n{body}\n}}\n"
-    result = estimate(hlo, chip=chip, coords=coords, **more)
-    assert sum(result.parts.values()) == pytest.approx(result.seconds)
-    return result
-
-
-WEIGHTS = """
-    %x = bf16[4096,8192]{1,0:T(8,128)(2,1)} parameter(0)
-    %w = bf16[8192,4096]{1,0:T(8,128)(2,1)} parameter(1)
-"""
-MATMUL = "bf16[4096,4096]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
-MATMUL_FLOPS = 2 * 4096 * 8192 * 4096
-MATMUL_S = MATMUL_FLOPS / MATRIX  # 705 us
-
+from r1v3_jax.tpu.estimate import Copy, estimate
 
 # --- what the cores do ---------------------------------------------------------------------------
 
@@ -190,8 +172,8 @@ def test_a_layer_in_eight_bits_is_read_in_eight_bits():
         %one = bf16[1024,1024]{1,0} fusion(%stack, %layer), kind=kLoop, calls=%cut
     """
     assert run(entry, EIGHT_BITS).hbm_bytes == (1 + 2) * 1024 * 1024
-    moved = EIGHT_BITS.replace("output_to_operand_aliasing={{}: (0, {})}, ", "")
-    assert run(entry, moved).hbm_bytes == (64 + 2) * 1024 * 1024  # a copy that is one
+    copying = EIGHT_BITS.replace("output_to_operand_aliasing={{}: (0, {})}, ", "")
+    assert run(entry, copying).hbm_bytes == (64 + 2) * 1024 * 1024  # really a copy
 
 
 def test_copies_are_listed():
@@ -240,17 +222,19 @@ def test_a_counted_loop():
     assert result.flops == 5 * MATMUL_FLOPS  # i = 0, 2, 4, 6, 8
     assert result.seconds == pytest.approx(5 * MATMUL_S)
     assert result.dynamic_loop_seconds == 0
-    format_counts = LOOP.rstrip() + ', backend_config={"known_trip_count":{"n":"7"}}'
-    assert run(WEIGHTS + format_counts, counted).flops == 7 * MATMUL_FLOPS
+    known = LOOP.rstrip() + ', backend_config={"known_trip_count":{"n":"7"}}'
+    assert run(WEIGHTS + known, counted).flops == 7 * MATMUL_FLOPS
 
 
 def test_a_loop_that_ends_on_data():
-    either = f"""%t = pred[] compare(%i, %bound), direction=LT
+    either_test = f"""%t = pred[] compare(%i, %bound), direction=LT
   %all = pred[] all-reduce(%stop), {RING}, to_apply=%and
   ROOT %go = pred[] and(%t, %all)"""
     trip = MATMUL_S + 2 * US + 1.5 / (2 * 90e9)
     for trips in (1, 3):
-        result = run(WEIGHTS + LOOP, BODY.replace("TEST", either), dynamic_trips=trips)
+        result = run(
+            WEIGHTS + LOOP, BODY.replace("TEST", either_test), dynamic_trips=trips
+        )
         assert result.dynamic_loop_seconds == pytest.approx(trip)
         assert result.seconds == pytest.approx(trips * trip)
 
@@ -264,8 +248,8 @@ def test_a_loop_around_a_loop_that_ends_on_data():
   ROOT %loop = {state} while(%state), condition=%condition, body=%body
 }}
 """
-    around = LOOP.replace("body=%body", "body=%outer")
-    result = run(WEIGHTS + around, body + outer, dynamic_trips=3)
+    nested = LOOP.replace("body=%body", "body=%outer")
+    result = run(WEIGHTS + nested, body + outer, dynamic_trips=3)
     assert result.flops == 3 * MATMUL_FLOPS
     assert result.dynamic_loop_seconds == pytest.approx(MATMUL_S)
 
@@ -290,177 +274,6 @@ def test_the_costliest_branch_counts():
     assert run(entry, branches).seconds == pytest.approx(MATMUL_S)
 
 
-# --- what chips say to each other ----------------------------------------------------------------
-
-
-def test_an_all_reduce_around_a_ring():
-    entry = f"""
-        %x = f32[1024,1024]{{1,0}} parameter(0)
-        %y = f32[1024,1024]{{1,0}} all-reduce(%x), {RING}, to_apply=%add
-    """
-    sent = 2 * 3 / 4 * 4 * 1024 * 1024  # every shard goes round twice
-    result = run(entry)
-    (kind, it), *_ = result.collectives.items()
-    assert (kind, it.count, it.bytes) == ("all-reduce", 1, sent)
-    assert it.seconds == it.exposed == pytest.approx(sent / (2 * 90e9) + 2 * US)
-    assert result.seconds == result.parts["collectives"] == it.exposed
-    assert result.bound == "interconnect"
-    # Four chips of v5e in a row are no ring: one link between the halves.
-    row = run(entry, chip=V5E, coords=[(0, y) for y in range(4)])
-    assert row.seconds == pytest.approx(sent / 45e9 + 2 * US)
-
-
-@pytest.mark.parametrize(
-    "text, members",
-    [
-        ("replica_groups={{0,16,32,48},{1,17,33,49}}", [0, 16, 32, 48]),
-        ("replica_groups=[16,4]<=[64]", [0, 1, 2, 3]),
-        ("replica_groups=[16,4]<=[4,16]T(1,0)", [0, 16, 32, 48]),
-        (
-            "replica_groups=mesh['a'=4,'b'=8,'c'=2] {'a','c'}",
-            [0, 1, 16, 17, 32, 33, 48, 49],
-        ),
-        ("replica_groups={}", range(64)),
-    ],
-)
-def test_ways_to_write_a_group(text, members):
-    program = _Program("ENTRY %main () -> f32[] {\n}", V5P, CUBE, 1)
-    assert program.group(text) == list(members)
-    result = run(f"""
-        %x = f32[65536]{{0}} parameter(0)
-        %y = f32[1024]{{0}} reduce-scatter(%x), {text}, dimensions={{0}}, to_apply=%add
-    """)
-    assert result.collectives["reduce-scatter"].bytes == 4096 * (len(members) - 1)
-
-
-GATHER = """
-    %shard = bf16[SHARD,4096]{1,0} parameter(2)
-    %start = (bf16[SHARD,4096]{1,0}, bf16[WHOLE,4096]{1,0}) all-gather-start(%shard), \
-RING, dimensions={0}
-    %y = MATMUL
-    %done = bf16[WHOLE,4096]{1,0} all-gather-done(%start)
-""".replace("RING", RING).replace("MATMUL", MATMUL)
-
-
-@pytest.mark.parametrize("whole", [4096, 65536])
-def test_an_all_gather_behind_a_matmul(whole):
-    gather = GATHER.replace("SHARD", str(whole // 4)).replace("WHOLE", str(whole))
-    result = run(WEIGHTS + gather)
-    sent = 3 / 4 * 2 * whole * 4096
-    seconds = (
-        sent / (2 * 90e9) + 2 * US
-    )  # 142 us: hidden; 2,239 us: more than the matmul's 705
-    it = result.collectives["all-gather"]
-    assert (it.bytes, it.seconds) == pytest.approx((sent, seconds))
-    assert it.exposed == pytest.approx(max(0, seconds - MATMUL_S))
-    assert result.seconds == pytest.approx(max(MATMUL_S, seconds))
-
-
-def test_two_all_gathers_take_turns():
-    gather = GATHER.replace("SHARD", "1024").replace("WHOLE", "4096")
-    second = (
-        gather.replace("%start", "%start2")
-        .replace("%done", "%done2")
-        .replace("%y", "%z")
-    )
-    lines = (gather.strip().splitlines()[:2], second.strip().splitlines()[1:2])
-    ends = ["%d = bf16[4096,4096]{1,0} all-gather-done(%start)"]
-    ends += ["%d2 = bf16[4096,4096]{1,0} all-gather-done(%start2)"]
-    result = run("\n".join(lines[0] + lines[1] + ends))
-    assert result.seconds == pytest.approx(
-        2 * (3 / 4 * 2 * 4096 * 4096 / (2 * 90e9) + 2 * US)
-    )
-
-
-FUSED_GATHER = f"""
-%start (w: bf16[1024,4096]) -> (bf16[1024,4096], bf16[4096,4096], u32[]) {{
-  %w = bf16[1024,4096]{{1,0}} parameter(0)
-  %whole = bf16[4096,4096]{{1,0}} all-gather(%w), {RING}, dimensions={{0}}
-  ROOT %s = (bf16[1024,4096], bf16[4096,4096], u32[]) custom-call(%whole), \
-custom_call_target="AsyncCollectiveStart"
-}}
-%async_collective_fusion.1 (x: bf16[4096,8192], w: bf16[8192,4096]) -> bf16[4096,4096] {{
-  %shard = bf16[1024,4096]{{1,0}} parameter(0)
-  %x = bf16[4096,8192]{{1,0}} parameter(1)
-  %w = bf16[8192,4096]{{1,0}} parameter(2)
-  %y = {MATMUL}
-  %whole = bf16[4096,4096]{{1,0}} all-gather(%shard), {RING}, dimensions={{0}}
-  ROOT %t = (bf16[1024,4096], bf16[4096,4096], u32[]) tuple(%shard, %y, %whole)
-}}
-%done (w: bf16[1024,4096]) -> bf16[4096,4096] {{
-  %w = bf16[1024,4096]{{1,0}} parameter(0)
-  ROOT %d = bf16[4096,4096]{{1,0}} custom-call(%w), custom_call_target="AsyncCollectiveDone"
-}}
-""".replace("\\\n", "")
-
-
-def test_an_all_gather_fused_into_matmuls_is_charged_once():
-    result = run(
-        WEIGHTS
-        + """
-        %shard = bf16[1024,4096]{1,0} parameter(2)
-        %s = (bf16[1024,4096], bf16[4096,4096], u32[]) fusion(%shard), calls=%start
-        %s0 = bf16[1024,4096]{1,0} get-tuple-element(%s), index=0
-        %m = (bf16[1024,4096], bf16[4096,4096], bf16[4096,4096]) fusion(%s0, %x, %w), \
-calls=%async_collective_fusion.1
-        %m0 = bf16[1024,4096]{1,0} get-tuple-element(%m), index=0
-        %d = bf16[4096,4096]{1,0} fusion(%m0), calls=%done
-        """.replace("\\\n", ""),
-        FUSED_GATHER,
-    )
-    it = result.collectives["all-gather"]
-    assert (it.count, it.bytes, it.exposed) == (1, 3 / 4 * 2 * 4096 * 4096, 0)
-    assert result.seconds == pytest.approx(MATMUL_S)
-
-
-def test_a_copy_ahead_of_time_still_uses_the_memory():
-    result = run("""
-        %x = f32[1024,4096]{1,0} parameter(0)
-        %a = (f32[1024,2048]{1,0:T(8,128)S(1)}, f32[1024,2048]{1,0}, u32[]) copy-start(%z)
-        %y = f32[1024,4096]{1,0} negate(%x)
-        %b = f32[1024,2048]{1,0:T(8,128)S(1)} copy-done(%a)
-    """)
-    assert result.hbm_bytes == 4 * 1024 * (2 * 4096 + 2048)
-    assert result.seconds == pytest.approx(
-        result.hbm_bytes / MEMORY
-    )  # not the negation's alone
-    assert not result.copies
-
-
-def test_a_permute_takes_the_short_way_and_shares_links():
-    entry = """
-        %x = f32[1024,1024]{1,0} parameter(0)
-        %y = f32[1024,1024]{1,0} collective-permute(%x), source_target_pairs={PAIRS}
-    """
-    second = 4 * 1024 * 1024 / 90e9  # of one message on one link
-    around = run(entry.replace("PAIRS", "{0,1},{1,2},{2,3},{3,0}"))  # 3 -> 0 wraps
-    assert around.seconds == pytest.approx(second + US)
-    assert around.collectives["collective-permute"].bytes == 4 * 1024 * 1024
-    two = run(entry.replace("PAIRS", "{0,2},{1,3}"))  # both over the link 1 -> 2
-    assert two.seconds == pytest.approx(2 * second + 2 * US)
-
-
-def test_a_fused_reduce_scatter_is_half_an_all_reduce():
-    fused = f"""
-%all-reduce-scatter.1 (x: f32[1024,1024]) -> f32[256,1024] {{
-  %x = f32[1024,1024]{{1,0}} parameter(0)
-  %sum = f32[1024,1024]{{1,0}} all-reduce(%x), {RING}, to_apply=%add
-  %id = u32[] partition-id()
-  ROOT %y = f32[256,1024]{{1,0}} dynamic-slice(%sum, %id)
-}}
-"""
-    result = run(
-        """
-        %x = f32[1024,1024]{1,0} parameter(0)
-        %y = f32[256,1024]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
-        """,
-        fused,
-    )
-    sent = 3 / 4 * 4 * 1024 * 1024
-    assert result.collectives["reduce-scatter"].bytes == sent
-    assert result.seconds == pytest.approx(sent / (2 * 90e9) + US)
-
-
 # --- Pallas kernels ------------------------------------------------------------------------------
 
 
@@ -479,12 +292,15 @@ backend_config={"custom_call_config":{"body":"TUzv"COST}}
         == pytest.approx(67108864 / MEMORY + US)
     )
     assert (result.flops, result.hbm_bytes) == (1e6, 67108864)
-    silent = run(entry.replace("COST", ""))  # all layers of the cache
-    assert silent.hbm_bytes == 2 * (2 * 32 * 5 * 128 + 64 * 32 * 8192 * 128)
+    unstated = run(entry.replace("COST", ""))  # all layers of the cache
+    assert unstated.hbm_bytes == 2 * (2 * 32 * 5 * 128 + 64 * 32 * 8192 * 128)
 
 
 def splash(kernel: str, rows: int, *, causal: bool = False, prompt: int = 0):
-    """Attention over [rows, 5 heads, T 2048, H 128] in blocks of 512, behind `prompt` keys."""
+    """Estimates attention over [rows, 5 heads, T 2048, H 128] after `prompt` keys.
+
+    Blocks are of 512.
+    """
     positions = ", %positions" if causal else ", %blocks" if prompt else ""
     keys = 2048 + prompt
     return run(f"""
@@ -519,12 +335,13 @@ def test_splash_attention_by_tiles():
     assert result.seconds == pytest.approx(2 * 5 / 2 * full / 1.75e9 / 0.9)
     assert result.flops == 4 * 2048**2 * 128 * 2 * 5
     # The backward kernels are split between the cores along the mapped axis only.
-    one, two, three = (splash("dq", rows, causal=True).seconds for rows in (1, 2, 3))
-    assert (two, three) == pytest.approx((one, 2 * one))
-    # Behind two blocks of prompt, with a mask given in blocks: every row of blocks sees them.
-    behind = (10 + 8) * 1216 + (16 + 8) * 450 + 4 * 700
+    seconds = {rows: splash("dq", rows, causal=True).seconds for rows in (1, 2, 3)}
+    assert seconds[2] == pytest.approx(seconds[1])
+    assert seconds[3] == pytest.approx(2 * seconds[1])
+    # After two blocks of prompt, with a mask passed in blocks: every row of blocks sees them.
+    after_prompt = (10 + 8) * 1216 + (16 + 8) * 450 + 4 * 700
     result = splash("fwd", 2, prompt=1024)
-    assert result.seconds == pytest.approx(2 * 5 / 2 * behind / 1.75e9 / 0.9)
+    assert result.seconds == pytest.approx(2 * 5 / 2 * after_prompt / 1.75e9 / 0.9)
     assert result.flops == 4 * (2048**2 / 2 + 2048 * 1024) * 128 * 2 * 5
 
 

@@ -40,7 +40,7 @@ from r1v3_jax.rollout.group import Group
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop, params, state
 from r1v3_jax.stages import grpo
-from r1v3_jax.tpu.estimate import CHIPS
+from r1v3_jax.tpu.chips import CHIPS
 from r1v3_jax.train import policy_batch
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import schedule, trainable

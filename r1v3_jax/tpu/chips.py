@@ -1,0 +1,57 @@
+"""Describes TPU chips: their peaks, and how much of them programs reach.
+
+Knows nothing of programs. Only the figures of v5p were compared with measurements, see
+`estimate.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip: peaks as published, all rates per second."""
+
+    name: str
+    flops: float  # of bfloat16, at peak
+    clock: float  # Hz, of the compiler's `estimated_cycles`
+    cores: int  # that share its memory and, mostly, its work
+    hbm: float  # bytes
+    hbm_gib: float  # that a program may use, as the compiler reports it
+    link: float  # bytes, one way, of one link to a neighbour
+    axes: int  # of the torus that the links form
+
+    @property
+    def reached_flops(self) -> float:
+        return REACHED * self.flops
+
+    @property
+    def reached_hbm(self) -> float:
+        return REACHED * self.hbm
+
+    def rings(self, dims: Sequence[int]) -> list[bool]:
+        """Tells which axes of a slice close to a ring (scaling-book, tpus.md).
+
+        In three dimensions all axes of a slice made of whole 4x4x4 cubes: 4x4x8 has three rings,
+        2x4x4 none. In two dimensions an axis of 16 chips: 8x16 has one ring.
+        """
+        whole_cubes = all(size % 4 == 0 for size in dims)
+        return [whole_cubes if self.axes == 3 else size == 16 for size in dims]
+
+
+# FLOP/s and bytes/s: cloud.google.com/tpu/docs. Links: 90% of the nominal 100, 50, 100 GB/s of the
+# scaling-book. Clock: the one at which the matrix units have the published peak (v5p: 2 cores x 4
+# units of 128 x 128). Usable memory: what the compiler refuses to exceed.
+CHIPS = {
+    "v5p": Chip("v5p", 459e12, 1.75e9, 2, 2765e9, 95.74, 90e9, axes=3),
+    "v5e": Chip("v5e", 197e12, 1.50e9, 1, 819e9, 15.75, 45e9, axes=2),
+    "v6e": Chip("v6e", 918e12, 1.75e9, 1, 1640e9, 31.25, 90e9, axes=2),
+}
+
+# The part of peak FLOP/s and of peak bytes/s that is reached. That of FLOP/s was read off
+# MaxText's 32B recipe (84.7%).
+REACHED = 0.85
+
+OP_SECONDS = 1e-6  # to start and finish an op
+HOP_SECONDS = 1e-6  # from a chip to its neighbour
+HOST_RATE = 16e9  # bytes/s between a chip and its host, nominal (scaling-book)

@@ -1,0 +1,173 @@
+"""Estimates collectives: how many bytes a chip sends, and how long the links need for them.
+
+Knows the torus of a slice and the text of single ops; nothing of the rest of a program.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from r1v3_jax.tpu import hlo
+from r1v3_jax.tpu.chips import HOP_SECONDS, Chip
+
+COLLECTIVES = {
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes on their way while the cores may do something else."""
+
+    kind: str  # of collective, or "copy"
+    channel: object  # transfers on the same channel take turns
+    bytes: float  # that a chip sends
+    seconds: float
+
+
+class Torus:
+    """A slice of chips by their coordinates, `coords`: one tuple for each partition, in order."""
+
+    def __init__(self, chip: Chip, coords: Sequence[tuple[int, ...]]):
+        self.chip = chip
+        self.coords = [tuple(c) + (0,) * (3 - len(c)) for c in coords]
+        self.dims = [max(axis) + 1 for axis in zip(*self.coords, strict=True)]
+        self.rings = chip.rings(self.dims)
+
+    def collective(self, op: hlo.Op) -> Transfer:
+        """Estimates one collective, started or blocking."""
+        if op.kind == "collective-permute":
+            return self._permute(op)
+        group = self.group(op.text)
+        size = len(group)
+        result = _result_bytes(op, size)
+
+        # 1. The links of a chip along each axis. `spans`: chips of the group along the axis.
+        spans = [len({self.coords[i][axis] for i in group}) for axis in range(3)]
+        links = [self._links(axis, span) for axis, span in enumerate(spans)]
+        # Which way the compiler goes is known only after code generation. Before that, all-gathers
+        # are assumed to go round one ring, the others along all axes at once.
+        algorithm = "".join(re.findall(r'"(?:emitter|strategy)":"(\w+)"', op.text))
+        one_ring = "1D" in algorithm or (not algorithm and op.kind == "all-gather")
+        used_links = min(sum(links), 2) if one_ring else sum(links)
+
+        # 2. The bytes. In a ring of 4 chips with shards of 1 MB each chip sends 3 MB in an
+        # all-gather: its shard, and two that it hands on. An all-reduce goes round twice.
+        share = (size - 1) / size
+        if op.kind in ("all-gather", "all-to-all"):
+            sent = result * share
+        elif op.kind == "all-reduce":
+            sent = result * (2 * share)
+        else:  # of a reduce-scatter the result is one shard
+            sent = result * (size - 1)
+
+        # 3. The seconds.
+        if op.kind == "all-to-all":
+            # A quarter of all data crosses the middle of the longest axis one way.
+            longest = spans.index(max(spans))
+            crossing = result * spans[longest] / 4
+            seconds = crossing / max(1, links[longest]) / self.chip.link
+        else:
+            seconds = sent / max(1, used_links) / self.chip.link
+        # Round one ring, half of the chips are hops; along several axes, half of each axis.
+        if used_links > 2:
+            hops = sum(span // 2 for span in spans)
+        else:
+            hops = size / 2
+        return Transfer(op.kind, "group", sent, seconds + HOP_SECONDS * hops)
+
+    def _links(self, axis: int, span: int) -> int:
+        """Returns how many links of a chip a group of `span` chips along an axis can use."""
+        if span == 1:
+            return 0
+        # A ring gives each chip two links. Between the halves of a line there is only one; a part
+        # of a ring is a line, or shares the ring with the other parts.
+        whole_ring = span == self.dims[axis] and self.rings[axis]
+        return 2 if whole_ring else 1
+
+    def group(self, text: str) -> list[int]:
+        """Reads the partitions of the first replica group; the others are assumed to be like it.
+
+        The compiler writes groups as a list, {{0,4},{1,5}}; as axes of a mesh, mesh['a'=2,'b'=4]
+        {'a'}; or as the cut of a transposed array, [4,2]<=[2,4]T(1,0).
+        """
+        if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
+            return _integers(listed[1])
+        if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
+            axes = re.findall(r"'(\w+)'=(\d+)", mesh[1])
+            grouped = re.findall(r"\w+", mesh[2])
+            order = [i for i, (name, _) in enumerate(axes) if name in grouped]
+            return hlo.strided([int(size) for _, size in axes], order)
+        pattern = r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
+        iota = re.search(pattern, text)
+        if not iota:  # none is written: all partitions are one group
+            return list(range(len(self.coords)))
+        # [4,2]<=[2,4]T(1,0): the partitions 0 to 7 as [[0 1 2 3] [4 5 6 7]], transposed and read
+        # as 0 4 1 5 2 6 3 7, cut into 4 groups of 2. The first is 0 4.
+        sizes = _integers(iota[2])
+        order = _integers(iota[3]) if iota[3] else list(range(len(sizes)))
+        return hlo.strided(sizes, order)[: int(iota[1])]
+
+    def _permute(self, op: hlo.Op) -> Transfer:
+        """Estimates messages between pairs of chips.
+
+        Messages take the shortest way, axis by axis, and share the links that they have in common.
+        """
+        size = max(hlo.bytes_of(array) for array in hlo.arrays(op.shape))
+        load = (
+            Counter()
+        )  # (axis, direction, chip) -> messages that leave it by this link
+        longest = 0  # hops
+        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
+        for source, target in re.findall(r"(\d+),(\d+)", pairs):
+            links = self._route(self.coords[int(source)], self.coords[int(target)])
+            load.update(links)
+            longest = max(longest, len(links))
+        busiest = max(load, key=load.get, default=None)
+        seconds = size * load[busiest] / self.chip.link
+        channel = busiest and busiest[:2]  # axis and direction
+        return Transfer(
+            "collective-permute",
+            channel,
+            size,
+            seconds + HOP_SECONDS * max(longest, 1),
+        )
+
+    def _route(self, source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple]:
+        """Lists the links from one chip to another, each as (axis, direction, chip)."""
+        links = []
+        position = list(source)
+        for axis, size in enumerate(self.dims):
+            distance = target[axis] - position[axis]
+            # On a ring of 4, from 3 to 0: -3 steps become +1.
+            if self.rings[axis] and abs(distance) > size / 2:
+                distance += size if distance < 0 else -size
+            for _ in range(abs(distance)):
+                links.append((axis, distance > 0, tuple(position)))
+                position[axis] = (position[axis] + (1 if distance > 0 else -1)) % size
+        return links
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _result_bytes(op: hlo.Op, size: int) -> float:
+    """Returns the bytes of a collective's result on one chip, in a group of `size` chips."""
+    sizes = [hlo.bytes_of(array) for array in hlo.arrays(op.shape)]
+    if op.opcode == op.kind:
+        return sum(sizes)
+    # The shape of a started one holds operands and results, and flags of at most 4 bytes.
+    total = sum(n for n in sizes if n > 4)
+    if op.kind == "all-gather":  # 1 shard in, `size` shards out
+        return total * (size / (size + 1))
+    if op.kind == "reduce-scatter":  # `size` shards in, 1 out
+        return total * (1 / (size + 1))
+    if op.kind == "all-to-all":
+        return total * 0.5
+    return total  # all-reduce-start has its results only

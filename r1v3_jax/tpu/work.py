@@ -1,0 +1,154 @@
+"""Counts the work of a program's ops: trips of loops, FLOPs, bytes read and written.
+
+Follows ops into the fusions, async ops and loop bodies that they call. Knows nothing of chips.
+"""
+
+import math
+import re
+
+from r1v3_jax.tpu import hlo
+from r1v3_jax.tpu.torus import COLLECTIVES
+
+
+class Module:
+    """A program: its computations by name, and the name of the entry."""
+
+    def __init__(self, text: str):
+        self.computations, self.entry = hlo.parse(text)
+
+    def callee(self, op: hlo.Op) -> hlo.Ops:
+        """Returns the computation that a fusion or an async op calls; {} if it calls none."""
+        return self.computations.get(op.called(), {})
+
+    def calls_target(self, op: hlo.Op, target: str) -> bool:
+        """Tells whether a fusion has a custom call of this target in it."""
+        needle = f'custom_call_target="{target}"'
+        return any(needle in inner.text for inner in self.callee(op).values())
+
+    def collectives(self, op: hlo.Op) -> list[hlo.Op]:
+        """Lists the collectives in a fusion or an async op, at any depth."""
+        listed = []
+        for inner in self.callee(op).values():
+            if inner.kind in COLLECTIVES:
+                listed.append(inner)
+            else:
+                listed += self.collectives(inner)
+        return listed
+
+    # --- loops
+
+    def trips(self, loop: hlo.Op, ops: hlo.Ops) -> int | None:
+        """Returns how often a while loop runs; None if the compiler knows no count."""
+        if known := re.search(r"known_trip_count\D+(\d+)", loop.text):
+            return int(known[1])
+        # Else the text must say it: "i starts at 0, goes on while i < 9, body: i + 2" is 5 trips.
+        condition = self.computations[loop.called("condition")]
+        body = self.computations[loop.called("body")]
+        start = ops[loop.operands[0]].operands  # the state before the first trip
+        end = hlo.root(body).operands  # the state after a trip
+        test = hlo.producer(hlo.root(condition).name, condition)
+        if test.opcode != "compare":
+            return None
+        initial = bound = step = None
+        for name in test.operands:
+            source = hlo.producer(name, condition)
+            if source.opcode != "get-tuple-element":
+                bound = hlo.constant(name, condition)
+                continue
+            index = int(re.search(r"\bindex=(\d+)", source.text)[1])
+            value = hlo.constant(start[index], ops)
+            increment = hlo.increment(end[index], body)
+            if increment == 0:  # carried along unchanged
+                bound = value
+            else:  # unrolled loops, such as collective matmuls, count by 2 or more
+                initial = value or 0
+                step = increment or 1
+        if bound is None or not step:
+            return None
+        return max(1, math.ceil((bound - initial) / step))
+
+    # --- matmuls
+
+    def flops(self, op: hlo.Op, ops: hlo.Ops) -> float:
+        """Returns the FLOPs of the matmuls in `op`: 2 x outputs x products summed for each."""
+        if op.opcode == "dot":
+            left = hlo.dims(ops[op.operands[0]].shape)
+            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.text)[1]
+            summed = math.prod(left[int(axis)] for axis in axes.split(",") if axis)
+            return 2 * math.prod(hlo.dims(op.shape)) * summed
+        if op.opcode == "convolution":
+            left, right = (hlo.dims(ops[x].shape) for x in op.operands[:2])
+            return hlo.convolution_flops(op, left, right)
+        callee = self.callee(op)
+        return sum(self.flops(inner, callee) for inner in callee.values())
+
+    # --- memory
+
+    def traffic(self, op: hlo.Op, ops: hlo.Ops) -> float:
+        """Returns the bytes that an op reads from the chip's memory and writes to it."""
+        read = 0
+        for i, name in enumerate(op.operands):
+            if name in ops and hlo.in_hbm(ops[name].shape):
+                read += self._bytes_read(op, i, ops)
+        return read + self._bytes_written(op, ops)
+
+    def _bytes_read(self, op: hlo.Op, i: int, ops: hlo.Ops) -> float:
+        """Returns the bytes of operand `i` that `op` reads: of a slice, only the slice."""
+        whole = hlo.bytes_of(ops[op.operands[i]].shape)
+        if op.opcode in ("dynamic-slice", "slice", "gather") and i == 0:
+            return min(whole, hlo.bytes_of(op.shape))
+        if op.opcode in ("dynamic-update-slice", "scatter") and i == 0:
+            return 0.0  # written in place
+        # A fusion reads as much of its operand as the ops in it read of parameter `i`.
+        callee = self.callee(op)
+        for inner in callee.values():
+            if inner.opcode == "parameter" and inner.text.startswith(f"({i})"):
+                return min(whole, self._bytes_used(inner, callee))
+        return whole
+
+    def _bytes_used(self, value: hlo.Op, ops: hlo.Ops) -> float:
+        """Returns the bytes of a value in a fusion that the rest of the fusion reads."""
+        total = hlo.bytes_of(value.shape) if value.is_root else 0.0
+        for user in ops.values():
+            for i, name in enumerate(user.operands):
+                if name != value.name:
+                    continue
+                # What only renames the value reads what its own users read.
+                if user.opcode == "bitcast" or self._retiles(user):
+                    total += self._bytes_used(user, ops)
+                else:
+                    total += self._bytes_read(user, i, ops)
+        return total
+
+    def _retiles(self, op: hlo.Op) -> bool:
+        """Tells whether an op in a fusion only reads its operand in other tiles, in place.
+
+        8-bit numbers reach a matmul this way.
+        """
+        if "output_to_operand_aliasing={{}: (0, {})}" not in op.text:
+            return False
+        opcodes = [inner.opcode for inner in self.callee(op).values()]
+        return opcodes == ["parameter", "copy"]
+
+    def _bytes_written(self, op: hlo.Op, ops: hlo.Ops) -> float:
+        """Returns the bytes that an op writes: of an update in place, only the update."""
+        if op.opcode == "fusion":
+            callee = self.callee(op)
+            root = hlo.root(callee)
+            is_tuple = root.opcode == "tuple"
+            results = [callee[x] for x in root.operands] if is_tuple else [root]
+            written = 0
+            for array, result in zip(hlo.arrays(op.shape), results, strict=False):
+                if hlo.in_hbm(array):  # what stays in VMEM is not written
+                    written += self._bytes_written(result, callee)
+            return written
+        if op.opcode == "bitcast" and op.operands[0] in ops:
+            return self._bytes_written(ops[op.operands[0]], ops)
+        if op.opcode == "dynamic-update-slice":
+            return hlo.bytes_of(ops[op.operands[1]].shape)
+        if op.opcode == "scatter":  # its rows are read, changed and written
+            return 2 * hlo.bytes_of(ops[op.operands[-1]].shape)
+        if op.opcode == "parameter":
+            return 0.0  # passed through
+        in_memory = filter(hlo.in_hbm, hlo.arrays(op.shape))
+        return sum(hlo.bytes_of(array) for array in in_memory)
