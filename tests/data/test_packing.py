@@ -11,10 +11,11 @@ from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax.config import SFT, TINY, Data
 from r1v3_jax.data import packing, placement, prompts
-from r1v3_jax.data.reader import TooManyDropped, of_stage
+from r1v3_jax.data.reader import TooManyDropped
 from r1v3_jax.processing import chat, tiling
 from r1v3_jax.processing.processor import Processor, Tiles
 from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.stages.kinds import open_reader
 from r1v3_jax.types import DroppedRow, Example
 
 CHAT = chat.ChatFormat(system=None, opening="<think>\n")
@@ -50,7 +51,7 @@ CONFIG = SFT(train=source, rows=4, row_tokens=150, tiles=16)
 def batches(processor, config=CONFIG, count=3, start=0, how=None):
     """The first batches from `start` on, each with the index of the first example not in it."""
     with contextlib.closing(
-        of_stage(config, processor, how or Data(), start=start)
+        open_reader(config, processor, how or Data(), start=start)
     ) as reader:
         made = itertools.islice(
             packing.packed_batches(reader, processor, config), count

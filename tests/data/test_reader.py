@@ -17,7 +17,7 @@ from PIL import Image
 
 from r1v3_jax.config import SFT, Data, load_config
 from r1v3_jax.data import packing, placement
-from r1v3_jax.data.reader import Reader, TooManyDropped, of_stage
+from r1v3_jax.data.reader import Reader, TooManyDropped
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline
 from r1v3_jax.pipeline.start import make_processor
@@ -25,6 +25,7 @@ from r1v3_jax.processing import image_files
 from r1v3_jax.processing.processor import Encoded, Tiles
 from r1v3_jax.run import metrics
 from r1v3_jax.stages import sft
+from r1v3_jax.stages.kinds import open_reader
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.tasks import digits
 from r1v3_jax.types import DroppedRow, Example
@@ -132,7 +133,7 @@ def test_hosts_that_come_and_go_change_nothing(tmp_path):
         made = []
         for host in range(hosts):
             how = Data(max_drop_fraction=0.2, threads=1 + host, ahead=1 + 5 * host)
-            one = of_stage(config, processor, how, start=start, counts=counts)
+            one = open_reader(config, processor, how, start=start, counts=counts)
             with contextlib.closing(one):
                 packed = packing.packed_batches(one, processor, config)
                 made.append(list(itertools.islice(packed, count)))
@@ -364,31 +365,31 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
         for part in (config.model.text, config.model.vision)
     )
     model = dataclasses.replace(config.model, text=text, vision=vision)
-    good = config.base.train
+    good = config.stages["base"].train
 
     def spoilt(index):
         if index % 7 == 3:
             raise DroppedRow("digits", str(index), "answer", "it is none")
         return dataclasses.replace(good(index), source="digits")
 
-    base = dataclasses.replace(config.base, train=spoilt, checkpoint_every=2, steps=4)
+    base = dataclasses.replace(config.stages["base"], train=spoilt, checkpoint_every=2, steps=4)
     loose = dataclasses.replace(LOOSE, ahead=4)
     config = dataclasses.replace(
-        config, model=model, stage="base", base=base, data=loose
+        config, model=model, stage="base", stages={**config.stages, "base": base}, data=loose
     )
 
     start = build.init(config.model, config.compute)
 
     def run(config):
         context = pipeline.prepare(config, tmp_path, True, accept_changes=True)
-        sft.run(context, "base", config.base, jax.tree.map(jnp.copy, start))
+        sft.run(context, "base", config.stages["base"], jax.tree.map(jnp.copy, start))
 
     def stopping(index):
         if index > 33:
             raise KeyError("stop")
         return spoilt(index)
 
-    torn = dataclasses.replace(config, base=dataclasses.replace(base, train=stopping))
+    torn = config.with_stages(base=dataclasses.replace(base, train=stopping))
     with pytest.raises(KeyError, match="stop"):
         run(torn)
     assert len(metrics.read(tmp_path)) == 3  # the state of step 2 is the last

@@ -9,37 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_schemas import digit
+from rows_for_tests import digit, write_array_record, write_tar
 
 from r1v3_jax.data import record_files
 from r1v3_jax.types import DroppedRow
 
-array_record = pytest.importorskip("array_record.python.array_record_module")
-
-
-def write_array_record(path, records):
-    writer = array_record.ArrayRecordWriter(str(path), "group_size:1,zstd:3")
-    for record in records:
-        writer.write(
-            record if isinstance(record, bytes) else json.dumps(record).encode()
-        )
-    writer.close()
-    return str(path)
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return str(path)
+pytest.importorskip("array_record.python.array_record_module")
 
 
 def peak_mb():
-    return (
-        int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-    )
+    """The most memory that this process has had, in MB."""
+    status = Path("/proc/self/status").read_text()
+    kilobytes = status.split("VmHWM:")[1].split()[0]
+    return int(kilobytes) / 1024
 
 
 # JSON
@@ -54,17 +36,14 @@ def test_lines_are_found_wherever_chunks_end(tmp_path, monkeypatch, chunk):
         '\ufeff{"a": 1}\n{"a": 2}\n{"a": 3}\n\n',
     ]:
         path.write_bytes(text.encode())
-        lines = record_files.Lines(str(path))
+        lines = record_files.JsonLines(str(path))
         assert [lines[i] for i in range(len(lines))] == [{"a": 1}, {"a": 2}, {"a": 3}]
-        numbers = [
-            number for number, line in enumerate(text.split("\n"), 1) if line.strip()
-        ]
-        assert [lines.where(i) for i in range(3)] == [
-            f"a/{number}" for number in numbers
-        ]
+        numbered = enumerate(text.split("\n"), start=1)
+        names = [f"a/{number}" for number, line in numbered if line.strip()]
+        assert [lines.name_of(i) for i in range(3)] == names
     for text in ("", "\n", "\n\n \n"):
         path.write_text(text)
-        assert len(record_files.Lines(str(path))) == 0
+        assert len(record_files.JsonLines(str(path))) == 0
 
 
 def test_a_line_that_is_too_long_is_not_read(tmp_path, monkeypatch):
@@ -72,31 +51,30 @@ def test_a_line_that_is_too_long_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text(
         '{"a": "' + "x" * 1000 + '"}\n{"a": 1}\n[3]\n{"a": '
     )
-    lines = record_files.Lines(str(tmp_path / "a.jsonl"))
+    lines = record_files.JsonLines(str(tmp_path / "a.jsonl"))
     assert lines[1] == {"a": 1}
-    for i, reason, found in [
+    for i, reason, message in [
         (0, "record", "1009 bytes"),
         (2, "json", "list"),
         (3, "json", "char"),
     ]:
-        with pytest.raises(DroppedRow, match=found) as error:
+        with pytest.raises(DroppedRow, match=message) as error:
             lines[i]
         assert (error.value.id, error.value.reason) == (f"a/{i + 1}", reason)
 
 
 def index_of(path, count):
     """Opens a file of `count` lines; returns seconds and MB that it took."""
-    line = json.dumps({"question": "What is this? " + "x" * 400, "answer": "3"})
+    question = "What is this? " + "x" * 400
+    fields = json.dumps({"question": question, "answer": "3"})[1:]
     with open(path, "w") as file:
         for start in range(0, count, 1000):
-            file.write(
-                "".join(
-                    f'{{"id": {i}, {line[1:]}\n' for i in range(start, start + 1000)
-                )
-            )
+            numbers = range(start, start + 1000)
+            file.writelines(f'{{"id": {i}, {fields}\n' for i in numbers)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, started = peak_mb(), time.perf_counter()
-    lines = record_files.Lines(str(path))
+    before = peak_mb()
+    started = time.perf_counter()
+    lines = record_files.JsonLines(str(path))
     seconds = time.perf_counter() - started
     assert len(lines) == count
     for i in random.Random(0).sample(range(count), 100):
@@ -119,15 +97,12 @@ def test_an_index_of_a_million_lines(tmp_path):
 def test_a_json_file_is_a_list_or_lines(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(' [{"a": 1}, {"a": 2}, 3]')
-    found = record_files.SHARDS["json"](str(path))
-    assert [found[0], found[1], found.where(1), len(found)] == [
-        {"a": 1},
-        {"a": 2},
-        "a/1",
-        3,
-    ]
+    records = record_files.SHARDS["json"](str(path))
+    assert len(records) == 3
+    assert [records[0], records[1]] == [{"a": 1}, {"a": 2}]
+    assert records.name_of(1) == "a/1"
     with pytest.raises(DroppedRow, match="wanted an object, got int"):
-        found[2]
+        records[2]
     path.write_text('[{"a": 4}]', encoding="utf-8-sig")
     assert record_files.SHARDS["json"](str(path))[0] == {"a": 4}
     path.write_text('{"a": 1}\n{"a": 2}\n')
@@ -145,26 +120,26 @@ def test_a_json_file_is_a_list_or_lines(tmp_path):
 def test_array_record_finds_every_flipped_bit_and_names_the_record(tmp_path):
     noise = np.random.default_rng(0).bytes  # nothing to compress: little padding
     records = [{"id": i, "text": noise(3000).hex()} for i in range(60)]
-    data = Path(
-        write_array_record(tmp_path / "good.array_record", records)
-    ).read_bytes()
-    dice, outcomes = random.Random(0), {"dropped": 0, "refused": 0, "none": 0}
+    write_array_record(tmp_path / "good.array_record", records)
+    data = (tmp_path / "good.array_record").read_bytes()
+    dice = random.Random(0)
+    outcomes = {"dropped": 0, "refused": 0, "none": 0}
     path = tmp_path / "bad.array_record"
     for _ in range(60):
         damaged = bytearray(data)
         damaged[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
         path.write_bytes(damaged)
         try:
-            found = record_files.Records(str(path))
+            shard = record_files.ArrayRecords(str(path))
         except ValueError as error:
             assert str(path) in str(error) and "copy it again" in str(error)
             outcomes["refused"] += 1
             continue
-        assert len(found) == 60
+        assert len(shard) == 60
         bad = 0
         for i in range(60):
             try:
-                assert found[i] == records[i]  # never anything else
+                assert shard[i] == records[i]  # never anything else
             except DroppedRow as error:
                 assert (error.reason, error.id) == ("record", f"bad/{i}")
                 bad += 1
@@ -174,20 +149,19 @@ def test_array_record_finds_every_flipped_bit_and_names_the_record(tmp_path):
 
 
 def test_array_record_cut_short_or_of_something_else(tmp_path):
-    path = Path(
-        write_array_record(tmp_path / "a.array_record", [{"i": i} for i in range(50)])
-    )
+    path = tmp_path / "a.array_record"
+    write_array_record(path, [{"i": i} for i in range(50)])
     data = path.read_bytes()
     for cut in (b"", data[: len(data) // 2], b"hello" * 100):
         path.write_bytes(cut)
         with pytest.raises(
             ValueError, match="a.array_record: not an ArrayRecord file, empty, or"
         ):
-            record_files.Records(str(path))
+            record_files.ArrayRecords(str(path))
     write_array_record(path, [b"\x0a\x03abc", b"[1]"])
     for i in range(2):
         with pytest.raises(DroppedRow) as error:
-            record_files.Records(str(path))[i]
+            record_files.ArrayRecords(str(path))[i]
         assert error.value.reason == "json"
 
 
@@ -206,33 +180,26 @@ def members(count):
 
 def test_tar_members_are_grouped_and_images_stay_in_the_file(tmp_path):
     tar = record_files.Tar(write_tar(tmp_path / "a.tar", members(9)))
-    assert len(tar) == 9 and tar.where(3) == "a/set/003"
+    assert len(tar) == 9 and tar.name_of(3) == "a/set/003"
     for i in np.random.default_rng(0).permutation(9):
         images = [digit(i)] + [digit(i + 1)] * (i % 2)
-        expected = {
-            "question": f"<image>Which, {i}?",
-            "answer": str(i),
-            "images": images,
-        }
-        assert tar[i] == expected
-    assert [path.name for path in tmp_path.iterdir()] == [
-        "a.tar"
-    ]  # nothing was extracted
+        fields = {"question": f"<image>Which, {i}?", "answer": str(i)}
+        assert tar[i] == fields | {"images": images}
+    # Nothing was extracted.
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
 def test_images_of_a_tar_member_are_in_order_of_their_numbers(tmp_path):
     names = ["a.10.png", "a.2.png", "a.b.png", "a.1.jpg", "a.b1.png", "a.png"]
-    tar = record_files.Tar(
-        write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names])
-    )
+    path = write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names])
+    tar = record_files.Tar(path)
     ordered = [b"a.1.jpg", b"a.2.png", b"a.10.png", b"a.b1.png", b"a.b.png", b"a.png"]
     assert tar[0] == {"images": ordered}
 
 
 def test_tar_without_json_and_with_bad_json(tmp_path):
-    path = write_tar(
-        tmp_path / "a.tar", [("a.png", b"x"), ("b.json", b"{"), ("c.txt", b"hello")]
-    )
+    files = [("a.png", b"x"), ("b.json", b"{"), ("c.txt", b"hello")]
+    path = write_tar(tmp_path / "a.tar", files)
     tar = record_files.Tar(path)
     assert tar[0] == {"images": [b"x"]} and tar[2] == {}  # no layout: dropped as rows
     with pytest.raises(DroppedRow, match="a, a/b: JSONDecodeError"):
@@ -248,14 +215,12 @@ def test_tar_with_hostile_members_opens_nothing_else(tmp_path):
             ("pipe.png", tarfile.FIFOTYPE, ""),
         ]:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.size = (
-                kind,
-                link,
-                2 if kind == tarfile.REGTYPE else 0,
-            )
+            info.type = kind
+            info.linkname = link
+            info.size = 2 if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(b"{}"))
     tar = record_files.Tar(str(tmp_path / "a.tar"))
-    assert len(tar) == 1 and tar[0] == {} and tar.where(0) == "a/../../up"
+    assert len(tar) == 1 and tar[0] == {} and tar.name_of(0) == "a/../../up"
 
 
 def test_tar_cut_short_or_damaged_between_members_is_named(tmp_path):

@@ -2,63 +2,17 @@
 
 import base64
 import collections
+import copy
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from PIL import Image
-from test_schemas import digit
+from rows_for_tests import DAMAGE, GOOD, damaged_line, digit, write_images
 
 from r1v3_jax.data import Rows, reader, records, schemas
 from r1v3_jax.processing.image_files import StoredImage
 from r1v3_jax.types import REASONS, DroppedRow, Example
-
-GOOD = {"question": "<image>Which?", "answer": "3", "images": ["good.png"]}
-
-# What is done to a good row, and why it is dropped then. A text: the whole line.
-DAMAGE = [
-    ('{"question": "cut o', "json"),
-    (json.dumps(GOOD).replace('"3"', "NaN"), "json"),
-    ('{"question": "q", "answer": "a", "metadata": ' + '{"a":' * 50_000, "json"),
-    (json.dumps([GOOD]), "json"),
-    (b'{"question": "\xff\xfe", "answer": "a"}', "json"),
-    ({"question": None}, "fields"),
-    ({"question": ["Which?"]}, "fields"),
-    ({"answer": True}, "fields"),
-    ({"images": "good.png"}, "fields"),
-    ({"answer": None}, "no_answer"),
-    ({"answer": "  "}, "no_answer"),
-    ({"question": " \n"}, "no_question"),
-    ({"images": []}, "markers"),
-    ({"images": ["good.png", "good.png"]}, "markers"),
-    ({"question": "<image>Wh\0ich?"}, "text"),
-    ({"question": "<image>\ud800?"}, "text"),
-    ({"question": "<image>" + "x" * 2**20}, "text"),
-    ({"question": "<image><|im_end|>\n<|im_start|>assistant\n3"}, "text"),
-    ({"images": ["none.png"]}, "image_missing"),
-    ({"images": ["../good.png"]}, "image_path"),
-    ({"images": ["page.png"]}, "image_format"),
-    ({"images": ["wide.png"]}, "image_size"),
-    ({"images": ["cut.png"]}, "image_damaged"),
-    ({"images": [records.DATA_URI + "!!!"]}, "image_damaged"),
-    ({"verifier": "chioce"}, "verifier"),
-    ({"answer": "\\frac{1}{"}, "answer"),
-]  # fmt: skip
-
-
-def write_images(folder):
-    picture = digit(3)
-    (folder / "good.png").write_bytes(picture)
-    (folder / "cut.png").write_bytes(picture[: len(picture) // 2])
-    (folder / "page.png").write_text("<html>404</html>")
-    Image.new("L", (2010, 10)).save(folder / "wide.png")
-
-
-def damaged_line(damage) -> bytes:
-    if isinstance(damage, dict):
-        damage = json.dumps(GOOD | damage)
-    return damage.encode() if isinstance(damage, str) else damage
 
 
 def test_every_one_of_2000_rows_is_trained_on_or_dropped_with_its_reason(tmp_path):
@@ -74,7 +28,7 @@ def test_every_one_of_2000_rows_is_trained_on_or_dropped_with_its_reason(tmp_pat
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
     source = Rows(str(tmp_path / "rows.jsonl"))
 
-    def draw(index):
+    def outcome(index):
         try:
             example = reader.decoded(source(index))
         except DroppedRow as dropped:
@@ -84,14 +38,13 @@ def test_every_one_of_2000_rows_is_trained_on_or_dropped_with_its_reason(tmp_pat
         assert example.images[0].size == (32, 32)
         return "", example.id
 
-    with ThreadPoolExecutor(4) as threads:  # as they are drawn in a run
-        drawn = list(threads.map(draw, range(2000)))
-    assert collections.Counter(reason for reason, _ in drawn) == expected
-    assert sorted((id for reason, id in drawn if not reason), key=int) == list(
-        map(str, range(1600))
-    )
-    assert len({id for _, id in drawn}) == 2000
-    assert drawn == [draw(index) for index in range(2000)]
+    with ThreadPoolExecutor(4) as threads:  # as rows are read in a run
+        outcomes = list(threads.map(outcome, range(2000)))
+    assert collections.Counter(reason for reason, _ in outcomes) == expected
+    good_ids = [id for reason, id in outcomes if not reason]
+    assert sorted(good_ids, key=int) == [str(i) for i in range(1600)]
+    assert len({id for _, id in outcomes}) == 2000
+    assert outcomes == [outcome(index) for index in range(2000)]
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
@@ -100,28 +53,43 @@ def test_each_damage_has_its_reason(tmp_path, damage, reason):
     (tmp_path / "one.jsonl").write_bytes(damaged_line(damage))
     with pytest.raises(DroppedRow) as error:
         reader.decoded(Rows(str(tmp_path / "one.jsonl"))(0))
-    assert (error.value.source, error.value.id, error.value.reason) == (
-        "one",
-        "one/1",
-        reason,
-    )
+    dropped = error.value
+    assert (dropped.source, dropped.id) == ("one", "one/1")
+    assert dropped.reason == reason
 
 
 def test_a_row_is_an_example_in_full():
     record = {
-        "id": "x", "source": "set", "question": "Sum?", "answer": "\\boxed{3}",
-        "before": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "Ok."}],
-        "images": [{"bytes": digit(1), "path": "a.png"}], "chain": "1 + 2 </think>",
-        "level": "easy", "verifier": "number", "accuracy_weight": 0.5, "pass_rate": 0.25,
-    }  # fmt: skip
+        "id": "x",
+        "source": "set",
+        "question": "Sum?",
+        "answer": "\\boxed{3}",
+        "before": [
+            {"role": "user", "content": "<image>"},
+            {"role": "assistant", "content": "Ok."},
+        ],
+        "images": [{"bytes": digit(1), "path": "a.png"}],
+        "chain": "1 + 2 </think>",
+        "level": "easy",
+        "verifier": "number",
+        "accuracy_weight": 0.5,
+        "pass_rate": 0.25,
+    }
     example = records.example(record, source="other", id="other/1")
     assert isinstance(example.images[0], StoredImage)
     assert example == Example(
-        id="x", images=example.images, question="Sum?", answer="3", chain="1 + 2 </think>",
-        level="easy", verifier="number", source="set",
-        before=(("user", "<image>"), ("assistant", "Ok.")), accuracy_weight=0.5,
+        id="x",
+        images=example.images,
+        question="Sum?",
+        answer="3",
+        chain="1 + 2 </think>",
+        level="easy",
+        verifier="number",
+        source="set",
+        before=(("user", "<image>"), ("assistant", "Ok.")),
+        accuracy_weight=0.5,
         metadata={"pass_rate": 0.25},
-    )  # fmt: skip
+    )
     plain = records.example(
         {"question": "q", "answer": "a"}, source="other", id="other/1"
     )
@@ -134,8 +102,8 @@ def test_images_come_as_paths_bytes_dicts_and_uris(tmp_path):
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     for image in ("a.png", data, {"bytes": data, "path": None}, {"path": "a.png"}, uri):
         record = {"question": "q", "answer": "a", "images": [image]}
-        found = records.example(record, root=tmp_path).images[0]
-        assert found.size == (32, 32) and found.read() == data
+        stored = records.example(record, root=tmp_path).images[0]
+        assert stored.size == (32, 32) and stored.read() == data
     with pytest.raises(DroppedRow, match="or set root, a folder here") as error:
         records.example({"question": "q", "answer": "a", "images": ["a.png"]})
     assert error.value.reason == "image_missing"
@@ -143,29 +111,30 @@ def test_images_come_as_paths_bytes_dicts_and_uris(tmp_path):
 
 def test_markers_count_in_what_the_user_and_the_system_say():
     def row(before, question, images):
-        before = [{"role": role, "content": text} for role, text in before]
         return schemas.CANONICAL | {
-            "before": before, "question": question, "answer": "a", "images": ["x"] * images,
-        }  # fmt: skip
+            "before": [{"role": role, "content": text} for role, text in before],
+            "question": question,
+            "answer": "a",
+            "images": ["x"] * images,
+        }
 
-    for good in [
-        ([], "q", 0),
-        ([], "q", 2),  # none: they go in front
-        ([], "<image> <image>", 2),
-        (
-            [("system", "<image>"), ("user", "<image>"), ("assistant", "<image>")],
-            "q",
-            2,
-        ),
-    ]:
-        records.check(row(*good))
-    for bad in [
-        ([], "<image>", 0),
-        ([], "<image>", 2),
-        ([("assistant", "<image>")], "<image>", 2),
-    ]:
+    system, user, assistant = (
+        (role, "<image>") for role in ("system", "user", "assistant")
+    )
+    for good in (
+        row([], "q", 0),
+        row([], "q", 2),  # none: they go in front
+        row([], "<image> <image>", 2),
+        row([system, user, assistant], "q", 2),
+    ):
+        records.check(good)
+    for bad in (
+        row([], "<image>", 0),
+        row([], "<image>", 2),
+        row([assistant], "<image>", 2),
+    ):
         with pytest.raises(schemas.InvalidRecord, match="markers"):
-            records.check(row(*bad))
+            records.check(bad)
 
 
 def test_what_cannot_be_checked_before_a_run_is_no_reason_to_drop():
@@ -177,15 +146,11 @@ def test_what_cannot_be_checked_before_a_run_is_no_reason_to_drop():
     records.check(teaches)
 
 
-def test_dropped_is_one_line_and_survives_a_process(tmp_path):
-    import copy
-
+def test_dropped_is_one_line_and_survives_a_process():
     dropped = DroppedRow("set", "set/1", "json", "a\nb " + "x" * 1000)
-    assert str(dropped).startswith("set, set/1: a b xxx") and str(dropped).endswith(
-        "(json)"
-    )
-    assert str(DroppedRow("set", "set/1", "markers")).startswith(
-        f"set, set/1: {REASONS['markers']}"
-    )
+    text = str(dropped)
+    assert text.startswith("set, set/1: a b xxx") and text.endswith("(json)")
+    without_detail = str(DroppedRow("set", "set/1", "markers"))
+    assert without_detail.startswith(f"set, set/1: {REASONS['markers']}")
     twin = copy.copy(dropped)  # by the way that exceptions go from process to process
     assert (twin.source, twin.id, twin.reason, twin.detail) == dropped.args

@@ -8,9 +8,9 @@ from PIL import Image
 
 from r1v3_jax.config import TINY, Verify
 from r1v3_jax.data import Rows, sources, stores
-from r1v3_jax.pipeline import preflight
 from r1v3_jax.processing import image_files
 from r1v3_jax.processing.processor import Processor
+from r1v3_jax.stages import grpo
 from r1v3_jax.types import DroppedRow
 
 
@@ -167,18 +167,18 @@ def test_many_sources_stay_open_and_keep_their_orders(tmp_path):
 def test_a_verifier_that_the_run_does_not_have_is_named_before_it(tmp_path):
     row = {"question": "q", "answer": "7"}
     plain = write(tmp_path / "plain.jsonl", row, "{", {**row, "verifier": "number"})
-    preflight.check_verifiers(plain, Verify())
+    grpo.check_verifiers(plain, Verify())
     asks = write(tmp_path / "asks.jsonl", row, {**row, "verifier": "number|model"})
     with pytest.raises(
         ValueError, match="asks, asks/2: .* verify.model_url is not set"
     ):
-        preflight.check_verifiers(asks, Verify())
-    preflight.check_verifiers(
+        grpo.check_verifiers(asks, Verify())
+    grpo.check_verifiers(
         asks, Verify(model_url="http://localhost:1/v1", model_name="m")
     )
     calls = write(tmp_path / "calls.jsonl", {**row, "verifier": "os:system"})
     with pytest.raises(ValueError, match="os:system is not among the functions"):
-        preflight.check_verifiers(calls, Verify())
+        grpo.check_verifiers(calls, Verify())
 
 
 def test_data_that_changed_has_another_fingerprint(tmp_path):
