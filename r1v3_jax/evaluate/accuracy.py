@@ -23,6 +23,7 @@ def sample_groups(
     The groups come without their images, which would fill the memory if the set is large.
     """
     groups = []
+    # Bad rows are skipped by `sample`, so the row numbers it yields do not matter here.
     for _, group in sample(sampler, model, source, count, batch, key):
         example = dataclasses.replace(group.example, images=())
         groups.append(dataclasses.replace(group, prompt=None, example=example))
@@ -36,7 +37,8 @@ def accuracy(groups: list[Group]) -> dict[str, float]:
     correct: partial credit affects rewards, not accuracy.
     """
     scores = [score for group in groups for score in group.scores]
+    # A failed verification, a verifier that ended or hung, has no total.
     verified = [score for score in scores if score.total is not None]
-    right = sum(score.verdict is Verdict.RIGHT for score in verified)
-    mean, low, high = wilson(right, len(verified))
+    correct = sum(score.verdict is Verdict.RIGHT for score in verified)
+    mean, low, high = wilson(correct, len(verified))
     return {"mean": mean, "low": low, "high": high, "n": len(verified)}

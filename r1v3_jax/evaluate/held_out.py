@@ -25,7 +25,7 @@ def accuracies(
     sampler = _greedy_sampler(context, processor_class)
     groups = {}
     for name, source in config.sets:
-        # Before each set, the longest piece of work without a saved state.
+        # The stage before is saved. The sets of a preempted run are done again.
         leave_if_preempted("the stage before")
         key = context.key("evaluate")
         groups[name] = accuracy.sample_groups(

@@ -20,12 +20,20 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float, float
     if n == 0:
         return math.nan, 0.0, 1.0
     p = successes / n
-    scale = 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    square = z * z
+    scale = 1 + square / n
+    shifted = p + square / (2 * n)
+    centre = shifted / scale
+    variance = p * (1 - p) / n
+    variance += square / (4 * n * n)
+    half = z * math.sqrt(variance) / scale
+    low = centre - half
+    high = centre + half
     # Exactly 0 and 1 at the ends, where the formula is off by a rounding error.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
+    if successes == 0:
+        low = 0.0
+    if successes == n:
+        high = 1.0
     return p, low, high
 
 
@@ -40,18 +48,27 @@ def rank_correlation(x, y) -> float:
         raise ValueError(
             f"two rows of equal length are wanted, got shapes {x.shape} and {y.shape}"
         )
-    if len(x) < 2 or np.isnan(x).any() or np.isnan(y).any():
+    if len(x) < 2:
+        return math.nan
+    if np.isnan(x).any() or np.isnan(y).any():
         return math.nan
     a = _centred_ranks(x)
     b = _centred_ranks(y)
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale else math.nan
+    variance_of_x = float(a @ a)
+    variance_of_y = float(b @ b)
+    scale = math.sqrt(variance_of_x * variance_of_y)
+    # A side without variance is correlated with nothing.
+    if scale == 0:
+        return math.nan
+    covariance = float(a @ b)
+    return covariance / scale
 
 
 def _centred_ranks(values: np.ndarray) -> np.ndarray:
     """Returns the ranks minus their mean: [30, 10, 20, 20] -> [4, 1, 2.5, 2.5] - 2.5."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     # counts [1 2 1] of 10, 20, 30: the last ranks are [1 3 4], the mean ranks [1 2.5 4].
-    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    last_ranks = np.cumsum(counts)
+    mean_ranks = last_ranks - (counts - 1) / 2
     ranks = mean_ranks[inverse]
     return ranks - ranks.mean()

@@ -13,9 +13,10 @@ def group(tokens, entropies):
     """Samples of one prompt, as far as entropies look at them."""
     lengths = np.asarray([len(row) for row in tokens])
     width = lengths.max()
-    pad = lambda rows, fill: np.asarray(
-        [list(r) + [fill] * (width - len(r)) for r in rows]
-    )  # noqa: E731
+
+    def pad(rows, fill):
+        return np.asarray([list(row) + [fill] * (width - len(row)) for row in rows])
+
     completions = types.SimpleNamespace(
         tokens=pad(tokens, 0), entropies=pad(entropies, 0.0), lengths=lengths
     )
@@ -36,15 +37,14 @@ def test_critical_mask_written_out():
 
 
 def test_critical_mask_is_as_fast_as_the_devices_need_it():
-    """Every step of every run looks at all that was sampled, and the devices wait."""
+    """The devices wait while every step searches all tokens that it sampled."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 4, 200_000)
     sequences = [[0, 1], [2], [3, 3, 1], [1, 0, 2, 2], list(range(300_000))]
     started = time.process_time()
     mask = critical_tokens.critical_mask(ids, sequences)
-    assert (
-        time.process_time() - started < 0.5
-    )  # about 2 ms; one comparison a place took 3 s
+    # About 2 ms; one comparison a place took 3 s.
+    assert time.process_time() - started < 0.5
     text = "".join(map(str, ids))
     for start in range(5000):
         words = ("01", "2", "331", "1022")
@@ -65,9 +65,8 @@ def test_entropies_written_out():
     values = [[0.1, 1.0, 0.3], [0.5, 0.7], [2.0, 4.0, 0.2, 0.2]]
     got = critical_tokens.entropies([group(tokens, values)], [[7]], high=0.9)
     assert got["critical_count"] == 3
-    np.testing.assert_allclose(
-        got["critical_entropy"], np.mean([1.0, 3.0])
-    )  # a mean of means
+    # A mean of means.
+    np.testing.assert_allclose(got["critical_entropy"], np.mean([1.0, 3.0]))
     np.testing.assert_allclose(
         got["critical_entropy_next"], np.mean([0.3, (4.0 + 0.2) / 2])
     )
@@ -89,15 +88,15 @@ CHECKPOINTS = [
 
 
 @pytest.mark.parametrize(
-    "by, step, reason",
+    "criterion, step, reason",
     [
         ("accuracy", 40, "the highest held-out accuracy, 0.720"),
         ("critical_entropy", 20, "the highest critical-token entropy, 1.500"),
         ("both", 60, "of the 3 not clearly below the best"),
     ],
 )
-def test_select(by, step, reason):
-    chosen, why = selection.select(CHECKPOINTS, by)
+def test_select(criterion, step, reason):
+    chosen, why = selection.select(CHECKPOINTS, criterion)
     assert chosen["step"] == step and reason in why
 
 
@@ -112,7 +111,7 @@ def test_nothing_to_choose_from():
 
 
 def test_what_can_no_longer_be_chosen_written_out():
-    found = selection.selectable(
+    steps = selection.selectable(
         [
             checkpoint(10, 0.9, 0.3),  # the most entropy
             checkpoint(20, 0.5, 0.6),  # beaten by 30 in both
@@ -121,17 +120,18 @@ def test_what_can_no_longer_be_chosen_written_out():
             checkpoint(50, float("nan"), 0.1),
         ]
     )
-    assert found == {10, 30, 40}
+    assert steps == {10, 30, 40}
 
 
-@pytest.mark.parametrize("by", ["accuracy", "critical_entropy", "both"])
-def test_whatever_comes_the_chosen_one_was_kept(by):
+@pytest.mark.parametrize("criterion", ["accuracy", "critical_entropy", "both"])
+def test_whatever_comes_the_chosen_one_was_kept(criterion):
     """A checkpoint that was dropped on the way is never the one chosen at the end."""
     rng = np.random.default_rng(0)
     for _ in range(300):
-        kept, seen = set(), []
+        kept = set()
+        measured = []
         for step in range(1, 9):
             entropy = float(rng.choice([0.1, 0.2, 0.3, 0.4, np.nan]))
-            seen.append(checkpoint(step, entropy, float(rng.integers(0, 6)) / 6))
-            kept = (kept | {step}) & selection.selectable(seen)
-        assert selection.select(seen, by)[0]["step"] in kept
+            measured.append(checkpoint(step, entropy, float(rng.integers(0, 6)) / 6))
+            kept = (kept | {step}) & selection.selectable(measured)
+        assert selection.select(measured, criterion)[0]["step"] in kept

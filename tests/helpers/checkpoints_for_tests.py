@@ -1,7 +1,7 @@
-"""Checkpoints of every layout, written by a converter of our own, and how a refusal reads.
+"""Checkpoints of every layout, written by a converter of the tests' own, and how a refusal reads.
 
 `tensors_of` says what a checkpoint of each layout holds, independently of the table in
-`hf_weights.py`.
+`r1v3_jax/hf/weights.py`.
 """
 
 import json
@@ -22,7 +22,7 @@ TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def vision_language(kind: str, *, tie: bool = False, seed: int = 0):
-    """A random InternVL of transformers: the 6B tower with Qwen2, or the 300M tower with Qwen3."""
+    """Makes a random InternVL of transformers: the 6B tower with Qwen2, or the 300M with Qwen3."""
     if kind == "rms-qwen2":
         return reference.internvl(
             reference.text_config(), reference.rms_vision(), seed=seed, tie=tie
@@ -32,7 +32,7 @@ def vision_language(kind: str, *, tie: bool = False, seed: int = 0):
 
 
 def tensors_of(model, layout: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint of transformers' InternVL, head included."""
+    """Returns the tensors of a checkpoint of transformers' InternVL, head included."""
     memory = {
         name: tensor.detach().clone() for name, tensor in model.state_dict().items()
     }
@@ -46,8 +46,8 @@ def tensors_of(model, layout: str) -> dict[str, torch.Tensor]:
 
 
 def to_original(disk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """transformers' convert_internvl_weights_to_hf.py, backwards."""
-    rename = {
+    """Does what transformers' convert_internvl_weights_to_hf.py does, backwards."""
+    renames = {
         "multi_modal_projector.layer_norm": "mlp1.0",
         "multi_modal_projector.linear_1": "mlp1.1",
         "multi_modal_projector.linear_2": "mlp1.3",
@@ -71,13 +71,13 @@ def to_original(disk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             continue
         elif "q_proj" in name:
             parts = [disk[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            name = name.replace("attention.q_proj", "attn.qkv").replace(
-                "layer.", "layers."
-            )
-            original[name.replace("vision_tower", "vision_model")] = torch.cat(parts)
+            name = name.replace("attention.q_proj", "attn.qkv")
+            name = name.replace("layer.", "layers.")
+            name = name.replace("vision_tower", "vision_model")
+            original[name] = torch.cat(parts)
         else:
-            for old, new in rename.items():
-                name = name.replace(old, new)
+            for hf_part, original_part in renames.items():
+                name = name.replace(hf_part, original_part)
             original[name] = tensor
     return original
 
@@ -85,7 +85,7 @@ def to_original(disk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def write_checkpoint(
     directory: Path, model, layout: str, dtype: str, shards: int = 1
 ) -> Path:
-    """`model` as a checkpoint in a layout, written without the code under test."""
+    """Writes `model` as a checkpoint in a layout, without the code under test."""
     directory.mkdir()
     raw = model.config.to_dict()
     if layout == "original":
@@ -105,7 +105,8 @@ def write_shards(
     if shards == 1:
         save_file(tensors, directory / "model.safetensors")
         return
-    names, weight_map = sorted(tensors), {}
+    names = sorted(tensors)
+    weight_map = {}
     for i in range(shards):
         file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
         part = {name: tensors[name] for name in names[i::shards]}
@@ -117,10 +118,21 @@ def write_shards(
 
 
 def original_config(raw: dict) -> dict:
-    """config.json of the original repositories for transformers' configuration `raw`."""
-    vision, text = raw["vision_config"], raw["text_config"]
+    """Returns the original repositories' config.json for transformers' configuration `raw`."""
+    vision = raw["vision_config"]
+    text = raw["text_config"]
     rope = text.pop("rope_parameters")
     side = vision["image_size"][0]
+    same_keys = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "norm_type",
+        "layer_norm_eps",
+        "num_channels",
+    )
     return {
         "architectures": ["SkyworkR1VChatModel"],
         "model_type": "skywork_chat",
@@ -143,13 +155,7 @@ def original_config(raw: dict) -> dict:
             "patch_size": vision["patch_size"][0],
             "qk_normalization": vision["use_qk_norm"],
             "qkv_bias": vision["attention_bias"],
-            **{
-                key: vision[key]
-                for key in (
-                    "hidden_size num_hidden_layers num_attention_heads intermediate_size "
-                    "hidden_act norm_type layer_norm_eps num_channels"
-                ).split()
-            },
+            **{key: vision[key] for key in same_keys},
         },
     }
 
@@ -167,13 +173,11 @@ def assert_same_bits(got: dict, wanted: dict):
         assert got[name].dtype == value.dtype, name
         assert got[name].shape == value.shape, name
         if isinstance(value, torch.Tensor):
-            assert torch.equal(got[name].view(torch.uint8), value.view(torch.uint8)), (
-                name
-            )
+            got_bytes = got[name].view(torch.uint8)
+            assert torch.equal(got_bytes, value.view(torch.uint8)), name
         else:
-            np.testing.assert_array_equal(
-                got[name].view(np.uint8), value.view(np.uint8), name
-            )
+            got_bytes = got[name].view(np.uint8)
+            np.testing.assert_array_equal(got_bytes, value.view(np.uint8), name)
 
 
 def our_logits(model, tokens, tiles=None) -> np.ndarray:
@@ -205,5 +209,5 @@ def refusal(action) -> str:
 
 
 def cannot_be_loaded(directory: Path, *problems: str) -> str:
-    lines = [f"{directory} cannot be loaded, {len(problems)} problem(s):", *problems]
-    return "\n  ".join(lines)
+    head = f"{directory} cannot be loaded, {len(problems)} problem(s):"
+    return "\n  ".join([head, *problems])
