@@ -213,16 +213,28 @@ def check_name(config: Run, name: str) -> None:
     for part in name.split(".")[1:]:
         known = children(node) if dataclasses.is_dataclass(node) else {}
         if part not in known:
-            if part in REPLACED:
-                hint = f"it is now {REPLACED[part]}; "
-            else:
-                nearest = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
-                hint = f"did you mean --{path}.{nearest[0]}? " if nearest else ""
             raise ValueError(
-                f"--{name}: {path} has no field {part!r}; {hint}--print_config shows them all"
+                f"--{name}: {path} has no field {part!r}; {hint(part, path, known)}"
+                "--print_config shows them all"
             )
         node = known[part]
         path = f"{path}.{part}"
+    if dataclasses.is_dataclass(node):
+        fields = ", ".join(f"--{path}.{field}" for field in children(node))
+        raise ValueError(
+            f"--{path}: a {type(node).__name__} is an object, chosen in a config file; flags "
+            f"set its fields: {fields or 'it has none'}"
+        )
+
+
+def hint(part: str, path: str, known: dict) -> str:
+    """Says what a field that does not exist may have meant; "" if nothing is there."""
+    near = difflib.get_close_matches(part, known, n=1, cutoff=0.8)
+    replaced = difflib.get_close_matches(part, REPLACED, n=1, cutoff=0.8)
+    if replaced and not near:
+        return f"{replaced[0]} is now {REPLACED[replaced[0]]}; "
+    near = near or difflib.get_close_matches(part, known, n=1, cutoff=0.0)
+    return f"did you mean --{path}.{near[0]}? " if near else ""
 
 
 def thaw(config):

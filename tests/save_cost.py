@@ -22,7 +22,7 @@ from r1v3_jax.pipeline import pipeline
 from r1v3_jax.run import metrics
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.stages import grpo, sft
+from r1v3_jax.stages.kinds import kind_of
 from r1v3_jax.train import update
 from r1v3_jax.train.optimizer import trainable
 
@@ -39,9 +39,13 @@ def main() -> None:
     # The first steps compile; the last one saves when its time is taken.
     changes = {"steps": steps + 3, "checkpoint_every": steps + 3, **off}
     config = dataclasses.replace(
-        digits, **{name: dataclasses.replace(getattr(digits, name), **changes)}
+        digits,
+        stages={
+            **digits.stages,
+            name: dataclasses.replace(digits.stages[name], **changes),
+        },
     )
-    stage = grpo if name == "grpo" else sft
+    stage = kind_of(config.stages[name])
     with (
         jax.set_mesh(make_mesh(config.mesh)),
         tempfile.TemporaryDirectory() as directory,
@@ -56,12 +60,12 @@ def main() -> None:
 
         metrics.Logger.log = marked
         model = build.init(config.model, config.compute, seed=0)
-        stage.run(context, name, getattr(config, name), model)
+        stage.run(context, name, config.stages[name], model)
         wall, cpu = (b - a for a, b in zip(marks[2], marks[-1], strict=True))
         print(f"{name}: {steps} steps take {wall:.2f} s, {cpu:.2f} of CPU")
 
-        optimizer, _ = stage.make_update(getattr(config, name))
-        learns = trainable(getattr(config, name).trainable)
+        optimizer, _ = stage.make_update(config.stages[name])
+        learns = trainable(config.stages[name].trainable)
         model = build.init(config.model, config.compute, seed=0)
         state = update.create(model, optimizer, learns)
         states, held, used = States(Path(directory) / "saves"), [], []

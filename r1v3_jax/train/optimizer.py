@@ -1,4 +1,4 @@
-"""What learns, AdamW, schedules."""
+"""What learns, AdamW, and the learning rate by step."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,19 @@ import optax
 
 from r1v3_jax.config import Optimizer
 
+# The word in a config -> the part of the model.
 PARTS = {"llm": "language", "connector": "connector", "vision": "vision"}
 
 
 def trainable(names: str) -> Callable:
-    """A path predicate for what learns: "all", or parts joined by "+": "connector",
-    "llm+connector", ...
+    """Returns a predicate of parameter paths for what learns.
 
-    Raises ValueError for a part that does not exist.
+    names: "all", or parts joined by "+": "connector", "llm+connector", ... ValueError for a part
+    that does not exist.
     """
     wanted = list(PARTS) if names == "all" else names.split("+")
-    if unknown := [name for name in wanted if name not in PARTS]:
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown:
         raise ValueError(
             f"trainable {names!r}: no part {unknown[0]!r}; name all, or some of "
             f"{', '.join(PARTS)} joined by +"
@@ -27,24 +29,21 @@ def trainable(names: str) -> Callable:
 
 
 def make_optimizer(config: Optimizer, total_steps: int) -> optax.GradientTransformation:
-    """AdamW behind a global-norm clip; linear warm-up, then constant or cosine to
-    `final_lr_fraction`.
-    """
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            schedule(config, total_steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(decays, params),
-        ),
+    """Returns AdamW behind a global-norm clip, with the learning rate of `schedule`."""
+    adamw = optax.adamw(
+        schedule(config, total_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree_util.tree_map_with_path(decays, params),
     )
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
 
 
 def decays(path, _) -> bool:
-    """Weight decay is for matrices: norms, biases and layer scales are left alone."""
+    """Whether a parameter decays: matrices do; norms, biases and layer scales are left alone."""
+    # The last key that is a name: behind it there may be the index of a layer.
     name = next(
         str(key.key) for key in reversed(path) if isinstance(key, jax.tree_util.DictKey)
     )
@@ -52,16 +51,17 @@ def decays(path, _) -> bool:
 
 
 def schedule(config: Optimizer, total_steps: int) -> optax.Schedule:
-    """Learning rate by step. Defined beyond `total_steps` too, where it stays at its last value."""
-    decay = max(total_steps - config.warmup_steps, 1)
-    after = (
-        optax.cosine_decay_schedule(config.lr, decay, config.final_lr_fraction)
-        if config.schedule == "cosine"
-        else optax.constant_schedule(config.lr)
-    )
-    warmup = optax.linear_schedule(
-        0.0 if config.warmup_steps else config.lr,
-        config.lr,
-        max(config.warmup_steps, 1),
-    )
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    """Returns the learning rate by step: linear warm-up, then constant or cosine.
+
+    The cosine ends at `final_lr_fraction` of `lr`. Beyond `total_steps` the rate stays at its last
+    value.
+    """
+    after_warmup = optax.constant_schedule(config.lr)
+    if config.schedule == "cosine":
+        decay_steps = max(total_steps - config.warmup_steps, 1)
+        after_warmup = optax.cosine_decay_schedule(
+            config.lr, decay_steps, config.final_lr_fraction
+        )
+    start = 0.0 if config.warmup_steps else config.lr
+    warmup = optax.linear_schedule(start, config.lr, max(config.warmup_steps, 1))
+    return optax.join_schedules([warmup, after_warmup], [config.warmup_steps])

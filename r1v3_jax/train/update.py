@@ -1,6 +1,6 @@
-"""One update: what learns, the optimizer, and the jitted step that every stage shares.
+"""One update: the training state, and the jitted step that every stage shares.
 
-Knows losses only as functions of a model and a micro-batch.
+It knows losses only as functions of a model and a micro-batch.
 """
 
 import dataclasses
@@ -19,69 +19,67 @@ from r1v3_jax.run.program import concrete
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step: int32[], updates applied; model: all weights; optimizer: moments of the trainable ones
-    only.
-    """
+    """What a stage trains: weights, optimizer state, and the number of updates."""
 
-    step: jax.Array
-    model: R1V3
-    optimizer: optax.OptState
+    step: jax.Array  # int32[], updates applied
+    model: R1V3  # all weights
+    optimizer: optax.OptState  # moments, of the trainable weights only
 
 
 def create(
     model: R1V3, optimizer: optax.GradientTransformation, learns: Callable
 ) -> TrainState:
-    """A fresh state at step 0. Frozen parts have no optimizer state."""
+    """Returns a fresh state at step 0. Frozen parts have no optimizer state."""
     params = nnx.split(model, learns, ...)[1]
-    return TrainState(
-        step=jnp.int32(0), model=model, optimizer=jax.jit(optimizer.init)(params)
-    )
+    moments = jax.jit(optimizer.init)(params)
+    return TrainState(step=jnp.int32(0), model=model, optimizer=moments)
 
 
 def release(model: R1V3) -> None:
-    """Frees the arrays of a model that a restored state replaces: its callers still hold it."""
+    """Frees the arrays of a model that a restored state replaces.
+
+    Callers still hold the model, so its arrays would stay beside the restored ones.
+    """
     for array in jax.tree.leaves(nnx.state(model)):
         array.delete()
 
 
 def summed_gradients(loss: Callable, args: tuple, batch, count=None):
-    """Gradients with respect to `args`, and metrics, added up in float32 over the micro-batches of
-    a batch: its first `count` (int32[]; None: all N).
+    """Returns gradients and metrics, added up in float32 over the micro-batches of a batch.
 
-    loss: `(*args, micro_batch) -> (loss, metrics)`; each array of `batch` is [N, ...].
+    loss: `(*args, micro_batch) -> (loss, metrics)`; the gradients are with respect to `args`. Each
+    array of `batch` is [N, ...]; used are its first `count` micro-batches (int32[]; None: all N).
     """
     gradient = jax.value_and_grad(loss, argnums=tuple(range(len(args))), has_aux=True)
 
-    def accumulate(i, total):
+    def add_micro_batch(i, total):
         (value, metrics), grads = gradient(*args, micro_batch(batch, i))
-        return jax.tree.map(
-            lambda t, x: t + x.astype(t.dtype),
-            total,
-            (grads, {"loss": value, **metrics}),
-        )
+        part = (grads, {"loss": value, **metrics})
+        return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, part)
 
     value, metrics = jax.eval_shape(lambda: loss(*args, micro_batch(batch, 0)))
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros_like(x, jnp.float32), (args, {"loss": value, **metrics})
-    )
-    count = len(jax.tree.leaves(batch)[0]) if count is None else count
-    return jax.lax.fori_loop(0, count, accumulate, zeros)
+    shapes = (args, {"loss": value, **metrics})
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), shapes)
+    if count is None:
+        count = len(jax.tree.leaves(batch)[0])
+    return jax.lax.fori_loop(0, count, add_micro_batch, zeros)
 
 
 def micro_batch(batch, i: jax.Array):
-    """Number i of the N micro-batches in arrays [N, ...]."""
+    """Returns number i of the N micro-batches in arrays [N, ...]."""
     return jax.tree.map(
         lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), batch
     )
 
 
-def gradients(loss_fn: Callable):
-    """For `make_update`: of a loss `(model, micro_batch) -> (loss, metrics)`."""
+def gradients(loss_fn: Callable) -> Callable:
+    """Returns the `gradients` of `make_update` for a loss `(model, micro_batch) -> (loss, metrics)`."""
 
     def of_batch(model: Callable, params, batch):
-        (grads,), metrics = summed_gradients(
-            lambda params, micro: loss_fn(model(params), micro), (params,), batch
-        )
+        def loss_of_params(params, micro):
+            return loss_fn(model(params), micro)
+
+        (grads,), metrics = summed_gradients(loss_of_params, (params,), batch)
         return grads, metrics
 
     return of_batch
@@ -93,7 +91,7 @@ def make_update(
     learns: Callable,
     lr: optax.Schedule,
 ):
-    """The jitted step `(state, batch) -> (state, metrics)`; the state is donated.
+    """Returns the jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
     gradients: `(model, params, batch) -> (grads, metrics)` for the whole batch, metrics with its
     loss; `model(params)` is the model with these weights where it learns. A step whose loss,
@@ -103,6 +101,7 @@ def make_update(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        # 1. Gradients, and the step that the optimizer makes of them.
         graph, params, frozen = nnx.split(state.model, learns, ...)
         grads, metrics = gradients(
             lambda params: nnx.merge(graph, params, frozen), params, batch
@@ -110,14 +109,17 @@ def make_update(
         norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, params)
         update_norm = optax.tree.norm(updates)
-        # Moments too: an infinite second moment makes an update of 0, which looks well.
+
+        # 2. Whether all of it is finite. Moments too: an infinite second moment makes an update of
+        # 0, which looks well.
         sums = [jnp.sum(x, dtype=jnp.float32) for x in jax.tree.leaves(moments)]
-        finite = jnp.isfinite(
-            jnp.stack([norm, metrics["loss"], update_norm, *sums])
-        ).all()
+        numbers = jnp.stack([norm, metrics["loss"], update_norm, *sums])
+        finite = jnp.isfinite(numbers).all()
+
+        # 3. Applied, or not.
         changed = optax.apply_updates(params, updates)
         params, moments = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
+            lambda after, before: jnp.where(finite, after, before),
             (changed, moments),
             (params, state.optimizer),
         )
@@ -128,14 +130,16 @@ def make_update(
             "finite": finite.astype(jnp.float32),
         }
         model = nnx.merge(graph, params, frozen)
-        return TrainState(
-            step=state.step + finite, model=model, optimizer=moments
-        ), metrics
+        state = TrainState(step=state.step + finite, model=model, optimizer=moments)
+        return state, metrics
 
     return update
 
 
-def abstract_state(model, optimizer, learns, mesh) -> TrainState:
+def abstract_state(
+    model, optimizer: optax.GradientTransformation, learns: Callable, mesh
+) -> TrainState:
+    """Returns the shapes of what `create` makes, on the devices of `mesh`."""
     params = nnx.split(model, learns, ...)[1]
     moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
     step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)

@@ -48,53 +48,52 @@ def source(index: int) -> Example:
 CONFIG = SFT(train=source, rows=4, row_tokens=150, tiles=16)
 
 
-def batches(processor, config=CONFIG, count=3, start=0, how=None):
+def batches(processor, config=CONFIG, count=3, start=0, data=None):
     """The first batches from `start` on, each with the index of the first example not in it."""
-    with contextlib.closing(
-        open_reader(config, processor, how or Data(), start=start)
-    ) as reader:
-        made = itertools.islice(
-            packing.packed_batches(reader, processor, config), count
-        )
-        return [(batch, consumed.cursor) for batch, consumed in made]
+    reader = open_reader(config, processor, data or Data(), start=start)
+    with contextlib.closing(reader):
+        packed = packing.packed_batches(reader, processor, config)
+        return [
+            (batch, consumed.cursor)
+            for batch, consumed in itertools.islice(packed, count)
+        ]
 
 
 def segments(batch):
-    """(tokens, labels, weights, image_index) of every packed example, in row order."""
+    """(tokens, labels, weights, image_index, micro-batch, positions) of every packed example."""
     for n, b in np.ndindex(batch.tokens.shape[:2]):
         ids = batch.segment_ids[n, b]
         for segment in range(1, ids.max() + 1):
-            at = ids == segment
-            yield tuple(
-                x[n, b, at]
-                for x in (
-                    batch.tokens,
-                    batch.labels,
-                    batch.loss_weights,
-                    batch.image_index,
-                )
-            ) + (n, batch.positions[n, b, at])
+            in_segment = ids == segment
+            yield (
+                batch.tokens[n, b, in_segment],
+                batch.labels[n, b, in_segment],
+                batch.loss_weights[n, b, in_segment],
+                batch.image_index[n, b, in_segment],
+                n,
+                batch.positions[n, b, in_segment],
+            )
 
 
 def test_every_example_is_packed_once_and_whole(processor):
-    made = batches(processor)
-    seen = []
-    for batch, _ in made:
+    packed = batches(processor)
+    indices = []
+    for batch, _ in packed:
         for ids, _, _, _, _, positions in segments(batch):
             text = processor.tokenizer.decode(ids, skip_special=True)
             index = int(text.rpartition("</think>")[2])
-            np.testing.assert_array_equal(
-                ids, processor.supervised(source(index)).tokens
-            )
+            expected = processor.supervised(source(index)).tokens
+            np.testing.assert_array_equal(ids, expected)
             np.testing.assert_array_equal(positions, np.arange(len(ids)))
-            seen.append(index)
-    assert sorted(seen) == list(range(made[-1][1]))
+            indices.append(index)
+    _, cursor = packed[-1]
+    assert sorted(indices) == list(range(cursor))
 
 
 def test_the_stream_goes_on_from_any_cursor(processor):
-    made = batches(processor, count=3)
-    again = batches(processor, count=2, start=made[0][1])
-    for (a, i), (b, j) in zip(made[1:], again, strict=True):
+    packed = batches(processor, count=3)
+    resumed = batches(processor, count=2, start=packed[0][1])
+    for (a, i), (b, j) in zip(packed[1:], resumed, strict=True):
         assert i == j
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_array_equal(a.tiles, b.tiles)
@@ -116,13 +115,14 @@ def test_image_index_points_at_the_examples_own_tiles(processor, accumulate):
     for batch, _ in batches(processor, config):
         for ids, _, _, index, micro, _ in segments(batch):
             text = processor.tokenizer.decode(ids, skip_special=True)
-            expected = processor.supervised(
-                source(int(text.rpartition("</think>")[2]))
-            ).tiles
+            number = int(text.rpartition("</think>")[2])
+            expected = processor.supervised(source(number)).tiles
             rows = index[index >= 0]
             assert len(rows) == len(expected) * per_tile
-            found = np.asarray(batch.tiles)[micro, rows[::per_tile] // per_tile]
-            np.testing.assert_array_equal(found, expected)
+            slots = rows[::per_tile] // per_tile
+            np.testing.assert_array_equal(
+                np.asarray(batch.tiles)[micro, slots], expected
+            )
 
 
 def test_no_micro_batch_has_more_tiles_than_slots(processor):
@@ -149,12 +149,11 @@ def test_only_images_whose_tiles_are_wanted_are_cut():
 
     # slots  [1 2 2.1  - -]   a process whose device holds the second and third asks for those
     #        [3 3.1 3.2 4 -]
-    slots = prompts.TileSlots(
-        [[image(1, 1), image(2, 2)], [image(3, 3), image(4, 1)]], 5, 2
-    )
-    mine = slots[:, 1:3]
-    assert mine.shape == (2, 2, 2, 2, 3) and cut == [2, 3]
-    np.testing.assert_allclose(mine[:, :, 0, 0, 0], [[2, 2.1], [3.1, 3.2]])
+    parts = [[image(1, 1), image(2, 2)], [image(3, 3), image(4, 1)]]
+    slots = prompts.TileSlots(parts, 5, 2)
+    share = slots[:, 1:3]
+    assert share.shape == (2, 2, 2, 2, 3) and cut == [2, 3]
+    np.testing.assert_allclose(share[:, :, 0, 0, 0], [[2, 2.1], [3.1, 3.2]])
     whole = np.asarray(slots)
     expected = [[1, 2, 2.1, 0, 0], [3, 3.1, 3.2, 4, 0]]
     np.testing.assert_allclose(whole[:, :, 0, 0, 0], expected)
@@ -174,18 +173,16 @@ def test_tiles_are_counted_without_pixels():
 
 def test_labels_behind_image_tokens(processor):
     per_tile = processor.config.image_tokens_per_tile
-    example = dataclasses.replace(
-        source(0), image_labels=("a", "b", "c", "d")[:per_tile]
-    )
-    one = processor.supervised(example)
-    behind = np.flatnonzero(one.tokens == processor.config.image_token_id) + 1
-    assert (
-        processor.tokenizer.decode(one.labels[behind], skip_special=False)
-        == "abcd"[:per_tile]
-    )
-    assert one.loss_mask[behind].all()
-    others = np.setdiff1d(np.arange(len(one.tokens)), behind)
-    np.testing.assert_array_equal(one.labels[others], one.tokens[others])
+    labels = ("a", "b", "c", "d")[:per_tile]
+    example = dataclasses.replace(source(0), image_labels=labels)
+    encoded = processor.supervised(example)
+    is_image = encoded.tokens == processor.config.image_token_id
+    behind = np.flatnonzero(is_image) + 1
+    named = processor.tokenizer.decode(encoded.labels[behind], skip_special=False)
+    assert named == "".join(labels)
+    assert encoded.loss_mask[behind].all()
+    elsewhere = np.setdiff1d(np.arange(len(encoded.tokens)), behind)
+    np.testing.assert_array_equal(encoded.labels[elsewhere], encoded.tokens[elsewhere])
     with pytest.raises(ValueError, match="5 tokens of image labels for 4 image tokens"):
         processor.supervised(dataclasses.replace(example, image_labels=tuple("abcde")))
 
@@ -198,21 +195,20 @@ def test_turns_before_the_question_are_read_and_the_assistants_learnt(processor)
     count = [processor.config.image_tokens_per_tile]
     prompt = processor.tokenizer.encode_prompt(turns, count)
     np.testing.assert_array_equal(processor.prompt(example).tokens, prompt)
-    one = processor.supervised(example)
-    np.testing.assert_array_equal(one.tokens[: len(prompt)], prompt)
-    learnt = processor.tokenizer.decode(one.tokens[one.loss_mask], skip_special=False)
+    encoded = processor.supervised(example)
+    np.testing.assert_array_equal(encoded.tokens[: len(prompt)], prompt)
+    learnt_ids = encoded.tokens[encoded.loss_mask]
+    learnt = processor.tokenizer.decode(learnt_ids, skip_special=False)
     assert learnt == f"1</think>1<|im_end|>{example.chain}<|im_end|>"
-    assert (
-        processor.prompt(source(0)).tokens.tolist() != prompt
-    )  # the cache tells them apart
+    # The cache tells them apart.
+    assert processor.prompt(source(0)).tokens.tolist() != prompt
 
 
 def test_a_row_that_only_teaches_is_no_prompt(processor):
     teaches = dataclasses.replace(source(1), answer="", source="set")
     assert processor.supervised(teaches).loss_mask.any()
-    with pytest.raises(
-        DroppedRow, match=r"set, 1: a chain of thought alone \(no_answer\)"
-    ):
+    message = r"set, 1: a chain of thought alone \(no_answer\)"
+    with pytest.raises(DroppedRow, match=message):
         processor.prompt(teaches)
 
 
@@ -226,9 +222,8 @@ def test_prompts_are_padded_on_the_right(processor):
         prompt = processor.prompt(example).tokens
         assert batch.lengths[row] == len(prompt)
         np.testing.assert_array_equal(batch.tokens[row, : len(prompt)], prompt)
-        assert (
-            batch.tokens[row, len(prompt) :] == processor.tokenizer.pad_token_id
-        ).all()
+        padding = batch.tokens[row, len(prompt) :]
+        assert (padding == processor.tokenizer.pad_token_id).all()
     index = [sorted(set(row[row >= 0].tolist())) for row in batch.image_index]
     assert index == [list(range(4)), list(range(4, 12)), []]
 
@@ -236,19 +231,23 @@ def test_prompts_are_padded_on_the_right(processor):
 def test_prompts_are_padded_to_the_first_bucket_they_fit(processor):
     """Lengths 48 and more, one tile; two tiles; none."""
     encoded = [processor.prompt(source(i)) for i in (0, 2, 3)]
-    longest = max(len(one.tokens) for one in encoded)
-    how = {"max_prompt_tokens": 120, "tiles": 5}
+    longest = max(len(prompt.tokens) for prompt in encoded)
 
-    def padded(of, *buckets):
-        batch = prompts.prompt_batch(of, processor, buckets=buckets, **how)
+    def batch_of(*buckets):
+        return prompts.prompt_batch(
+            encoded, processor, max_prompt_tokens=120, tiles=5, buckets=buckets
+        )
+
+    def padded(*buckets):
+        batch = batch_of(*buckets)
         return batch.tokens.shape[1], batch.tiles.shape[1]
 
-    assert padded(encoded, (longest, 3), (110, 4)) == (longest, 3)
-    assert padded(encoded, (longest - 1, 3), (110, 4)) == (110, 4)
-    assert padded(encoded, (longest, 2), (110, 3)) == (110, 3)
-    assert padded(encoded, (longest, 2), (110, 2)) == (120, 5)
-    small = prompts.prompt_batch(encoded, processor, buckets=((longest, 3),), **how)
-    large = prompts.prompt_batch(encoded, processor, **how)
+    assert padded((longest, 3), (110, 4)) == (longest, 3)
+    assert padded((longest - 1, 3), (110, 4)) == (110, 4)
+    assert padded((longest, 2), (110, 3)) == (110, 3)
+    assert padded((longest, 2), (110, 2)) == (120, 5)
+    small = batch_of((longest, 3))
+    large = batch_of()
     np.testing.assert_array_equal(small.tokens, large.tokens[:, :longest])
     np.testing.assert_array_equal(small.image_index, large.image_index[:, :longest])
     np.testing.assert_array_equal(small.tiles[:, :3][0], large.tiles[:, :3][0])
@@ -257,17 +256,15 @@ def test_prompts_are_padded_to_the_first_bucket_they_fit(processor):
 def test_what_does_not_fit_is_refused(processor):
     none = Data(max_drop_fraction=0.0)
     with pytest.raises(TooManyDropped, match="1 too_long.* tokens, room for 10"):
-        batches(processor, dataclasses.replace(CONFIG, row_tokens=10), how=none)
+        batches(processor, dataclasses.replace(CONFIG, row_tokens=10), data=none)
     with pytest.raises(TooManyDropped, match="1 too_many_tiles.*2 tiles, room for 1"):
-        batches(processor, dataclasses.replace(CONFIG, tiles=1), how=none)
+        batches(processor, dataclasses.replace(CONFIG, tiles=1), data=none)
+    one_image = [processor.prompt(source(0))]
+    two_images = [processor.prompt(source(2))]
     with pytest.raises(ValueError, match="the limit is 20"):
-        prompts.prompt_batch(
-            [processor.prompt(source(0))], processor, max_prompt_tokens=20, tiles=1
-        )
+        prompts.prompt_batch(one_image, processor, max_prompt_tokens=20, tiles=1)
     with pytest.raises(ValueError, match="2 tiles for 1 slots"):
-        prompts.prompt_batch(
-            [processor.prompt(source(2))], processor, max_prompt_tokens=120, tiles=1
-        )
+        prompts.prompt_batch(two_images, processor, max_prompt_tokens=120, tiles=1)
     with pytest.raises(DroppedRow, match="no chain of thought"):
         processor.supervised(dataclasses.replace(source(0), chain=None))
 
@@ -277,8 +274,8 @@ def test_prefetch_keeps_order_and_raises():
         yield from range(5)
         raise ValueError("torn")
 
-    got = []
+    items = []
     with pytest.raises(ValueError, match="torn"):
         for number in placement.prefetch(numbers()):
-            got.append(number)
-    assert got == list(range(5))
+            items.append(number)
+    assert items == list(range(5))

@@ -372,10 +372,16 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
             raise DroppedRow("digits", str(index), "answer", "it is none")
         return dataclasses.replace(good(index), source="digits")
 
-    base = dataclasses.replace(config.stages["base"], train=spoilt, checkpoint_every=2, steps=4)
+    base = dataclasses.replace(
+        config.stages["base"], train=spoilt, checkpoint_every=2, steps=4
+    )
     loose = dataclasses.replace(LOOSE, ahead=4)
     config = dataclasses.replace(
-        config, model=model, stage="base", stages={**config.stages, "base": base}, data=loose
+        config,
+        model=model,
+        stage="base",
+        stages={**config.stages, "base": base},
+        data=loose,
     )
 
     start = build.init(config.model, config.compute)

@@ -14,26 +14,43 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 import dataclasses
-from r1v3_jax.config_files import load_config
+from r1v3_jax.config import Optimizer, load_config
 
 replace = dataclasses.replace
 smoke = load_config("digits_smoke")
 config = replace(
     smoke,
     name="faults",
-    pipeline=("cold_start", "grpo", "connector"),
-    # Enough that some answers have the right form: rewards differ, and there is something to lose.
-    cold_start=replace(
-        smoke.cold_start, steps=60, rows=6, tiles=30, validate_every=20, checkpoint_every=10,
-        patience=0, optimizer=replace(smoke.cold_start.optimizer, lr=4e-3, warmup_steps=5),
-    ),
-    grpo=replace(
-        smoke.grpo, steps=15, prompts=8, tiles=8, checkpoint_every=3, evaluate_every=5,
-        rollouts_every=1,
-    ),
-    connector=replace(
-        smoke.connector, steps=20, checkpoint_every=5, validate_every=10, patience=0
-    ),
+    stages={
+        # Enough that some answers have the right form: rewards differ, and there is something to
+        # lose.
+        "cold_start": replace(
+            smoke.stages["cold_start"],
+            steps=60,
+            rows=6,
+            tiles=30,
+            validate_every=20,
+            checkpoint_every=10,
+            patience=0,
+            optimizer=Optimizer(lr=4e-3, warmup_steps=5, schedule="cosine", weight_decay=0.05),
+        ),
+        "grpo": replace(
+            smoke.stages["grpo"],
+            steps=15,
+            prompts=8,
+            tiles=8,
+            checkpoint_every=3,
+            evaluate_every=5,
+            rollouts_every=1,
+        ),
+        "connector": replace(
+            smoke.stages["connector"],
+            steps=20,
+            checkpoint_every=5,
+            validate_every=10,
+            patience=0,
+        ),
+    },
     evaluate=replace(smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()),
 )
 """

@@ -42,7 +42,7 @@ def text(config: Run, **changes) -> Run:
 
 
 def grpo(config: Run, **changes) -> Run:
-    return replace(config, grpo=replace(config.grpo, **changes))
+    return config.with_stages(grpo=replace(config.stages["grpo"], **changes))
 
 
 OTHERS = {
@@ -74,7 +74,7 @@ OTHERS = {
         "grpo.trainable is 'all' there",
     ),
     "learning rate": (
-        lambda c: grpo(c, optimizer=replace(c.grpo.optimizer, lr=1e-3)),
+        lambda c: grpo(c, optimizer=replace(c.stages["grpo"].optimizer, lr=1e-3)),
         "grpo.optimizer.lr is 0.0002 there and 0.001",
     ),
     "group size": (lambda c: grpo(c, group_size=8), "grpo.group_size is 4 there and 8"),

@@ -13,6 +13,7 @@ from test_shared_prompts import CONFIG, Processor, groups  # noqa: F401
 from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
+from r1v3_jax.losses import ConstantLength, SequenceMean
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
 from r1v3_jax.rollout.metrics import not_finite
@@ -20,7 +21,7 @@ from r1v3_jax.run import alarms
 from r1v3_jax.sampling.loop import decode, generate, prefill
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.stages import grpo
-from r1v3_jax.train import policy_batch
+from r1v3_jax.train import policy_batch, policy_gradient
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import schedule, trainable
 from r1v3_jax.train.update import create, make_update
@@ -36,7 +37,7 @@ def made(groups):  # noqa: F811
     """(model, batch on the host, fresh states, the jitted update), with a KL term."""
     model = random_model(TINY, Compute(logprob_chunk=5))
     batch = jax.tree.map(np.asarray, policy_batch.policy_batch(groups, KL, Processor))
-    old = grpo.score(model, batch, KL.temperature)
+    old = policy_gradient.score(model, batch, KL.temperature)
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=old)
     batch = jax.tree.map(np.asarray, dataclasses.replace(batch, rows=rows))
     optimizer, update = grpo.make_update(KL)
@@ -46,7 +47,7 @@ def made(groups):  # noqa: F811
     def poisoned(model, params, batch_and_where):
         """The real gradient, with one entry of one leaf set to what the batch says."""
         batch, leaf, value = batch_and_where
-        grads, metrics = grpo.gradients(model, params, batch, config=KL)
+        grads, metrics = policy_gradient.gradients(model, params, batch, config=KL)
         leaves, tree = jax.tree.flatten(grads)
         put = lambda i, x: jnp.where(leaf == i, x.at[(0,) * x.ndim].set(value), x)  # noqa: E731
         return jax.tree.unflatten(
@@ -240,13 +241,15 @@ def test_sampler_and_trainer_agree(sampled, shows):
 def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
     """The sampler's side as it is, and with the temperature left out, whatever the aggregation."""
     batch, fresh, _, _ = made
-    for aggregation in ("sequence", "constant"):
+    for aggregation in (SequenceMean(), ConstantLength()):
         config = dataclasses.replace(KL, kl_coef=0.0, aggregation=aggregation)
         _, update = grpo.make_update(config)
-        weights = batch.rows.loss_weights * (0.1 if aggregation == "constant" else 1.0)
+        weights = batch.rows.loss_weights * (
+            0.1 if aggregation == ConstantLength() else 1.0
+        )
         for temperature, wanted in ((config.temperature, []), (2.0, ["sampler_gap"])):
             state = fresh()
-            sampled = grpo.score(state.model, batch, temperature)
+            sampled = policy_gradient.score(state.model, batch, temperature)
             rows = dataclasses.replace(
                 batch.rows, sampler_logprobs=sampled, old_logprobs=None, ref_logprobs=None,
                 loss_weights=weights,
@@ -254,7 +257,7 @@ def test_the_metric_of_an_update_shows_a_fault_in_one_step(made, shows):
             _, metrics = update(state, dataclasses.replace(batch, rows=rows))
             gap = float(metrics["sampler_gap"])
             found = [n for n in alarms.alarms({"sampler_gap": gap}, Health())]
-            what = f"15 an update's gap, {aggregation}, sampled at {temperature}"
+            what = f"15 an update's gap, {type(aggregation).__name__}, sampled at {temperature}"
             shows(what, f"{gap:.1e} {found}", wanted, found == wanted)
 
 

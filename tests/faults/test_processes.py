@@ -118,8 +118,8 @@ def faulty(source, flags, index):
     return source(index)
 
 
-train = functools.partial(faulty, config.grpo.train, FLAGS)
-config = replace(config, grpo=replace(config.grpo, train=train))
+train = functools.partial(faulty, config.stages["grpo"].train, FLAGS)
+config = config.with_stages(grpo=replace(config.stages["grpo"], train=train))
 """
 AT_ONCE = ["--config.data.ahead=1", "--config.data.threads=1"]  # no rows are made ahead
 

@@ -20,22 +20,28 @@ from r1v3_jax.run import metrics
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-import dataclasses
-from r1v3_jax.config_files import load_config
+from dataclasses import replace
+from r1v3_jax.config import Optimizer, load_config
 
 smoke = load_config("digits_smoke")
-config = dataclasses.replace(
+config = replace(
     smoke,
     name="two",
-    pipeline=("cold_start", "grpo"),
-    cold_start=dataclasses.replace(
-        smoke.cold_start, steps=60, rows=6, tiles=30, validate_every=0, patience=0,
-        optimizer=dataclasses.replace(smoke.cold_start.optimizer, lr=4e-3, warmup_steps=5),
-    ),
-    grpo=dataclasses.replace(
-        smoke.grpo, steps=2, prompts=8, tiles=8, slots=12, evaluate_every=0
-    ),
-    evaluate=dataclasses.replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
+    stages={
+        "cold_start": replace(
+            smoke.stages["cold_start"],
+            steps=60,
+            rows=6,
+            tiles=30,
+            validate_every=0,
+            patience=0,
+            optimizer=Optimizer(lr=4e-3, warmup_steps=5, schedule="cosine", weight_decay=0.05),
+        ),
+        "grpo": replace(
+            smoke.stages["grpo"], steps=2, prompts=8, tiles=8, slots=12, evaluate_every=0
+        ),
+    },
+    evaluate=replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
 )
 """
 

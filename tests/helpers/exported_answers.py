@@ -58,7 +58,7 @@ def compare(config, workdir, count: int) -> tuple[list[tuple[str, str, str]], in
         tiles=count,
         group_size=1,
     )
-    model = for_decoding(weights.load_weights(workdir / config.pipeline[-1] / "done"))
+    model = for_decoding(weights.load_weights(workdir / list(config.stages)[-1] / "done"))
     groups = sampler.groups(
         model, examples, jax.random.key(0), config.evaluate.max_tokens
     )

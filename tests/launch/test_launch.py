@@ -23,10 +23,10 @@ def test_list_and_print():
         launch("--list_configs").stdout.split()
     )
     printed = launch(
-        "--config=digits", "--print_config", "--config.grpo.clip_high=0.3"
+        "--config=digits", "--print_config", "--config.grpo.loss.high=0.3"
     ).stdout
     assert (
-        "--config.grpo.clip_high=0.3\n" in printed
+        "--config.grpo.loss.high=0.3\n" in printed
         and "--config.name='digits'\n" in printed
     )
 
@@ -42,7 +42,7 @@ def test_configs_load_from_anywhere(tmp_path):
         ([], "--config=NAME is missing; there are: digits, digits_smoke"),
         (
             ["--config=digits", "--config.grpo.clip_hi=0.3"],
-            "did you mean --config.grpo.clip_high",
+            "clip_high is now GRPO.loss=Clipped(high=0.28)",
         ),
         (["--config=digits", "--config.grpo.group_size=2.5"], "group_size"),
         (["--config=digits", "--config.grpo.group_size=1"], "at least 2"),
@@ -51,8 +51,17 @@ def test_configs_load_from_anywhere(tmp_path):
             "choose from base, cold_start, grpo, connector",
         ),
         (
-            ["--config=digits", "--config.grpo.aggregation=mean"],
-            "token, sequence, constant",
+            ["--config=digits", "--config.grpo.stps=3"],
+            "did you mean --config.grpo.steps?",
+        ),
+        (
+            ["--config=digits", "--config.pipeline=grpo"],
+            "pipeline is now the order of Run.stages, and --config.stage=NAME",
+        ),
+        (
+            ["--config=digits", "--config.grpo.loss=Clipped"],
+            "a Clipped is an object, chosen in a config file; flags set its fields: "
+            "--config.grpo.loss.low, --config.grpo.loss.high",
         ),
         (
             ["--config=digits", "--config.evaluate.thinking=none"]

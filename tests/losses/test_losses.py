@@ -5,8 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1v3_jax.losses.advantages import group_advantages, token_weights
-from r1v3_jax.losses.policy import clipped_policy_loss, importance_weights, kl
+from r1v3_jax.losses import (
+    K1,
+    K2,
+    K3,
+    Clipped,
+    ConstantLength,
+    GroupCentred,
+    GroupRelative,
+    SequenceMean,
+    TokenMean,
+)
+from r1v3_jax.losses.policy import importance_weights
 from r1v3_jax.losses.supervised import cross_entropy
 
 RAGGED = np.array(
@@ -31,7 +41,7 @@ def test_group_advantages_written_out():
         [0, 0, 0, 0],
         [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std],
     ]
-    got = group_advantages(rewards, np.ones((3, 4), bool))
+    got = GroupRelative()(rewards, np.ones((3, 4), bool))
     np.testing.assert_allclose(got, expected, atol=1e-5)  # eps 1e-6 in the denominator
 
 
@@ -40,7 +50,7 @@ def test_group_advantages_are_torchs_of_the_valid_samples():
 
     rewards = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     valid = np.random.default_rng(1).random((5, 8)) < 0.7
-    got = group_advantages(np.where(valid, rewards, np.nan), valid)
+    got = GroupRelative()(np.where(valid, rewards, np.nan), valid)
     for row, mask, advantages in zip(rewards, valid, got, strict=True):
         known = torch.from_numpy(row[mask])
         expected = (known - known.mean()) / (known.std() + 1e-6)
@@ -49,33 +59,31 @@ def test_group_advantages_are_torchs_of_the_valid_samples():
 
 
 def test_dr_grpo_does_not_divide():
-    got = group_advantages(
-        np.array([[1.0, 0, 0, 0]]), np.ones((1, 4), bool), divide_by_std=False
-    )
+    got = GroupCentred()(np.array([[1.0, 0, 0, 0]]), np.ones((1, 4), bool))
     np.testing.assert_allclose(got, [[0.75, -0.25, -0.25, -0.25]])
 
 
 def test_a_group_with_one_valid_sample_has_no_signal():
-    got = group_advantages(np.array([[1.0, np.nan]]), np.array([[True, False]]))
+    got = GroupRelative()(np.array([[1.0, np.nan]]), np.array([[True, False]]))
     np.testing.assert_array_equal(got, [[0, 0]])
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), ConstantLength()])
 def test_aggregations_against_loops(aggregation):
     x, max_tokens = numbers(2), 7
     rows = [x[b][RAGGED[b]] for b in range(len(x)) if RAGGED[b].any()]
     expected = {
-        "token": np.concatenate(rows).mean(),
-        "sequence": np.mean([row.mean() for row in rows]),
-        "constant": sum(row.sum() for row in rows) / (max_tokens * len(rows)),
-    }[aggregation]
-    weights = token_weights(RAGGED, aggregation, max_tokens)
+        TokenMean: np.concatenate(rows).mean(),
+        SequenceMean: np.mean([row.mean() for row in rows]),
+        ConstantLength: sum(row.sum() for row in rows) / (max_tokens * len(rows)),
+    }[type(aggregation)]
+    weights = aggregation(RAGGED, max_tokens)
     np.testing.assert_allclose(-cross_entropy(x, weights), expected, rtol=1e-5)
 
 
 def test_clipped_policy_loss_against_a_loop():
     logprobs, old, advantages = numbers(3), numbers(4), numbers(5, scale=1.0)
-    weights = token_weights(RAGGED, "sequence", 5)
+    weights = SequenceMean()(RAGGED, 5)
     expected, low, high = 0.0, 0.0, 0.0
     for b, t in np.argwhere(RAGGED):
         ratio, advantage, w = (
@@ -86,9 +94,7 @@ def test_clipped_policy_loss_against_a_loop():
         expected -= w * min(ratio * advantage, np.clip(ratio, 0.8, 1.28) * advantage)
         low += w * (ratio < 0.8 and advantage < 0)
         high += w * (ratio > 1.28 and advantage > 0)
-    got, metrics = clipped_policy_loss(
-        logprobs, old, advantages, weights, clip_low=0.2, clip_high=0.28
-    )
+    got, metrics = Clipped(low=0.2, high=0.28)(logprobs, old, advantages, weights)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_ratio/low"], low, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_ratio/high"], high, rtol=1e-5)
@@ -98,12 +104,10 @@ def test_clipped_policy_loss_against_a_loop():
 def test_on_policy_gradient_is_the_policy_gradient():
     """At ratio 1 nothing is clipped: d loss / d logprob = -weight * advantage."""
     logprobs, advantages = numbers(6), numbers(7, scale=1.0)
-    weights = token_weights(RAGGED, "token", 5)
-    gradient = jax.grad(
-        lambda x: clipped_policy_loss(
-            x, logprobs, advantages, weights, clip_low=0.2, clip_high=0.2
-        )[0]
-    )(jnp.asarray(logprobs))
+    weights = TokenMean()(RAGGED, 5)
+    gradient = jax.grad(lambda x: Clipped()(x, logprobs, advantages, weights)[0])(
+        jnp.asarray(logprobs)
+    )
     np.testing.assert_allclose(gradient, -weights * advantages, atol=1e-6)
 
 
@@ -112,11 +116,7 @@ def test_gradient_beyond_a_bound_is_zero():
     logprobs = jnp.asarray([[1.0, 1.0, -1.0, -1.0]])
     advantages = jnp.asarray([[1.0, -1.0, -1.0, 1.0]])
     weights = jnp.ones((1, 4))
-    gradient = jax.grad(
-        lambda x: clipped_policy_loss(
-            x, 0 * x, advantages, weights, clip_low=0.2, clip_high=0.2
-        )[0]
-    )(logprobs)
+    gradient = jax.grad(lambda x: Clipped()(x, 0 * x, advantages, weights)[0])(logprobs)
     assert gradient[0, 0] == 0 and gradient[0, 2] == 0
     assert gradient[0, 1] != 0 and gradient[0, 3] != 0
 
@@ -126,7 +126,7 @@ def test_weightless_tokens_may_hold_anything():
     bad = jnp.asarray([[jnp.nan, -0.5]])
 
     def loss(x):
-        return clipped_policy_loss(x, bad, bad, weights, clip_low=0.2, clip_high=0.2)[0]
+        return Clipped()(x, bad, bad, weights)[0]
 
     value, gradient = jax.value_and_grad(loss)(bad)
     assert np.isfinite(value) and np.isfinite(np.asarray(gradient)).all()
@@ -134,21 +134,17 @@ def test_weightless_tokens_may_hold_anything():
 
 def test_kl_estimators_written_out():
     policy, reference = jnp.log(jnp.asarray(0.5)), jnp.log(jnp.asarray(0.25))
-    np.testing.assert_allclose(kl(policy, reference, "k1"), np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(
-        kl(policy, reference, "k2"), np.log(2) ** 2 / 2, rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        kl(policy, reference, "k3"), 0.5 - 1 + np.log(2), rtol=1e-5
-    )
+    np.testing.assert_allclose(K1()(policy, reference), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(K2()(policy, reference), np.log(2) ** 2 / 2, rtol=1e-6)
+    np.testing.assert_allclose(K3()(policy, reference), 0.5 - 1 + np.log(2), rtol=1e-5)
 
 
 def test_kl_estimators_are_right_on_average():
     """k1 and k3 are unbiased: their mean under the policy is the KL of two distributions."""
     p, q = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.5, 0.3])
     exact = (p * np.log(p / q)).sum()
-    for estimator in ("k1", "k3"):
-        mean = (p * np.asarray(kl(jnp.log(p), jnp.log(q), estimator))).sum()
+    for estimator in (K1(), K3()):
+        mean = (p * np.asarray(estimator(jnp.log(p), jnp.log(q)))).sum()
         np.testing.assert_allclose(mean, exact, rtol=1e-5)
 
 
@@ -159,3 +155,12 @@ def test_importance_weights_are_capped_and_constant():
     )
     gradient = jax.grad(lambda x: importance_weights(x, sampled, 2.0).sum())(old)
     np.testing.assert_array_equal(gradient, [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [({"low": 1.5}, "Clipped.low is 1.5"), ({"high": -0.1}, "Clipped.high is -0.1")],
+)
+def test_bounds_that_cannot_be_are_refused(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        Clipped(**bounds)

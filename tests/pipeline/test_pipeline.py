@@ -218,7 +218,7 @@ def test_the_choices_of_a_run_are_taken(config, finished, tmp_path, source):
     preflight.check(run)
     context = pipeline.prepare(run, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
-        got = start.start(context, "base")
+        got = start.initial_model(context, "base")
     assert got.config == model and got.language.config == model.text
     vocab = text.vocab_size
     kept = weights.load_weights(workdir / "connector/done")
@@ -232,9 +232,9 @@ def test_a_stage_that_begins_without_the_one_before_says_so(
 ):
     context = pipeline.prepare(config, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
-        start.start(context, "base")
+        start.initial_model(context, "base")
         assert not warned(caplog)
-        start.start(context, "grpo")
+        start.initial_model(context, "grpo")
     assert warned(caplog)[0].startswith(
         "grpo begins with random weights: cold_start was not done"
     )
@@ -272,7 +272,7 @@ def test_the_distillation_tool_asks_the_teacher(finished, tmp_path):
 def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
     workdir, _ = finished
     out, data = tmp_path / "rates.jsonl", tmp_path / "mine.jsonl"
-    source = load.load_config("digits_smoke").grpo.train
+    source = load.load_config("digits_smoke").stages["grpo"].train
     examples = [source(i) for i in range(3)]
     for i, example in enumerate(examples):
         example.images[0].save(tmp_path / f"{i}.png")
@@ -359,19 +359,28 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     """Stopped after 2 of 3 steps and started again: the same numbers, the same weights."""
     workdir, _ = finished
     short = dataclasses.replace(
-        config, stage="base", base=dataclasses.replace(config.base, checkpoint_every=1)
+        config,
+        stage="base",
+        stages={
+            **config.stages,
+            "base": dataclasses.replace(config.stages["base"], checkpoint_every=1),
+        },
     )
 
     class Stop(Exception):
         pass
 
-    def stopping(index, source=short.base.train, limit=20):
+    def stopping(index, source=short.stages["base"].train, limit=20):
         if index > limit:
             raise Stop
         return source(index)
 
     torn = dataclasses.replace(
-        short, base=dataclasses.replace(short.base, train=stopping)
+        short,
+        stages={
+            **short.stages,
+            "base": dataclasses.replace(short.stages["base"], train=stopping),
+        },
     )
     with pytest.raises(Stop):
         pipeline.run(torn, tmp_path, quiet=True)

@@ -13,34 +13,31 @@ from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax.config import GRPO, TINY, Compute, Data, Shaping
 from r1v3_jax.data import placement
-from r1v3_jax.data.reader import TooManyDropped, of_stage
+from r1v3_jax.data.reader import TooManyDropped
 from r1v3_jax.evaluate import accuracy
-from r1v3_jax.losses import advantages
+from r1v3_jax.losses import GroupRelative, TokenMean
 from r1v3_jax.models import build
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.processing.tokenizer import load
-from r1v3_jax.rewards import score as rewards
-from r1v3_jax.rewards import score as rewards_score
-from r1v3_jax.rewards import verify
+from r1v3_jax.rewards import score, verify
 from r1v3_jax.rewards.score import scored
 from r1v3_jax.rewards.verifiers import verdict
 from r1v3_jax.rollout import collect, metrics, scoring
 from r1v3_jax.rollout import sampler as rollout_sampler
-from r1v3_jax.rollout.sampler import (
-    SNAPSHOTS,
-    GroupSampler,
-    begin,
-    multihost_utils,
-    sample,
-)
+from r1v3_jax.rollout.sampler import SNAPSHOTS, GroupSampler, sample
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
 from r1v3_jax.train.optimizer import trainable
 from r1v3_jax.train.policy_batch import pack, policy_batch
+from r1v3_jax.train.policy_gradient import score as score_batch
 from r1v3_jax.train.update import create
-from r1v3_jax.types import DroppedRow, Example
+from r1v3_jax.types import DroppedRow, Example, StepInfo
+
+
+def info(seed=0, limit=8, progress=1.0) -> StepInfo:
+    return StepInfo(0, jax.random.key(seed), limit, progress)
 
 
 def source(index: int) -> Example:
@@ -55,7 +52,7 @@ CONFIG = GRPO(
     max_prompt_tokens=100,
     max_completion_tokens=8,
     tiles=4,
-    aggregation="token",
+    aggregation=TokenMean(),
 )
 
 
@@ -113,7 +110,7 @@ def reader(setup):
     with contextlib.ExitStack() as stack:
 
         def make(start=0):
-            one = of_stage(CONFIG, setup[0].processor, Data(), start=start)
+            one = grpo.reader(CONFIG, setup[0].processor, Data(), start=start)
             return stack.enter_context(contextlib.closing(one))
 
         yield make
@@ -123,9 +120,7 @@ def reader(setup):
 def groups(setup):
     """Sampled groups with rewards as if some were right, one of them undecided."""
     sampler, model = setup
-    made = sampler.groups(
-        model, [source(i) for i in range(4)], jax.random.key(0), limit=8
-    )
+    made = sampler.groups(model, [source(i) for i in range(4)], info())
     rng, out = np.random.default_rng(0), []
     for p, group in enumerate(made):
         right = [float(x) for x in rng.integers(0, 2, 3)] if p else [1.0, 0.0, None]
@@ -143,7 +138,7 @@ def test_the_trainer_agrees_with_the_sampler(setup, groups):
     batch = policy_batch(groups, CONFIG, sampler.processor)
     batch = placement.place(batch, TRAIN, jax.sharding.get_mesh())
     got, sampled = (
-        np.asarray(grpo.score(model, batch, 1.0)),
+        np.asarray(score_batch(model, batch, 1.0)),
         batch.rows.sampler_logprobs,
     )
     at = sampled != 0
@@ -182,9 +177,7 @@ def test_rows_hold_the_sampled_ids(setup, groups):
 def test_an_undecided_sample_takes_no_part(setup, groups):
     """Weight and advantage 0; the advantages of its siblings are those computed without it."""
     rows = policy_batch(groups, CONFIG, setup[0].processor).rows
-    without = advantages.group_advantages(
-        np.array([[1.0, 0.0]]), np.ones((1, 2), bool)
-    )[0]
+    without = GroupRelative()(np.array([[1.0, 0.0]]), np.ones((1, 2), bool))[0]
     for group, g, place, _ in samples(groups):
         if group is groups[0]:
             expected = 0.0 if g == 2 else without[g]
@@ -224,7 +217,7 @@ def test_a_prefilled_answer_is_prompt_to_the_sampler_and_text_to_the_verifier(se
     )
     plain, filled = (
         dataclasses.replace(sampler, processor=e).groups(
-            model, [source(1)], jax.random.key(0), 3
+            model, [source(1)], info(limit=3)
         )[0]
         for e in (sampler.processor, processor)
     )
@@ -248,7 +241,7 @@ def test_rollouts_and_evaluations_decode_in_the_decode_layout(
             return super().begin(model, *args)
 
     spy = Spy(**{f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)})
-    collect.collect(spy, model, reader(), jax.random.key(0), CONFIG, 8)
+    collect.collect(spy, model, reader(), CONFIG, info())
     accuracy.sample_groups(spy, model, source, 4, 4, jax.random.key(0))
     list(sample(spy, model, source, 4, 4, jax.random.key(0)))  # chains, pass rates
     assert used == [DECODE] * 3
@@ -261,16 +254,16 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(
     sampler, model = spread, jax.tree.map(jnp.copy, setup[1])
     optimizer, update = grpo.make_update(CONFIG)
     state = create(model, optimizer, trainable("all"))
-    key, where = jax.random.key(5), (CONFIG, 8)
     old = [sampler, build.for_decoding(setup[1]), reader(4)]
-    expected = host(sampler.finish(begin(*old, key, *where)))
+    expected = host(sampler.finish(collect.begin(*old, CONFIG, info(5))))
     examples = reader()
 
-    def then():
-        return begin(sampler, build.for_decoding(state.model), examples, key, *where)
+    def begin_next():
+        decoding = build.for_decoding(state.model)
+        return collect.begin(sampler, decoding, examples, CONFIG, info(5))
 
     first = collect.collect(
-        sampler, state.model, examples, jax.random.key(0), *where, then=then
+        sampler, state.model, examples, CONFIG, info(), begin_next=begin_next
     )
     assert first.consumed.cursor == 4
     batch = policy_batch(first.groups, CONFIG, sampler.processor)
@@ -278,11 +271,12 @@ def test_a_rollout_begun_ahead_samples_with_the_weights_it_was_begun_with(
     weights = dataclasses.replace(batch.rows, advantages=batch.rows.advantages + 1)
     state, _ = update(state, dataclasses.replace(batch, rows=weights))
     second = collect.collect(
-        sampler, state.model, examples, jax.random.key(9), *where, flight=first.ahead
+        sampler, state.model, examples, CONFIG, info(9), pending=first.ahead
     )
     assert host(second.groups) == expected
     assert second.consumed.cursor == 8 and second.ahead is None
-    new = begin(sampler, build.for_decoding(state.model), reader(4), key, *where)
+    decoding = build.for_decoding(state.model)
+    new = collect.begin(sampler, decoding, reader(4), CONFIG, info(5))
     moved = [group.completions.logprobs for group in sampler.finish(new)]
     stayed = [group.completions.logprobs for group in second.groups]
     assert any(np.abs(a - b).max() > 0 for a, b in zip(moved, stayed, strict=True))
@@ -300,10 +294,9 @@ def test_the_next_rollout_is_begun_once(setup, reader):
         sampler,
         model,
         reader(),
-        jax.random.key(0),
         CONFIG,
-        8,
-        then=lambda: begun.append(1) or 7,
+        info(),
+        begin_next=lambda: begun.append(1) or 7,
     )
     assert begun == [1] and found.ahead == 7
 
@@ -313,21 +306,21 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, rea
     sampler, model = setup
 
     def score_all(texts, answers, ended, **_):
-        base = rewards_score.score(texts[0], answers[0], ended=ended[0])
+        base = score.score(texts[0], answers[0], ended=ended[0])
         return [
             dataclasses.replace(base, total=float(int(answer) % 2 == 0 or i % 3 == 0))
             for i, answer in enumerate(answers)
         ]
 
     monkeypatch.setattr(
-        rewards, "score_all", score_all
+        rollout_sampler, "score_all", score_all
     )  # the verifier is not what is tested
     config = dataclasses.replace(CONFIG, refills=2)
-    found = collect.collect(sampler, model, reader(), jax.random.key(0), config, 8)
+    found = collect.collect(sampler, model, reader(), config, info())
     assert [int(group.example.id) for group in found.groups] == [1, 3, 5, 7]
     assert found.consumed.cursor == 8 and found.lengths == [100, 100]
     assert found.counts == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
-    found = collect.collect(sampler, model, reader(), jax.random.key(0), CONFIG, 8)
+    found = collect.collect(sampler, model, reader(), CONFIG, info())
     assert [int(group.example.id) for group in found.groups] == [0, 1, 2, 3]
     assert found.consumed.cursor == 4
 
@@ -342,7 +335,7 @@ def test_a_bucket_changes_no_sample(setup, reader):
         (dataclasses.replace(CONFIG, buckets=buckets), 90),
     ):
         mine = dataclasses.replace(sampler, buckets=how.buckets)
-        made = collect.collect(mine, model, reader(), jax.random.key(0), how, 8)
+        made = collect.collect(mine, model, reader(), how, info())
         batch = policy_batch(made.groups, how, sampler.processor)
         assert made.lengths == [length] and batch.prompts.tokens.shape[1] == length
         found.append(made.groups)
@@ -364,26 +357,25 @@ def test_bad_rows_are_left_out_of_a_step_and_counted(setup):
         return source(index)
 
     how = Data(max_drop_fraction=0.1)
-    examples = of_stage(CONFIG, sampler.processor, how, source=spoilt)
+    examples = grpo.reader(CONFIG, sampler.processor, how, source=spoilt)
     with contextlib.closing(examples):
-        then = functools.partial(
-            begin,
+        begin_next = functools.partial(
+            collect.begin,
             sampler,
             build.for_decoding(model),
             examples,
-            jax.random.key(1),
             CONFIG,
-            8,
+            info(1),
         )
         first = collect.collect(
-            sampler, model, examples, jax.random.key(0), CONFIG, 8, then=then
+            sampler, model, examples, CONFIG, info(), begin_next=begin_next
         )
         assert [group.example.id for group in first.groups] == ["0", "3", "4", "5"]
         assert first.consumed.cursor == 6 and [
             x["index"] for x in first.consumed.drops
         ] == [1, 2]
         later = collect.collect(
-            sampler, model, examples, jax.random.key(1), CONFIG, 8, flight=first.ahead
+            sampler, model, examples, CONFIG, info(1), pending=first.ahead
         )
     assert [group.example.id for group in later.groups] == ["7", "8", "9", "10"]
     assert later.consumed.cursor == 11 and [
@@ -423,25 +415,23 @@ def test_a_row_is_checked_by_the_verifier_it_names(setup, monkeypatch):
     sampler, model = setup
     asked = {}
 
-    def verify_all(completions, answers, *, verifiers, questions, progress, how, **_):
-        asked.update(
-            verifiers=verifiers, questions=questions, progress=progress, how=how
-        )
+    def verify_all(completions, answers, *, thinking=True, **options):
+        asked.update(options)
         return [verify.verify(c, a) for c, a in zip(completions, answers, strict=True)]
 
     monkeypatch.setattr(
-        rewards, "verify_all", verify_all
+        score, "verify_all", verify_all
     )  # the verifier is not what is tested
     names = ["", "choice", "number relative=0.1", "choice|model"]
     examples = [
         dataclasses.replace(source(i), verifier=name) for i, name in enumerate(names)
     ]
-    sampler.groups(model, examples, jax.random.key(0), limit=3, progress=0.25)
+    sampler.groups(model, examples, info(limit=3, progress=0.25))
     assert asked["verifiers"] == [name for name in names for _ in range(3)]
     assert asked["questions"] == [
         example.question for example in examples for _ in range(3)
     ]
-    assert asked["progress"] == 0.25 and asked["how"] is sampler.verify
+    assert asked["progress"] == 0.25 and asked["verify"] is sampler.verify
 
 
 def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
@@ -449,16 +439,14 @@ def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
     sampler, model = setup
     right = verdict.Check(verdict.Verdict.RIGHT, "7", "equal")
     monkeypatch.setattr(
-        rewards, "verify_all", lambda texts, *_, **__: [right] * len(texts)
+        score, "verify_all", lambda texts, *_, **__: [right] * len(texts)
     )
-    monkeypatch.setattr(rewards, "format_score", lambda *_, **__: 0.0)
+    monkeypatch.setattr(score, "format_score", lambda *_, **__: 0.0)
     weights = [None, 0.25, 0.0, 1.0]
     examples = [
         dataclasses.replace(source(i), accuracy_weight=w) for i, w in enumerate(weights)
     ]
-    groups = sampler.groups(
-        model, examples, jax.random.key(0), limit=3, accuracy_weight=0.5
-    )
+    groups = sampler.groups(model, examples, info(limit=3), accuracy_weight=0.5)
     for group, weight in zip(groups, [0.5, 0.25, 0.0, 1.0], strict=True):
         np.testing.assert_allclose(group.rewards, weight)
 
@@ -479,8 +467,8 @@ def test_scores_of_other_processes_are_the_same(monkeypatch):
         tables.append(np.array(table))
         return np.concatenate(tables)
 
-    monkeypatch.setattr(rollout_sampler.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(scoring.multihost_utils, "process_allgather", gather)
     with contextlib.suppress(ValueError):  # the rest is not there yet
         scoring.gather_scores(scores[:3], weights)
     found = scoring.gather_scores(scores[3:], weights)
@@ -496,7 +484,7 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
     )
     config = dataclasses.replace(CONFIG, shaping=shaping)
     plain, shaped = (
-        collect.collect(sampler, model, reader(), jax.random.key(0), how, 8).groups
+        collect.collect(sampler, model, reader(), how, info()).groups
         for how in (CONFIG, config)
     )
     for before, after in zip(plain, shaped, strict=True):
@@ -511,7 +499,7 @@ def test_penalties_come_off_the_rewards_of_training(setup, reader):
     assert metrics.statistics(shaped, 8)["penalty"] == pytest.approx(mean) and mean > 0
     failed = scored(verdict.Check(verdict.Verdict.ERROR, None, ""), 1.0, 0.8)
     group = dataclasses.replace(plain[0], scores=[failed] * 3)
-    assert np.isnan(collect.shaped(group, config, 8).rewards).all()
+    assert np.isnan(collect.shape_rewards(group, config, 8).rewards).all()
 
 
 @pytest.fixture(scope="module")
@@ -548,21 +536,21 @@ def test_what_is_scored_while_others_are_sampled_is_the_same(
     """Five slots for twelve samples: four looks, each at what the ones before did not have."""
     sampler, model = spread, setup[1]
     examples = [source(i) for i in range(4)]
-    expected = sampler.groups(model, examples, jax.random.key(0), limit=8)
-    calls, score_all = [], rewards_score.score_all
+    expected = sampler.groups(model, examples, info())
+    calls, score_all = [], score.score_all
 
     def watched(texts, *args, **options):
         calls.append(len(texts))
         return score_all(texts, *args, **options)
 
-    monkeypatch.setattr(rewards, "score_all", watched)
+    monkeypatch.setattr(rollout_sampler, "score_all", watched)
     slotted = dataclasses.replace(sampler, slots=5)
-    groups = slotted.groups(model, examples, jax.random.key(0), limit=8)
+    groups = slotted.groups(model, examples, info())
     assert host(groups) == host(expected)
     assert len({int(x) for group in groups for x in group.completions.lengths}) >= 4
     assert len(calls) == SNAPSHOTS and sum(calls) == 12 and calls[0] > 0
     calls.clear()
-    sampler.groups(model, examples, jax.random.key(0), limit=8)
+    sampler.groups(model, examples, info())
     assert calls == [12]
 
 
@@ -571,7 +559,7 @@ def test_busy_slots_are_counted(setup, spread):
     model, found = setup[1], []
     for slots in (0, 5):
         groups = dataclasses.replace(spread, slots=slots).groups(
-            model, [source(i) for i in range(4)], jax.random.key(0), limit=8
+            model, [source(i) for i in range(4)], info()
         )
         lengths = np.concatenate([group.completions.lengths for group in groups])
         free = np.zeros(slots or 12)
@@ -588,10 +576,8 @@ def test_the_limit_of_a_step_holds_without_another_program(setup):
     sampler, model = setup
     from r1v3_jax.sampling.loop import decode
 
-    sampler.groups(model, [source(i) for i in range(4)], jax.random.key(0), limit=8)
+    sampler.groups(model, [source(i) for i in range(4)], info())
     programs = decode._cache_size()
-    short = sampler.groups(
-        model, [source(i) for i in range(4)], jax.random.key(0), limit=3
-    )
+    short = sampler.groups(model, [source(i) for i in range(4)], info(limit=3))
     assert max(group.completions.lengths.max() for group in short) <= 3
     assert decode._cache_size() == programs

@@ -15,7 +15,7 @@ from r1v3_jax.config import Health
 from r1v3_jax.run import alarms as run_alarms
 from r1v3_jax.run import watchdog
 from r1v3_jax.run.alarms import Alarms, not_finite
-from r1v3_jax.stages.loop import Loop
+from r1v3_jax.stages.loop import Loop, Resume
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_step_of_several_updates_is_skipped_once(tmp_path):
     run = SimpleNamespace(health=Health(not_finite="skip", max_skipped=2))
     context = SimpleNamespace(run=run, workdir=tmp_path, quiet=True)
     config = SimpleNamespace(steps=9, checkpoint_every=9)
-    loop = Loop(context, "grpo", config, None, first=0, skipped=0)
+    loop = Loop(context, "grpo", config, None, Resume())
     batch = {"tokens": np.zeros(3)}
     for step in (3, 3, 5):
         loop.skip(step, "a loss is", batch)

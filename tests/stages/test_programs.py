@@ -7,11 +7,12 @@ import json
 import pytest
 
 from r1v3_jax.config import load_config
-from r1v3_jax.models import r1v3
+from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, start
 from r1v3_jax.rollout import sampler
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, kinds, sft
+from r1v3_jax.train import policy_gradient
 
 
 @pytest.fixture(scope="module")
@@ -20,21 +21,23 @@ def config():
     # Two updates a rollout, so that `score` runs too.
     return dataclasses.replace(
         smoke,
-        pipeline=("cold_start", "grpo"),
-        cold_start=dataclasses.replace(smoke.cold_start, steps=1, validate_every=1),
-        grpo=dataclasses.replace(
-            smoke.grpo,
-            steps=2,
-            updates_per_rollout=2,
-            evaluate_every=1,
-            slots=6,
-            rollout_int8=True,
-            importance_cap=2.0,
-            off_policy_steps=1,
-            buckets=(
-                (24, 4),
-            ),  # the prompts of step 0 have up to 25 tokens, of step 1 up to 23
-        ),
+        stages={
+            "cold_start": dataclasses.replace(
+                smoke.stages["cold_start"], steps=1, validate_every=1
+            ),
+            "grpo": dataclasses.replace(
+                smoke.stages["grpo"],
+                steps=2,
+                updates_per_rollout=2,
+                evaluate_every=1,
+                slots=6,
+                rollout_int8=True,
+                importance_cap=2.0,
+                off_policy_steps=1,
+                # The prompts of step 0 have up to 25 tokens, of step 1 up to 23.
+                buckets=((24, 4),),
+            ),
+        },
         evaluate=dataclasses.replace(
             smoke.evaluate, sets=(), pooled=(), answer_prior=(), slots=4
         ),
@@ -56,8 +59,8 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, watched)
 
     for module, name in (
-        (r1v3, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
-        (grpo, "score"), (sft, "validation_loss"),
+        (build, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
+        (policy_gradient, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)
     for stage in (grpo, sft):
@@ -87,8 +90,10 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     mesh = make_mesh(config.mesh)
     table = [
         program
-        for stage in config.pipeline
-        for program in kinds.of_stage(config, stage, mesh, tokenizer.banned_token_ids)
+        for stage in config.stages
+        for program in kinds.stage_programs(
+            config, stage, mesh, tokenizer.banned_token_ids
+        )
     ]
     wanted = [(program.name, program.lower().as_text()) for program in table]
     assert {name for name, _ in ran} == {name for name, _ in wanted}

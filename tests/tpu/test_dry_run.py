@@ -82,7 +82,7 @@ POD = load_config("tpu_v5p_256")
 
 
 def changed(stage="grpo", **changes):
-    return dataclasses.replace(POD, grpo=dataclasses.replace(POD.grpo, **changes))
+    return POD.with_stages(grpo=dataclasses.replace(POD.stages["grpo"], **changes))
 
 
 REFUSED = {
@@ -159,7 +159,7 @@ REFUSED = {
     ),
     "fewer slots than none": (
         lambda: changed(slots=-1),
-        "GRPO.slots is -1; it must be >= 0",
+        "GRPO.slots is -1; it must be at least 0",
     ),
     "more slots than questions": (
         lambda: dataclasses.replace(POD.evaluate, slots=512),
@@ -184,9 +184,14 @@ def test_a_run_that_cannot_be_is_refused_with_one_that_can(name):
 def test_a_mesh_that_does_not_divide_the_model_is_refused_by_name(tmp_path):
     config = dataclasses.replace(
         POD, mesh=(8, 16, 1), init_from="", write_tokenizer=print,
-        grpo=dataclasses.replace(
-            POD.grpo, train=lambda index: None, accumulate=8, evaluate_every=0
-        ),
+        stages={
+            "grpo": dataclasses.replace(
+                POD.stages["grpo"],
+                train=lambda index: None,
+                accumulate=8,
+                evaluate_every=0,
+            )
+        },
     )  # fmt: skip
     with pytest.raises(ValueError, match="kv_heads of 8 cannot be split over .* = 16"):
         preflight.check(config)
@@ -220,9 +225,10 @@ def test_a_url_is_no_workdir(tmp_path):
 # --- the compiler ------------------------------------------------------------------------------
 
 SMALL = '''
-from r1v3_jax.config import GRPO, Evaluate, Run
-from r1v3_jax.model_config import Compute, ModelConfig, TextConfig, VisionConfig
-from r1v3_jax import digits
+from r1v3_jax.config import (
+    GRPO, Compute, Evaluate, ModelConfig, Run, TextConfig, VisionConfig
+)
+from r1v3_jax.tasks import digits
 
 words = digits.vocabulary()
 config = Run(
@@ -240,11 +246,12 @@ config = Run(
     mesh=(1, 2, 2),
     topology="v5p:2x2x1",
     write_tokenizer=digits.write_tokenizer,
-    pipeline=("grpo",),
-    grpo=GRPO(
-        train=digits.Digits().mix(normal=1), steps=10, prompts=2, group_size=4,
-        max_prompt_tokens=128, max_completion_tokens=128, tiles=4, updates_per_rollout=2,
-    ),
+    stages={
+        "grpo": GRPO(
+            train=digits.Digits().mix(normal=1), steps=10, prompts=2, group_size=4,
+            max_prompt_tokens=128, max_completion_tokens=128, tiles=4, updates_per_rollout=2,
+        ),
+    },
 )
 '''  # fmt: skip
 

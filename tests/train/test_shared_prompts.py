@@ -15,16 +15,14 @@ from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import place_images
 from r1v3_jax.losses import policy
-from r1v3_jax.losses.advantages import group_advantages, token_weights
 from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing.processor import Encoded, Tiles
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rollout.group import Group, busy
+from r1v3_jax.rollout.group import Group
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
-from r1v3_jax.stages import grpo
-from r1v3_jax.train import optimizer, policy_batch
+from r1v3_jax.train import optimizer, policy_batch, policy_gradient
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.types import Batch, Example
 
@@ -91,7 +89,7 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
     index, mask = np.full(shape, -1, np.int32), np.zeros((P * G, C), bool)
     weights, advantages, sampled = (np.zeros(shape, np.float32) for _ in range(3))
     reward = np.stack([group.rewards for group in groups])
-    advantage = group_advantages(reward, ~np.isnan(reward))
+    advantage = CONFIG.advantage(reward, ~np.isnan(reward))
     for r in range(P * G):
         p, g = divmod(r, G)
         prompt, made = groups[p].prompt, groups[p].completions
@@ -107,7 +105,7 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
             mask[r, :size] = made.chosen[g, :size]
         advantages[r, start : start + size] = advantage[p, g]
         sampled[r, start : start + size] = made.logprobs[g, :size]
-    for r, row in enumerate(token_weights(mask, config.aggregation, C)):
+    for r, row in enumerate(config.aggregation(mask, C)):
         start = len(groups[r // G].prompt.tokens)
         weights[r, start : start + C] = row
     tiles = np.concatenate([np.asarray(group.prompt.tiles) for group in groups])
@@ -125,10 +123,7 @@ def naive_gradient(model, groups, config: GRPO, names: str):
         old, weights = jax.lax.stop_gradient(logprobs), batch.loss_weights
         if config.importance_cap:
             weights *= policy.importance_weights(old, sampled, config.importance_cap)
-        bounds = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-        return policy.clipped_policy_loss(logprobs, old, advantages, weights, **bounds)[
-            0
-        ]
+        return config.loss(logprobs, old, advantages, weights)[0]
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -141,7 +136,7 @@ def shared_gradient(model, groups, config: GRPO, names: str):
 
     @jax.jit
     def gradient(params, batch):
-        return grpo.gradients(
+        return policy_gradient.gradients(
             lambda params: nnx.merge(graph, params, frozen),
             params,
             batch,
@@ -217,7 +212,9 @@ def test_a_mesh_changes_nothing(model, groups, on_one_device, shape):
 def test_scores_are_the_naive_log_probabilities(model, groups):
     config = dataclasses.replace(CONFIG, accumulate=4)
     batch = policy_batch.policy_batch(groups, config, Processor)
-    got = np.asarray(grpo.score(model, placement.place(batch, TRAIN, get_mesh()), 0.8))
+    got = np.asarray(
+        policy_gradient.score(model, placement.place(batch, TRAIN, get_mesh()), 0.8)
+    )
     flat, _, _ = naive(groups, config)
     want, _ = jax.jit(functools.partial(token_logprobs, temperature=0.8))(model, flat)
     plan = policy_batch.pack(
@@ -236,16 +233,16 @@ def test_scores_are_the_naive_log_probabilities(model, groups):
 def test_the_kernel_sees_what_the_reference_sees(model, groups, monkeypatch):
     """Interpreted: the Pallas kernel runs on a TPU only."""
     for module, name in (
-        (qwen2, "splash_behind"), (qwen2, "splash_attention"), (internvit, "splash_attention")
+        (qwen2, "splash_after_prompt"), (qwen2, "splash_attention"), (internvit, "splash_attention")
     ):  # fmt: skip
         kernel = functools.partial(getattr(layers, name), interpret=True)
         monkeypatch.setattr(module, name, kernel)
     batch = placement.place(
         policy_batch.policy_batch(groups, CONFIG, Processor), TRAIN, get_mesh()
     )
-    want = grpo.score(model, batch, 1.0)
+    want = policy_gradient.score(model, batch, 1.0)
     compute = dataclasses.replace(model.compute, attention="splash")
-    got = grpo.score(random_model(TINY, compute), batch, 1.0)
+    got = policy_gradient.score(random_model(TINY, compute), batch, 1.0)
     at = batch.rows.segment_ids > 0
     np.testing.assert_allclose(
         got[at], want[at], atol=1e-4
@@ -347,7 +344,9 @@ def test_the_share_of_an_update_that_was_sampled(groups):
         groups, dataclasses.replace(CONFIG, accumulate=6), Processor
     )
     sampled = sum(int(group.completions.lengths.sum()) for group in groups)
-    assert busy(batch) == pytest.approx(sampled / (int(batch.used) * 4 * C))
+    assert policy_batch.fill_fraction(batch) == pytest.approx(
+        sampled / (int(batch.used) * 4 * C)
+    )
 
 
 @pytest.mark.parametrize(
@@ -368,7 +367,6 @@ def test_samples_that_cannot_lie_with_their_prompts_are_refused(changes, mesh, m
             name="x",
             model=TINY,
             init_from="x",
-            pipeline=("grpo",),
-            grpo=stage,
+            stages={"grpo": stage},
             mesh=mesh,
         )
