@@ -19,6 +19,7 @@ import functools
 import importlib.resources
 import itertools
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,69 +28,64 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from r1v3_jax.tasks.digit_chains import CRITICAL_WORDS, STYLES, chain
+from r1v3_jax.tasks.digit_questions import (
+    LEVELS,
+    QUESTIONS,
+    Grid,
+    answer,
+    answer_text,
+    check_choice,
+    choose,
+    choose_weighted,
+    draw_problem,
+    grid_groups,
+)
 from r1v3_jax.types import Example
 
 CELL = 28  # pixels a side of a digit; an image has 2 x 2
 MAX_SHIFT = 2  # pixels, of an augmented digit
+# The file of each domain, and how many of its images are for training.
 FILES = {
     "home": ("mnist10k.npz", 8000),
     "second": ("uci_digits.npz", 900),
-}  # name, train images
+}
 SPLITS = ("train", "held_out")
-SPLIT_SEED = (
-    0  # of the permutation before the split: one of the files is sorted by label
-)
-
-LEVELS = {  # kinds of question, equally often
-    "read": ("read",),
-    "easy": ("spread", "even"),
-    "normal": ("rows", "total"),
-    "hard": ("rows",),
-}
-LARGE = 130  # a sum of rows that is so large, and carries from its ones, is hard
+# Of the permutation before the split: one of the files is sorted by label.
+SPLIT_SEED = 0
 SUMS = 5  # in an example of the level `sums`
-QUESTIONS = {
-    "read": ("Read the digits.", "Copy all four digits."),
-    "spread": (
-        "Largest minus smallest?",
-        "Subtract the smallest digit from the largest.",
-    ),
-    "even": ("How many digits are even?", "Count the even digits."),
-    "rows": (
-        "Add the two rows.",
-        "Top row plus bottom row?",
-        "What is the sum of the rows?",
-    ),
-    "total": ("Add all four digits.", "What is the sum of all digits?"),
-}
-STYLES = {
-    "direct": "",
-    "worked": " stepwise:",
-    "checked": " carefully:",
-}  # what follows the digits
-SLIP = 0.5  # of the checked chains make a mistake and correct it; the others look back at the end
-CRITICAL_WORDS = ("Wait", "Hmm", "Alternatively")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chance:
+    """All random numbers of one example, uniform in 0 <= u < 1, each with one use."""
+
+    problem: list[float]  # 3: the kind, the group of grids, the grid
+    images: list[float]  # 4: which image of each digit
+    shifts: list[float]  # 8: of each digit in turn, down and to the right
+    question: float  # its wording
+    style: float
+    chain: list[float]  # 3: slip or not, the wrong number, which slip or look back
 
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """Questions over one set of images.
+    """Questions over one set of images."""
 
-    domain: "home" is MNIST; "second" is other writers, coarser and larger (UCI, 8 x 8 pixels over
-    the whole cell). split: of the images; no image is in both. augment: each digit is shifted by
-    up to MAX_SHIFT pixels, train split only. styles: weights of the chains' STYLES; nothing else
-    depends on them.
-    """
-
+    # "home" is MNIST; "second" is other writers, coarser and larger (UCI, 8 x 8 pixels over the
+    # whole cell).
     domain: Literal["home", "second"] = "home"
-    split: Literal["train", "held_out"] = "train"
+    split: Literal["train", "held_out"] = "train"  # of the images; no image is in both
     seed: int = 0
-    augment: bool = False
+    augment: bool = (
+        False  # shift each digit by up to MAX_SHIFT pixels; train split only
+    )
+    # Weights of the chains' STYLES; nothing else depends on them.
     styles: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self):
-        _check("domain", self.domain, FILES)
-        _check("split", self.split, SPLITS)
+        check_choice("domain", self.domain, FILES)
+        check_choice("split", self.split, SPLITS)
         if self.augment and self.split != "train":
             raise ValueError(
                 "augment=True with split='held_out': held-out images stay as they are"
@@ -104,39 +100,57 @@ class Digits:
             )
 
     def example(self, index: int, level: str = "normal") -> Example:
-        """Example number `index` of a level; a pure function of the arguments and the fields."""
+        """Makes example number `index` of a level: a pure function of arguments and fields."""
         if level == "sums":
             return self._sums(index)
-        u = self._uniforms(index, level)
-        kind, digits = _problem(level, u)
-        style = "direct" if kind == "read" else _weighted(STYLES, self.styles, u[16])
-        grid = self._grids([self._image_ids(digits, u)], [self._shifts(u)])[0]
+        chance = self._chance(index, level)
+        kind, grid = draw_problem(level, chance.problem)
+        # 1. The work that the chain shows.
+        if kind == "read":
+            style = "direct"  # there is nothing to work out
+        else:
+            style = choose_weighted(STYLES, self.styles, chance.style)
+        # 2. The image.
+        ids = self._image_ids(grid, chance)
+        shifts = self._shifts(chance)
+        pixels = self._draw([ids], [shifts])
+        image = Image.fromarray(pixels[0]).convert("RGB")
         return Example(
             id=f"digits/{self.domain}/{self.split}/{self.seed}/{level}/{index}",
-            images=(Image.fromarray(grid).convert("RGB"),),
-            question=_choose(QUESTIONS[kind], u[15]),
-            answer=_answer_text(kind, digits),
-            chain=_chain(kind, digits, style, u[17:]),
+            images=(image,),
+            question=choose(QUESTIONS[kind], chance.question),
+            answer=answer_text(kind, grid),
+            chain=chain(kind, grid, style, chance.chain),
             level=level,
             kind=kind,
-            # One image token a digit, where a patch is half a digit (14 pixels).
-            image_labels=tuple(map(str, digits)),
+            # One image token a digit: a patch is half a digit (14 pixels) and a token 2 x 2.
+            image_labels=tuple(map(str, grid)),
         )
 
     def _sums(self, index: int) -> Example:
-        """Sums in text: the arithmetic that a language model brings along."""
-        u = self._rng(index, 1 + len(LEVELS)).random((SUMS, 3))
-        # As in the chains: a digit and a digit, or a sum so far and a digit.
-        pairs = [
-            (int(10 + 18 * y if x < 0.4 else 10 * y), int(10 * z))
-            for x, y, z in u.tolist()
-        ]
-        largest = max(x + y for x, y in pairs)
-        steps = ";".join(f"{x}+{y}={x + y}" for x, y in pairs)
+        """Makes sums in text: the arithmetic that a language model brings along."""
+        rng = self._rng(index, 1 + len(LEVELS))
+        results = []
+        terms = []
+        statements = []
+        for u in rng.random((SUMS, 3)).tolist():
+            # As in the chains: a digit and a digit, or (40%) a sum so far, 10 to 27, and a digit.
+            if u[0] < 0.4:
+                x = int(10 + 18 * u[1])
+            else:
+                x = int(10 * u[1])
+            y = int(10 * u[2])
+            result = x + y
+            results.append(result)
+            terms.append(f"{x}+{y}")
+            statements.append(f"{x}+{y}={result}")
+        largest = max(results)
+        question = " ".join(terms)
+        steps = ";".join(statements)
         return Example(
             id=f"digits/sums/{self.seed}/{index}",
             images=(),
-            question=f"Largest of {' '.join(f'{x}+{y}' for x, y in pairs)}?",
+            question=f"Largest of {question}?",
             answer=f"{largest}",
             chain=f"{steps};{largest}\n</think>\n\\boxed{{{largest}}}",
             level="sums",
@@ -144,300 +158,187 @@ class Digits:
         )
 
     def mix(self, **weights: float) -> Callable[[int], Example]:
-        """index -> example, its level drawn by weight: `Digits().mix(easy=1, normal=2)`."""
+        """Returns index -> example, with its level drawn by weight.
+
+        Example: Digits().mix(easy=1, normal=2).
+        """
         for level, weight in weights.items():
-            _check("level", level, (*LEVELS, "sums"))
+            check_choice("level", level, (*LEVELS, "sums"))
             if not weight > 0:
                 raise ValueError(
                     f"the weight of {level} must be positive, got {weight}"
                 )
-        return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
+        levels = tuple(weights)
+        shares = tuple(weights.values())
+        return functools.partial(self._mixed, levels, shares)
 
-    def labels(self, index: int, level: str = "normal") -> tuple[int, int, int, int]:
-        """The four digits in the image of that example, in reading order."""
-        return _problem(level, self._uniforms(index, level))[1]
+    def labels(self, index: int, level: str = "normal") -> Grid:
+        """Returns the four digits in the image of that example, in reading order."""
+        chance = self._chance(index, level)
+        _, grid = draw_problem(level, chance.problem)
+        return grid
 
     def images(self, indices: Iterable[int], level: str = "normal") -> np.ndarray:
-        """uint8[N, 56, 56, 3]: the images of many examples at once."""
-        draws = [self._uniforms(index, level) for index in indices]
-        ids = [self._image_ids(_problem(level, u)[1], u) for u in draws]
-        grids = self._grids(ids, [self._shifts(u) for u in draws])
-        return np.repeat(grids[..., None], 3, axis=-1)
+        """Draws the images of N examples at once, uint8[N, 56, 56, 3]."""
+        ids = []
+        shifts = []
+        for index in indices:
+            chance = self._chance(index, level)
+            _, grid = draw_problem(level, chance.problem)
+            ids.append(self._image_ids(grid, chance))
+            shifts.append(self._shifts(chance))
+        grey = self._draw(ids, shifts)
+        return np.repeat(grey[..., None], 3, axis=-1)
 
     def _mixed(
         self, levels: tuple[str, ...], weights: tuple[float, ...], index: int
     ) -> Example:
         u = self._rng(index, 0).random()
-        return self.example(index, _weighted(levels, weights, u))
+        level = choose_weighted(levels, weights, u)
+        return self.example(index, level)
 
     def _rng(self, index: int, stream: int) -> np.random.Generator:
-        domain, split = list(FILES).index(self.domain), SPLITS.index(self.split)
-        return np.random.default_rng([self.seed, domain, split, stream, index])
+        """Returns the generator of one example. Streams: 0 mixes, 1 to 4 the LEVELS, 5 sums."""
+        domain = list(FILES).index(self.domain)
+        split = SPLITS.index(self.split)
+        seeds = [self.seed, domain, split, stream, index]
+        return np.random.default_rng(seeds)
 
-    def _uniforms(self, index: int, level: str) -> list[float]:
-        """All chance in an example, each number with one use:
+    def _chance(self, index: int, level: str) -> Chance:
+        check_choice("level", level, LEVELS)
+        stream = 1 + list(LEVELS).index(level)
+        numbers = self._rng(index, stream).random(20).tolist()
+        return Chance(
+            problem=numbers[0:3],
+            images=numbers[3:7],
+            shifts=numbers[7:15],
+            question=numbers[15],
+            style=numbers[16],
+            chain=numbers[17:20],
+        )
 
-        0-2 the problem, 3-6 the images, 7-14 the shifts, 15 the question, 16 the style, 17-19 the
-        chain.
-        """
-        _check("level", level, LEVELS)
-        return self._rng(index, 1 + list(LEVELS).index(level)).random(20).tolist()
+    def _image_ids(self, grid: Grid, chance: Chance) -> list[int]:
+        """Chooses an image of each digit."""
+        _, by_label = load_images(self.domain, self.split)
+        ids = []
+        for digit, u in zip(grid, chance.images, strict=True):
+            candidates = by_label[digit]
+            ids.append(choose(candidates, u))
+        return ids
 
-    def _image_ids(self, digits: Sequence[int], u: list[float]) -> list[int]:
-        by_label = _load(self.domain, self.split)[1]
-        return [
-            _choose(by_label[digit], x) for digit, x in zip(digits, u[3:7], strict=True)
-        ]
+    def _shifts(self, chance: Chance) -> list[int]:
+        """Returns for each digit in turn the shift down and to the right, in pixels."""
+        if not self.augment:
+            return [0] * len(chance.shifts)
+        # MAX_SHIFT = 2: five equally likely shifts, -2 to 2.
+        steps = 2 * MAX_SHIFT + 1
+        return [int(u * steps) - MAX_SHIFT for u in chance.shifts]
 
-    def _shifts(self, u: list[float]) -> list[int]:
-        """Down and right for each digit in turn, from -MAX_SHIFT to MAX_SHIFT pixels."""
-        return [
-            int(x * (2 * MAX_SHIFT + 1)) - MAX_SHIFT if self.augment else 0
-            for x in u[7:15]
-        ]
-
-    def _grids(self, ids: list[list[int]], shifts: list[list[int]]) -> np.ndarray:
-        """ids N x 4, shifts N x 8 -> uint8[N, 56, 56]."""
-        pixels, _ = _load(self.domain, self.split)
-        grids = np.empty((len(ids), 2, CELL, 2, CELL), np.uint8)
+    def _draw(self, ids: list[list[int]], shifts: list[list[int]]) -> np.ndarray:
+        """Puts images together: ids N x 4, shifts N x 8 -> uint8[N, 56, 56]."""
+        pixels, _ = load_images(self.domain, self.split)
+        # Axes: example, row of the grid, pixel row, column of the grid, pixel column.
+        canvas = np.empty((len(ids), 2, CELL, 2, CELL), np.uint8)
         for n, cell in itertools.product(range(len(ids)), range(4)):
-            top, left = (
-                MAX_SHIFT - shift for shift in shifts[n][2 * cell : 2 * cell + 2]
-            )
-            digit = pixels[ids[n][cell], top : top + CELL, left : left + CELL]
-            grids[n, cell // 2, :, cell % 2] = digit
-        return grids.reshape(-1, 2 * CELL, 2 * CELL)
+            # Stored images have a margin of 2. A digit that moves down by 1 is cut from row 1 on.
+            y = MAX_SHIFT - shifts[n][2 * cell]
+            x = MAX_SHIFT - shifts[n][2 * cell + 1]
+            image = pixels[ids[n][cell]]
+            digit = image[y : y + CELL, x : x + CELL]
+            row, column = divmod(cell, 2)
+            canvas[n, row, :, column] = digit
+        return canvas.reshape(-1, 2 * CELL, 2 * CELL)
 
 
 @functools.cache
-def _load(domain: str, split: str) -> tuple[np.ndarray, list[list[int]]]:
-    """(uint8[M, 32, 32], the image numbers of each label); a margin of 2 makes room for shifts."""
-    name, train = FILES[domain]
-    with (importlib.resources.files("r1v3_jax") / "data_files" / name).open(
-        "rb"
-    ) as file:
+def load_images(domain: str, split: str) -> tuple[np.ndarray, list[list[int]]]:
+    """Loads (uint8[M, 32, 32], the image numbers of each label).
+
+    The images have a margin of 2 pixels, room for shifts.
+    """
+    name, num_train = FILES[domain]
+    path = importlib.resources.files("r1v3_jax") / "data_files" / name
+    with path.open("rb") as file:
         arrays = np.load(file)
-        x, y = arrays["x"], arrays["y"]
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(y))
-    chosen = order[:train] if split == "train" else order[train:]
-    if domain == "home":
-        x = x[chosen].reshape(-1, CELL, CELL)
+        images = arrays["x"]
+        labels = arrays["y"]
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    if split == "train":
+        chosen = order[:num_train]
     else:
-        x = np.stack([_enlarge(image) for image in x[chosen].reshape(-1, 8, 8)])
-    pixels = np.pad(x, ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT)))
-    return pixels, [np.flatnonzero(y[chosen] == digit).tolist() for digit in range(10)]
+        chosen = order[num_train:]
+    images = images[chosen]
+    labels = labels[chosen]
+    if domain == "home":
+        images = images.reshape(-1, CELL, CELL)
+    else:
+        coarse = images.reshape(-1, 8, 8)
+        images = np.stack([_enlarge(image) for image in coarse])
+    margin = (MAX_SHIFT, MAX_SHIFT)
+    pixels = np.pad(images, ((0, 0), margin, margin))
+    by_label = [np.flatnonzero(labels == digit).tolist() for digit in range(10)]
+    return pixels, by_label
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:
-    """uint8[8, 8] of 0 to 16 -> uint8[28, 28] of 0 to 255.
+    """Enlarges uint8[8, 8] of 0 to 16 to uint8[28, 28] of 0 to 255.
 
-    20 pixels within a margin of 4, as MNIST was made: what is left to shift is the writers and the
-    resolution, not the scale.
+    The digit has 20 pixels within a margin of 4, as MNIST was made: so the domains differ in
+    writers and resolution, but not in scale.
     """
-    grey = Image.fromarray(np.rint(image * (255 / 16)).astype(np.uint8))
-    return np.pad(np.asarray(grey.resize((20, 20), Image.Resampling.BILINEAR)), 4)
+    grey = np.rint(image * (255 / 16)).astype(np.uint8)
+    digit = Image.fromarray(grey).resize((20, 20), Image.Resampling.BILINEAR)
+    return np.pad(np.asarray(digit), 4)
 
 
 def answer_prior(level: str) -> dict[str, float]:
-    """By kind, the accuracy of the best constant answer: what can be had without looking."""
-    _check("level", level, LEVELS)
+    """Returns {kind: accuracy of the best constant answer}: what guessing blindly achieves."""
+    check_choice("level", level, LEVELS)
     priors = {}
     for kind in LEVELS[level]:
-        groups, odds = _problems(level, kind), Counter()
+        groups = grid_groups(level, kind)
+        odds = Counter()
         for group in groups:
-            for answer, count in Counter(
-                _answer(kind, digits) for digits in group
-            ).items():
-                odds[answer] += count / (len(group) * len(groups))
+            # Groups are drawn equally often, and so are the grids of a group.
+            share = len(group) * len(groups)
+            counts = Counter(answer(kind, grid) for grid in group)
+            for result, count in counts.items():
+                odds[result] += count / share
         priors[kind] = max(odds.values())
     return priors
 
 
-def _problem(level: str, u: list[float]) -> tuple[str, tuple[int, int, int, int]]:
-    kind = _choose(LEVELS[level], u[0])
-    return kind, _choose(_choose(_problems(level, kind), u[1]), u[2])
-
-
-@functools.cache
-def _problems(level: str, kind: str) -> list[list[tuple[int, int, int, int]]]:
-    """The grids that are asked about, in groups drawn equally often."""
-    grids = list(itertools.product(range(10), repeat=4))
-    if kind == "rows":
-        grids = [
-            (a, b, c, d) for a, b, c, d in grids if a and c
-        ]  # two digits, and no 07
-        large = lambda g: g[1] + g[3] >= 10 and _answer(kind, g) >= LARGE  # noqa: E731
-        return [[g for g in grids if large(g) == (level == "hard")]]
-    if kind == "even":  # else 2 would be right three times out of eight
-        return [[g for g in grids if _answer(kind, g) == count] for count in range(5)]
-    return [grids]
-
-
-def _answer(kind: str, digits: Sequence[int]) -> int:
-    a, b, c, d = digits
-    match kind:
-        case "read":
-            return 1000 * a + 100 * b + 10 * c + d
-        case "spread":
-            return max(digits) - min(digits)
-        case "even":
-            return sum(digit % 2 == 0 for digit in digits)
-        case "rows":
-            return 10 * a + b + 10 * c + d
-        case "total":
-            return sum(digits)
-    raise AssertionError(kind)
-
-
-def _answer_text(kind: str, digits: Sequence[int]) -> str:
-    return f"{_answer(kind, digits):0{4 if kind == 'read' else 1}}"
-
-
-def _chain(kind: str, digits: Sequence[int], style: str, u: list[float]) -> str:
-    """Reading, reasoning in a style, answer. Every statement is true but corrected slips.
-
-    direct    47 38
-    worked    47 38 stepwise:7+8=15;4+3=7;7+1=8;85
-    checked   47 38 carefully:7+8=14 Wait,7+8=15;4+3+1=8;85               a slip
-              47 38 carefully:7+8=15;4+3+1=8;85 Alternatively,70+15=85    a look back
-    """
-    a, b, c, d = digits
-    steps = [] if style == "direct" else _steps(kind, digits)
-    look_back = ""
-    if style == "checked" and u[0] < SLIP:
-        at, wrong, word = _choose(_slips(kind, digits, steps, u[1]), u[2])
-        steps[at] = f"{wrong} {word},{steps[at]}"
-    elif style == "checked":
-        look_back = _choose(_looks_back(kind, digits), u[2])
-    text = f"{a}{b} {c}{d}{STYLES[style]}{';'.join(steps)}{look_back}"
-    return f"{text}\n</think>\n\\boxed{{{_answer_text(kind, digits)}}}"
-
-
-def _steps(kind: str, digits: Sequence[int]) -> list[str]:
-    a, b, c, d = digits
-    answer = _answer(kind, digits)
-    match kind:
-        case "spread":
-            return [f"{max(digits)}-{min(digits)}={answer}"]
-        case "even":
-            return [_listed(digits, 0), f"{answer}"]
-        case "rows":
-            carry = [f"{a + c}+1={a + c + 1}"] if b + d > 9 else []
-            return [f"{b}+{d}={b + d}", f"{a}+{c}={a + c}", *carry, f"{answer}"]
-        case "total":
-            return [
-                f"{a}+{b}={a + b}",
-                f"{a + b}+{c}={a + b + c}",
-                f"{a + b + c}+{d}={answer}",
-            ]
-    raise AssertionError(kind)
-
-
-def _slips(kind: str, digits: Sequence[int], steps: list[str], u: float):
-    """Mistakes to make: (number of the step, what it says wrongly, the word of doubt)."""
-    a, b, c, d = digits
-    slips = []
-    for at, step in enumerate(steps):
-        left, equals, right = step.rpartition("=")
-        if equals or kind == "even" and at == 1:
-            near = [value for value in (int(right) - 1, int(right) + 1) if value >= 0]
-            slips.append((at, f"{left}{equals}{_choose(near, u)}", "Wait"))
-    match kind:
-        case "spread":
-            second = sorted(digits)[-2]
-            if second < max(digits):
-                slips.append(
-                    (0, f"{second}-{min(digits)}={second - min(digits)}", "Hmm")
-                )
-        case "even":
-            even = [digit for digit in digits if digit % 2 == 0]
-            if len(even) > 1:  # overlooks one
-                slips.append((0, _listed(even[:-1], 0), "Hmm"))
-        case "rows":
-            if b + d > 9:  # forgets to carry
-                slips.append((2, f"{_answer(kind, digits) - 10}", "Hmm"))
-    return slips
-
-
-def _looks_back(kind: str, digits: Sequence[int]) -> tuple[str, ...]:
-    """Ways to test an answer: backwards, or in another order."""
-    a, b, c, d = digits
-    answer = _answer(kind, digits)
-    match kind:
-        case "spread":
-            return (f" Wait,{min(digits)}+{answer}={max(digits)} ok",)
-        case "even":
-            return (f" Alternatively,{_listed(digits, 1)};4-{4 - answer}={answer}",)
-        case "rows":
-            tens, ones = 10 * (a + c), b + d
-            return (
-                f" Wait,{answer}-{c}{d}={a}{b} ok",
-                f" Alternatively,{a}0+{c}0={tens};{tens}+{ones}={answer}",
-            )
-        case "total":
-            return (
-                f" Wait,{answer}-{d}={a + b + c} ok",
-                f" Alternatively,{c}+{d}={c + d};{a + b}+{c + d}={answer}",
-            )
-    raise AssertionError(kind)
-
-
-def _listed(digits: Sequence[int], parity: int) -> str:
-    return ",".join(str(digit) for digit in digits if digit % 2 == parity) or "none"
-
-
-def style_of(completion: str) -> str:
-    """The style that a completion begins in, or "other" if it does not begin with the digits."""
-    if match := re.match(r"\d\d \d\d", completion):
-        rest = completion[match.end() :]
-        for style, opening in STYLES.items():
-            if rest.startswith(opening or "\n</think>"):
-                return style
-    return "other"
-
-
-def _choose(options: Sequence, u: float):
-    """One of the options, all equally likely for a uniform 0 <= u < 1."""
-    return options[int(u * len(options))]
-
-
-def _weighted(options: Iterable, weights: Sequence[float], u: float):
-    u *= sum(weights)
-    for option, weight in zip(options, weights, strict=True):
-        if weight > 0:
-            chosen = option  # the last one also where rounding leaves a rest
-            if u < weight:
-                break
-        u -= weight
-    return chosen
-
-
-def _check(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose from {', '.join(choices)}")
-
-
-# Words of the task; a word after another holds the space before it.
-SPECIAL_TOKENS = "<|endoftext|> <|im_start|> <|im_end|> <img> </img> <IMG_CONTEXT> <video> <unk>".split()
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+    "<video>",
+    "<unk>",
+)
 
 
 def vocabulary() -> list[str]:
-    """The tokens in order of their ids; at most 128, so that the padded embedding has no more."""
-    questions = itertools.chain.from_iterable(QUESTIONS.values())
-    words = {word for text in questions for word in re.findall(r" ?[A-Za-z]+", text)}
-    words |= {f" {word}" for word in CRITICAL_WORDS} | {
-        " ok",
-        "none",
-        *STYLES.values(),
-    } - {""}
+    """Lists the tokens in order of their ids; at most 128, the rows of the padded embedding.
+
+    A word that follows another one holds the space before it.
+    """
+    words = {"none", " ok"}
+    for wordings in QUESTIONS.values():
+        for question in wordings:
+            words.update(re.findall(r" ?[A-Za-z]+", question))
+    words.update(f" {word}" for word in CRITICAL_WORDS)
+    words.update(opening for opening in STYLES.values() if opening)
     structure = ["system", "user", "assistant", "<think>", "</think>", "\\boxed{", "}"]
-    letters = [chr(code) for code in (*range(ord("a"), ord("z") + 1), *range(65, 91))]
     return [
         *SPECIAL_TOKENS,
         *structure,
         *"0123456789+-=;,.?: \n",
         *sorted(words),
-        *letters,
+        *string.ascii_lowercase,
+        *string.ascii_uppercase,
     ]
 
 
@@ -448,35 +349,39 @@ def write_tokenizer(directory: str | Path) -> int:
     and each critical word. Other English falls into letters. Chat format: ChatML without a system
     turn, opened by `<think>`.
     """
+    # Imported here: a config that only names this function loads without them.
     import tokenizers
     from transformers import PreTrainedTokenizerFast
 
     from r1v3_jax.processing.chat import ChatFormat, chat_template
 
+    # 1. The tokens. Long ones are tried before the short ones they begin with: " rows" before " ".
     words = vocabulary()
-    longest_first = sorted(words[len(SPECIAL_TOKENS) :], key=len, reverse=True)
-    pattern = tokenizers.Regex("|".join(map(re.escape, longest_first)))
-    backend = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel(
-            {word: i for i, word in enumerate(words)}, unk_token="<unk>"
-        )
-    )
+    ordinary = words[len(SPECIAL_TOKENS) :]
+    ordinary.sort(key=len, reverse=True)
+    pattern = "|".join(map(re.escape, ordinary))
+    ids = {word: i for i, word in enumerate(words)}
+
+    # 2. The tokenizer: text is cut at the pattern, every piece is one token.
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(
-        pattern, behavior="isolated"
+        tokenizers.Regex(pattern), behavior="isolated"
     )
     backend.decoder = tokenizers.decoders.Fuse()  # joins without spaces
-    backend.add_special_tokens(
-        [
-            tokenizers.AddedToken(token, normalized=False, special=True)
-            for token in SPECIAL_TOKENS
-        ]
-    )
+    specials = []
+    for token in SPECIAL_TOKENS:
+        added = tokenizers.AddedToken(token, normalized=False, special=True)
+        specials.append(added)
+    backend.add_special_tokens(specials)
+
+    # 3. The files.
     hf = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         unk_token="<unk>",
-        extra_special_tokens={  # the names that transformers' InternVLProcessor asks for
+        # The names that transformers' InternVLProcessor asks for.
+        extra_special_tokens={
             "start_image_token": "<img>",
             "end_image_token": "</img>",
             "context_image_token": "<IMG_CONTEXT>",
@@ -492,19 +397,34 @@ def write_tokenizer(directory: str | Path) -> int:
 def contact_sheet(
     examples: Sequence[Example], path: str | Path, columns: int = 4
 ) -> None:
-    """A PNG of examples with question, chain and answer, for a human to look at."""
-    width, height, scale, line = 380, 210, 2, 14
-    rows = -(-len(examples) // columns)
+    """Draws a PNG of examples with question, chain and answer, for a human to look at."""
+    # Pixels of one example: its place on the sheet, and the lines of text under the image.
+    width = 380
+    height = 210
+    scale = 2
+    line_height = 14
+    rows = -(-len(examples) // columns)  # rounded up
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    canvas = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(12)
     for i, example in enumerate(examples):
-        x, y = i % columns * width + 8, i // columns * height + 8
+        row, column = divmod(i, columns)
+        x = column * width + 8
+        y = row * height + 8
         image = example.images[0]
-        sheet.paste(image.resize((image.width * scale, image.height * scale)), (x, y))
-        y += image.height * scale + 4
-        text = [example.id, f"{example.question} -> {example.answer}"]
-        for part in (example.chain or "").split("\n"):
-            text += [part[at : at + 56] for at in range(0, len(part), 56)]
-        for number, part in enumerate(text):
-            draw.text((x, y + number * line), part, fill="black", font=font)
+        enlarged = image.resize((image.width * scale, image.height * scale))
+        sheet.paste(enlarged, (x, y))
+        y += enlarged.height + 4
+        for text in _sheet_lines(example):
+            canvas.text((x, y), text, fill="black", font=font)
+            y += line_height
     sheet.save(path)
+
+
+def _sheet_lines(example: Example) -> list[str]:
+    """Cuts the text of an example into lines of at most 56 characters of its chain."""
+    lines = [example.id, f"{example.question} -> {example.answer}"]
+    for part in (example.chain or "").split("\n"):
+        for start in range(0, len(part), 56):
+            lines.append(part[start : start + 56])
+    return lines

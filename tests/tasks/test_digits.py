@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1v3_jax.processing import chat
-from r1v3_jax.processing.tokenizer import load
-from r1v3_jax.tasks import digits
+from r1v3_jax.tasks import digit_chains, digit_questions, digits
 from r1v3_jax.tasks.digits import Digits
 
 FILES = importlib.resources.files("r1v3_jax") / "data_files"
@@ -30,13 +28,6 @@ GOLDEN_TEXT = (
 )
 GOLDEN_PIXELS = "23165a3c724749ee"
 DOUBT = r" Wait,| Hmm,| Alternatively,"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    digits.write_tokenizer(directory)
-    return load(directory)
 
 
 def cells(image):
@@ -90,7 +81,7 @@ def value(expression):
     "domain, train, held_out", [("home", 8000, 2000), ("second", 900, 897)]
 )
 def test_no_image_is_on_both_sides(domain, train, held_out):
-    sides = [digits._load(domain, split)[0] for split in ("train", "held_out")]
+    sides = [digits.load_images(domain, split)[0] for split in ("train", "held_out")]
     a, b = ({image.tobytes() for image in side} for side in sides)
     assert [len(side) for side in sides] == [train, held_out] == [len(a), len(b)]
     assert not a & b
@@ -101,7 +92,8 @@ def test_no_image_is_on_both_sides(domain, train, held_out):
 def test_answers_are_those_of_the_pixels(source, level):
     labels = stored(source.domain)
     allowed = {
-        i[2:-2, 2:-2].tobytes() for i in digits._load(source.domain, source.split)[0]
+        i[2:-2, 2:-2].tobytes()
+        for i in digits.load_images(source.domain, source.split)[0]
     }
     for index in range(100):
         example = source.example(index, level)
@@ -111,13 +103,18 @@ def test_answers_are_those_of_the_pixels(source, level):
         read = "".join(str(labels[image]) for image in shown)
         assert read == "".join(map(str, source.labels(index, level)))
         assert example.answer == solve(example.question, read)
-        assert (example.level, example.kind in digits.LEVELS[level]) == (level, True)
+        assert (example.level, example.kind in digit_questions.LEVELS[level]) == (
+            level,
+            True,
+        )
 
 
 def test_every_image_and_grid_position_is_used():
     source = Digits("second", "held_out")
-    seen = cells(source.images(range(4000), "read"))
-    assert [len({i.tobytes() for i in seen[:, cell]}) for cell in range(4)] > [850] * 4
+    images = cells(source.images(range(4000), "read"))
+    assert [len({i.tobytes() for i in images[:, cell]}) for cell in range(4)] > [
+        850
+    ] * 4
     digit_counts = np.bincount(
         np.ravel([source.labels(i, "read") for i in range(4000)])
     )
@@ -246,18 +243,18 @@ def test_large_sums_that_carry_are_hard(source):
 def test_sums_are_text_and_true():
     source = Digits()
     assert source.example(0, "sums").question == source.example(0, "sums").question
-    seen = set()
+    all_terms = set()
     for index in range(1000):
         example = source.example(index, "sums")
         assert example.images == () and example.level == "sums"
-        asked = re.findall(r"(\d+)\+(\d+)", example.question)
-        seen |= set(asked)
-        steps = ";".join(f"{x}+{y}={int(x) + int(y)}" for x, y in asked)
-        largest = max(int(x) + int(y) for x, y in asked)
-        assert example.question == f"Largest of {' '.join('+'.join(p) for p in asked)}?"
+        terms = re.findall(r"(\d+)\+(\d+)", example.question)
+        all_terms |= set(terms)
+        steps = ";".join(f"{x}+{y}={int(x) + int(y)}" for x, y in terms)
+        largest = max(int(x) + int(y) for x, y in terms)
+        assert example.question == f"Largest of {' '.join('+'.join(p) for p in terms)}?"
         assert example.chain == f"{steps};{largest}\n</think>\n\\boxed{{{largest}}}"
         assert example.answer == str(largest)
-    assert {(str(x), str(y)) for x in range(28) for y in range(10)} == seen
+    assert {(str(x), str(y)) for x in range(28) for y in range(10)} == all_terms
 
 
 def test_blind_answers():
@@ -380,7 +377,8 @@ def test_all_chains_of_one_grid(kind, worked, checked):
         ("checked", "47 38 carefully:", checked.split("\n")[1:-1]),
     ):
         made = {
-            digits._chain(kind, (4, 7, 3, 8), style, rng.random(3)) for _ in range(300)
+            digit_chains.chain(kind, (4, 7, 3, 8), style, rng.random(3))
+            for _ in range(300)
         }
         assert made == {
             f"{begins}{b.strip()}\n</think>\n\\boxed{{{end}}}" for b in bodies
@@ -389,7 +387,7 @@ def test_all_chains_of_one_grid(kind, worked, checked):
 
 def test_styles_come_as_often_as_wanted():
     source, n = Digits(styles=(1, 2, 5)), 4000
-    counts = Counter(digits.style_of(source.example(i).chain) for i in range(n))
+    counts = Counter(digit_chains.style_of(source.example(i).chain) for i in range(n))
     for style, p in {"direct": 1 / 8, "worked": 2 / 8, "checked": 5 / 8}.items():
         assert abs(counts[style] / n - p) < 4 * (p * (1 - p) / n) ** 0.5
     texts = [
@@ -401,112 +399,7 @@ def test_styles_come_as_often_as_wanted():
         "47 38\n</think>\n\\boxed{8",
     ]
     names = ["other", "other", "other", "other", "worked", "direct"]
-    assert [digits.style_of(text) for text in texts] == names
-
-
-# --- tokens
-
-
-def test_text_comes_back_from_its_tokens(tokenizer):
-    unknown = tokenizer.control_ids["<unk>"]
-    for source, level in itertools.product(SOURCES, LEVELS):
-        for index in range(125):
-            example = source.example(index, level)
-            for text in (example.question, example.chain):
-                ids = tokenizer.encode_text(text)
-                assert unknown not in ids
-                assert tokenizer.decode(ids, skip_special=False) == text
-                assert tokenizer.decode(ids, skip_special=True) == text
-
-
-def test_what_is_one_token(tokenizer):
-    one = [
-        *"0123456789+-=;,.?: \n",
-        "<think>",
-        "</think>",
-        "\\boxed{",
-        "}",
-        " ok",
-        "none",
-    ]
-    one += [f" {word}" for word in digits.CRITICAL_WORDS] + [
-        " stepwise:",
-        " carefully:",
-    ]
-    assert all(len(tokenizer.encode_text(text)) == 1 for text in one)
-    assert len(tokenizer.encode_text("47 38\n</think>\n\\boxed{85}")) == 5 + 3 + 4
-    for question in itertools.chain(*digits.QUESTIONS.values()):
-        assert len(tokenizer.encode_text(question)) == len(question.split()) + 1
-    # Other English falls into letters, and is not lost.
-    assert tokenizer.decode(
-        tokenizer.encode_text("Which row is longer?"), skip_special=False
-    ) == ("Which row is longer?")
-
-
-def test_ids_stay_what_they_are(tokenizer):
-    """A checkpoint of the task is worth nothing with other ids."""
-    words = digits.vocabulary()
-    assert tokenizer.hf.convert_ids_to_tokens(range(len(words))) == words
-    assert (
-        hashlib.sha256("|".join(words).encode()).hexdigest()[:16] == "577a5b392e69a934"
-    )
-
-
-def test_chat_format_and_names(tokenizer, tmp_path):
-    assert digits.write_tokenizer(tmp_path / "a") == tokenizer.vocab_size <= 128
-    digits.write_tokenizer(tmp_path / "b")
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
-    assert tokenizer.chat == chat.ChatFormat(system=None, opening="<think>\n")
-    assert (
-        tokenizer.decode([tokenizer.end_token_id], skip_special=False) == "<|im_end|>"
-    )
-    assert (
-        tokenizer.decode([tokenizer.pad_token_id], skip_special=False)
-        == "<|endoftext|>"
-    )
-    # What transformers' InternVLProcessor reads off a tokenizer.
-    hf = tokenizer.hf
-    names = (
-        hf.start_image_token,
-        hf.end_image_token,
-        hf.context_image_token,
-        hf.video_token,
-    )
-    assert names == ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-    ids = (hf.start_image_token_id, hf.end_image_token_id, hf.context_image_token_id)
-    assert ids == tuple(tokenizer.control_ids[name] for name in names[:3])
-    turn = [{"role": "user", "content": "Add the two rows."}]
-    text = "<|im_start|>user\nAdd the two rows.<|im_end|>\n<|im_start|>assistant\n<think>\n"
-    assert (
-        hf.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) == text
-    )
-    assert tokenizer.decode(tokenizer.encode_prompt(turn), skip_special=False) == text
-    assert "<think>" in tokenizer.decode(
-        tokenizer.encode_prompt(turn), skip_special=True
-    )
-
-
-def test_lengths_in_tokens(tokenizer):
-    """Prompts with an image of 16 tokens; completions with their <|im_end|>."""
-    prompts, completions = Counter(), {}
-    for level in LEVELS:
-        for index in range(1000):
-            example = Digits(split="held_out").example(index, level)
-            turns = [
-                {"role": "user", "content": example.question},
-                {"role": "assistant", "content": example.chain},
-            ]
-            ids, mask = tokenizer.encode_example(turns, [16])
-            prompts[mask.index(True)] += 1
-            group = (level, digits.style_of(example.chain))
-            completions.setdefault(group, []).append(sum(mask))
-    print(f"\nprompt tokens {min(prompts)} to {max(prompts)}")
-    for group, lengths in completions.items():
-        low, middle, high = min(lengths), int(np.median(lengths)), max(lengths)
-        print(f"{' '.join(group)}: {low} to {high} completion tokens, median {middle}")
-    assert max(prompts) <= 48
-    assert max(map(max, completions.values())) <= 64
+    assert [digit_chains.style_of(text) for text in texts] == names
 
 
 # --- files
