@@ -1,4 +1,7 @@
-"""Entropy, groups without signal, numbers that are not finite."""
+"""Alarms: metrics that cross a threshold, and numbers that are not finite.
+
+Knows metrics by name and nothing of models.
+"""
 
 from pathlib import Path
 
@@ -11,35 +14,40 @@ from r1v3_jax.files import first_process
 
 
 def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
-    """{name: what is wrong and what to do} of the thresholds that a step's metrics cross."""
+    """Returns {name: the problem and what to do} for the thresholds that a step's metrics cross.
+
+    A metric that a step does not have crosses nothing, and a threshold of 0 is never crossed.
+    """
+
+    def rises_above(metric: str, threshold: float) -> bool:
+        return bool(threshold) and metrics.get(metric, np.nan) > threshold
+
     h = config
     known = {
         "entropy_collapse": (
             metrics.get("entropy", np.nan) < h.entropy_below,
             f"the policy's entropy fell below {h.entropy_below} nats: it says the same whatever it "
-            "is asked; lower the learning rate, raise clip_high, or go back to a checkpoint",
+            "is asked; lower the learning rate, raise the upper bound of the loss, or go back to a "
+            "checkpoint",
         ),
         "entropy_explosion": (
-            h.entropy_above and metrics.get("entropy", np.nan) > h.entropy_above,
+            rises_above("entropy", h.entropy_above),
             f"the policy's entropy rose above {h.entropy_above} nats: lower the learning rate, or "
             "go back to a checkpoint",
         ),
         "zero_signal": (
-            h.zero_signal_above
-            and metrics.get("frac_reward_zero_std", np.nan) > h.zero_signal_above,
+            rises_above("frac_reward_zero_std", h.zero_signal_above),
             f"more than {h.zero_signal_above:.0%} of the groups have equal rewards and teach "
             "nothing: the questions are too easy or too hard, or the verifier accepts nothing",
         ),
         "sampler_gap": (
-            h.sampler_gap_above
-            and metrics.get("sampler_gap", np.nan) > h.sampler_gap_above,
+            rises_above("sampler_gap", h.sampler_gap_above),
             f"sampler and trainer disagree by more than {h.sampler_gap_above} nats a token: they "
             "do not compute the same policy (temperature, weights or masks differ; of rollout_int8 "
             "some is expected)",
         ),
         "clipped_length": (
-            h.clipped_above
-            and metrics.get("completions/clipped_ratio", np.nan) > h.clipped_above,
+            rises_above("completions/clipped_ratio", h.clipped_above),
             f"more than {h.clipped_above:.0%} of the completions were cut at the length limit: "
             "raise max_completion_tokens, or use shaping.overlong",
         ),
@@ -48,41 +56,47 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
 
 
 class Alarms:
-    """The alarms of a stage: each said once when it begins, and counted in every step it lasts."""
+    """The alarms of a stage: each is logged once when it begins, and counted in every step."""
 
     def __init__(self, stage: str, config: Health):
-        self.stage, self.config, self.ringing = stage, config, set()
+        self.stage = stage
+        self.config = config
+        self.ringing: set[str] = set()
 
     def step(self, step: int, metrics: dict[str, float]) -> dict[str, int]:
-        found = alarms(metrics, self.config)
-        for name in found.keys() - self.ringing:
+        """Logs the alarms that begin with a step; returns {"alarm/NAME": 1} for all that ring."""
+        texts = alarms(metrics, self.config)
+        for name in texts.keys() - self.ringing:
             if first_process():
                 logging.warning(
-                    "%s, step %d: %s (alarm/%s)", self.stage, step, found[name], name
+                    "%s, step %d: %s (alarm/%s)", self.stage, step, texts[name], name
                 )
-        self.ringing = set(found)
-        return {f"alarm/{name}": 1 for name in found}
+        self.ringing = set(texts)
+        return {f"alarm/{name}": 1 for name in texts}
 
 
 def not_finite(config: Health, what: str, batch, path: Path, skipped: int) -> None:
-    """For a step whose numbers were not finite, and so changed nothing: writes its batch to `path`,
-    STAGE_STEP.npz, and ends the run or lets it go on.
+    """Writes the batch of a step whose numbers were not finite, then ends the run or lets it go on.
 
-    what: was not finite. batch: a pytree of arrays, whole on this host. skipped: such steps of the
-    stage, this one among them. FloatingPointError if that is the policy, or they are too many.
+    The step changed nothing. what: names the numbers. batch: a pytree of arrays, whole on this
+    host. path: STAGE_STEP.npz. skipped: such steps of the stage, this one among them.
+    FloatingPointError if the config says stop, or there are too many.
     """
     if first_process():
         path.parent.mkdir(parents=True, exist_ok=True)
-        named = jax.tree_util.tree_flatten_with_path(batch)[0]
-        np.savez(
-            path,
-            **{jax.tree_util.keystr(p).lstrip("."): np.asarray(x) for p, x in named},
-        )
-    said = f"{path.stem}: {what} not finite; the update was not applied, its batch is in {path}"
+        leaves = jax.tree_util.tree_flatten_with_path(batch)[0]
+        arrays = {
+            jax.tree_util.keystr(key).lstrip("."): np.asarray(x) for key, x in leaves
+        }
+        np.savez(path, **arrays)
+    problem = (
+        f"{path.stem}: {what} not finite; the update was not applied, its batch is in "
+        f"{path}"
+    )
     if config.not_finite == "stop" or skipped > config.max_skipped:
         raise FloatingPointError(
-            f"{said} ({skipped} such steps in this stage, health.not_finite = "
+            f"{problem} ({skipped} such steps in this stage, health.not_finite = "
             f"{config.not_finite!r}, health.max_skipped = {config.max_skipped}). Look at it, or "
             "lower the learning rate; --config.health.not_finite=skip goes on without such steps"
         )
-    logging.warning("%s; the run goes on", said)
+    logging.warning("%s; the run goes on", problem)

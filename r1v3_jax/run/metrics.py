@@ -1,11 +1,11 @@
-"""What a run tells the world: metrics.jsonl, TensorBoard, the progress line, small JSON files.
+"""What a run reports: metrics.jsonl, TensorBoard, the progress line.
 
 Knows numbers and files, nothing of models. Process 0 alone prints and writes; the other processes
 call the same functions, and nothing happens.
 
 metrics.jsonl holds one object a step: "stage", "step", then the metrics by name. Names of measured
-time end in `_s` or `_per_s`; all else is equal in two runs of one seed. JSON has no word for what
-is not finite: nan (nothing to measure) is null, the infinities are "Infinity" and "-Infinity".
+time end in `_s` or `_per_s`; everything else is equal in two runs of one seed. JSON has no word for
+what is not finite: nan (nothing to measure) is null, the infinities are "Infinity" and "-Infinity".
 """
 
 import contextlib
@@ -25,20 +25,29 @@ from tqdm import tqdm
 
 import r1v3_jax
 from r1v3_jax.files import dumps, first_process, read_jsonl, write_text
-from r1v3_jax.run.compiles import note_compilation
 
 # On the progress line, in this order; everything else is in the file.
 SHOWN = (
-    "loss eval/loss reward accuracy format eval/accuracy entropy critical_entropy "
-    "completions/mean_length grad_norm lr tokens_per_s"
-).split()
+    "loss",
+    "eval/loss",
+    "reward",
+    "accuracy",
+    "format",
+    "eval/accuracy",
+    "entropy",
+    "critical_entropy",
+    "completions/mean_length",
+    "grad_norm",
+    "lr",
+    "tokens_per_s",
+)
 
 
 class Logger:
-    """The metrics of one stage, to the file, to TensorBoard and to the terminal; a context manager.
+    """Writes the metrics of a stage to file, TensorBoard and terminal; a context manager.
 
-    Each step is logged once, in order, counted from 0. `resume_step` is the first step that will be
-    logged: lines of this stage from there on are of a run that was cut short, and are dropped.
+    Each step is logged once, in order, counted from 0. resume_step: the first step that will be
+    logged. Lines of this stage from there on are of a run that was cut short, and are removed.
     """
 
     def __init__(
@@ -50,27 +59,28 @@ class Logger:
         quiet: bool = False,
         resume_step: int = 0,
     ):
-        self.directory, self.stage, self.total_steps = (
-            Path(directory),
-            stage,
-            total_steps,
-        )
-        self.resume_step, self.last, self.quiet = resume_step, resume_step - 1, quiet
-        self.file = self.board = self.progress = None
+        self.directory = Path(directory)
+        self.stage = stage
+        self.total_steps = total_steps
+        self.resume_step = resume_step
+        self.last_step = resume_step - 1
+        self.quiet = quiet
+        # Open in the first process, between __enter__ and __exit__.
+        self.file = None
+        self.board = None
+        self.progress = None
 
     def __enter__(self) -> "Logger":
-        if first_process():
-            path = self.directory / "metrics.jsonl"
-            self.directory.mkdir(parents=True, exist_ok=True)
-            drop_lines(path, self.stage, self.resume_step)
-            self.file = path.open("a", encoding="utf-8")
-            self.board = _TensorBoard(
-                self.directory / "tensorboard", self.stage, self.resume_step
-            )
-            if not self.quiet:
-                self.progress = _Progress(
-                    self.stage, self.total_steps, self.resume_step
-                )
+        if not first_process():
+            return self
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "metrics.jsonl"
+        drop_lines(path, self.stage, self.resume_step)
+        self.file = path.open("a", encoding="utf-8")
+        board = self.directory / "tensorboard"
+        self.board = _TensorBoard(board, self.stage, self.resume_step)
+        if not self.quiet:
+            self.progress = _Progress(self.stage, self.total_steps, self.resume_step)
         return self
 
     def __exit__(self, *_) -> None:
@@ -79,27 +89,27 @@ class Logger:
                 output.close()
 
     def sync(self) -> None:
-        """What was logged is on the disk when this returns; call it before a state is saved."""
+        """Waits until everything logged is on the disk; call it before a state is saved."""
         if self.file is not None:
             os.fsync(self.file.fileno())
 
     def log(self, step: int, values: dict[str, float | int]) -> None:
-        """Appends one line; it is with the operating system when this returns."""
-        if step <= self.last:
+        """Appends one line; the operating system has it when this returns."""
+        if step <= self.last_step:
             raise ValueError(
-                f"{self.stage}: step {step} comes after step {self.last}; each step is logged once "
-                "and in order"
+                f"{self.stage}: step {step} comes after step {self.last_step}; each step is "
+                "logged once and in order"
             )
-        if taken := {"stage", "step"} & set(values):
+        reserved = {"stage", "step"} & set(values)
+        if reserved:
             raise ValueError(
-                f"a metric cannot be called {taken.pop()!r}: every line has that key"
+                f"a metric cannot be called {reserved.pop()!r}: every line has that key"
             )
-        self.last = step
+        self.last_step = step
         if self.file is None:
             return
-        row = {"stage": self.stage, "step": step} | {
-            key: values[key] for key in sorted(values)
-        }
+        row = {"stage": self.stage, "step": step}
+        row |= {key: values[key] for key in sorted(values)}
         self.file.write(dumps(row) + "\n")
         self.file.flush()
         self.board.log(step, values)
@@ -108,35 +118,37 @@ class Logger:
 
 
 def read(directory) -> list[dict]:
-    """The lines of a run's metrics.jsonl; a last line that is still being written is left out."""
-    path = Path(directory) / "metrics.jsonl"
+    """Returns the lines of a run's metrics.jsonl, without a last line that is still being written."""
+    rows = read_jsonl(Path(directory) / "metrics.jsonl")
     return [
         {key: value if key == "stage" else _number(value) for key, value in row.items()}
-        for row in read_jsonl(path)
+        for row in rows
     ]
 
 
 def drop_lines(path: Path, stage: str, resume_step: int) -> None:
-    """Takes the stage's lines from `resume_step` on out of the file, and a torn last line."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        kept = [
-            line + "\n"
-            for line, row in zip(lines, read_jsonl(path), strict=True)
-            if row["stage"] != stage or row["step"] < resume_step
-        ]
-        write_text(path, "".join(kept))
+    """Removes the stage's lines from `resume_step` on from the file, and a torn last line."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    kept = [
+        line + "\n"
+        for line, row in zip(lines, read_jsonl(path), strict=True)
+        if row["stage"] != stage or row["step"] < resume_step
+    ]
+    write_text(path, "".join(kept))
 
 
 class _TensorBoard:
-    """Scalars STAGE/NAME. Whatever goes wrong here is warned of once and never stops a run.
+    """Writes scalars STAGE/NAME. Any failure is warned of once and never stops a run.
 
-    Writes in the caller's thread: tensorboardX.SummaryWriter hands events to a thread through a
+    It writes in the caller's thread: tensorboardX.SummaryWriter passes events to a thread through a
     queue of ten, and when that thread has died of a full disk, `add_scalar` soon waits for ever.
     """
 
     def __init__(self, directory: Path, stage: str, resume_step: int):
-        self.stage, self.writer = stage, None
+        self.stage = stage
+        self.writer = None
         with self._harmless():
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import SessionLog
@@ -179,8 +191,9 @@ class _TensorBoard:
             yield
         except (
             Exception
-        ) as error:  # of any kind: metrics.jsonl is the record, this is a view of it
-            failed, self.writer = self.writer, None
+        ) as error:  # any: metrics.jsonl is the record, this is a view of it
+            failed = self.writer
+            self.writer = None
             with contextlib.suppress(Exception):
                 failed.close()
             warnings.warn(
@@ -189,11 +202,13 @@ class _TensorBoard:
 
 
 class _Progress:
-    """On a terminal one line that updates, elsewhere a line a step; both with the time left."""
+    """Prints a line that updates on a terminal, elsewhere a line a step; both with the time left."""
 
     def __init__(self, stage: str, total_steps: int, resume_step: int):
-        self.stage, self.total, self.stream = stage, total_steps, sys.stdout
-        self.began: tuple[int, float] | None = (
+        self.stage = stage
+        self.total_steps = total_steps
+        self.stream = sys.stdout
+        self.first: tuple[int, float] | None = (
             None  # the first step, and when it was done
         )
         self.bar = None
@@ -208,63 +223,65 @@ class _Progress:
             )
 
     def log(self, step: int, values: dict[str, float | int]) -> None:
+        """Shows a step."""
         shown = [f"{key} {values[key]:.4g}" for key in SHOWN if key in values]
         if self.bar is not None:
             self.bar.set_postfix_str("  ".join(shown), refresh=False)
             self.bar.update(step + 1 - self.bar.n)
             return
         now = time.perf_counter()
-        if self.began is None:  # this step compiled: the pace is measured from its end
-            self.began = step, now
-        elif step + 1 < self.total:
-            pace = (now - self.began[1]) / (step - self.began[0])
-            left = tqdm.format_interval(pace * (self.total - step - 1))
+        if self.first is None:
+            # This step compiled: the pace is measured from its end.
+            self.first = (step, now)
+        elif step + 1 < self.total_steps:
+            first_step, first_time = self.first
+            pace = (now - first_time) / (step - first_step)
+            left = tqdm.format_interval(pace * (self.total_steps - step - 1))
             shown.append(f"{pace:.3g} s/step  left {left}")
-        head = f"{self.stage} {step + 1}/{self.total}"
+        head = f"{self.stage} {step + 1}/{self.total_steps}"
         print("  ".join([head, *shown]), file=self.stream, flush=True)
 
     def close(self) -> None:
+        """Ends the line that updates."""
         if self.bar is not None:
             self.bar.close()
 
 
 class Timer:
-    """Seconds by purpose: `with timer("rollout"): ...` adds to `values["time/rollout_s"]`."""
+    """Adds up seconds by purpose: `with timer("rollout"): ...` adds to "time/rollout_s"."""
 
     def __init__(self):
         self.values: dict[str, float] = {}
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        key, start = f"time/{name}_s", time.perf_counter()
+        key = f"time/{name}_s"
+        start = time.perf_counter()
         try:
             yield
         finally:
             self.values[key] = self.values.get(key, 0.0) + time.perf_counter() - start
 
 
-jax.monitoring.register_event_duration_secs_listener(note_compilation)
-
-
 def _number(value) -> float | int:
-    """The way back from `files.dumps`, for one number."""
-    return (
-        math.nan if value is None else float(value) if isinstance(value, str) else value
-    )
+    """Returns the number that `files.dumps` wrote."""
+    if value is None:
+        return math.nan
+    return float(value) if isinstance(value, str) else value
 
 
 def peak_rss_gib() -> float:
-    """The most memory this process has held at once."""
+    """Returns the most memory that this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (
-        peak / 2**30 if sys.platform == "darwin" else peak / 2**20
-    )  # bytes there, KiB on Linux
+    if sys.platform == "darwin":
+        return peak / 2**30  # bytes
+    return peak / 2**20  # KiB
 
 
 def versions() -> dict[str, str]:
-    """What a run ran on."""
-    found = {"r1v3_jax": r1v3_jax.__version__, "python": platform.python_version()}
+    """Returns what a run runs on: versions of its packages, and the kind of device."""
+    out = {"r1v3_jax": r1v3_jax.__version__, "python": platform.python_version()}
     for name in ("jax", "jaxlib", "flax", "optax", "transformers", "numpy"):
-        found[name] = importlib.metadata.version(name)
+        out[name] = importlib.metadata.version(name)
     device = jax.devices()[0]
-    return found | {"platform": device.platform, "device_kind": device.device_kind}
+    return out | {"platform": device.platform, "device_kind": device.device_kind}

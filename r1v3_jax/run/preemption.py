@@ -1,4 +1,4 @@
-"""SIGTERM: all hosts save the same step."""
+"""Preemption: after a SIGTERM all hosts of a run save the same step, and leave."""
 
 import itertools
 import signal
@@ -9,45 +9,44 @@ from jax.experimental import multihost_utils
 
 PREEMPTED = 42  # exit code: the state is saved, the same command goes on
 
-
 _terminated = threading.Event()
-
-
-_asked = itertools.count()
+_calls = itertools.count()  # of `preempted`, through the whole run
 
 
 def catch_sigterm() -> None:
-    """From now on the first SIGTERM does not end this process: `preempted` tells of it; the second
-    does. For a process that is not one of several; those have JAX's own catcher, which all of them
-    hear of.
+    """Makes the first SIGTERM set a flag that `preempted` reads; the second ends the process.
+
+    For a run of one process. Several processes have JAX's own handler, which tells all of them.
     """
 
-    def caught(*_):
+    def handle(*_):
         _terminated.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     if not jax.distributed.is_initialized():
-        signal.signal(signal.SIGTERM, caught)
+        signal.signal(signal.SIGTERM, handle)
 
 
 def preempted() -> bool:
-    """Whether the machine is to be taken away (SIGTERM). All processes of a run call it in the same
-    places and hear of it in the same one, so that all save the same step.
+    """Whether the machine is to be taken away (SIGTERM).
+
+    All processes of a run call it in the same places and get the same answer in the same one, so
+    that all save the same step.
     """
-    # JAX chooses a number of a call that is still to come, so calls are numbered through the run.
+    # JAX picks the number of a call that is still to come, so calls are numbered through the run.
     if not _terminated.is_set() and jax.distributed.is_initialized():
-        if multihost_utils.reached_preemption_sync_point(next(_asked)):
+        if multihost_utils.reached_preemption_sync_point(next(_calls)):
             _terminated.set()
     return _terminated.is_set()
 
 
 def leave(what: str) -> None:
-    """Ends a preempted run. what: is saved."""
+    """Ends a preempted run; `what` names what is saved."""
     print(f"preempted; {what} is saved, the same command goes on from it", flush=True)
     raise SystemExit(PREEMPTED)
 
 
 def leave_if_preempted(stage: str) -> None:
-    """For work between the steps of stages: what is lost of it is done again."""
+    """Ends a preempted run between the steps of stages; what it was doing is done again."""
     if preempted():
         leave(f"{stage}, its last step")

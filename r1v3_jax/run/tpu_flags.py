@@ -1,4 +1,7 @@
-"""Options of the TPU compiler, each with its reason."""
+"""Reads the options of the TPU compiler and passes them to a TPU's runtime.
+
+The options, each with its reason, are in data_files/tpu_flags.txt.
+"""
 
 import os
 from pathlib import Path
@@ -7,20 +10,26 @@ FLAGS = Path(__file__).parent.parent / "data_files" / "tpu_flags.txt"
 
 
 def flags() -> dict[str, str]:
-    """Options of the TPU compiler, from data_files/tpu_flags.txt."""
-    lines = [line.partition("#")[0].strip() for line in FLAGS.read_text().splitlines()]
-    pairs = (line.partition("=") for line in lines if line)
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    """Returns the options as {name: value}; "#" starts a comment in their file."""
+    options = {}
+    for line in FLAGS.read_text().splitlines():
+        code = line.partition("#")[0].strip()
+        if code:
+            name, _, value = code.partition("=")
+            options[name.strip()] = value.strip()
+    return options
 
 
 def set_init_args() -> None:
-    """Gives the options to a TPU's runtime, through LIBTPU_INIT_ARGS, before it starts. What the
-    variable says already stays, and wins.
+    """Adds the options to the environment variable LIBTPU_INIT_ARGS.
+
+    To be called before the TPU's runtime starts. An option that the variable has already keeps its
+    value.
     """
-    given = os.environ.get("LIBTPU_INIT_ARGS", "")
-    ours = [
+    users = os.environ.get("LIBTPU_INIT_ARGS", "")
+    options = [
         f"--{name}={value}"
         for name, value in flags().items()
-        if f"--{name}=" not in given
+        if f"--{name}=" not in users
     ]
-    os.environ["LIBTPU_INIT_ARGS"] = " ".join([*ours, given]).strip()
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join([*options, users]).strip()

@@ -1,7 +1,4 @@
-"""What watches a run: signals, a step that is stuck, slow hosts, numbers that are not well.
-
-Knows metrics by name and nothing of models.
-"""
+"""What watches a run from outside its numbers: a step that is stuck, hosts that are slow."""
 
 import contextlib
 import faulthandler
@@ -20,24 +17,28 @@ from jax.experimental import multihost_utils
 
 from r1v3_jax.config import Health
 
-GRACE_S = 5
+GRACE_S = 5  # between the stacks of a stuck process and its end
+WINDOW = 100  # steps that the median is taken over
 
 
 class Watchdog:
-    """Ends a process whose step does not end, after writing the stacks of all its threads to
-    stderr; a context manager. The clocks run in C and in the kernel: a thread that holds the
-    interpreter does not stop them. Between stacks and end there is time for the other processes of
-    the run to write theirs: the end of one ends them all.
+    """Kills the process if a step hangs; a context manager.
 
-    The first step has `stuck_first_step_s`, for it compiles, and so has one that may compile again;
-    each other a multiple of the median.
+    First the stacks of all threads are written to stderr; GRACE_S seconds later the process ends,
+    and the other processes of the run end with it, so each has time to write its own stacks. The
+    clocks run in C and in the kernel: a thread that holds the interpreter does not stop them.
+
+    The first step may take `stuck_first_step_s`, because it compiles, and so may a step that may
+    compile again; each other step a multiple of the median.
     """
 
     def __init__(self, config: Health):
-        self.config, self.seconds, self.began = config, [], 0.0
+        self.config = config
+        self.seconds: list[float] = []  # of each step so far
+        self.began = 0.0  # the step at work; 0: not yet
 
     def __enter__(self) -> "Watchdog":
-        self._wait(self.config.stuck_first_step_s)
+        self._set_clocks(self.config.stuck_first_step_s)
         return self
 
     def __exit__(self, *_) -> None:
@@ -45,60 +46,66 @@ class Watchdog:
         signal.alarm(0)
 
     def step(self) -> float:
-        """Says that a step has ended; the seconds it took."""
+        """Takes down that a step has ended; returns the seconds it took."""
         now = time.monotonic()
-        took, self.began = now - self.began, now
-        self.seconds.append(took)
-        self._wait(self.limit())
-        return took
+        duration = now - self.began
+        self.began = now
+        self.seconds.append(duration)
+        self._set_clocks(self.limit())
+        return duration
 
     def limit(self) -> float:
-        """Seconds that the step at work may take. The first one, which compiled, is no measure."""
-        if len(self.seconds) < 2:
+        """Returns the seconds that the step at work may take."""
+        measured = self.seconds[1:]  # the first step compiled: it is no measure
+        if not measured:
             return self.config.stuck_first_step_s
-        median = statistics.median(self.seconds[1:][-100:])
+        median = statistics.median(measured[-WINDOW:])
         return max(self.config.stuck_after_medians * median, self.config.stuck_after_s)
 
     def may_compile(self) -> None:
-        """Says of the step at work that it may meet a shape that none before it had."""
-        self._wait(self.config.stuck_first_step_s)
+        """Gives the step at work the time of a first one: it may meet a new shape."""
+        self._set_clocks(self.config.stuck_first_step_s)
 
     @contextlib.contextmanager
     def slow(self) -> Iterator[None]:
-        """Around what no step before it is a measure of: a save, a probe."""
-        self._wait(self.config.stuck_first_step_s)
+        """Surrounds work that earlier steps are no measure of: a save, a probe."""
+        self._set_clocks(self.config.stuck_first_step_s)
         yield
-        self._wait(self.limit())
+        self._set_clocks(self.limit())
 
-    def _wait(self, limit: float) -> None:
+    def _set_clocks(self, limit: float) -> None:
         self.began = self.began or time.monotonic()
         if self.config.stuck_after_medians:
             faulthandler.dump_traceback_later(max(limit, 0.001))
-            signal.alarm(
-                math.ceil(limit) + GRACE_S
-            )  # SIGALRM, which nothing here handles
+            # SIGALRM, which nothing here handles, ends the process.
+            signal.alarm(math.ceil(limit) + GRACE_S)
 
 
-_own_work = [0.0]  # seconds of the step at work, so far
+class _OwnWork:
+    """Seconds of the step at work that this host spent on work of its own."""
+
+    seconds = 0.0
 
 
 @contextlib.contextmanager
 def own_work() -> Iterator[None]:
-    """Around work of this host alone, of which the devices and the other hosts have no part."""
+    """Measures work of this host alone, which the devices and the other hosts wait for."""
     start = time.monotonic()
     yield
-    _own_work[0] += time.monotonic() - start
+    _OwnWork.seconds += time.monotonic() - start
 
 
 class HostClock:
-    """How long this host keeps the others waiting: what it does itself in a step (`own_work`), and
-    the longest time for which it was not running at all, stopped or swapped out. A context manager.
+    """Measures how long this host keeps the others waiting; a context manager.
+
+    That is what it does itself in a step (`own_work`), or the longest time for which it did not run
+    at all because it was stopped or swapped out.
     """
 
     TICK_S = 0.2
 
     def __init__(self):
-        self.paused_s = 0.0
+        self.paused_s = 0.0  # the longest pause of the step at work
         self._stop = threading.Event()
         self._ticker = threading.Thread(
             target=self._tick, daemon=True, name="host clock"
@@ -113,28 +120,31 @@ class HostClock:
         self._ticker.join()
 
     def _tick(self) -> None:
-        last = time.monotonic()
+        """Wakes up every TICK_S; waking up later than that is a pause."""
+        previous = time.monotonic()
         while not self._stop.wait(self.TICK_S):
             now = time.monotonic()
-            self.paused_s, last = max(self.paused_s, now - last - self.TICK_S), now
+            self.paused_s = max(self.paused_s, now - previous - self.TICK_S)
+            previous = now
 
     def step(self, config: Health) -> dict[str, float]:
-        """Metrics of a step, from all hosts; says which one is slow."""
-        mine = np.float32(max(_own_work.pop(), self.paused_s))
-        _own_work.append(0.0)
+        """Returns the time of the slowest host in a step, and logs which host is slow."""
+        seconds = np.float32(max(_OwnWork.seconds, self.paused_s))
+        _OwnWork.seconds = 0.0
         self.paused_s = 0.0
         if jax.process_count() == 1:
-            return {"time/host_0_s": float(mine)}
-        every = multihost_utils.process_allgather(mine)
-        slowest = int(every.argmax())
-        late = float(every[slowest] - np.median(np.delete(every, slowest)))
+            return {"time/host_0_s": float(seconds)}
+        by_host = multihost_utils.process_allgather(seconds)
+        slowest = int(by_host.argmax())
+        late = float(by_host[slowest] - np.median(np.delete(by_host, slowest)))
         if config.slow_host_above_s and late > config.slow_host_above_s:
-            where = (
-                f" ({socket.gethostname()})" if slowest == jax.process_index() else ""
-            )
+            is_own = slowest == jax.process_index()
+            name = f" ({socket.gethostname()})" if is_own else ""
             logging.warning(
                 "process %d%s kept the others waiting for %.1f s of this step: look at its disk, "
                 "its memory, and what else runs there",
-                slowest, where, late,
-            )  # fmt: skip
-        return {f"time/host_{slowest}_s": float(every[slowest])}  # the slowest one's
+                slowest,
+                name,
+                late,
+            )
+        return {f"time/host_{slowest}_s": float(by_host[slowest])}

@@ -1,4 +1,4 @@
-"""Weights alone, in our own layout."""
+"""Weights alone, in our own layout: what a stage hands on, and what tools read and write."""
 
 import dataclasses
 from pathlib import Path
@@ -21,71 +21,77 @@ def save_weights(directory, model: r1v3.R1V3, *, tokenizer=None) -> None:
     `directory` must not exist or be empty; it appears whole or not at all.
     """
     state = nnx.to_pure_dict(nnx.state(model))
-    flatten_fields = {
+    description = {
         "dtype": model.compute.param_dtype,
         "config": dataclasses.asdict(model.config),
     }
-    with files.atomic_directory(directory) as (partial, first):
-        if tokenizer is not None and first:
+    with files.atomic_directory(directory) as (partial, writes_files):
+        if tokenizer is not None and writes_files:
             (partial / "tokenizer").mkdir()
             tokenizer_files.copy_tokenizer(tokenizer, partial / "tokenizer")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / "weights", state)
-        if first:
+        if writes_files:
             checksums.write_sums(partial / "weights")
-            files.write_json(partial / "model.json", flatten_fields)
+            files.write_json(partial / "model.json", description)
 
 
 def read_config(directory) -> tuple[ModelConfig, str]:
-    """The ModelConfig of a checkpoint and the dtype of its weights, "float32" or "bfloat16".
+    """Returns the ModelConfig of a checkpoint and the dtype of its weights.
 
-    FileNotFoundError if there is no checkpoint of ours, ValueError if it is not of this version.
+    The dtype is "float32" or "bfloat16". FileNotFoundError if there is no checkpoint of ours,
+    ValueError if it is not of this version.
     """
     path = Path(directory) / "model.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; give a checkpoint of this program, as tools/import_hf.py makes"
         )
-    flatten_fields = files.read_json(path)
+    description = files.read_json(path)
     try:
-        config = dict(flatten_fields["config"])
-        text = TextConfig(**config.pop("text"))
-        vision = config.pop("vision")
-        vision = None if vision is None else VisionConfig(**vision)
-        dtype = Compute(
-            param_dtype=flatten_fields["dtype"]
-        ).param_dtype  # refuses any other
-        return ModelConfig(text=text, vision=vision, **config), dtype
+        fields = dict(description["config"])
+        text = TextConfig(**fields.pop("text"))
+        vision = fields.pop("vision")
+        if vision is not None:
+            vision = VisionConfig(**vision)
+        config = ModelConfig(text=text, vision=vision, **fields)
+        compute = Compute(param_dtype=description["dtype"])  # refuses any other dtype
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a model description of this version ({error}); import the model again"
         ) from None
+    return config, compute.param_dtype
 
 
 def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v3.R1V3:
-    """The model in a checkpoint of ours, on the devices of `mesh` (default: the current mesh,
-    `jax.set_mesh`, or one device).
+    """Returns the model in a checkpoint of ours.
 
-    Without `compute`, in the dtype it was saved in; with it, in `compute.param_dtype`. ValueError
-    or FileNotFoundError if a file is missing or has changed.
+    Its arrays are on the devices of `mesh` (default: the current mesh, `jax.set_mesh`, or one
+    device). Without `compute` they have the dtype they were saved in; with it,
+    `compute.param_dtype`. ValueError or FileNotFoundError if a file is missing or has changed.
     """
+    # 1. What is stored there.
     directory = Path(directory)
     config, dtype = read_config(directory)
     checksums.check_sums(directory / "weights")
-    compute = Compute(dtype=dtype, param_dtype=dtype) if compute is None else compute
+
+    # 2. Where its arrays go.
+    if compute is None:
+        compute = Compute(dtype=dtype, param_dtype=dtype)
     graph, state = nnx.split(build.abstract(config, compute))
-    mesh = jax.sharding.get_mesh() if mesh is None else mesh
+    if mesh is None:
+        mesh = jax.sharding.get_mesh()
     if mesh.empty:
         placed = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)
     else:
         placed = shardings(nnx.merge(graph, state), compute.rules, mesh)
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        state,
-        placed,
-    )
+
+    def with_sharding(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    target = jax.tree.map(with_sharding, state, placed)
+
+    # 3. Read them.
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             weights = directory.resolve() / "weights"

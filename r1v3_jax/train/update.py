@@ -73,7 +73,10 @@ def micro_batch(batch, i: jax.Array):
 
 
 def gradients(loss_fn: Callable) -> Callable:
-    """Returns the `gradients` of `make_update` for a loss `(model, micro_batch) -> (loss, metrics)`."""
+    """Returns what `make_update` calls gradients, for a loss of a micro-batch.
+
+    loss_fn: `(model, micro_batch) -> (loss, metrics)`.
+    """
 
     def of_batch(model: Callable, params, batch):
         def loss_of_params(params, micro):
