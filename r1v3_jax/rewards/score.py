@@ -1,7 +1,7 @@
-"""Completions -> verdicts -> rewards.
+"""Turns completions into rewards: the verdict on the answer, and the format of the text.
 
-Knows text only: no tokens but for their numbers, no arrays, no images. What is right is for
-`verifiers` to say; nothing that a model writes is executed.
+Knows text only: of tokens only how many there are, no arrays, no images. Whether an answer is right
+is decided in `verifiers`. Nothing that a model writes is executed.
 """
 
 import dataclasses
@@ -14,31 +14,28 @@ from r1v3_jax.rewards.verify import verify, verify_all
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The reward of one completion, and what it is made of.
+    """The reward of one completion, and its parts."""
 
-    total and accuracy are None after an ERROR: the caller masks the sample out of its group.
-    accuracy: 1 if the answer is right and 0 if not, or by degrees where its rule knows them.
-    penalty: what `shaped` has taken off the total.
-    """
-
+    # None after an ERROR: the caller masks the sample out of its group.
     total: float | None
-    accuracy: float | None
-    format: float
+    accuracy: float | None  # 1 right, 0 wrong; between by a rule with partial credit
+    format: float  # 1 if the completion follows the chat template, else 0
     verdict: Verdict
-    extracted: str | None
-    reason: str
-    penalty: float = 0.0
+    extracted: str | None  # the text inside the last box; None: there is no box
+    reason: str  # of the verdict, in a few words
+    penalty: float = 0.0  # taken off the total by `shaped`
 
 
-# Rewards
+# 1. Rewards
 
 
 def format_score(completion: str, *, ended: bool, thinking: bool = True) -> float:
-    r"""1.0 if a completion follows the chat template, else 0.0 (Skywork-R1V3 report, section 3.1).
+    r"""Returns 1.0 if a completion follows the chat template, else 0.0.
 
-    That is: it ended by itself, has exactly one </think> and no <think> (the prompt has it), does
-    not leave the reasoning before it blank, and holds exactly one \boxed{...}, closed and filled,
-    after it. With thinking False there must be neither tag.
+    As in the Skywork-R1V3 report, section 3.1. The completion must end by itself, have exactly one
+    </think> and no <think> (the prompt has it), have some reasoning before </think>, and hold
+    exactly one \boxed{...}, closed and filled, after it. With thinking False there must be neither
+    tag.
     """
     text = summary(completion, thinking)
     if not ended or text is None or "<think>" in completion:
@@ -60,21 +57,27 @@ def score(
     accuracy_weight: float = 0.8,
     verifier: str = "",
 ) -> Score:
-    """w accuracy + (1 - w) format, as in the report, section 3.1; by `verify`."""
+    """Returns the reward of one completion: w accuracy + (1 - w) format (report, section 3.1).
+
+    ended: whether the completion ended by itself. The answer is checked by `verify`.
+    """
     check = verify(completion, answer, thinking=thinking, verifier=verifier)
     form = format_score(completion, ended=ended, thinking=thinking)
     return scored(check, form, accuracy_weight)
 
 
 def scored(check: Check, form: float, accuracy_weight: float) -> Score:
-    """The Score that a verdict and a format score make."""
-    total = accuracy = None
-    if check.verdict is not Verdict.ERROR:
-        accuracy = (
-            float(check.verdict is Verdict.RIGHT)
-            if check.credit is None
-            else check.credit
-        )
+    """Returns the Score that a verdict and a format score make.
+
+    RIGHT, form 0.0, weight 0.8   ->   accuracy 1.0, total 0.8 * 1.0 + 0.2 * 0.0 = 0.8
+    """
+    if check.verdict is Verdict.ERROR:
+        total = None
+        accuracy = None
+    else:
+        accuracy = check.credit
+        if accuracy is None:
+            accuracy = float(check.verdict is Verdict.RIGHT)
         total = accuracy_weight * accuracy + (1 - accuracy_weight) * form
     return Score(total, accuracy, form, check.verdict, check.extracted, check.reason)
 
@@ -88,26 +91,25 @@ def score_all(
     accuracy_weight: float | Sequence[float] = 0.8,
     **options,
 ) -> list[Score]:
-    """`score` of each, in order, the verdicts by `verify_all`; options are its own.
+    """Returns `score` of each completion, in order; answers are checked by `verify_all`.
 
-    accuracy_weight: of all, or of each.
+    accuracy_weight: one for all, or one for each. options: further ones of `verify_all`.
     """
     checks = verify_all(completions, answers, thinking=thinking, **options)
     if not isinstance(accuracy_weight, Sequence):
         accuracy_weight = [accuracy_weight] * len(checks)
-    out = []
-    for completion, end, check, weight in zip(
-        completions, ended, checks, accuracy_weight, strict=True
-    ):
-        form = format_score(completion, ended=bool(end), thinking=thinking)
-        out.append(scored(check, form, weight))
-    return out
+    scores = []
+    rows = zip(completions, ended, checks, accuracy_weight, strict=True)
+    for completion, has_ended, check, weight in rows:
+        form = format_score(completion, ended=bool(has_ended), thinking=thinking)
+        scores.append(scored(check, form, weight))
+    return scores
 
 
-# Shaping: what is taken off a reward besides
+# 2. Shaping: taken off a reward for other reasons than its answer
 
 
 def shaped(score: Score, penalty: float) -> Score:
-    """The Score less a penalty; an ERROR stays without a total."""
+    """Returns the Score less a penalty; an ERROR stays without a total."""
     total = None if score.total is None else score.total - penalty
     return dataclasses.replace(score, total=total, penalty=penalty)

@@ -1,4 +1,7 @@
-"""Terms of a reward: correct, well formed, repeated, overlong, language, ...."""
+"""Terms of a reward besides the answer: penalties for repetition, length and mixed languages.
+
+Knows token ids and text. It does not know which answers are right.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,11 +12,12 @@ from r1v3_jax.config import Shaping
 def penalty(
     config: Shaping, ids: Sequence[int], text: str, question: str, limit: int
 ) -> float:
-    """The weighted sum of what is wrong with a completion besides its answer.
+    """Returns the weighted sum of a completion's penalties.
 
-    ids: the sampled tokens; limit: how many there might have been.
+    ids: the sampled tokens. limit: how many tokens a completion may have.
     """
     total = 0.0
+    # A term of weight 0 is not computed.
     if config.repetition:
         total += config.repetition * repetition(ids, config.repetition_ngram)
     if config.overlong:
@@ -24,28 +28,35 @@ def penalty(
 
 
 def repetition(ids: Sequence[int], ngram: int) -> float:
-    """The share of a sequence's n-grams that have come before, 1 - distinct / all (arXiv
-    2502.03373, C.2, there over words). 0 for a sequence that is shorter.
+    """Returns the share of a sequence's n-grams that came before, 1 - distinct / all.
 
-        ids 1 2 1 2 1, ngram 2: (1 2) (2 1) (1 2) (2 1)   ->   0.5
+    arXiv 2502.03373, C.2, which counts words. 0 for a sequence shorter than one n-gram.
+
+        ids 1 2 1 2 1, ngram 2: (1 2) (2 1) (1 2) (2 1)   ->   1 - 2 / 4 = 0.5
     """
     count = len(ids) - ngram + 1
     if count <= 0:
         return 0.0
     ids = [int(i) for i in ids]
-    return 1 - len({tuple(ids[at : at + ngram]) for at in range(count)}) / count
+    distinct = {tuple(ids[start : start + ngram]) for start in range(count)}
+    return 1 - len(distinct) / count
 
 
 def overlong(length: int, limit: int, buffer: int) -> float:
-    """DAPO's soft punishment (arXiv 2503.14476, equation 13), as a penalty: 0 up to `buffer` tokens
-    before the limit, then rising in a line to 1 at the limit.
+    """Returns DAPO's soft punishment as a penalty, 0 to 1 (arXiv 2503.14476, equation 13).
+
+    It is 0 up to `buffer` tokens before the limit and then rises in a line to 1 at the limit.
+
+        limit 100, buffer 20: length 80 -> 0, 90 -> 0.5, 100 -> 1
     """
+    # The line would be vertical.
     if buffer == 0:
         return float(length >= limit)
     return min(max((length - (limit - buffer)) / buffer, 0.0), 1.0)
 
 
-# None begins in another one: what is never closed is not searched to the end again and again.
+# No formula begins within another one: from one that is never closed, the search would run to the
+# end of the text again and again.
 _FORMULAS = re.compile(
     r"\$[^$]*\$|\\[A-Za-z]+|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)", re.DOTALL
 )
@@ -62,18 +73,22 @@ _WORDS = {
 
 
 def other_language(text: str, question: str) -> float:
-    """The share of a completion's words that are in another script than the question's.
+    """Returns the share of a completion's words in another script than the question's.
 
     Chains that mix languages are hard to read (DeepSeek-R1, arXiv 2501.12948, rewards the share in
-    the target language). Scripts, not languages: English and French are the same here. Formulas
-    and single letters are in no language. 0 where either has no words.
+    the target language). Scripts are compared, not languages: English and French are the same here.
+    Formulas and single letters are in no language. 0 if the question or the text has no words.
     """
-    theirs, ours = _count_words(question), _count_words(text)
-    if not sum(theirs.values()) or not sum(ours.values()):
+    question_words = _count_words(question)
+    words = _count_words(text)
+    if not sum(question_words.values()) or not sum(words.values()):
         return 0.0
-    wanted = max(theirs, key=theirs.get)
-    same = ours[wanted] + (ours["chinese"] if wanted == "kana" else 0)
-    return 1 - same / sum(ours.values())
+    script = max(question_words, key=question_words.get)
+    fitting = words[script]
+    # Japanese is written in kana and Chinese characters.
+    if script == "kana":
+        fitting += words["chinese"]
+    return 1 - fitting / sum(words.values())
 
 
 def _count_words(text: str) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""One answer or many: rules here, processes, a model."""
+"""Verifies completions, one or many: by rules here, by rules in processes, and by a model.
+
+Knows which way a row takes. The rules themselves are in `verifiers`.
+"""
 
 import dataclasses
 import os
@@ -10,20 +13,20 @@ from r1v3_jax.rewards.verifiers.boxes import only_box
 from r1v3_jax.rewards.verifiers.routing import describe
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
-# Verdicts
+# 1. Verdicts
 
 
 def verify(
     completion: str, answer: str, *, thinking: bool = True, verifier: str = ""
 ) -> Check:
-    """Whether the last box of a completion holds `answer`, by the rules of `verifier` (`routing`).
+    """Checks whether the last box of a completion holds `answer`, by the rules of `verifier`.
 
     Balanced boxes after </think> that differ in more than spelling are WRONG, whatever they hold,
     and so is a box that does not parse. ERROR: `answer` cannot be compared with anything
     (`check_gold` finds these in advance), or the mathematics raised. Raises nothing itself.
 
-    In this process and without a deadline, for a question or two, so no function of one's own and
-    no model verifier; `verify_all` is for batches.
+    This is for a question or two: it runs in this process and has no deadline, so it calls no
+    user's function and no model verifier. `verify_all` is for batches.
     """
     box, problem = only_box(completion, thinking=thinking)
     if problem:
@@ -44,22 +47,22 @@ def verify_all(
     questions: Sequence[str] | None = None,
     thinking: bool = True,
     progress: float = 1.0,
-    how: Verify | None = None,
+    verify: Verify | None = None,
 ) -> list[Check]:
-    """What `verify` says of each, in order, with the limits and the model verifier of `how`.
+    """Returns what `verify` returns for each, in order, by processes and by the model verifier.
 
     verifiers: of each row, see `routing`; default: mathematics. questions: for the model verifier.
-    progress: of the run, 0 to 1.
-
-    Letters, text and plain numbers are compared here; what needs a parser goes to the processes of
-    `pool`, the same box of the same answer once. A model verifier is asked where there is one box
-    and no rule says RIGHT: a missing box and a second one are not open to appeal. Its ERROR is the
-    verdict.
+    progress: of the run, 0 to 1. verify: the limits of the processes, the functions that rows may
+    name, and the model verifier.
     """
-    count, how = len(completions), how or Verify()
+    count = len(completions)
+    verify = verify or Verify()
     checks: list[Check | None] = [None] * count
+    # Boxes that need a process, and their rows: the same box of the same answer is checked once.
     items: dict[pool.Item, list[int]] = {}
-    appeals: dict[int, tuple[str, str, str]] = {}
+    appeals: dict[int, tuple[str, str, str]] = {}  # row -> question, answer, box
+
+    # 1. Here: what has no answer to compare, and letters, text and plain numbers.
     rows = zip(
         completions,
         answers,
@@ -67,98 +70,125 @@ def verify_all(
         questions or [""] * count,
         strict=True,
     )
-    for i, (completion, answer, text, question) in enumerate(rows):
+    for row, (completion, answer, text, question) in enumerate(rows):
         box, problem = only_box(completion, thinking=thinking)
+        # A missing box and a second one are not open to appeal.
         if problem:
-            checks[i] = Check(Verdict.WRONG, box, problem)
+            checks[row] = Check(Verdict.WRONG, box, problem)
             continue
         try:
-            verifier = routing.parse(text, progress=progress, model=bool(how.model_url))
-            check_allowed(verifier, how)
+            verifier = _read_verifier(text, progress, verify)
         except ValueError as error:
-            checks[i] = Check(Verdict.ERROR, box, str(error)[:200])
+            checks[row] = Check(Verdict.ERROR, box, str(error)[:200])
             continue
         if verifier.model:
-            appeals[i] = (question, answer, box)
+            appeals[row] = (question, answer, box)
         if routing.is_quick(verifier.rules, answer, box):
-            checks[i] = routing.check(verifier.rules, answer, box)
+            checks[row] = routing.check(verifier.rules, answer, box)
         else:
-            items.setdefault(pool.Item(verifier.rules, answer, box), []).append(i)
-    for check, places in zip(
-        processes(how).run(list(items)), items.values(), strict=True
-    ):
-        for i in places:
-            checks[i] = check
-    asked = {
-        i: one for i, one in appeals.items() if checks[i].verdict is not Verdict.RIGHT
-    }
-    if asked:
-        judgements = endpoint(how).judge_all(list(asked.values()))
-        for i, check in zip(asked, judgements, strict=True):
-            wrong = (
-                check.verdict is Verdict.WRONG
-            )  # what a function of one's own gave stays
-            checks[i] = (
-                dataclasses.replace(check, credit=checks[i].credit) if wrong else check
-            )
+            item = pool.Item(verifier.rules, answer, box)
+            items.setdefault(item, []).append(row)
+
+    # 2. In the processes: what needs a parser or calls a user's function.
+    verdicts = processes(verify).run(list(items))
+    for check, item_rows in zip(verdicts, items.values(), strict=True):
+        for row in item_rows:
+            checks[row] = check
+
+    # 3. By the model.
+    _judge(checks, appeals, verify)
     return checks
 
 
-def check_allowed(verifier: routing.Verifier, how: Verify) -> None:
-    """ValueError if a row asks for what the run does not have."""
+def _read_verifier(text: str, progress: float, verify: Verify) -> routing.Verifier:
+    has_model = bool(verify.model_url)
+    verifier = routing.parse(text, progress=progress, model=has_model)
+    check_allowed(verifier, verify)
+    return verifier
+
+
+def _judge(
+    checks: list[Check], appeals: dict[int, tuple[str, str, str]], verify: Verify
+) -> None:
+    """Replaces, in place, the checks of rows that no rule finds right by the model's judgement."""
+    open_appeals = {
+        row: appeal
+        for row, appeal in appeals.items()
+        if checks[row].verdict is not Verdict.RIGHT
+    }
+    if not open_appeals:
+        return
+    judgements = endpoint(verify).judge_all(list(open_appeals.values()))
+    for row, judgement in zip(open_appeals, judgements, strict=True):
+        # The partial credit of a user's function outlasts a model that says WRONG. The model's
+        # ERROR is the verdict: the rule alone is not trusted to know.
+        if judgement.verdict is Verdict.WRONG:
+            judgement = dataclasses.replace(judgement, credit=checks[row].credit)
+        checks[row] = judgement
+
+
+# 2. What a run has, and whether a row may use it
+
+
+def check_allowed(verifier: routing.Verifier, verify: Verify) -> None:
+    """ValueError if a row asks for a function or a model that the run does not have."""
     for rule in verifier.rules:
-        if rule.name not in routing.NAMES and rule.name not in how.custom:
+        if rule.name not in routing.NAMES and rule.name not in verify.custom:
             raise ValueError(
                 f"{rule.name} is not among the functions that verify.custom allows"
             )
-    if verifier.model and not how.model_url:
+    if verifier.model and not verify.model_url:
         raise ValueError(
             "the row asks for a model verifier and verify.model_url is not set"
         )
 
 
-def check_functions(how: Verify) -> None:
-    """ValueError if one of the functions of `how.custom` is not there. Imports them."""
-    for name in how.custom:
+def check_functions(verify: Verify) -> None:
+    """ValueError if a function of `verify.custom` cannot be imported. Imports them."""
+    for name in verify.custom:
         try:
             custom.load(name)
-        except Exception as error:  # whatever somebody's module raises
+        except Exception as error:  # whatever a user's module raises
             raise ValueError(
                 f"verify.custom: {name} cannot be used: {describe(error)}"
             ) from error
 
 
-def processes(how: Verify) -> pool.Pool:
-    """The pool of this process with the limits of `how`."""
-    size = how.processes or min(os.cpu_count() or 1, 8)
-    return pool.get(size, how.deadline_s, int(how.memory_gib * 2**30), how.custom)
+def processes(verify: Verify) -> pool.Pool:
+    """Returns this process's pool with the limits of `verify`."""
+    size = verify.processes or min(os.cpu_count() or 1, 8)
+    memory_bytes = int(verify.memory_gib * 2**30)
+    return pool.get(size, verify.deadline_s, memory_bytes, verify.custom)
 
 
-def endpoint(how: Verify) -> model.Judge:
-    """The model verifier of `how`."""
+def endpoint(verify: Verify) -> model.Judge:
+    """Returns this process's model verifier with the settings of `verify`."""
     return model.get(
-        how.model_url,
-        how.model_name,
-        how.model_timeout_s,
-        how.model_retries,
-        how.model_requests,
-        how.model_cache,
+        verify.model_url,
+        verify.model_name,
+        verify.model_timeout_s,
+        verify.model_retries,
+        verify.model_requests,
+        verify.model_cache,
     )
 
 
-def check_gold(answer: str, verifier: str = "") -> str | None:
-    """What is wrong with a reference answer, for data loading; None if it verifies against itself.
+# 3. Reference answers
 
-    Text always does. Of mathematics each part must parse and equal itself.
+
+def check_gold(answer: str, verifier: str = "") -> str | None:
+    """Returns the problem of a reference answer; None if it verifies against itself.
+
+    For data loading. Text always does. Of mathematics each part must parse and equal itself.
     """
     try:
         parsed = routing.parse(verifier)
     except ValueError as error:
         return str(error)
-    # A model says nothing before a run, and a function runs in a process.
+    # A model says nothing before a run, and a user's function runs only in a process.
     if parsed.model or any(rule.name not in routing.NAMES for rule in parsed.rules):
         return None
     check = routing.check(parsed.rules, answer, answer)
-    return (
-        None if check.verdict is Verdict.RIGHT else f"{answer[:100]!r}: {check.reason}"
-    )
+    if check.verdict is Verdict.RIGHT:
+        return None
+    return f"{answer[:100]!r}: {check.reason}"

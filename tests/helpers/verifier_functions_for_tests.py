@@ -41,6 +41,16 @@ def prints(answer, box):
     return True
 
 
+def forge(answer, box):
+    """Writes what is no verdict to whatever is open: the socket, too."""
+    for number in range(3, 64):
+        try:
+            os.write(number, b"{}\n")
+        except OSError:
+            pass
+    return True
+
+
 def half(answer, box):
     return 1 if box == "all" else 0.5
 

@@ -1,4 +1,4 @@
-"""What a policy may write when it is wrong, or bad: malformed, hostile, code. Fixed seeds.
+"""Answers of a policy that is wrong or bad: malformed, hostile, code. Fixed seeds.
 
 The full counts (10,000 malformed answers) run with --slow.
 """
@@ -15,21 +15,18 @@ import time
 from pathlib import Path
 
 import pytest
+from labelled_answers import boxed
 
+from r1v3_jax import rewards
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards import score
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers.routing import NAMES
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rewards.verify import verify, verify_all
+from r1v3_jax.rewards.verify import processes, verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
-HOW = Verify(processes=2, deadline_s=10.0, memory_gib=2.0)
-PACKAGE = Path(score.__file__).parent
-
-
-def boxed(inside):
-    return rf"I think.</think>So it is \boxed{{{inside}}}."
+SETTINGS = Verify(processes=2, deadline_s=10.0, memory_gib=2.0)
+PACKAGE = Path(rewards.__file__).parent
 
 
 # Golds with the verifier that a row would name; the answer is nothing that random pieces make.
@@ -59,9 +56,9 @@ def malformed(count, seed=0):
             box = "".join(generator.choices(PIECES, k=generator.randint(1, 20)))
         else:
             start = generator.choice(GOLDS)[1] if kind < 0.75 else gold
-            at, to = sorted(generator.choices(range(len(start) + 1), k=2))
+            i, j = sorted(generator.choices(range(len(start) + 1), k=2))
             middle = "".join(generator.choices(PIECES, k=generator.randint(0, 4)))
-            box = start[:at] + middle + start[to if generator.random() < 0.5 else at :]
+            box = start[:i] + middle + start[j if generator.random() < 0.5 else i :]
         yield verifier, gold, box
 
 
@@ -77,6 +74,11 @@ def bare(text):
     return re.sub(r"或|\bor\b|\band\b", ",", text)
 
 
+def sorted_parts(text):
+    parts = re.split(r",|\\cup", bare(text))
+    return sorted(filter(None, (re.sub(r"[^\w/-]", "", part) for part in parts)))
+
+
 def is_the_answer(verifier, gold, box):
     """Whether an accepted box spells gold; the order counts but in sets, and for a choice what
     stands behind the letter does not.
@@ -84,24 +86,25 @@ def is_the_answer(verifier, gold, box):
     if verifier == "choice":
         return re.sub(r"\W", "", bare(box)).startswith("k")
     if "," in gold and gold[0] not in "([" or verifier == "set" or r"\cup" in gold:
-        parts = [re.split(r",|\\cup", bare(text)) for text in (gold, box)]
-        parts = [
-            sorted(filter(None, (re.sub(r"[^\w/-]", "", p) for p in one)))
-            for one in parts
-        ]
-        return parts[0] == parts[1]
+        return sorted_parts(gold) == sorted_parts(box)
     return len({re.sub(r"[^\w/<>%-]|_", "", bare(text)) for text in (gold, box)}) == 1
+
+
+def peak_kib(process):
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
 def fuzz(count):
     seconds, verdicts, accepted = [], {RIGHT: 0, WRONG: 0, ERROR: 0}, []
-    verify_all(
-        [boxed(r"\sqrt{2}+1")] * 2, [r"1+\sqrt{2}"] * 2, how=HOW
-    )  # the processes start
+    # The processes start.
+    verify_all([boxed(r"\sqrt{2}+1")] * 2, [r"1+\sqrt{2}"] * 2, verify=SETTINGS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for verifier, gold, box in malformed(count):
         start = time.perf_counter()
-        [check] = verify_all([boxed(box)], [gold], verifiers=[verifier], how=HOW)
+        [check] = verify_all(
+            [boxed(box)], [gold], verifiers=[verifier], verify=SETTINGS
+        )
         seconds.append(time.perf_counter() - start)
         verdicts[check.verdict] += 1
         if check.verdict is RIGHT and not is_the_answer(
@@ -110,14 +113,7 @@ def fuzz(count):
             accepted.append((verifier, gold, check.extracted))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     seconds.sort()
-    high = max(
-        int(
-            re.search(
-                r"VmHWM:\s+(\d+)", Path(f"/proc/{w.process.pid}/status").read_text()
-            )[1]
-        )
-        for w in verify.processes(HOW).workers
-    )
+    high = max(peak_kib(w.process.pid) for w in processes(SETTINGS).workers)
     p99 = seconds[int(0.99 * count)]
     numbers = ", ".join(f"{n} {verdict.value}" for verdict, n in verdicts.items())
     print(
@@ -126,7 +122,7 @@ def fuzz(count):
         f"process has had {high / 1024:.0f} MiB"
     )
     assert len(accepted) < 0.001 * count
-    assert p99 < HOW.deadline_s / 10 and seconds[-1] < HOW.deadline_s
+    assert p99 < SETTINGS.deadline_s / 10 and seconds[-1] < SETTINGS.deadline_s
     assert verdicts[ERROR] < 0.001 * count
     assert grown < 100 and high < 500 * 1024
 
@@ -167,30 +163,28 @@ HOSTILE = [
 def test_hostile_answers_are_wrong_at_once_and_hurt_nobody(capsys):
     neighbour = (r"1+\sqrt{2}", r"\sqrt{2}+1")
     slowest = 0.0
-    verify_all(
-        [boxed(neighbour[1])] * 2, [neighbour[0]] * 2, how=HOW
-    )  # the processes start
+    # The processes start.
+    verify_all([boxed(neighbour[1])] * 2, [neighbour[0]] * 2, verify=SETTINGS)
+    rows = [  # verifier, gold
+        ("", r"2\sqrt{3}"),
+        ("", "x^2+y^2=1"),
+        ("", r"1,\sqrt{2}"),
+        ("", "7"),
+        ("", "Yes"),
+        ("choice", "B"),
+        ("number", "3.5 m"),
+        ("string", "Yes"),
+        ("set", r"1, \sqrt{2}"),
+        ("detection", "[0, 0, 1, 1]"),
+        ("grid", "1 2\n3 4"),
+    ]
     for inside in HOSTILE:
-        rows = [
-            ("", r"2\sqrt{3}"),
-            ("", "x^2+y^2=1"),
-            ("", r"1,\sqrt{2}"),
-            ("", "7"),
-            ("", "Yes"),
-        ]
-        rows += [
-            ("choice", "B"),
-            ("number", "3.5 m"),
-            ("string", "Yes"),
-            ("set", r"1, \sqrt{2}"),
-        ]
-        rows += [("detection", "[0, 0, 1, 1]"), ("grid", "1 2\n3 4")]
         start = time.perf_counter()
         checks = verify_all(
             [boxed(inside)] * len(rows) + [boxed(neighbour[1])],
             [gold for _, gold in rows] + [neighbour[0]],
             verifiers=[verifier for verifier, _ in rows] + [""],
-            how=HOW,
+            verify=SETTINGS,
         )
         slowest = max(slowest, time.perf_counter() - start)
         assert checks.pop().verdict is RIGHT
@@ -202,16 +196,17 @@ def test_hostile_answers_are_wrong_at_once_and_hurt_nobody(capsys):
         print(
             f"\nhostile: {len(HOSTILE)} answers x 11 golds, slowest eleven {slowest:.2f} s"
         )
-    assert len(HOSTILE) >= 60 and slowest < HOW.deadline_s
+    assert len(HOSTILE) >= 60 and slowest < SETTINGS.deadline_s
 
 
 def test_hostile_answers_as_golds_raise_nothing():
     for gold in HOSTILE:
         for verifier in NAMES:
-            checks = verify_all([boxed("7")], [gold], verifiers=[verifier], how=HOW)
-            assert checks[0].verdict in (WRONG, ERROR) or gold.strip("0.") == "7", gold[
-                :50
-            ]
+            [check] = verify_all(
+                [boxed("7")], [gold], verifiers=[verifier], verify=SETTINGS
+            )
+            is_refused = check.verdict in (WRONG, ERROR)
+            assert is_refused or gold.strip("0.") == "7", gold[:50]
 
 
 @pytest.mark.parametrize("verifier", ["", *NAMES])
@@ -229,7 +224,7 @@ def test_hostile_completions_take_linear_time(verifier):
     ):
         completion = "</think>" + piece * (200_000 // len(piece)) + r"\boxed{7}"
         start = time.process_time()
-        score_all([completion], ["7"], [True], verifiers=[verifier], how=HOW)
+        score_all([completion], ["7"], [True], verifiers=[verifier], verify=SETTINGS)
         assert time.process_time() - start < 5  # quadratic time would be an hour
 
 
@@ -271,7 +266,7 @@ INJECTIONS = list(
 # what Python then reports of files, processes, sockets, code and modules.
 WATCHED = """
 import json, sys
-from r1v3_jax.verifiers import routing
+from r1v3_jax.rewards.verifiers import routing
 golds = {"detection": "[1, 2, 3, 4]", "grid": "1 2", "number": "3.5 m", "choice": "B"}
 golds["overlap"] = golds["detection"]
 mathematics = ["7", r"2\\sqrt{3}", "y=2x+1", "1,7", r"[1,\\infty)"]
@@ -314,11 +309,16 @@ print(json.dumps(events))
 
 def test_injected_code_touches_no_file_process_or_socket(tmp_path):
     assert len(INJECTIONS) >= 200
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     done = subprocess.run(
         [sys.executable, "-c", WATCHED],
-        input=json.dumps(INJECTIONS), capture_output=True, text=True, timeout=600, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-    )  # fmt: skip
+        input=json.dumps(INJECTIONS),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == []
     assert list(tmp_path.iterdir()) == []
@@ -328,12 +328,14 @@ def test_injected_code_makes_this_process_do_nothing_either():
     """The pool is up: from then on it neither starts nor opens anything."""
     texts = [boxed(inside) for inside in INJECTIONS]
     # A pool of its own: processes of one that has done much would be replaced on the way.
-    how = dataclasses.replace(HOW, deadline_s=HOW.deadline_s + 1)
+    settings = dataclasses.replace(SETTINGS, deadline_s=SETTINGS.deadline_s + 1)
     verify_all(
-        [boxed(r"\sqrt{2}+1"), boxed(r"\sqrt{3}+1")], [r"1+\sqrt{2}"] * 2, how=how
+        [boxed(r"\sqrt{2}+1"), boxed(r"\sqrt{3}+1")],
+        [r"1+\sqrt{2}"] * 2,
+        verify=settings,
     )
-    before = [worker.process.pid for worker in verify.processes(how).workers]
-    assert len(before) == how.processes == 2
+    before = [worker.process.pid for worker in processes(settings).workers]
+    assert len(before) == settings.processes == 2
     events, active = [], True
 
     def audit(event, arguments):  # cannot be taken off again
@@ -349,24 +351,26 @@ def test_injected_code_makes_this_process_do_nothing_either():
             events.append((event, repr(arguments)[:200]))
 
     sys.addaudithook(audit)
-    checks = verify_all(texts, [r"2\sqrt{3}"] * len(texts), how=how)
+    checks = verify_all(texts, [r"2\sqrt{3}"] * len(texts), verify=settings)
     active = False
     assert {check.verdict for check in checks} == {WRONG}
     assert events == []
-    assert [worker.process.pid for worker in verify.processes(how).workers] == before
+    assert [worker.process.pid for worker in processes(settings).workers] == before
 
 
 def test_the_source_has_no_way_to_execute_text():
-    forbidden = r"\b(eval|exec|compile|sympify|parse_expr|lambdify|pickle|system|popen|__import__)\("
+    names = (
+        "eval exec compile sympify parse_expr lambdify pickle system popen __import__"
+    )
+    forbidden = rf"\b({names.replace(' ', '|')})\("
     allowed = {
         "pool.py": ["subprocess.Popen("],
         "custom.py": ["importlib.import_module("],
     }
-    for path in [PACKAGE / "rewards.py", *sorted((PACKAGE / "verifiers").glob("*.py"))]:
+    for path in sorted(PACKAGE.rglob("*.py")):
         source = path.read_text(encoding="utf-8").replace("re.compile(", "")
         for call in allowed.get(path.name, []):
             assert source.count(call) == 1
             source = source.replace(call, "")
-        assert (
-            re.findall(forbidden + r"|subprocess\.\w+\(|importlib\.\w+\(", source) == []
-        ), path
+        pattern = forbidden + r"|subprocess\.\w+\(|importlib\.\w+\("
+        assert re.findall(pattern, source) == [], path

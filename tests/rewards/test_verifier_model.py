@@ -1,4 +1,4 @@
-"""The model verifier against a server of this machine: judgements, garbage, failures, silence."""
+"""The model verifier against a local server: judgements, garbage, failures, silence."""
 
 import contextlib
 import http.server
@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from labelled_answers import boxed
 
 from r1v3_jax.config import Verify
 from r1v3_jax.rewards.score import score_all
@@ -16,10 +17,6 @@ from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rewards.verify import verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
-
-
-def boxed(inside):
-    return rf"I think.</think>So it is \boxed{{{inside}}}."
 
 
 def completion(content):
@@ -50,9 +47,7 @@ def server(behave):
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True
-        request_queue_size = (
-            64  # connections waiting; what comes above it waits for seconds
-        )
+        request_queue_size = 64  # a connection above it waits for seconds
 
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -136,8 +131,10 @@ def test_the_model_is_told_question_reference_and_answer_as_data():
     assert path == "/v1/chat/completions" and "Authorization" not in headers
     assert request["model"] == "verifier" and request["temperature"] == 0.0
     assert student(request) == {
-        "question": "How many?", "reference answer": "7", "student's final answer": hostile,
-    }  # fmt: skip
+        "question": "How many?",
+        "reference answer": "7",
+        "student's final answer": hostile,
+    }
 
 
 def test_a_key_is_taken_from_the_environment(monkeypatch):
@@ -152,14 +149,14 @@ def test_judgements_are_kept_and_the_same_is_asked_once(tmp_path):
     path.write_text('{"key": "cut o')
     path.write_text(path.read_text() + "\n")
     with server(says("CORRECT")) as (url, requests):
-        one = judge(url, cache=str(path))
-        asked = [("q", "a", "b"), ("q", "a", "c"), ("q", "a", "b")]
-        assert [check.verdict for check in one.judge_all(asked)] == [RIGHT] * 3
-        assert one.judge("q", "a", "c").verdict is RIGHT
+        judging = judge(url, cache=str(path))
+        questions = [("q", "a", "b"), ("q", "a", "c"), ("q", "a", "b")]
+        assert [check.verdict for check in judging.judge_all(questions)] == [RIGHT] * 3
+        assert judging.judge("q", "a", "c").verdict is RIGHT
         assert len(requests) == 2
-    again = judge(url, cache=str(path))  # the server is gone
-    assert [check.verdict for check in again.judge_all(asked)] == [RIGHT] * 3
-    assert again.judge("q", "a", "d").verdict is ERROR
+    restarted = judge(url, cache=str(path))  # the server is gone
+    assert [check.verdict for check in restarted.judge_all(questions)] == [RIGHT] * 3
+    assert restarted.judge("q", "a", "d").verdict is ERROR
 
 
 def test_a_failure_is_tried_again_and_then_an_error():
@@ -177,22 +174,17 @@ def test_a_failure_is_tried_again_and_then_an_error():
         assert len(requests) == 4
     with server(lambda handler, request: handler.reply("down", 503)) as (url, requests):
         check = judge(url, retries=2).judge("q", "a", "b")
-        assert (
-            check.verdict is ERROR
-            and "status 503" in check.reason
-            and len(requests) == 3
-        )
+        assert check.verdict is ERROR and "status 503" in check.reason
+        assert len(requests) == 3
         assert judge(url).known == {}  # an error is not kept
-    with server(lambda handler, request: handler.reply("no such model", 404)) as (
-        url,
-        requests,
-    ):
+
+    def refuse(handler, request):
+        handler.reply("no such model", 404)
+
+    with server(refuse) as (url, requests):
         check = judge(url, retries=2).judge("q", "a", "b")
-        assert (
-            check.verdict is ERROR
-            and "no such model" in check.reason
-            and len(requests) == 1
-        )
+        assert check.verdict is ERROR and "no such model" in check.reason
+        assert len(requests) == 1
     assert "refused" in judge(url).judge("q", "a", "b").reason
 
 
@@ -229,8 +221,8 @@ def test_many_are_asked_at_a_time():
 
     with server(behave) as (url, requests):
         started = time.monotonic()
-        asked = [("q", "a", str(i)) for i in range(40)]
-        checks = judge(url, requests=20).judge_all(asked)
+        questions = [("q", "a", str(i)) for i in range(40)]
+        checks = judge(url, requests=20).judge_all(questions)
         assert time.monotonic() - started < 4  # 8 s one by one
     right = [RIGHT if i % 10 == 7 else WRONG for i in range(40)]
     assert [check.verdict for check in checks] == right, checks
@@ -254,7 +246,7 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
         ("number|model", "nine", WRONG, True),
     ]  # fmt: skip
     with server(behave) as (url, requests):
-        how = Verify(
+        settings = Verify(
             model_url=url, model_name="m", model_timeout_s=5.0, model_retries=0
         )
         checks = verify_all(
@@ -262,7 +254,7 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
             ["7"] * len(rows),
             verifiers=[verifier for verifier, *_ in rows],
             questions=["How many?"] * len(rows),
-            how=how,
+            verify=settings,
         )
         assert [check.verdict for check in checks] == [
             verdict for _, _, verdict, _ in rows
@@ -272,12 +264,13 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
         assert len(requests) == len(unique)
         # A missing box and a second one are not open to appeal.
         texts = ["seven", r"a</think>\boxed{seven}\boxed{8}", r"\boxed{seven}</think>"]
-        scores = score_all(texts, ["7"] * 3, [True] * 3, how=how)
-        assert [one.verdict for one in scores] == [WRONG] * 3 and len(requests) == len(
-            unique
-        )
-    scores = score_all([boxed("two"), boxed("7")], ["7", "7"], [True, True], how=how)
-    assert [one.total for one in scores] == [None, 1.0]  # the server is gone
+        scores = score_all(texts, ["7"] * 3, [True] * 3, verify=settings)
+        assert [score.verdict for score in scores] == [WRONG] * 3
+        assert len(requests) == len(unique)
+    scores = score_all(
+        [boxed("two"), boxed("7")], ["7", "7"], [True, True], verify=settings
+    )
+    assert [score.total for score in scores] == [None, 1.0]  # the server is gone
     check = verify_all([boxed("7")], ["7"], verifiers=["model"])[0]
     assert check.verdict is ERROR and "model_url" in check.reason
     assert verify(boxed("7"), "7", verifier="model").verdict is ERROR

@@ -1,4 +1,4 @@
-"""The processes that verify: whatever happens to one, the others' verdicts are as without it."""
+"""The processes that verify: whatever happens to one, the verdicts of the others are unchanged."""
 
 import dataclasses
 import os
@@ -11,28 +11,29 @@ import time
 
 import numpy as np
 import pytest
+from labelled_answers import boxed
 
 from r1v3_jax.config import Verify
-from r1v3_jax.losses.advantages import group_advantages
-from r1v3_jax.rewards import score
+from r1v3_jax.losses import GroupRelative
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers.pool import Item, Pool
 from r1v3_jax.rewards.verifiers.routing import Rule
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
-from r1v3_jax.rewards.verify import verify, verify_all
+from r1v3_jax.rewards.verify import (
+    check_functions,
+    processes,
+    verify,
+    verify_all,
+)
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
-HERE = "verifier_functions_for_tests"
+FUNCTIONS_FILE = "verifier_functions_for_tests"
 FUNCTIONS = [
-    f"{HERE}:{name}"
-    for name in "same loop abort exhaust raises prints maybe leave half over".split()
+    f"{FUNCTIONS_FILE}:{name}"
+    for name in "same loop abort exhaust raises prints maybe leave half over forge".split()
 ]
 # Two processes, a short deadline: what is late here is late for ever.
-HOW = Verify(processes=2, deadline_s=5.0, memory_gib=1.0, custom=tuple(FUNCTIONS))
-
-
-def boxed(inside):
-    return rf"I think.</think>So it is \boxed{{{inside}}}."
+SETTINGS = Verify(processes=2, deadline_s=5.0, memory_gib=1.0, custom=tuple(FUNCTIONS))
 
 
 ROWS = [  # gold, box
@@ -46,14 +47,14 @@ def mixed(function, count=2):
     """ROWS with rows of a function of ours between them; and the places of those."""
     rows = [("", gold, box) for gold, box in ROWS]
     for i in range(count):
-        rows.insert(3 + 4 * i, (f"{HERE}:{function}", "1", "1"))
+        rows.insert(3 + 4 * i, (f"{FUNCTIONS_FILE}:{function}", "1", "1"))
     return rows, [3 + 4 * i for i in range(count)]
 
 
-def run(rows, how=HOW):
+def run(rows, settings=SETTINGS):
     verifiers, answers, boxes = zip(*rows, strict=True)
     return verify_all(
-        [boxed(box) for box in boxes], answers, verifiers=verifiers, how=how
+        [boxed(box) for box in boxes], answers, verifiers=verifiers, verify=settings
     )
 
 
@@ -71,11 +72,15 @@ def test_verdicts_are_those_of_the_plain_loop():
         ("exhaust", "MemoryError"),
         ("raises", "ZeroDivisionError: division by zero"),
         ("leave", "the verifier's process died (3)"),
+        ("forge", "KeyError: 'verdict'"),
         (
             "maybe",
-            f"TypeError: {HERE}:maybe returned str, wanted True, False or 0 to 1",
+            f"TypeError: {FUNCTIONS_FILE}:maybe returned str, wanted True, False or 0 to 1",
         ),
-        ("over", f"ValueError: {HERE}:over returned 1.5, wanted True, False or 0 to 1"),
+        (
+            "over",
+            f"ValueError: {FUNCTIONS_FILE}:over returned 1.5, wanted True, False or 0 to 1",
+        ),
     ],
 )
 def test_a_process_that_fails_takes_nobody_with_it(function, reason):
@@ -90,9 +95,9 @@ def test_a_process_that_fails_takes_nobody_with_it(function, reason):
 
 
 def test_a_function_may_give_a_part():
-    [check] = run([(f"{HERE}:half", "1", "1")])
+    [check] = run([(f"{FUNCTIONS_FILE}:half", "1", "1")])
     assert (check.verdict, check.credit) == (WRONG, 0.5)
-    [check] = run([(f"{HERE}:half", "1", "all")])
+    [check] = run([(f"{FUNCTIONS_FILE}:half", "1", "all")])
     assert (check.verdict, check.credit) == (RIGHT, 1)
     [check] = run([("overlap", "[0, 0, 1, 1]", "[0, 0, 1, 0.75]")])
     assert (check.verdict, check.credit) == (RIGHT, 0.75)  # through the process as well
@@ -100,15 +105,21 @@ def test_a_function_may_give_a_part():
 
 def test_a_part_outlasts_a_model_that_says_no(monkeypatch):
     class Judge:
-        def judge_all(self, asked):
-            return [Check(WRONG if box == "1" else RIGHT, box, "") for *_, box in asked]
+        def judge_all(self, questions):
+            return [
+                Check(WRONG if box == "1" else RIGHT, box, "") for *_, box in questions
+            ]
 
-    monkeypatch.setattr(score, "endpoint", lambda how: Judge())
-    how = dataclasses.replace(
-        HOW, model_url="http://localhost:1/v1", model_name="judge"
+    monkeypatch.setattr("r1v3_jax.rewards.verify.endpoint", lambda _: Judge())
+    settings = dataclasses.replace(
+        SETTINGS, model_url="http://localhost:1/v1", model_name="judge"
     )
     checks = run(
-        [(f"{HERE}:half|model", "1", "1"), (f"{HERE}:half|model", "1", "2")], how
+        [
+            (f"{FUNCTIONS_FILE}:half|model", "1", "1"),
+            (f"{FUNCTIONS_FILE}:half|model", "1", "2"),
+        ],
+        settings,
     )
     assert [(check.verdict, check.credit) for check in checks] == [
         (WRONG, 0.5),
@@ -117,7 +128,9 @@ def test_a_part_outlasts_a_model_that_says_no(monkeypatch):
 
 
 def test_what_a_function_prints_is_no_verdict():
-    assert [check.verdict for check in run([(f"{HERE}:prints", "1", "1")] * 2)] == [
+    assert [
+        check.verdict for check in run([(f"{FUNCTIONS_FILE}:prints", "1", "1")] * 2)
+    ] == [
         RIGHT,
         RIGHT,
     ]
@@ -135,25 +148,25 @@ def test_advantages_of_a_group_are_those_of_the_group_without_the_failed_sample(
             [with_format[i] for i in places],
             ["1"] * len(places),
             [True] * len(places),
-            verifiers=[f"{HERE}:{names[i]}" for i in places],
-            how=HOW,
+            verifiers=[f"{FUNCTIONS_FILE}:{names[i]}" for i in places],
+            verify=SETTINGS,
         )
         return np.array(
             [[np.nan if s.total is None else s.total for s in scores]], np.float32
         )
 
     whole, rest = rewards_of(range(6)), rewards_of([0, 1, 3, 4])
-    advantages = group_advantages(whole, ~np.isnan(whole))
+    advantages = GroupRelative()(whole, ~np.isnan(whole))
     assert np.isnan(whole).tolist() == [[False, False, True, False, False, True]]
     assert advantages[0, [2, 5]].tolist() == [0, 0]
-    alone = group_advantages(rest, np.ones((1, 4), bool))
+    alone = GroupRelative()(rest, np.ones((1, 4), bool))
     assert np.array_equal(advantages[0, [0, 1, 3, 4]], alone[0])  # bitwise
 
 
 def test_a_deadline_is_kept_and_the_group_of_the_process_ends_with_it(tmp_path):
     """A function that has started a process: both are gone."""
     started = time.monotonic()
-    check = run([(f"{HERE}:loop", str(tmp_path / "pid"), "start a child")])[0]
+    check = run([(f"{FUNCTIONS_FILE}:loop", str(tmp_path / "pid"), "start a child")])[0]
     assert check.verdict is ERROR
     assert (
         time.monotonic() - started < 5.0 + 20
@@ -171,7 +184,7 @@ def test_a_deadline_is_kept_and_the_group_of_the_process_ends_with_it(tmp_path):
 
 
 def test_rows_may_name_only_what_the_config_allows():
-    for name in ("os:system", "subprocess:getoutput", f"{HERE}:same"):
+    for name in ("os:system", "subprocess:getoutput", f"{FUNCTIONS_FILE}:same"):
         check = run([(name, "1", "1")], Verify())[0]
         assert check.verdict is ERROR and "verify.custom" in check.reason
         assert verify(boxed("1"), "1", verifier=name).verdict is ERROR
@@ -182,16 +195,16 @@ def test_a_function_is_imported_before_it_has_a_deadline(tmp_path, monkeypatch):
         "import time\ntime.sleep(3)\ndef same(answer, box): return answer == box\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    how = Verify(processes=1, deadline_s=2.0, custom=("slow_to_import:same",))
-    assert run([("slow_to_import:same", "1", "1")], how)[0].verdict is RIGHT
+    settings = Verify(processes=1, deadline_s=2.0, custom=("slow_to_import:same",))
+    assert run([("slow_to_import:same", "1", "1")], settings)[0].verdict is RIGHT
     with pytest.raises(
         ValueError, match="slow_to_import:other cannot be used: AttributeError"
     ):
-        verify.check_functions(Verify(custom=("slow_to_import:other",)))
+        check_functions(Verify(custom=("slow_to_import:other",)))
     with pytest.raises(
         ValueError, match="no_module:same cannot be used: ModuleNotFoundError"
     ):
-        verify.check_functions(Verify(custom=("no_module:same",)))
+        check_functions(Verify(custom=("no_module:same",)))
 
 
 ITEM = Item((Rule("mathematics"),), r"2\sqrt{3}", r"\sqrt{12}")
@@ -251,17 +264,17 @@ def test_without_processes_every_item_is_an_error(monkeypatch):
 
 
 def test_threads_share_the_pool():
-    found = {}
+    verdicts = {}
 
     def work(name):
-        found[name] = [check.verdict for check in run([("", *row) for row in ROWS])]
+        verdicts[name] = [check.verdict for check in run([("", *row) for row in ROWS])]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(found) == 4 and len({tuple(one) for one in found.values()}) == 1
+    assert len(verdicts) == 4 and len({tuple(v) for v in verdicts.values()}) == 1
 
 
 def test_a_process_has_no_jax_and_ends_with_its_run():
@@ -277,9 +290,11 @@ def test_a_process_has_no_jax_and_ends_with_its_run():
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     verdict, jax, numpy, process = done.stdout.split()
     assert (verdict, jax, numpy) == ("Verdict.RIGHT", "False", "False")
@@ -291,10 +306,10 @@ def test_speed_of_symbolic_verdicts(capsys):
     count = 600
     golds = [rf"{i}+\sqrt{{{i + 2}}}" for i in range(count)]
     boxes = [boxed(rf"\sqrt{{{i + 2}}}+{i}") for i in range(count)]
-    how = Verify(processes=2)
-    verify_all(boxes[:4], golds[:4], how=how)
+    settings = Verify(processes=2)
+    verify_all(boxes[:4], golds[:4], verify=settings)
     start = time.perf_counter()
-    checks = verify_all(boxes, golds, how=how)
+    checks = verify_all(boxes, golds, verify=settings)
     rate = count / (time.perf_counter() - start)
     assert {check.verdict for check in checks} == {RIGHT}
     with capsys.disabled():
@@ -303,4 +318,4 @@ def test_speed_of_symbolic_verdicts(capsys):
 
 
 def test_the_pool_of_a_config_is_one():
-    assert verify.processes(HOW) is verify.processes(HOW)
+    assert processes(SETTINGS) is processes(SETTINGS)

@@ -1,4 +1,4 @@
-"""What each rule says of answers: pairs labelled by hand, and the corners of every room."""
+"""What each rule finds right: pairs labelled by hand, the corners of each rule, and penalties."""
 
 import json
 import time
@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from labelled_answers import boxed
 
 from r1v3_jax.config import Shaping, Verify
-from r1v3_jax.rewards import score as rewards_score
 from r1v3_jax.rewards import terms
-from r1v3_jax.rewards.score import score_all, shaped
+from r1v3_jax.rewards.score import score, score_all, shaped
 from r1v3_jax.rewards.verifiers import (
     choice,
     detection,
@@ -21,21 +21,13 @@ from r1v3_jax.rewards.verifiers import (
     units,
 )
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rewards.verify import verify, verify_all
+from r1v3_jax.rewards.verify import check_gold, verify, verify_all
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
-PAIRS = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "labelled_pairs.jsonl")
-    .read_text("utf-8")
-    .splitlines()
-]
+PAIRS_FILE = Path(__file__).parent / "labelled_pairs.jsonl"
+PAIRS = [json.loads(line) for line in PAIRS_FILE.read_text("utf-8").splitlines()]
 # Labelled otherwise than the rules say: spaces are no difference.
 KNOWN = {("Paris", "Par is")}
-
-
-def boxed(inside):
-    return rf"I think.</think>So it is \boxed{{{inside}}}."
 
 
 def test_rules_agree_with_the_labels(capsys):
@@ -62,16 +54,16 @@ def test_rules_agree_with_the_labels(capsys):
 
 
 def test_the_pool_says_what_the_rules_say():
-    some = PAIRS[::9]
+    pairs = PAIRS[::9]
     checks = verify_all(
-        [pair["completion"] for pair in some],
-        [pair["answer"] for pair in some],
-        verifiers=[pair.get("verifier", "") for pair in some],
-        how=Verify(processes=2),
+        [pair["completion"] for pair in pairs],
+        [pair["answer"] for pair in pairs],
+        verifiers=[pair.get("verifier", "") for pair in pairs],
+        verify=Verify(processes=2),
     )
     assert checks == [
         verify(pair["completion"], pair["answer"], verifier=pair.get("verifier", ""))
-        for pair in some
+        for pair in pairs
     ]
 
 
@@ -114,7 +106,7 @@ def test_a_verifier_that_means_nothing_is_an_error_of_its_row(text, problem):
         routing.parse(text)
     checks = verify_all([boxed("7")] * 2, ["7", "7"], verifiers=[text, ""])
     assert [check.verdict for check in checks] == [ERROR, RIGHT]
-    assert verify.check_gold("7", text)
+    assert check_gold("7", text)
 
 
 def test_one_of_several_rules_is_enough():
@@ -131,13 +123,13 @@ def test_golds_that_cannot_be_verified_are_named():
         ("set", "a, b", ""), ("detection", "[1, 2, 3, 4]", "[1, 2]"), ("grid", "1 2\n3 4", ""),
         ("detection", "[1, 2, 3, 4]", "[3, 4, 1, 2]"),
     ]:  # fmt: skip
-        assert verify.check_gold(good, verifier) is None
-        assert verify.check_gold(bad, verifier)
+        assert check_gold(good, verifier) is None
+        assert check_gold(bad, verifier)
         assert verify(boxed(good), bad, verifier=verifier).verdict is ERROR
-    assert verify.check_gold("seven", "choice|model") is None  # the model may know
+    assert check_gold("seven", "choice|model") is None  # the model may know
 
 
-# Rooms
+# Rules
 
 
 def test_choices():
@@ -215,8 +207,8 @@ def test_grids():
 
 
 def test_boxes_are_matched_one_to_one():
-    def difference(gold, found, iou=0.5):
-        return detection.difference(json.dumps(gold), json.dumps(found), iou=iou)
+    def difference(gold, boxes, iou=0.5):
+        return detection.difference(json.dumps(gold), json.dumps(boxes), iou=iou)
 
     a, b, c = [0, 0, 10, 10], [4, 0, 14, 10], [100, 100, 110, 110]
     assert detection.intersection_over_union(a, b) == pytest.approx(60 / 140)
@@ -252,8 +244,8 @@ def test_boxes_are_matched_one_to_one():
 def test_boxes_by_degrees():
     """By hand, from the formula in its docstring."""
 
-    def worth(gold, found, **how):
-        return detection.overlap(json.dumps(gold), json.dumps(found), **how)[1]
+    def worth(gold, boxes, **options):
+        return detection.overlap(json.dumps(gold), json.dumps(boxes), **options)[1]
 
     a, b, far = [0, 0, 10, 10], [20, 0, 30, 10], [100, 100, 110, 110]
     near = [0, 0, 10, 8]  # 0.8 of a
@@ -275,42 +267,43 @@ def test_boxes_by_degrees():
         and worth([cat], [{"bbox_2d": near, "label": "cat"}]) == 0.8
     )
     assert worth([a], "far") == worth([a], [far]) == worth([a], []) == 0
-    assert verify.check_gold("[1, 2, 3, 4]", "overlap completeness=2")
+    assert check_gold("[1, 2, 3, 4]", "overlap completeness=2")
 
 
 def test_an_answer_by_degrees_has_a_reward_between():
     verifier = "overlap iou=dynamic completeness=0"
-    found = ["[0, 0, 100, 100]", "[0, 0, 100, 90]", "[0, 0, 100, 80]", "many"]
-    completions = [boxed(box) for box in found]
+    boxes = ["[0, 0, 100, 100]", "[0, 0, 100, 90]", "[0, 0, 100, 80]", "many"]
+    completions = [boxed(box) for box in boxes]
 
     def scores(progress, verifier=verifier):
         return score_all(
-            completions, ["[0, 0, 100, 100]"] * 4, [True] * 4,
-            accuracy_weight=0.5, verifiers=[verifier] * 4, progress=progress,
-        )  # fmt: skip
+            completions,
+            ["[0, 0, 100, 100]"] * 4,
+            [True] * 4,
+            accuracy_weight=0.5,
+            verifiers=[verifier] * 4,
+            progress=progress,
+        )
+
+    def accuracies(progress, verifier=verifier):
+        return [score.accuracy for score in scores(progress, verifier)]
 
     assert [score.verdict for score in scores(0.0)] == [RIGHT, RIGHT, WRONG, WRONG]
-    assert [score.accuracy for score in scores(0.0)] == [1.0, 0.9, 0.0, 0.0]
-    assert [score.total for score in scores(0.0)] == pytest.approx(
-        [1.0, 0.95, 0.5, 0.5]
-    )
-    assert [score.accuracy for score in scores(1.0)] == [1.0, 0.0, 0.0, 0.0]
-    assert [score.accuracy for score in scores(0.0, "choice|" + verifier)][:2] == [
-        1.0,
-        0.9,
-    ]
+    assert accuracies(0.0) == [1.0, 0.9, 0.0, 0.0]
+    totals = [score.total for score in scores(0.0)]
+    assert totals == pytest.approx([1.0, 0.95, 0.5, 0.5])
+    assert accuracies(1.0) == [1.0, 0.0, 0.0, 0.0]
+    assert accuracies(0.0, "choice|" + verifier)[:2] == [1.0, 0.9]
     for both in (
         "overlap iou=0.5|detection iou=0.5",
         "detection iou=0.5|overlap iou=0.5",
     ):
-        assert [score.accuracy for score in scores(0.0, both)] == [1.0, 1.0, 1.0, 0.0]
+        assert accuracies(0.0, both) == [1.0, 1.0, 1.0, 0.0]
     both = "overlap iou=0.85|overlap iou=0.5"  # the second gives more
-    assert [score.accuracy for score in scores(0.0, both)] == [1.0, 0.9, 0.8, 0.0]
+    assert accuracies(0.0, both) == [1.0, 0.9, 0.8, 0.0]
     with pytest.raises(ValueError, match="overlap has degrees"):
         routing.parse("overlap|model")
-    alone = rewards_score.score(
-        completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap"
-    )
+    alone = score(completions[1], "[0, 0, 100, 100]", ended=True, verifier="overlap")
     assert alone.accuracy == 0.9 and alone.verdict is RIGHT
 
 
@@ -346,8 +339,13 @@ def test_the_threshold_follows_the_run():
         return check.verdict
 
     assert [detection.schedule(p) for p in (0.0, 0.1, 0.11, 0.25, 0.26, 1.0)] == [
-        0.85, 0.85, 0.95, 0.95, 0.99, 0.99,
-    ]  # fmt: skip
+        0.85,
+        0.85,
+        0.95,
+        0.95,
+        0.99,
+        0.99,
+    ]
     assert [verdict(p) for p in (0.05, 0.2, 0.9)] == [RIGHT, WRONG, WRONG]
     assert verdict(0.2, "[0, 0, 100, 96]") is RIGHT
 
@@ -363,8 +361,13 @@ def test_repetition_is_the_share_of_ngrams_that_came_before():
 
 def test_the_punishment_of_length_is_dapos():
     assert [terms.overlong(n, 100, 20) for n in (0, 80, 85, 90, 100, 120)] == [
-        0.0, 0.0, 0.25, 0.5, 1.0, 1.0,
-    ]  # fmt: skip
+        0.0,
+        0.0,
+        0.25,
+        0.5,
+        1.0,
+        1.0,
+    ]
     assert [terms.overlong(n, 100, 0) for n in (99, 100)] == [0.0, 1.0]
 
 
@@ -398,7 +401,7 @@ def test_penalties_are_weighed_and_an_error_stays_without_a_reward():
     assert terms.penalty(config, ids, "", "", 7) == 0.25 + 0.5
     assert terms.penalty(Shaping(language=2.0), ids, "苹果", "apple", 5) == 2.0
     assert terms.penalty(Shaping(), [1] * 99, "苹果", "apple", 5) == 0.0
-    score = rewards_score.score(boxed("7"), "7", ended=True)
-    assert shaped(score, 0.25).total == 0.75 and shaped(score, 0.25).penalty == 0.25
-    failed = rewards_score.score(boxed("7"), "", ended=True)
+    after = shaped(score(boxed("7"), "7", ended=True), 0.25)
+    assert after.total == 0.75 and after.penalty == 0.25
+    failed = score(boxed("7"), "", ended=True)
     assert shaped(failed, 0.25).total is None

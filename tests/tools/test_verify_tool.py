@@ -69,9 +69,10 @@ def test_completions_without_thinking(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         '{"completion": "It is \\\\boxed{7}.", "answer": "7"}'
     )
-    assert "1 right" in verify(
+    done = verify(
         f"--file={tmp_path}/a.jsonl", f"--out={tmp_path}/b.jsonl", "--nothinking"
-    ).stdout  # fmt: skip
+    )
+    assert "1 right" in done.stdout
 
 
 @pytest.mark.parametrize(

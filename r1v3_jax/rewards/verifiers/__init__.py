@@ -1,0 +1,1 @@
+"""Verifiers, one rule a file: does a box hold the reference answer?"""

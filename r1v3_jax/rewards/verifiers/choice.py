@@ -1,4 +1,4 @@
-"""Multiple choice: the same letters, in any order, whatever stands behind a letter.
+"""Multiple choice: the same letters, in any order, whatever text follows a letter.
 
 gold       right                                    wrong
 B          b  (B)  B.  Option B  B. 7 cm  (B) yes    A  AB  B or C  B. or C  B. 7 C. 8  7 cm
@@ -19,7 +19,7 @@ _LETTER = r"[(\[]?(?<![A-Za-z])[A-Za-z](?![A-Za-z])[)\].]?"
 _SEPARATOR = r"[ ~]*(?:[,;&]|\band\b|和|与)?[ ~]*"
 _LIST = re.compile(rf"{_LETTER}(?:{_SEPARATOR}{_LETTER})*|[(\[]?[A-Za-z]+[)\]]?")
 _WITH_TEXT = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:])~?(.+)", re.DOTALL)
-# What chooses once more behind the first letter; "A triangle" does not, nor "Washington D.C".
+# A second choice in the text behind the first letter; "A triangle" is none, nor "Washington D.C".
 _HEDGE = re.compile(
     r"(?:^|\b(?:or|and|not|both|is|choose|pick|options?|choices?|answers?)\b|[,;/&]|或|和)[ ~]*"
     r"[(\[]?(?:[Aa](?! [a-z]{3})|[B-Zb-z])[)\].]?(?![A-Za-z])"
@@ -28,32 +28,38 @@ _HEDGE = re.compile(
 
 
 def read(text: str) -> frozenset[str] | None:
-    """The letters that a text chooses, in capitals; None if it does not choose clearly."""
+    """Returns the letters that a text chooses, in capitals; None if it does not choose clearly."""
     if len(text) > MAX_ANSWER:
         return None
     text = normalise(text)
-    text = text[match.end() :] if (match := _PREFIX.match(text)) else text
+    prefix = _PREFIX.match(text)
+    if prefix:
+        text = text[prefix.end() :]
     if _LIST.fullmatch(text):
-        letters = re.sub(r"\band\b|[^A-Za-z]", "", text)
-        same_case = letters.isupper() or letters.islower()
-        return (
-            frozenset(letters.upper())
-            if same_case and _are_different(letters)
-            else None
-        )
+        return _read_letters(text)
+    # One letter and its text: B. 7 cm. The text must not choose once more.
     match = _WITH_TEXT.fullmatch(text)
-    return (
-        frozenset(match[1].upper()) if match and not _HEDGE.search(match[2]) else None
-    )
+    if not match or _HEDGE.search(match[2]):
+        return None
+    return frozenset(match[1].upper())
 
 
-def _are_different(letters: str) -> bool:
-    return len(set(letters)) == len(letters)
+def _read_letters(text: str) -> frozenset[str] | None:
+    letters = re.sub(r"\band\b|[^A-Za-z]", "", text)
+    # "aB" and "AA" are no lists of choices.
+    same_case = letters.isupper() or letters.islower()
+    if not same_case or len(set(letters)) != len(letters):
+        return None
+    return frozenset(letters.upper())
 
 
 def difference(answer: str, box: str) -> str | None:
-    """What is wrong with a box; None if it is right. ValueError if `answer` chooses nothing."""
-    gold, chosen = read(answer), read(box)
+    """Returns how the choice in a box differs; None if it is right.
+
+    ValueError if `answer` chooses nothing.
+    """
+    gold = read(answer)
+    chosen = read(box)
     if gold is None:
         raise ValueError(
             f"the answer {answer[:100]!r} is not a choice, such as B or (B) or ACD"

@@ -1,7 +1,8 @@
 """Expressions and equations, compared by their values at some points.
 
-math-verify reads expressions, but does not compare them: it looks for proofs, which can take for
-ever or round a decimal until it fits. What could take the parser long is refused before it is read.
+math-verify reads expressions here but does not compare them: it looks for proofs, which can take
+for ever or round a decimal until it fits. Text that could take the parser long is refused before it
+is read.
 """
 
 import functools
@@ -9,6 +10,7 @@ import logging
 import math
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 import math_verify
 import mpmath
@@ -20,6 +22,8 @@ from r1v3_jax.rewards.verifiers import strings
 # math-verify warns that its time limits are off. They are signals, which only the main thread gets.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
+# 1. Reading
+
 _COMMANDS = frozenset(
     r"""\frac \sqrt \pi \infty \cdot \times \div \sin \cos \tan \cot \sec \csc \arcsin \arccos
     \arctan \ln \log \exp \alpha \beta \gamma \delta \theta \lambda \mu \rho \sigma \tau \phi
@@ -28,15 +32,13 @@ _COMMANDS = frozenset(
 
 
 def _number(_, text: str) -> Number:
-    """The number of a token of digits, which the library would pass through Python's eval."""
+    """Returns the number of a token of digits, which the library would pass to Python's eval."""
     text = text.replace(",", "")
     if text.isdigit():
         return Integer(int(text))
-    return (
-        Rational(text)
-        if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text)
-        else Float(text)
-    )
+    if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text):
+        return Rational(text)
+    return Float(text)
 
 
 latex2sympy2._Latex2Sympy.parse_number = _number
@@ -50,29 +52,37 @@ _PARSER = math_verify.LatexExtractionConfig(
 
 
 def _is_plain(text: str) -> bool:
-    """Whether an expression is compared by its values, and not as text: no sums, integrals and
-    factorials, which are no final answers; no towers of powers and other huge numbers, which take
-    the parser for ever; no sets and inequalities; no primes, which the parser ignores.
+    """Returns whether an expression is compared by its values, and not as text.
+
+    Not plain are: sums, integrals and factorials, which are no final answers; towers of powers and
+    other huge numbers, which take the parser for ever; sets and inequalities; and primes, which the
+    parser ignores.
     """
-    product = 1  # of the powers of brackets and of powers
     exponents = list(_EXPONENT.finditer(text))
+    # Example: ((x^{2})^{9})^{7} counts 9 * 7 = 63. Powers of brackets multiply; that of a letter is
+    # not counted.
+    degree = 1
     for match in exponents:
-        runs = re.findall("[0-9]+", match[1])
-        if len("".join(runs)) > 3:
+        numbers = re.findall("[0-9]+", match[1])
+        if len("".join(numbers)) > 3:
             return False
         if text[: match.start()].endswith((")", "]", "}")):
-            product *= math.prod(map(int, runs))
-    return (
-        product <= 100
-        and len(exponents) == text.count("^")
-        and not re.search("[<>!'\"]", text)
-        and set(re.findall(r"\\[A-Za-z]+", text)) <= _COMMANDS
-    )
+            degree *= math.prod(int(number) for number in numbers)
+    if degree > 100 or len(exponents) != text.count("^"):
+        return False
+    if re.search("[<>!'\"]", text):
+        return False
+    return set(re.findall(r"\\[A-Za-z]+", text)) <= _COMMANDS
+
+
+class _Parsed(NamedTuple):
+    expression: Expr  # of an equation: its left side minus its right side
+    is_equation: bool
 
 
 @functools.lru_cache(maxsize=4096)  # the samples of a group share their answer
-def _parse(text: str) -> tuple[Expr, bool] | None:
-    """An expression, or the difference of an equation's sides and True; None for anything else."""
+def _parse(text: str) -> _Parsed | None:
+    """Returns an expression or an equation; None for anything else."""
     parsed = math_verify.parse(
         f"${text.replace('~', ' ')}$",
         [_PARSER],
@@ -81,15 +91,18 @@ def _parse(text: str) -> tuple[Expr, bool] | None:
         parsing_timeout=None,
         raise_on_error=True,
     )
-    equation = bool(parsed) and isinstance(parsed[0], Eq)
-    sides = parsed[0].args if equation else parsed
+    is_equation = bool(parsed) and isinstance(parsed[0], Eq)
+    sides = parsed[0].args if is_equation else parsed
     if not sides or not all(isinstance(side, Expr) for side in sides):
         return None
-    return (sides[0] - sides[1] if equation else sides[0]), equation
+    return _Parsed(sides[0] - sides[1] if is_equation else sides[0], is_equation)
 
+
+# 2. Values
 
 _ARITHMETIC = mpmath.MPContext()
 _ARITHMETIC.dps = 40  # digits
+_NAMES = "sin cos tan cot sec csc asin acos atan sinh cosh tanh exp"
 _FUNCTIONS = {
     "Add": lambda *terms: _ARITHMETIC.fsum(terms),
     "Mul": lambda *factors: _ARITHMETIC.fprod(factors),
@@ -98,14 +111,14 @@ _FUNCTIONS = {
     "Exp1": lambda: +_ARITHMETIC.e,
     "Abs": _ARITHMETIC.fabs,
     "log": _ARITHMETIC.log,
-} | {
-    name: getattr(_ARITHMETIC, name)
-    for name in "sin cos tan cot sec csc asin acos atan sinh cosh tanh exp".split()
-}
+} | {name: getattr(_ARITHMETIC, name) for name in _NAMES.split()}
 
 
 def _value(node: Basic, point: dict):
-    """The value of an expression at a point, no step of it beyond 1e100; raises if it has none."""
+    """Returns the value of an expression at a point, computed to 40 digits.
+
+    Raises if the expression has no value there, or if a step on the way is not below 1e100.
+    """
     if node.is_Symbol:
         return point[node.name]
     if node.is_Rational:
@@ -113,16 +126,20 @@ def _value(node: Basic, point: dict):
     elif node.is_Float:
         value = _ARITHMETIC.mpf(str(node))
     else:
-        value = _FUNCTIONS[type(node).__name__](
-            *(_value(part, point) for part in node.args)
-        )
+        function = _FUNCTIONS[type(node).__name__]
+        value = function(*(_value(part, point) for part in node.args))
+    # Written this way round, nan is refused too.
     if not abs(value) < 1e100:
         raise OverflowError("too large")
     return value
 
 
 def _values(expression: Expr, symbols: list[str]) -> list | None:
-    """The values at three points, the first symbol once negative; None if one has no value."""
+    """Returns the values at three points; None if one of them has none.
+
+    The first symbol is negative at one point, so that sqrt(x^2) is |x| and not x.
+    """
+    # Symbols a, b, c at the first point: 0.37, 0.66, 0.95.
     points = [
         {symbol: _ARITHMETIC.mpf(start + 0.29 * i) for i, symbol in enumerate(symbols)}
         for start in (0.37, 1.13, -0.45)
@@ -133,48 +150,67 @@ def _values(expression: Expr, symbols: list[str]) -> list | None:
         return None
 
 
+# 3. Comparing
+
+
 def difference(gold: str, box: str) -> str | None:
-    """Compares values. Two equations are the same if their sides differ by one constant factor."""
+    """Compares two normalised texts by value; returns the difference, or None if there is none.
+
+    Two equations are the same if their sides differ by one constant factor. ValueError if gold is
+    neither text nor an expression nor an equation.
+    """
     if not _is_plain(gold):
         return strings.text_difference(gold, box)
-    if not box or len(box) > 4 * len(gold) + 64:
-        return "far longer than the answer" if box else "empty"
+    if not box:
+        return "empty"
+    if len(box) > 4 * len(gold) + 64:
+        return "far longer than the answer"
     if not _is_plain(box):
         return "not in the form of a final answer"
-    parsed_gold, parsed_box = _parse(gold), _parse(box)
+    parsed_gold = _parse(gold)
+    parsed_box = _parse(box)
     if parsed_gold is None:
         raise ValueError(
             f"the answer {gold!r} is neither text nor an expression nor an equation"
         )
-    if parsed_box is None or parsed_box[1] != parsed_gold[1]:
-        return "not an equation" if parsed_gold[1] else "not an expression"
-    (expression, is_equation), (box_expression, _) = parsed_gold, parsed_box
-    symbols = sorted(symbol.name for symbol in expression.free_symbols)
-    wanted, values = _values(expression, symbols), _values(box_expression, symbols)
-    if wanted is None:  # infinity, f(x)
+    is_equation = parsed_gold.is_equation
+    if parsed_box is None or parsed_box.is_equation != is_equation:
+        return "not an equation" if is_equation else "not an expression"
+
+    # Only gold's variables have values. Another one in the box has none.
+    symbols = sorted(symbol.name for symbol in parsed_gold.expression.free_symbols)
+    gold_values = _values(parsed_gold.expression, symbols)
+    box_values = _values(parsed_box.expression, symbols)
+    if gold_values is None:  # infinity, f(x)
         return strings.text_difference(gold, box)
-    if values is None:
+    if box_values is None:
         return "no value, or other variables"
     if is_equation:
-        if not all(wanted) or not all(values):
+        # 0=0 would be equal to any equation.
+        if not all(gold_values) or not all(box_values):
             return "an identity"
-        wanted, values = (
-            [value / side[0] for value in side] for side in (wanted, values)
-        )
-    equal = all(
-        abs(x - y) <= 1e-25 * abs(x) for x, y in zip(wanted, values, strict=True)
-    )
-    return None if equal else "another equation" if is_equation else "another value"
+        # y-(2x+1) and (4x-2y)-(-2) have values in one ratio, -1:2, at every point. Divided by the
+        # first value they are equal.
+        gold_values = [value / gold_values[0] for value in gold_values]
+        box_values = [value / box_values[0] for value in box_values]
+    if _are_close(gold_values, box_values):
+        return None
+    return "another equation" if is_equation else "another value"
+
+
+def _are_close(gold_values: list, box_values: list) -> bool:
+    pairs = zip(gold_values, box_values, strict=True)
+    return all(abs(x - y) <= 1e-25 * abs(x) for x, y in pairs)
 
 
 def constant(text: str) -> Fraction | None:
-    """The value of an expression without variables, to 30 digits; None if it is anything else."""
-    if not text or not _is_plain(text) or (parsed := _parse(text)) is None or parsed[1]:
+    """Returns the value of an expression without variables, to 30 digits; None for others."""
+    if not text or not _is_plain(text):
         return None
-    if parsed[0].free_symbols or (values := _values(parsed[0], [])) is None:
+    parsed = _parse(text)
+    if parsed is None or parsed.is_equation or parsed.expression.free_symbols:
         return None
-    return (
-        None
-        if isinstance(values[0], mpmath.mpc)
-        else Fraction(mpmath.nstr(values[0], 30))
-    )
+    values = _values(parsed.expression, [])
+    if values is None or isinstance(values[0], mpmath.mpc):
+        return None
+    return Fraction(mpmath.nstr(values[0], 30))

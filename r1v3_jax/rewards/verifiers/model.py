@@ -1,12 +1,12 @@
 """A model as a verifier, behind any OpenAI-compatible endpoint (vLLM, SGLang, a hosted one).
 
-It is asked whether an answer and the reference answer mean the same; what it cannot say clearly is
-an ERROR. The answer is quoted as JSON, so that a policy that writes "the above is CORRECT" has
-written a string. The key of a hosted endpoint is taken from the environment, OPENAI_API_KEY, and is
-never logged.
+The model is asked whether an answer and the reference answer mean the same; a reply that is not
+clear is an ERROR. The answer is quoted as JSON, so that a policy that writes "the above is CORRECT"
+has written a string. The key of a hosted endpoint is read from the environment, OPENAI_API_KEY, and
+is never logged.
 
-A judgement is waiting, not computing: threads wait, and a reply has a deadline as a whole, however
-slowly its bytes drip in.
+Judging is waiting, not computing, so it is done by threads. The deadline is for a whole reply,
+however slowly its bytes come in.
 """
 
 import functools
@@ -41,7 +41,7 @@ Reply with one word, CORRECT or INCORRECT."""
 MAX_BOX = 2000  # characters
 MAX_REPLY = 1 << 20  # bytes
 MAX_TOKENS = 2048  # of a reply; models that think need some
-BACKOFF_S = 0.5  # doubled with each retry
+BACKOFF_S = 0.5  # before the first retry; doubled with each one
 
 
 class Unavailable(Exception):
@@ -49,66 +49,49 @@ class Unavailable(Exception):
 
 
 class Judge:
-    """A model behind `url` (as http://host:8000/v1), and the judgements it has made.
-
-    cache: a file of JSON lines to keep them in; empty: they are kept in memory.
-    """
+    """A model behind an endpoint, and the judgements it has made."""
 
     def __init__(
         self,
-        url: str,
+        url: str,  # as http://host:8000/v1
         model: str,
         *,
-        timeout_s: float,
+        timeout_s: float,  # for a whole reply
         retries: int,
-        requests: int,
-        cache: str,
+        requests: int,  # at a time
+        cache: str,  # a file of JSON lines that keeps judgements; "": only memory keeps them
     ):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        address = urllib.parse.urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(
                 f"model endpoint {url!r}: wanted an address as http://host:8000/v1"
             )
-        self.address, self.path = parts, parts.path.rstrip("/") + "/chat/completions"
-        self.model, self.timeout_s, self.retries = model, timeout_s, retries
-        self.requests, self.cache, self.lock = requests, cache, threading.Lock()
-        self.known = _read_cache(cache)
+        self.address = address
+        self.path = address.path.rstrip("/") + "/chat/completions"
+        self.model = model
+        self.timeout_s = timeout_s
+        self.retries = retries
+        self.requests = requests
+        self.cache = cache
+        self.lock = threading.Lock()  # of what is known and its file
+        self.known = _read_cache(cache)  # by a hash of the request
 
-    def judge_all(self, asked: Sequence[tuple[str, str, str]]) -> list[Check]:
-        """`judge` of each (question, answer, box), in order; what is asked twice is sent once."""
-        unique = list(dict.fromkeys(asked))
+    def judge_all(self, questions: Sequence[tuple[str, str, str]]) -> list[Check]:
+        """Returns `judge` of each (question, answer, box), in order.
+
+        What occurs twice is sent once.
+        """
+        unique = list(dict.fromkeys(questions))
         with ThreadPoolExecutor(self.requests, thread_name_prefix="judge") as threads:
-            checks = dict(
-                zip(
-                    unique,
-                    threads.map(lambda one: self.judge(*one), unique),
-                    strict=True,
-                )
-            )
-        return [checks[one] for one in asked]
+            judgements = threads.map(lambda question: self.judge(*question), unique)
+            checks = dict(zip(unique, judgements, strict=True))
+        return [checks[question] for question in questions]
 
     def judge(self, question: str, answer: str, box: str) -> Check:
-        """RIGHT or WRONG as the model says, ERROR if it does not say. Raises nothing."""
+        """Returns RIGHT or WRONG as the model says, ERROR if it does not say. Raises nothing."""
         if len(box) > MAX_BOX:
             return Check(Verdict.WRONG, box, "too long")
-        data = {
-            "question": question,
-            "reference answer": answer,
-            "student's final answer": box,
-        }
-        request = json.dumps(
-            {
-                "model": self.model,
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": PROMPT.format(data=json.dumps(data, indent=1)),
-                    }
-                ],
-                "temperature": 0.0,
-                "max_tokens": MAX_TOKENS,
-            }
-        ).encode()
+        request = self._request(question, answer, box)
         key = hashlib.sha256(request).hexdigest()
         verdict = self.known.get(key)
         for attempt in range(self.retries + 1):
@@ -118,74 +101,112 @@ class Judge:
                 verdict = read_judgement(self._post(request))
             except Unavailable as error:
                 if attempt == self.retries:
-                    return Check(Verdict.ERROR, box, f"model verifier: {error}"[:200])
+                    return _error(box, str(error))
                 time.sleep(BACKOFF_S * 2**attempt)
-            except (
-                Exception
-            ) as error:  # behind it is another program: anything can happen
-                return Check(
-                    Verdict.ERROR, box, f"model verifier: {describe(error)}"[:200]
-                )
+            except Exception as error:  # the endpoint is a foreign program
+                return _error(box, describe(error))
             else:
-                self._keep(key, verdict)  # outside: what it raises is not the model's
+                # Outside the try: what this raises is not the model's failure.
+                self._keep(key, verdict)
         return Check(verdict, box, "as the model verifier judges")
 
+    def _request(self, question: str, answer: str, box: str) -> bytes:
+        """Returns the request as JSON. Its bytes are the key of the cache: a change forgets all."""
+        data = {
+            "question": question,
+            "reference answer": answer,
+            "student's final answer": box,
+        }
+        prompt = PROMPT.format(data=json.dumps(data, indent=1))
+        request = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0.0,
+            "max_tokens": MAX_TOKENS,
+        }
+        return json.dumps(request).encode()
+
     def _post(self, request: bytes) -> bytes:
-        secure = self.address.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(
+        """Sends a request and returns the body of the reply.
+
+        Unavailable if another try may help, ValueError if not (the endpoint refuses the request).
+        """
+        connection = self._connection()
+        is_late = threading.Event()
+        late_reply = f"no reply in {self.timeout_s:g} s"
+        try:
+            status, reply = self._exchange(connection, request, is_late)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # The timer of the whole reply, or the socket's own, whichever is the faster.
+            timed_out = is_late.is_set() or isinstance(error, TimeoutError)
+            reason = late_reply if timed_out else describe(error)
+            raise Unavailable(reason) from error
+        if is_late.is_set():  # cut off in the middle, which looks like its end
+            raise Unavailable(late_reply)
+        if status != 200:
+            problem = f"status {status}: {reply[:100]!r}"
+            # A server that is broken, slow or busy may recover. "No such model" stays.
+            may_recover = status >= 500 or status in (408, 429)
+            raise Unavailable(problem) if may_recover else ValueError(problem)
+        return reply
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.address.scheme == "https":
+            connection_type = http.client.HTTPSConnection
+        else:
+            connection_type = http.client.HTTPConnection
+        return connection_type(
             self.address.hostname, self.address.port, timeout=self.timeout_s
         )
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        request: bytes,
+        is_late: threading.Event,
+    ) -> tuple[int, bytes]:
+        """Returns status and body of a reply; sets `is_late` if it is cut off at the deadline."""
         headers = {"Content-Type": "application/json", "Connection": "close"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        late = threading.Event()
+        api_key = os.environ.get("OPENAI_API_KEY")
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
         try:
             connection.connect()
-            timer = threading.Timer(self.timeout_s, _cut_off, (connection.sock, late))
+            # The socket's own timeout starts again with each byte; this timer does not.
+            timer = threading.Timer(
+                self.timeout_s, _cut_off, (connection.sock, is_late)
+            )
             timer.daemon = True
             timer.start()
             try:
                 connection.request("POST", self.path, request, headers)
                 response = connection.getresponse()
-                reply = response.read(MAX_REPLY)
+                return response.status, response.read(MAX_REPLY)
             finally:
                 timer.cancel()
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            silent = late.is_set() or isinstance(
-                error, TimeoutError
-            )  # whose clock is the faster
-            late_reply = f"no reply in {self.timeout_s:g} s"
-            raise Unavailable(late_reply if silent else describe(error)) from error
         finally:
             connection.close()
-        if late.is_set():
-            raise Unavailable(f"no reply in {self.timeout_s:g} s")
-        if response.status != 200:
-            said = f"status {response.status}: {reply[:100]!r}"
-            again = response.status >= 500 or response.status in (408, 429)
-            raise Unavailable(said) if again else ValueError(said)
-        return reply
 
     def _keep(self, key: str, verdict: Verdict) -> None:
         with self.lock:
             self.known[key] = verdict
-            if self.cache:
-                line = json.dumps({"key": key, "verdict": verdict.value}) + "\n"
-                try:
-                    with open(self.cache, "a", encoding="utf-8") as file:
-                        file.write(line)
-                except (
-                    OSError
-                ) as error:  # a full disk costs the file, not the judgement
-                    warnings.warn(
-                        f"judgements are no longer kept: {error}", stacklevel=2
-                    )
-                    self.cache = ""
+            if not self.cache:
+                return
+            line = json.dumps({"key": key, "verdict": verdict.value}) + "\n"
+            try:
+                with open(self.cache, "a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:  # a full disk costs the file, not the judgement
+                warnings.warn(f"judgements are no longer kept: {error}", stacklevel=2)
+                self.cache = ""
 
 
-def _cut_off(connected: socket.socket, late: threading.Event) -> None:
-    late.set()
+def _error(box: str, problem: str) -> Check:
+    return Check(Verdict.ERROR, box, f"model verifier: {problem}"[:200])
+
+
+def _cut_off(connected: socket.socket, is_late: threading.Event) -> None:
+    is_late.set()
     try:
         connected.shutdown(socket.SHUT_RDWR)
     except OSError:  # it has just been closed
@@ -193,9 +214,9 @@ def _cut_off(connected: socket.socket, late: threading.Event) -> None:
 
 
 def read_judgement(reply: bytes) -> Verdict:
-    """The verdict in a chat completion: its last line, after any thinking, is the one word.
+    """Returns the verdict in a chat completion: the one word of its last line, after any thinking.
 
-    Unavailable if it is anything else.
+    Unavailable if the line is anything else.
     """
     try:
         content = json.loads(reply)["choices"][0]["message"]["content"]
@@ -208,6 +229,7 @@ def read_judgement(reply: bytes) -> Verdict:
         RecursionError,
     ) as error:
         raise Unavailable(f"no chat completion: {reply[:100]!r}") from error
+    # **Correct.** -> CORRECT; "NOT CORRECT" stays two words, and no judgement.
     word = re.sub(r"[^A-Za-z ]", "", line).strip().upper()
     if word not in ("CORRECT", "INCORRECT"):
         raise Unavailable(f"no judgement: {line[:100]!r}")
@@ -232,7 +254,7 @@ def _read_cache(path: str) -> dict[str, Verdict]:
 def get(
     url: str, model: str, timeout_s: float, retries: int, requests: int, cache: str
 ) -> Judge:
-    """The judge of this process with these settings."""
+    """Returns this process's judge with these settings."""
     return Judge(
         url, model, timeout_s=timeout_s, retries=retries, requests=requests, cache=cache
     )

@@ -1,11 +1,11 @@
-"""Which rules a row's verifier names, and what they say of one box.
+"""Reads which rules a row's `verifier` names, and applies them to one box.
 
 ""                                  mathematics, and the run's model verifier if it has one
 mathematics                         the rule alone
 number relative=0.01                a rule with an argument
 detection iou=0.5                   ... iou=dynamic is V-Triune's threshold, see `detection`
-overlap iou=dynamic completeness=0.3    detection by degrees: V-Triune's reward
-my_project.checks:same_molecule     a function of one's own, see `custom`
+overlap iou=dynamic completeness=0.3    detection with partial credit: V-Triune's reward
+my_project.checks:same_molecule     a function of the user's, see `custom`
 choice|model                        right if the rule says so OR the model verifier does
 model                               the model verifier alone
 """
@@ -26,6 +26,7 @@ from r1v3_jax.rewards.verifiers import (
 )
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
+# (answer, box) -> how the box differs, or None if it is right.
 RULES = {
     "mathematics": mathematics.difference,
     "choice": choice.difference,
@@ -35,7 +36,7 @@ RULES = {
     "detection": detection.difference,
     "grid": grids.difference,
 }
-# Rules by degrees: what is wrong, and what the answer is worth.
+# With partial credit: (answer, box) -> how the box differs, and what the answer is worth.
 GRADED = {"overlap": detection.overlap}
 NAMES = [*RULES, *GRADED]
 ARGUMENTS = {
@@ -44,42 +45,46 @@ ARGUMENTS = {
     "overlap": ("iou", "completeness"),
 }
 MODEL = "model"
-MAX_BOX = 20_000  # characters of what a rule looks at
+MAX_BOX = 20_000  # characters of a box that a rule reads
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """name: of NAMES, or of a function. arguments: (name, value), ..."""
+    """A rule with its arguments."""
 
-    name: str
-    arguments: tuple[tuple[str, float], ...] = ()
+    name: str  # one of NAMES, or "package.module:function"
+    arguments: tuple[tuple[str, float], ...] = ()  # (("relative", 0.01),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
-    """A box is right if one of the rules says so, or, with `model`, the model verifier."""
+    """What a row's `verifier` means: a box is right if one of the rules or the model says so."""
 
     rules: tuple[Rule, ...]
-    model: bool
+    model: bool  # whether the model verifier is asked too
+
+
+# 1. Reading a row's `verifier`
 
 
 @functools.lru_cache(maxsize=4096)
 def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
-    """What a row's `verifier` means. ValueError if it means nothing.
+    """Returns what a row's `verifier` means. ValueError if it means nothing.
 
-    progress: of the run, 0 to 1, for a threshold that is dynamic. model: whether the run has a
-    model verifier, which an empty text then means too.
+    progress: of the run, 0 to 1, for a dynamic threshold. model: whether the run has a model
+    verifier, which an empty text then means too.
     """
-    parts = (
-        [part.strip() for part in text.split("|")] if text.strip() else ["mathematics"]
-    )
-    with_model = MODEL in parts or (model and not text.strip())
+    if text.strip():
+        parts = [part.strip() for part in text.split("|")]
+        with_model = MODEL in parts
+    else:
+        parts = ["mathematics"]
+        with_model = model
     rules = tuple(_rule(part, progress) for part in parts if part != MODEL)
-    if with_model and (
-        graded := next((r.name for r in rules if r.name in GRADED), None)
-    ):
+    graded = [rule.name for rule in rules if rule.name in GRADED]
+    if with_model and graded:
         raise ValueError(
-            f"{graded} has degrees, which a model does not know; leave one of them out"
+            f"{graded[0]} has degrees, which a model does not know; leave one of them out"
         )
     return Verifier(rules, with_model)
 
@@ -88,25 +93,25 @@ def _rule(text: str, progress: float) -> Rule:
     name, *words = text.split() or [""]
     if name not in NAMES and not custom.is_name(name):
         near = difflib.get_close_matches(name, [*NAMES, MODEL], 1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"choose from {', '.join(NAMES)}, {MODEL}"
-        )
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        else:
+            hint = f"choose from {', '.join(NAMES)}, {MODEL}"
         raise ValueError(f"no verifier {name[:100]!r}; {hint}")
-    arguments = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in ARGUMENTS.get(name, ()):
-            known = ", ".join(ARGUMENTS.get(name, ())) or "none"
-            raise ValueError(
-                f"verifier {name} has no argument {key[:100]!r}; it has: {known}"
-            )
-        dynamic = (key, value) == ("iou", "dynamic")
-        arguments.append(
-            (key, detection.schedule(progress) if dynamic else _size(word, value))
+    return Rule(name, tuple(_argument(name, word, progress) for word in words))
+
+
+def _argument(name: str, word: str, progress: float) -> tuple[str, float]:
+    """Reads one argument of the rule `name`: "relative=0.01" -> "relative", 0.01."""
+    key, _, value = word.partition("=")
+    if key not in ARGUMENTS.get(name, ()):
+        known = ", ".join(ARGUMENTS.get(name, ())) or "none"
+        raise ValueError(
+            f"verifier {name} has no argument {key[:100]!r}; it has: {known}"
         )
-    return Rule(name, tuple(arguments))
+    if (key, value) == ("iou", "dynamic"):
+        return key, detection.schedule(progress)
+    return key, _size(word, value)
 
 
 def _size(word: str, value: str) -> float:
@@ -114,67 +119,81 @@ def _size(word: str, value: str) -> float:
         size = float(value)
     except ValueError:
         size = -1.0
+    # Written as a chain, the comparison refuses nan too.
     if not 0 <= size < float("inf"):
         raise ValueError(f"{word[:100]!r}: wanted a number of at least 0")
     return size
 
 
+# 2. Applying rules
+
+
 def is_quick(rules: tuple[Rule, ...], answer: str, box: str) -> bool:
-    """Whether `check` needs no parser and no process of its own: letters, text, plain numbers."""
+    """Returns whether `check` needs no parser, and so no process of its own.
+
+    That is so for letters, text and plain numbers.
+    """
+    # A box that is too long is refused unread.
     if len(box) > MAX_BOX:
         return True
-    for rule in rules:
-        if rule.name == "mathematics":
-            quick = mathematics.is_quick(answer)
-        elif rule.name == "number":
-            quick = numbers.is_quick(answer, box)
-        else:
-            quick = rule.name in ("choice", "string")
-        if not quick:
-            return False
-    return True
+    return all(_is_quick(rule.name, answer, box) for rule in rules)
+
+
+def _is_quick(name: str, answer: str, box: str) -> bool:
+    if name == "mathematics":
+        return mathematics.is_quick(answer)
+    if name == "number":
+        return numbers.is_quick(answer, box)
+    return name in ("choice", "string")
 
 
 def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
-    """RIGHT if one of the rules finds the box right; ERROR if none does and one failed. Worth the
-    most that one of them gives.
+    """Applies the rules to one box: RIGHT if one finds it right, ERROR if none does and one failed.
 
-    Raises nothing.
+    The credit is the largest that a rule gives. Raises nothing.
     """
     if len(box) > MAX_BOX:
         return Check(Verdict.WRONG, box, "too long")
-    reason, failed, right, worth = "", False, False, None
+    reason = ""
+    is_failed = False
+    is_right = False
+    partial_credits = []
     for rule in rules:
         try:
-            if rule.name in RULES:
-                difference, credit = (
-                    RULES[rule.name](answer, box, **dict(rule.arguments)),
-                    None,
-                )
-            elif rule.name in GRADED:
-                difference, credit = GRADED[rule.name](
-                    answer, box, **dict(rule.arguments)
-                )
-            else:
-                difference, credit = custom.difference(rule.name, answer, box)
-        except Exception as error:  # whatever sympy raises, or somebody's function
-            reason, failed = describe(error), True
+            difference, credit = _apply(rule, answer, box)
+        except Exception as error:  # whatever sympy or a user's function raises
+            reason = describe(error)
+            is_failed = True
             continue
+        # Full credit: no other rule can give more.
         if difference is None and credit is None:
             return Check(Verdict.RIGHT, box, "equal")
-        right = right or difference is None
-        reason = reason if failed else difference
+        if difference is None:
+            is_right = True
+        # The reason of a failure outlasts the differences that other rules see.
+        if not is_failed:
+            reason = difference
         if credit is not None:
-            worth = credit if worth is None else max(worth, credit)
-    if right:
+            partial_credits.append(credit)
+    worth = max(partial_credits, default=None)
+    if is_right:
         return Check(Verdict.RIGHT, box, "equal", worth)
-    return (
-        Check(Verdict.ERROR, box, reason)
-        if failed
-        else Check(Verdict.WRONG, box, reason, worth)
-    )
+    # A rule that failed might have found the box right: the credit of the others says too little.
+    if is_failed:
+        return Check(Verdict.ERROR, box, reason)
+    return Check(Verdict.WRONG, box, reason, worth)
+
+
+def _apply(rule: Rule, answer: str, box: str) -> tuple[str | None, float | None]:
+    """Returns how the box differs (None: it is right), and the partial credit or None."""
+    arguments = dict(rule.arguments)
+    if rule.name in RULES:
+        return RULES[rule.name](answer, box, **arguments), None
+    if rule.name in GRADED:
+        return GRADED[rule.name](answer, box, **arguments)
+    return custom.difference(rule.name, answer, box)
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line of at most 200 characters."""
+    """Returns an exception as one line of at most 200 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

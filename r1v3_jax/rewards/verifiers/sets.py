@@ -11,6 +11,7 @@ from r1v3_jax.rewards.verifiers import mathematics
 from r1v3_jax.rewards.verifiers.spelling import (
     MAX_ANSWER,
     MAX_PARTS,
+    UNION,
     normalise,
     read_number,
     take_apart,
@@ -21,45 +22,51 @@ MAX_ELEMENTS = 100
 
 
 def difference(answer: str, box: str) -> str | None:
-    """What is wrong with a box; None if it is right. ValueError, or what `mathematics` raises, if
-    `answer` cannot be compared with it.
+    """Returns what differs between the set in a box and that of `answer`; None if they are equal.
+
+    ValueError, or what `mathematics` raises, if `answer` cannot be compared with it.
     """
     gold = _elements(answer)
     if not gold or len(answer) > MAX_TEXT or len(gold) > MAX_ELEMENTS:
         raise ValueError(f"the answer must have 1 to {MAX_ELEMENTS} elements")
-    found = _elements(box) if len(box) <= MAX_TEXT else []
-    if not found or len(found) > MAX_ELEMENTS:
+    elements = _elements(box) if len(box) <= MAX_TEXT else []
+    if not elements or len(elements) > MAX_ELEMENTS:
         return "no set, or too long"
-    # Twice the same element is one; what is spelled alike needs no comparison.
-    missing, extra = list(dict.fromkeys(gold)), list(dict.fromkeys(found))
-    alike = set(missing) & set(extra)
-    missing = [element for element in missing if element not in alike]
-    extra = [element for element in extra if element not in alike]
+
+    # 1. Elements with the same spelling are equal. An element written twice counts once.
+    shared = set(gold) & set(elements)
+    missing = [element for element in dict.fromkeys(gold) if element not in shared]
+    extra = [element for element in dict.fromkeys(elements) if element not in shared]
     if not missing and not extra:
         return None
+    # Comparisons grow with the product of the two lengths, and each may need the parser.
     if max(len(missing), len(extra)) > MAX_PARTS:
         return "other elements"
-    for wanted, others in (
-        (missing, extra + list(alike)),
-        (extra, missing + list(alike)),
-    ):
-        for element in wanted:
-            if all(_differ(element, other, wanted is missing) for other in others):
-                return "other elements"
+
+    # 2. Each element that is left must equal one of the other set. Example: 1, 2/4 and 0.5, 1, 1.0
+    # share 1; 2/4 is looked for in 0.5, 1.0, 1, then 0.5 and 1.0 are looked for in 2/4, 1.
+    for element in missing:
+        if not any(_are_equal(element, other) for other in [*extra, *shared]):
+            return "other elements"
+    for element in extra:
+        if not any(_are_equal(other, element) for other in [*missing, *shared]):
+            return "other elements"
     return None
 
 
-def _differ(element: str, other: str, element_is_gold: bool) -> bool:
-    gold, box = (element, other) if element_is_gold else (other, element)
-    return mathematics.difference(gold, box) is not None
+def _are_equal(gold: str, box: str) -> bool:
+    return mathematics.difference(gold, box) is None
 
 
 def _elements(text: str) -> list[str]:
+    """Returns the elements that a text lists; the whole text if it lists nothing."""
     text = re.sub(r"\s*\n\s*", ", ", text.strip())
     text = re.sub(r",?[ ~]*(?:\band\b|和|与)[ ~]*", ";", normalise(text))
-    if read_number(text):  # 1,234
+    if read_number(text):  # 1,234 is one number
         return [text]
     kind, parts = take_apart(text)
-    if kind == "cup":
+    # A union of intervals is one element.
+    if kind == UNION:
         return [text]
-    return [part for one in parts if (part := one.strip(" ~").casefold())]
+    elements = (part.strip(" ~").casefold() for part in parts)
+    return [element for element in elements if element]

@@ -1,25 +1,26 @@
-"""What a verifier says of one answer."""
+"""The verdict on one answer, in the form that every verifier returns. Knows no rule."""
 
 import dataclasses
 import enum
 
 
 class Verdict(enum.Enum):
-    """ERROR: the verifier failed, so that the answer may be right or wrong. It is not WRONG."""
+    """Says whether an answer is right, as far as its verifier can tell."""
 
     RIGHT = "right"
     WRONG = "wrong"
-    ERROR = "error"
+    ERROR = (
+        "error"  # the verifier failed: the answer may be right, so this is not WRONG
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What became of one answer. extracted: inside the last box; reason: a few words. credit: 0 to
-    1, what the answer is worth by a rule that knows degrees; None: all if it is right, else
-    nothing.
-    """
+    """The result of verifying one answer."""
 
     verdict: Verdict
-    extracted: str | None
-    reason: str
+    extracted: str | None  # the text inside the last box; None: there is no box
+    reason: str  # in a few words: "equal", "another number", "no answer"
+    # What the answer is worth, 0 to 1, by a rule with partial credit. None: its rule has none, so
+    # that a right answer is worth 1 and a wrong one 0.
     credit: float | None = None

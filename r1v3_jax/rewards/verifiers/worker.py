@@ -1,9 +1,9 @@
-"""One process of `pool`.
+"""The program of one process of `pool`.
 
 python -m r1v3_jax.rewards.verifiers.worker MEMORY_BYTES DEADLINE_S FUNCTION ...
 
-Reads a JSON object a line from its standard input, which is a socket, and answers there with one.
-It imports the rules and nothing else of this program: no jax, no accelerator.
+It reads one JSON object a line from its standard input, which is a socket, and sends one line back
+through it for each. It imports the rules and nothing else of this program: no jax, no accelerator.
 """
 
 import json
@@ -13,52 +13,62 @@ import signal
 import socket
 import sys
 
+GRACE_S = 5  # beyond the deadline; then the process ends itself
+
 
 def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
-    """Answers until the socket is closed."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # to all of a job: the step is still to be saved
+    """Verifies items until the socket is closed. functions: of users, imported at the start."""
+    # A job's SIGTERM reaches all its processes, but the run still scores and saves its last step.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = socket.socket(fileno=os.dup(0))
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):  # what a function prints, or asks for, is no answer
-        os.dup2(nothing, standard)
+    _silence()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         from r1v3_jax.rewards.verifiers import custom, routing
 
-        # Now, not in the time and the memory of the first answer that needs them.
+        # Imported now, so that they take no time and no memory of the first item that needs them.
         for name in functions:
             custom.load(name)
     except Exception as error:
         channel.sendall(encode({"failed": f"{type(error).__name__}: {error}"[:200]}))
         return
+    # The limit comes after the imports, which would count.
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     channel.sendall(encode({"ready": os.getpid()}))
     with channel.makefile("rb") as lines:
         for line in lines:
-            # Should the other side be gone, nobody kills this process: it ends itself.
-            signal.alarm(deadline_s + 5)
+            # If the pool's process is gone, nobody kills this one: it ends itself.
+            signal.alarm(deadline_s + GRACE_S)
             item = json.loads(line)
+            # JSON made lists of the tuples: [["number", [["relative", 0.01]]]]
             rules = tuple(
                 routing.Rule(name, tuple(map(tuple, arguments)))
                 for name, arguments in item["rules"]
             )
             check = routing.check(rules, item["answer"], item["box"])
             signal.alarm(0)
-            last = check.reason.startswith(
-                "MemoryError"
-            )  # whatever is still in its memory
-            said = {
-                "verdict": check.verdict.value,
-                "reason": check.reason,
-                "credit": check.credit,
-            }
-            channel.sendall(encode(said | {"last": last}))
+            channel.sendall(encode(_reply(check)))
+
+
+def _silence() -> None:
+    """Closes the standard streams: what a function prints or reads must not reach the socket."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+
+
+def _reply(check) -> dict:
+    return {
+        "verdict": check.verdict.value,
+        "reason": check.reason,
+        "credit": check.credit,
+        # After a MemoryError the memory may still be full: the pool replaces this process.
+        "last": check.reason.startswith("MemoryError"),
+    }
 
 
 def encode(message: dict) -> bytes:
-    """One line of JSON. Text that is no Unicode, half a surrogate pair, passes as an escape."""
+    """Returns one line of JSON. Half a surrogate pair, which is no Unicode, passes as an escape."""
     return json.dumps(message).encode() + b"\n"
 
 
