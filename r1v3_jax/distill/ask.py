@@ -1,4 +1,7 @@
-"""A checkpoint asked the questions of a source."""
+"""Asks a checkpoint of ours the questions of a source; chains and pass rates are made of this.
+
+Knows how a run of the config would sample and verify. Does not know what the answers are for.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -26,29 +29,38 @@ def ask(
     temperature: float,
     seed: int,
 ) -> Iterator[tuple[int, Group]]:
-    """What a checkpoint of ours says to the first `count` good rows of `source`, `samples` times
-    each, with the room of `config.grpo`; see `rollout.sample`.
+    """Asks a checkpoint of ours the first `count` good rows of `source`, `samples` times each.
+
+    Yields (index of the row, its samples), see `rollout.sample`. The lengths of prompts and
+    completions and the tiles of a prompt are those of the config's stage "grpo".
     """
+    # 1. The tokenizer of the checkpoint, with the chat format that the config's GRPO would use.
     grpo = config.stage_named("grpo")
-    described, _ = weights.read_config(directory)
-    tokenizer = load(f"{directory}/tokenizer", text_only=described.vision is None)
-    tokenizer.check_model(described)
-    chat = tokenizer.chat.override(config.system, config.opening)  # as GRPO would ask
+    model_config, _ = weights.read_config(directory)
+    text_only = model_config.vision is None
+    tokenizer = load(f"{directory}/tokenizer", text_only=text_only)
+    tokenizer.check_model(model_config)
+    chat = tokenizer.chat.override(config.system, config.opening)
     tokenizer = dataclasses.replace(tokenizer, chat=chat)
+
+    # 2. The sampler. GRPO has 256 tiles for 64 prompts, say: 4 for each, or 32 for a batch of 8.
+    tiles_per_prompt = max(1, grpo.tiles // grpo.prompts)
     sampler = GroupSampler(
-        processor=Processor(described, tokenizer),
+        processor=Processor(model_config, tokenizer),
         sampling=SamplingParams(
             max_tokens=grpo.max_completion_tokens,
             temperature=temperature,
             banned=tokenizer.banned_token_ids,
         ),
         max_prompt_tokens=grpo.max_prompt_tokens,
-        tiles=batch * max(1, grpo.tiles // grpo.prompts),
+        tiles=batch * tiles_per_prompt,
         group_size=samples,
         verify=config.verify,
         data=config.data,
     )
-    # As the run computes, and no weight wider than that; its kernels are for a TPU alone.
+
+    # 3. The weights, computed with as in the run, and stored no wider than that: nothing is
+    # trained here. The run's attention kernels are for a TPU alone.
     compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
     if jax.default_backend() != "tpu":
         compute = dataclasses.replace(compute, attention="reference")

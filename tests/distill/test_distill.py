@@ -63,8 +63,8 @@ def test_why_a_chain_is_not_kept():
         "too long": ([1] * 10, True, RIGHT),
     }
     keep = Filter(max_tokens=9, ngram=2, repeats=2)
-    made = group(0, list(samples.values()))
-    assert [keep.verdict(made, i) for i in range(len(samples))] == list(samples)
+    candidates = group(0, list(samples.values()))
+    assert [keep.verdict(candidates, i) for i in range(len(samples))] == list(samples)
     cut_short = group(0, [([1, 2], False, RIGHT)])
     assert keep.verdict(cut_short, 0) == "too long"
 
@@ -84,12 +84,13 @@ def test_rambling(ids, expected):
 
 
 class GroupSampler:
-    """Answers example i with the groups given; counts what it is asked."""
+    """Answers example i with the prepared samples; records what it is asked."""
 
     sampling = SimpleNamespace(max_tokens=9)
 
     def __init__(self, samples):
-        self.samples, self.asked = samples, []
+        self.samples = samples
+        self.asked = []
 
     def reader(self, source, prompts):
         def encode(example):
@@ -97,7 +98,7 @@ class GroupSampler:
 
         return reader.Reader(source, encode, tokens=1, tiles=0)
 
-    def groups(self, model, examples, key, limit):
+    def groups(self, model, examples, info):
         indices = [int(example.id[1:]) for example in examples]
         self.asked.append(indices)
         return [group(i, self.samples[i % len(self.samples)]) for i in indices]
