@@ -35,7 +35,8 @@ def picture(index: int) -> bytes:
     """A PNG; of every 37th row one that is cut short."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (index % 256, 0, 0)).save(file, "PNG")
-    return file.getvalue()[: 45 if index % 37 == 36 else None]
+    data = file.getvalue()
+    return data[:45] if index % 37 == 36 else data
 
 
 def source(index: int) -> Example:
@@ -55,16 +56,15 @@ def encode(example: Example) -> Encoded:
     return Encoded(ids, ids, np.ones(len(ids), bool), Tiles([1], 1, lambda out: None))
 
 
-REASONS = {
-    40: "fields", 36: "image_damaged", 52: "too_long", 99: "text",
-}  # fmt: skip
+REASONS = {"fields", "image_damaged", "too_long", "text"}
 
 
 def reason(index: int) -> str | None:
     """Why a row is bad, by the same arithmetic."""
-    for by, rest in ((41, 40), (37, 36)):
-        if index % by == rest:
-            return REASONS[rest]
+    if index % 41 == 40:
+        return "fields"
+    if index % 37 == 36:
+        return "image_damaged"
     if index % 100 == 99:
         return "text"
     return "too_long" if index % 53 == 52 else None
@@ -73,9 +73,11 @@ def reason(index: int) -> str | None:
 LOOSE = Data(max_drop_fraction=0.5)
 
 
-def reader(start=0, *, how=LOOSE, rows=source, counts=None):
-    made = Reader(rows, encode, tokens=10, tiles=1, how=how, start=start, counts=counts)
-    return contextlib.closing(made)
+def reader(start=0, *, data=LOOSE, source=source, counts=None):
+    rows = Reader(
+        source, encode, tokens=10, tiles=1, data=data, start=start, counts=counts
+    )
+    return contextlib.closing(rows)
 
 
 def test_every_good_row_comes_once_in_order_and_every_bad_one_is_named():
@@ -88,29 +90,27 @@ def test_every_good_row_comes_once_in_order_and_every_bad_one_is_named():
     assert [(drop["index"], drop["reason"]) for drop in consumed.drops] == [
         (index, reason(index)) for index in range(consumed.cursor) if reason(index)
     ]
-    assert {drop["reason"] for drop in consumed.drops} == set(REASONS.values())
-    first = consumed.drops[0]
-    assert (first["id"], first["source"]) == ("36", "a") and "intact image" in first[
-        "detail"
-    ]
+    assert {drop["reason"] for drop in consumed.drops} == REASONS
+    drop = consumed.drops[0]
+    assert (drop["id"], drop["source"]) == ("36", "a")
+    assert "intact image" in drop["detail"]
     with reader() as rows:  # the next ones follow
-        halves = [rows.take(150) for _ in range(2)]
-    assert [item.index for part, _ in halves for item in part] == good
-    assert halves[0][1].then(halves[1][1]).drops == consumed.drops
+        items_1, consumed_1 = rows.take(150)
+        items_2, consumed_2 = rows.take(150)
+    assert [item.index for item in items_1 + items_2] == good
+    assert consumed_1.followed_by(consumed_2).drops == consumed.drops
 
 
 def test_order_does_not_depend_on_threads_nor_on_what_is_made_ahead():
     """So all processes of a run plan the same, whatever their machines are."""
-    seen = []
+    outcomes = []
     for threads, ahead in ((1, 1), (3, 7), (16, 64)):
-        with reader(
-            how=dataclasses.replace(LOOSE, threads=threads, ahead=ahead)
-        ) as rows:
+        data = dataclasses.replace(LOOSE, threads=threads, ahead=ahead)
+        with reader(data=data) as rows:
             items, consumed = rows.take(120)
-            seen.append(
-                ([item.index for item in items], consumed.cursor, consumed.drops)
-            )
-    assert seen[0] == seen[1] == seen[2]
+        indices = [item.index for item in items]
+        outcomes.append((indices, consumed.cursor, consumed.drops))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def test_hosts_that_come_and_go_change_nothing(tmp_path):
@@ -128,38 +128,41 @@ def test_hosts_that_come_and_go_change_nothing(tmp_path):
 
     config = SFT(train=rows, rows=4, row_tokens=160, tiles=16)
 
+    def host_batches(host, count, start, counts):
+        """The batches that one host plans; its threads differ from the other hosts'."""
+        data = Data(max_drop_fraction=0.2, threads=1 + host, ahead=1 + 5 * host)
+        rows = open_reader(config, processor, data, start=start, counts=counts)
+        with contextlib.closing(rows):
+            packed = packing.packed_batches(rows, processor, config)
+            return list(itertools.islice(packed, count))
+
     def batches(count, start, counts, hosts):
         """Batches as their hosts make them, each slots k, k + hosts, ..."""
-        made = []
-        for host in range(hosts):
-            how = Data(max_drop_fraction=0.2, threads=1 + host, ahead=1 + 5 * host)
-            one = open_reader(config, processor, how, start=start, counts=counts)
-            with contextlib.closing(one):
-                packed = packing.packed_batches(one, processor, config)
-                made.append(list(itertools.islice(packed, count)))
-        for of_hosts in zip(*made, strict=True):
-            first, consumed = of_hosts[0]
-            for batch, position in of_hosts:
-                np.testing.assert_array_equal(batch.tokens, first.tokens)
-                assert (position.cursor, position.drops) == (
-                    consumed.cursor,
-                    consumed.drops,
-                )
+        planned = [host_batches(host, count, start, counts) for host in range(hosts)]
+        for same_batch in zip(*planned, strict=True):
+            batch_0, consumed_0 = same_batch[0]
+            for batch, consumed in same_batch:
+                np.testing.assert_array_equal(batch.tokens, batch_0.tokens)
+                assert consumed.cursor == consumed_0.cursor
+                assert consumed.drops == consumed_0.drops
             share = 16 // hosts
             tiles = [
                 batch.tiles[:, host * share : (host + 1) * share]
-                for host, (batch, _) in enumerate(of_hosts)
+                for host, (batch, _) in enumerate(same_batch)
             ]
-            yield first.tokens, np.concatenate(tiles, axis=1), consumed
+            yield batch_0.tokens, np.concatenate(tiles, axis=1), consumed_0
 
     straight = list(batches(6, 0, {}, 1))
-    changing, start, counts = [], 0, {}
+    changing = []
+    start = 0
+    counts = {}
     ledger = Ledger(tmp_path, "s")
     for hosts in (1, 4, 2):
         for tokens, tiles, consumed in batches(2, start, counts, hosts):
             changing.append((tokens, tiles, consumed))
             ledger.add(len(changing), consumed.drops)
-        start, counts = consumed.cursor, ledger.counts
+        start = consumed.cursor
+        counts = ledger.counts
     for (a, b, c), (d, e, f) in zip(straight, changing, strict=True):
         np.testing.assert_array_equal(a, d)
         np.testing.assert_array_equal(b, e)
@@ -172,81 +175,87 @@ def test_a_run_cut_short_twenty_times_sees_what_an_uninterrupted_one_sees(tmp_pa
     """Stopped anywhere within a step, after a state of some steps before: rows, positions, counts
     and drops.jsonl as without a stop, byte by byte.
     """
-    steps, size, every = 60, 5, 4
+    steps = 60
 
     def run(workdir, saved, die_at=None):
-        rows = {
-            step: seen for step, seen in saved["rows"].items() if step < saved["step"]
-        }
-        state = saved
-        ledger = Ledger(workdir, "s", resume_step=state["step"], counts=state["counts"])
-        with reader(state["cursor"], counts=state["counts"]) as one:
-            for step in range(state["step"], steps):
-                items, consumed = one.take(size)
-                ledger.add(step, consumed.drops)
-                rows[step] = [item.index for item in items]
-                if step == die_at:
-                    break
-                if (step + 1) % every == 0:
-                    counts = json.loads(json.dumps(ledger.counts))
-                    state = {
-                        "step": step + 1,
-                        "cursor": consumed.cursor,
-                        "counts": counts,
-                    }
-        return {**state, "rows": rows}, ledger.metrics()
+        return run_steps(workdir, saved, steps, die_at)
 
     start = {"step": 0, "cursor": 0, "counts": {}, "rows": {}}
-    straight, counted = run(tmp_path / "straight", start)
-    dice, state = random.Random(0), start
+    straight, metrics_straight = run(tmp_path / "straight", start)
+    dice = random.Random(0)
+    state = start
     for _ in range(20):
-        state, _ = run(
-            tmp_path / "torn", state, die_at=dice.randrange(state["step"], steps)
-        )
+        die_at = dice.randrange(state["step"], steps)
+        state, _ = run(tmp_path / "torn", state, die_at)
         if dice.random() < 0.5:  # killed while it wrote
             with (tmp_path / "torn/drops.jsonl").open("a") as file:
                 file.write('{"stage": "s", "st')
-    torn, counted_again = run(tmp_path / "torn", state)
-    assert torn == straight and counted_again == counted
+    torn, metrics_torn = run(tmp_path / "torn", state)
+    assert torn == straight and metrics_torn == metrics_straight
     lines = (tmp_path / "straight/drops.jsonl").read_bytes()
     assert (tmp_path / "torn/drops.jsonl").read_bytes() == lines
     listed = [json.loads(line) for line in lines.splitlines()]
-    assert [line["index"] for line in listed] == [
-        index for index in range(straight["rows"][steps - 1][-1]) if reason(index)
-    ]
-    assert listed[0].keys() == {
-        "stage",
-        "step",
-        "index",
-        "source",
-        "id",
-        "reason",
-        "detail",
+    end = straight["rows"][steps - 1][-1]
+    bad = [index for index in range(end) if reason(index)]
+    assert [line["index"] for line in listed] == bad
+    fields = {"stage", "step", "index", "source", "id", "reason", "detail"}
+    assert listed[0].keys() == fields
+    by_source = {
+        f"dropped/{name}": sum(line["source"] == name for line in listed)
+        for name in "ab"
     }
-    by_source = {f"dropped/{n}": sum(x["source"] == n for x in listed) for n in "ab"}
-    assert counted == {"dropped": len(listed), **by_source}
+    assert metrics_straight == {"dropped": len(listed), **by_source}
+
+
+def run_steps(workdir, saved, steps, die_at):
+    """Takes 5 rows a step, from a saved state on, and saves a state every 4 steps.
+
+    Returns the last saved state, with the rows of all steps so far, and the metrics.
+    """
+    rows = {
+        step: indices for step, indices in saved["rows"].items() if step < saved["step"]
+    }
+    state = saved
+    ledger = Ledger(workdir, "s", resume_step=state["step"], counts=state["counts"])
+    with reader(state["cursor"], counts=state["counts"]) as good:
+        for step in range(state["step"], steps):
+            items, consumed = good.take(5)
+            ledger.add(step, consumed.drops)
+            rows[step] = [item.index for item in items]
+            if step == die_at:
+                break
+            if (step + 1) % 4 == 0:
+                state = {
+                    "step": step + 1,
+                    "cursor": consumed.cursor,
+                    "counts": json.loads(json.dumps(ledger.counts)),
+                }
+    return {**state, "rows": rows}, ledger.metrics()
 
 
 def test_too_many_bad_rows_stop_the_run_and_are_listed(tmp_path):
     ledger = Ledger(tmp_path, "grpo")
-    rows = reader(how=Data(max_drop_fraction=0.02))
-    with rows as one, pytest.raises(ValueError) as stopped:
+    rows = reader(data=Data(max_drop_fraction=0.02))
+    with rows as good, pytest.raises(ValueError) as stopped:
         for step in range(100):
             with ledger.reading(step):
-                _, consumed = one.take(10)
+                _, consumed = good.take(10)
             ledger.add(step, consumed.drops)
-    listed = [
-        json.loads(line) for line in (tmp_path / "drops.jsonl").read_text().splitlines()
-    ]
+    lines = (tmp_path / "drops.jsonl").read_text().splitlines()
+    listed = [json.loads(line)["index"] for line in lines]
     bad = [index for index in range(2000) if reason(index)]
-    over = (n for n, index in enumerate(bad, start=1) if n > 0.02 * (index + 1 + 1000))
-    count = next(over)  # of the rows seen and 1,000 more two in a hundred may be bad
-    assert count > 20 and [line["index"] for line in listed] == bad[:count]
-    said = str(stopped.value)
-    assert f"got {count} bad rows among the first {bad[count - 1] + 1} (" in said
-    assert f"{sum(reason(index) == 'fields' for index in bad[:count])} fields" in said
-    assert "wanted at most max_drop_fraction = 0.02" in said
-    assert said.endswith(
+    # Of the rows read and 1,000 more, two in a hundred may be bad.
+    counts_over = (
+        n for n, index in enumerate(bad, start=1) if n > 0.02 * (index + 1 + 1000)
+    )
+    count = next(counts_over)
+    assert count > 20 and listed == bad[:count]
+    message = str(stopped.value)
+    assert f"got {count} bad rows among the first {bad[count - 1] + 1} (" in message
+    without_fields = sum(reason(index) == "fields" for index in bad[:count])
+    assert f"{without_fields} fields" in message
+    assert "wanted at most max_drop_fraction = 0.02" in message
+    assert message.endswith(
         f"raise data.max_drop_fraction; {tmp_path}/drops.jsonl lists them"
     )
 
@@ -278,19 +287,18 @@ class Rows:
     ],
 )
 def test_a_bad_row_early_does_not_stop_a_run(count, bad, stops):
-    with reader(rows=Rows(count, bad), how=Data()) as one:
-        outcome = pytest.raises(TooManyDropped) if stops else contextlib.nullcontext()
-        with outcome:
-            one.take(500)
+    outcome = pytest.raises(TooManyDropped) if stops else contextlib.nullcontext()
+    with reader(source=Rows(count, bad), data=Data()) as rows, outcome:
+        rows.take(500)
 
 
 def test_counts_of_before_count():
     """A resumed run stops where an uninterrupted one would have stopped."""
     counts = {"rows": {"json": 17}}
-    rows = Rows(10**6, {700})
-    with reader(600, rows=rows, how=Data(), counts=counts) as one:
+    million = Rows(10**6, {700})
+    with reader(600, source=million, data=Data(), counts=counts) as rows:
         with pytest.raises(TooManyDropped, match="got 18 bad rows among the first 701"):
-            one.take(200)
+            rows.take(200)
 
 
 def test_a_slow_source_is_waited_for_and_loses_nothing(shows):
@@ -298,25 +306,21 @@ def test_a_slow_source_is_waited_for_and_loses_nothing(shows):
         time.sleep(0.02)
         return source(index)
 
-    how = dataclasses.replace(LOOSE, threads=2, ahead=4)
-    seen, waits = [], []
-    for rows in (source, slow):
-        with reader(how=how, rows=rows) as one:
-            items, consumed = one.take(60)
-        seen.append([item.index for item in items])
+    data = dataclasses.replace(LOOSE, threads=2, ahead=4)
+    indices = []
+    waits = []
+    for rows_of in (source, slow):
+        with reader(data=data, source=rows_of) as rows:
+            items, consumed = rows.take(60)
+        indices.append([item.index for item in items])
         waits.append(consumed.wait_s)
-    same = seen[0] == seen[1]
-    shows("22 a slow source: the same rows", same, True, same)
-    passed = (
-        waits[1] > 0.4 > 0.2 > waits[0]
-    )  # 60 rows of 20 ms by two threads take 0.6 s
+    are_equal = indices[0] == indices[1]
+    shows("22 a slow source: the same rows", are_equal, True, are_equal)
+    # 60 rows of 20 ms by two threads take 0.6 s.
+    passed = waits[1] > 0.4 > 0.2 > waits[0]
     waited = f"{waits[0]:.2f}, {waits[1]:.2f}"
-    shows(
-        "22 a fast and a slow source: data wait, s",
-        waited,
-        "under 0.2, over 0.4",
-        passed,
-    )
+    bar = "under 0.2, over 0.4"
+    shows("22 a fast and a slow source: data wait, s", waited, bar, passed)
 
 
 def test_an_error_in_a_thread_ends_the_run_with_that_error(shows):
@@ -335,8 +339,9 @@ def test_an_error_in_a_thread_ends_the_run_with_that_error(shows):
     model = SimpleNamespace(vision=vision, image_token_id=-1, image_tokens_per_tile=1)
     processor = SimpleNamespace(config=model, tokenizer=SimpleNamespace(pad_token_id=0))
     began = time.perf_counter()
-    with reader(rows=failing) as one, pytest.raises(OSError, match="the disk is gone"):
-        batches = packing.packed_batches(one, processor, config)
+    gone = pytest.raises(OSError, match="the disk is gone")
+    with reader(source=failing) as rows, gone:
+        batches = packing.packed_batches(rows, processor, config)
         with contextlib.closing(placement.prefetch(batches)) as batches:
             for _ in batches:
                 pass
@@ -349,8 +354,8 @@ def test_closing_does_not_wait_for_a_source_that_hangs():
         time.sleep(3 if index else 0)
         return source(index)
 
-    with reader(rows=hanging) as one:
-        next(one)
+    with reader(source=hanging) as rows:
+        next(rows)
         began = time.perf_counter()
     assert time.perf_counter() - began < 1
 
@@ -360,10 +365,9 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
     seventh row is bad.
     """
     config = load_config("digits_smoke")
-    text, vision = (
-        dataclasses.replace(part, layers=1, embed=16, mlp=16)
-        for part in (config.model.text, config.model.vision)
-    )
+    narrow = {"layers": 1, "embed": 16, "mlp": 16}
+    text = dataclasses.replace(config.model.text, **narrow)
+    vision = dataclasses.replace(config.model.vision, **narrow)
     model = dataclasses.replace(config.model, text=text, vision=vision)
     good = config.stages["base"].train
 
@@ -375,13 +379,11 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
     base = dataclasses.replace(
         config.stages["base"], train=spoilt, checkpoint_every=2, steps=4
     )
-    loose = dataclasses.replace(LOOSE, ahead=4)
     config = dataclasses.replace(
-        config,
+        config.with_stages(base=base),
         model=model,
         stage="base",
-        stages={**config.stages, "base": base},
-        data=loose,
+        data=dataclasses.replace(LOOSE, ahead=4),
     )
 
     start = build.init(config.model, config.compute)
@@ -407,9 +409,6 @@ def test_a_stage_lists_what_it_leaves_out_and_goes_on_from_a_stop(tmp_path):
     assert [line["index"] for line in lines] == [3 + 7 * i for i in range(len(lines))]
     for step, line in enumerate(metrics.read(tmp_path)):
         assert line["step"] == step
-        assert (
-            line["dropped"]
-            == line["dropped/digits"]
-            == sum(x["step"] <= step for x in lines)
-        )
+        dropped = sum(drop["step"] <= step for drop in lines)
+        assert line["dropped"] == line["dropped/digits"] == dropped
         assert 0 <= line["time/data_wait_s"] <= line["time/step_s"]

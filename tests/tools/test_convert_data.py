@@ -7,8 +7,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from test_schemas import RECORDS, digit
-from test_records import DAMAGE, GOOD, damaged_line, write_images
+from rows_for_tests import (
+    DAMAGE,
+    GOOD,
+    RECORDS,
+    damaged_line,
+    digit,
+    write_images,
+)
 from tools_for_tests import run_tool
 
 from r1v3_jax import checksums
@@ -46,12 +52,8 @@ def write_data(folder):
     lines += [json.dumps(GOOD | {"id": f"g{i}", "n": i}).encode() for i in range(30)]
     for i in range(10):
         (folder / f"large{i}.png").write_bytes(noise_png(i))
-        large = {
-            "id": f"large{i}",
-            "question": "q",
-            "answer": "3",
-            "images": [f"large{i}.png"],
-        }
+        names = {"id": f"large{i}", "images": [f"large{i}.png"]}
+        large = {"question": "q", "answer": "3"} | names
         lines.append(json.dumps(large).encode())
     lines.append(json.dumps(GOOD | {"id": "g3", "question": "another one"}).encode())
     lines += [damaged_line(damage) for damage, _ in DAMAGE]
@@ -64,22 +66,21 @@ def write_data(folder):
 def test_what_is_converted_reads_back_equal(tmp_path, kind):
     count = write_data(tmp_path / "data")
     out = tmp_path / "out"
-    done = convert(
-        f"--data={tmp_path}/data/rows.jsonl", f"--to={kind}", f"--out={out}", "--name=mine",
+    process = convert(
+        f"--data={tmp_path}/data/rows.jsonl",
+        f"--to={kind}",
+        f"--out={out}",
+        "--name=mine",
         "--shard_mb=1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    )
+    assert process.returncode == 0, process.stderr
     expected = collections.Counter([reason for _, reason in DAMAGE] + ["duplicate"])
-    format_counts = (
-        f"{out}: {count} rows in 4 shards of {kind}; {expected.total()} dropped ("
-    )
-    assert (
-        format_counts in done.stdout
-        and f"{len(DAMAGE) + count + 1:,} rows; layouts of some: own" in (done.stdout)
-    )
-    drops = [
-        json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()
-    ]
+    dropped = f"{expected.total()} dropped ("
+    assert f"{out}: {count} rows in 4 shards of {kind}; {dropped}" in process.stdout
+    total = f"{len(DAMAGE) + count + 1:,} rows"
+    assert f"{total}; layouts of some: own" in process.stdout
+    lines = (out / "drops.jsonl").read_text().splitlines()
+    drops = [json.loads(line) for line in lines]
     assert collections.Counter(drop["reason"] for drop in drops) == expected
     assert [drop["row"] for drop in drops] == list(range(count, count + len(drops)))
     assert set(drops[0]) == {"row", "source", "id", "reason", "detail"}
@@ -101,10 +102,9 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    done = convert("--data=tests/labelled_pairs.jsonl", f"--out={tmp_path}/out")
-    assert (
-        done.returncode == 1
-        and "pairs.jsonl: no good row; 1281 fields; see" in done.stderr
-    )
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    other = "tests/rewards/labelled_pairs.jsonl"  # rows of JSON, but no questions
+    process = convert(f"--data={other}", f"--out={tmp_path}/out")
+    assert process.returncode == 1
+    assert "pairs.jsonl: no good row; 1281 fields; see" in process.stderr
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
