@@ -1,7 +1,8 @@
-"""TPU slices by name, and the TPU compiler for one that is not there.
+"""Compiles programs with the TPU compiler for a slice that this machine does not have.
 
-"v5p:4x4x8" is 128 chips of a v5p in a torus of 4 x 4 x 8. The package libtpu holds the whole
-compiler; with the environment that `environment` names it serves any slice on any machine.
+The package libtpu holds the whole compiler; with the environment variables of `environment` it
+compiles for any slice on any machine. Each program is compiled in a child process, and its outcome
+is cached. Knows the programs of a run by name; nothing of what the outcomes are used for.
 """
 
 import gzip
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TextIO
 
 import jax
 
@@ -28,13 +30,28 @@ from r1v3_jax.run.program import Program
 from r1v3_jax.sharding import make_mesh, shard_bytes
 from r1v3_jax.stages.kinds import stage_programs
 
+GIB = 2**30
+
+# A part of every key of the cache. To be raised when the fields of an outcome change their meaning.
+OUTCOME = 2
+
+# In a child's environment: what it compiles, as JSON {"name", "out", "banned"}.
+CHILD = "R1V3_DRY_RUN_CHILD"
+
+# Set to end all children, and to start none.
+stopped = threading.Event()
+
+
+# -------------------------------------------------------------------------------------------------
+# a slice that is not there
+
 
 def environment(topology: Slice) -> dict[str, str]:
-    """Variables with which libtpu compiles for `topology` here, also several at once."""
+    """Returns the variables with which libtpu compiles for `topology` here, in any process."""
     return {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # several processes compile at the same time
         "TPU_ACCELERATOR_TYPE": topology.accelerator_type,
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -42,7 +59,7 @@ def environment(topology: Slice) -> dict[str, str]:
 
 
 def devices(topology: Slice) -> list:
-    """The chips of a slice that is not there, to compile for. Sets the environment.
+    """Returns the chips of a slice to compile for, and sets the environment for them.
 
     ImportError without the package libtpu.
     """
@@ -53,46 +70,13 @@ def devices(topology: Slice) -> list:
         raise ImportError(
             'the TPU compiler is not installed; pip install "r1v3_jax[tpu]"'
         ) from error
-    import jax
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")  # jax may have been imported before
-    return topologies.get_topology_desc(
+    described = topologies.get_topology_desc(
         platform="tpu", topology_name=topology.name
-    ).devices
-
-
-GIB = 2**30
-
-
-OUTCOME = 2  # raised when what is kept of a compilation comes to mean something else
-
-
-# In a child's environment: what it compiles, as JSON {"name", "out", "banned"}.
-CHILD = "R1V3_DRY_RUN_CHILD"
-
-
-def compile_here(config: Run) -> None:
-    """In a child: compiles the program that the environment names, and writes what came out."""
-    asked = json.loads(os.environ[CHILD])
-    out, banned = Path(asked["out"]), tuple(asked["banned"])
-    mesh = make_mesh(config.mesh, devices(parse(config.topology)))
-    stage, _, program = asked["name"].partition("/")
-    if stage == "evaluate":
-        table = evaluation_programs(config, mesh, banned)
-    else:
-        table = stage_programs(config, stage, mesh, banned)
-    lowered = next(p for p in table if p.label == program).lower()
-    compiled = lowered.compile(compiler_options=tpu_flags.flags())
-    # Arguments, outputs and temporaries, as far as they are there at one time.
-    memory = compiled.memory_analysis()
-    peak = memory.peak_memory_in_bytes
-    if peak < memory.argument_size_in_bytes:
-        raise ValueError(
-            f"this compiler says {peak} bytes for a program's peak, less than it is given"
-        )
-    (out / "full.txt").write_text(compiled.as_text())
-    (out / "full.json").write_text(json.dumps({"peak": peak}))
+    )
+    return described.devices
 
 
 # -------------------------------------------------------------------------------------------------
@@ -106,101 +90,170 @@ def outcome_of(
     banned: tuple[int, ...],
     full: bool,
 ) -> dict:
-    """{"hlo", "peak", "arguments"}, and "limit" if it is over that: of one program, from the cache
-    or from the compiler.
+    """Returns what the compiler makes of one program, from the cache or from a child process.
 
-    The cache holds text and numbers only, in a directory of the user's.
+    {"hlo": text, "peak": bytes, "arguments": bytes}, of one chip. A program that exceeds the
+    chip's memory has no text, and also a "limit" in bytes. name: "grpo/decode". full: with machine
+    code, which takes longer. The cache holds text and numbers only, in a directory of the user's.
     """
-    import libtpu
-
-    versions = libtpu.__version__, jax.__version__
-    environment = [
-        os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-    ]
-    # The text does not say for which chip it is.
-    how = [topology, tpu_flags.flags(), versions, environment, full, OUTCOME]
-    identity = json.dumps([lowered.as_text(), *how], sort_keys=True)
     arguments = shard_bytes(lowered.in_avals)
-    path = cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.json.gz"
+    path = cache() / f"{_key(lowered, topology, full)}.json.gz"
     if path.is_file():
-        return json.loads(gzip.decompress(path.read_bytes())) | {"arguments": arguments}
-    outcome = _compile_elsewhere(name, banned, full)
-    with atomic_file(path, shared=True) as partial:
-        partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
+        outcome = json.loads(gzip.decompress(path.read_bytes()))
+    else:
+        outcome = _compile_elsewhere(name, banned, full)
+        with atomic_file(path, shared=True) as partial:
+            partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
     return outcome | {"arguments": arguments}
 
 
 def cache() -> Path:
-    """Where outcomes are kept: $XDG_CACHE_HOME/r1v3_jax/dry_run, readable by the user alone."""
+    """Returns the directory of the outcomes, which only the user can read.
+
+    It is $XDG_CACHE_HOME/r1v3_jax/dry_run.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = root / "r1v3_jax" / "dry_run"
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 
 
+def _key(lowered: jax.stages.Lowered, topology: str, full: bool) -> str:
+    """Returns a hash of everything that the outcome depends on."""
+    import libtpu
+
+    versions = libtpu.__version__, jax.__version__
+    variables = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+    values = [os.environ.get(variable, "") for variable in variables]
+    # The text of a program does not say for which chip it is.
+    settings = [topology, tpu_flags.flags(), versions, values, full, OUTCOME]
+    identity = json.dumps([lowered.as_text(), *settings], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------
+# the parent of a child process
+
+
 def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
-    """Runs this command once more, for one program; its outcome, see `_outcome`."""
-    out = Path(tempfile.mkdtemp(prefix="r1v3_dry_run_"))
-    dump = f"--xla_dump_to={out} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_"
-    asked = json.dumps({"name": name, "out": str(out), "banned": banned})
-    environment = {**os.environ, CHILD: asked}
-    if not full:
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}".strip()
-    command = [sys.executable, *sys.orig_argv[1:]]
+    """Compiles one program in a child process and returns its outcome."""
+    directory = Path(tempfile.mkdtemp(prefix="r1v3_dry_run_"))
     try:
-        with (out / "log").open("w+") as log:
-            child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        with (directory / "log").open("w+") as log:
+            child = _start_child(name, banned, full, directory, log)
             try:
-                while child.poll() is None:
-                    time.sleep(0.5)
-                    if stopped.is_set():
-                        raise RuntimeError(f"{name}: stopped")
-                    if not full and (outcome := _scheduled(out, name)):
-                        return outcome
+                outcome = _wait_for(child, name, full, directory)
             finally:
                 child.kill()
                 child.wait()
-            if child.returncode == 0 and full:
-                peak = json.loads((out / "full.json").read_text())["peak"]
-                return {"hlo": (out / "full.txt").read_text(), "peak": peak}
-            # It may have been faster than a look at its files.
-            if child.returncode == 0 and (outcome := _scheduled(out, name)):
+            if outcome is not None:
                 return outcome
             log.seek(0)
-            return _refusal(name, log.read())
+            return _excess(name, log.read())
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def _refusal(name: str, log: str) -> dict:
-    """The numbers of a program that is too large; ValueError if it failed for another reason."""
-    found = re.search(
-        r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)([GM])\)", log
-    )
-    found = found or re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm", log)
-    if found is None:
-        raise ValueError(f"{name} does not compile:\n{log[-4000:]}")
-    unit = {"G": GIB, "M": 2**20}
-    used, limit = (float(found[i]) * unit[found[i + 1]] for i in (1, 3))
-    return {"hlo": "", "peak": int(used), "limit": int(limit)}
+def _start_child(
+    name: str, banned: tuple[int, ...], full: bool, directory: Path, log: TextIO
+) -> subprocess.Popen:
+    """Runs the command of this process once more, for one program."""
+    job = json.dumps({"name": name, "out": str(directory), "banned": banned})
+    variables = {**os.environ, CHILD: job}
+    if not full:
+        # The compiler writes the scheduled program down on its way to the machine code.
+        dump = f"--xla_dump_to={directory} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_"
+        variables["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}".strip()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    return subprocess.Popen(command, env=variables, stdout=log, stderr=log)
 
 
-stopped = threading.Event()
+def _wait_for(
+    child: subprocess.Popen, name: str, full: bool, directory: Path
+) -> dict | None:
+    """Returns the outcome as soon as there is one; None if the child failed."""
+    while child.poll() is None:
+        time.sleep(0.5)
+        if stopped.is_set():
+            raise RuntimeError(f"{name}: stopped")
+        # Without machine code the scheduled program is enough, and the child is killed.
+        if not full and (outcome := _scheduled(directory, name)):
+            return outcome
+    if child.returncode != 0:
+        return None
+    if full:
+        peak = json.loads((directory / "full.json").read_text())["peak"]
+        return {"hlo": (directory / "full.txt").read_text(), "peak": peak}
+    # The child may have ended between two looks at its files.
+    return _scheduled(directory, name)
 
 
-def _scheduled(out: Path, name: str) -> dict | None:
-    """What the compiler has written of the scheduled program, once it is all there."""
+def _scheduled(directory: Path, name: str) -> dict | None:
+    """Returns the outcome from the files of the scheduled program, once they are complete."""
     function = Program.function(name.rpartition("/")[2])
     stem = f"*.jit_{function}.*after_optimizations"
-    hlo = sorted(out.glob(f"{stem}.txt"))
-    report = sorted(out.glob(f"{stem}-memory-usage-report.txt"))
-    if not (hlo and report):
+    texts = sorted(directory.glob(f"{stem}.txt"))
+    reports = sorted(directory.glob(f"{stem}-memory-usage-report.txt"))
+    if not (texts and reports):
         return None
-    text = hlo[-1].read_text()
-    total = re.search(
-        r"Memory Space: default.*?\nTotal bytes: (\d+)\D", report[-1].read_text()
+    text = texts[-1].read_text()
+    report = reports[-1].read_text()
+    peak = re.search(r"Memory Space: default.*?\nTotal bytes: (\d+)\D", report)
+    # The entry is written last, and its brace ends the file.
+    is_whole = "\nENTRY " in text and text.rstrip().endswith("}")
+    if peak is None or not is_whole:
+        return None
+    return {"hlo": text, "peak": int(peak[1])}
+
+
+def _excess(name: str, log: str) -> dict:
+    """Returns the outcome of a program that is too large.
+
+    ValueError if the child failed for another reason.
+    """
+    size = r"([\d.]+)([GM])"
+    # The compiler reports it in one of two ways.
+    patterns = (
+        rf"\({size}\) exceeds available HBM \({size}\)",
+        rf"Used {size} of {size} hbm",
     )
-    # The entry is written last, and closed at the end of the file.
-    if total is None or "\nENTRY " not in text or not text.rstrip().endswith("}"):
-        return None
-    return {"hlo": text, "peak": int(total[1])}
+    for pattern in patterns:
+        if match := re.search(pattern, log):
+            used, used_unit, limit, limit_unit = match.groups()
+            unit = {"G": GIB, "M": 2**20}
+            return {
+                "hlo": "",
+                "peak": int(float(used) * unit[used_unit]),
+                "limit": int(float(limit) * unit[limit_unit]),
+            }
+    raise ValueError(f"{name} does not compile:\n{log[-4000:]}")
+
+
+# -------------------------------------------------------------------------------------------------
+# the child
+
+
+def compile_here(config: Run) -> None:
+    """Compiles the program that the environment names, in a child, and writes the outcome."""
+    job = json.loads(os.environ[CHILD])
+    directory = Path(job["out"])
+    banned = tuple(job["banned"])
+    mesh = make_mesh(config.mesh, devices(parse(config.topology)))
+    stage, _, label = job["name"].partition("/")
+    if stage == "evaluate":
+        table = evaluation_programs(config, mesh, banned)
+    else:
+        table = stage_programs(config, stage, mesh, banned)
+    program = next(program for program in table if program.label == label)
+    compiled = program.lower().compile(compiler_options=tpu_flags.flags())
+    # The most that arguments, outputs and temporaries take together at any moment.
+    memory = compiled.memory_analysis()
+    peak = memory.peak_memory_in_bytes
+    arguments = memory.argument_size_in_bytes
+    if peak < arguments:
+        raise ValueError(
+            f"this TPU compiler reports {peak} bytes for the peak of a program whose arguments "
+            f'have {arguments}; install another libtpu: pip install -U "r1v3_jax[tpu]"'
+        )
+    (directory / "full.txt").write_text(compiled.as_text())
+    (directory / "full.json").write_text(json.dumps({"peak": peak}))

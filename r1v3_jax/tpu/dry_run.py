@@ -1,13 +1,13 @@
-"""A run proven before its machine is rented: --dry_run.
+"""Proves a run before its machine is rented: --dry_run.
 
 Shows what the data looks like to the model, then compiles every program of the run with the real
 TPU compiler, for a slice that is not there, and prints what the compiler reports: memory,
 collectives, and an estimate of the time. Every figure is the compiler's estimate; nothing is run.
 
 Each program is compiled in a process of its own (`compiler.py`), which is stopped when the compiler
-has scheduled the program and placed its arrays (`full`: not before it has made the machine code;
-then its own cycle counts are used). The outcome is kept, by the hash of what went in: a second dry
-run of unchanged programs takes seconds.
+has scheduled the program and placed its arrays. With `full` it goes on until the machine code is
+there, and the compiler's own cycle counts are used. The outcome is cached by a hash of the program:
+a second dry run of unchanged programs takes seconds.
 """
 
 import concurrent.futures
@@ -47,10 +47,10 @@ class Compiled:
 
     @property
     def seconds(self) -> float:
-        """One call.
+        """Returns the time of one call.
 
-        The decoding kernel reads the slots in use, on average over the loop half of the cache; the
-        compiler's figure is the one of a full cache.
+        The decoding kernel reads the slots in use: on average over the loop half of the cache. The
+        estimate is that of a full cache.
         """
         full = self.estimate.seconds
         if self.program.trips > 1:
@@ -94,30 +94,30 @@ def run(
     # 2. Compile them.
     started = time.time()
     compiled = compile_all(table, topology, mesh, banned, full)
-    how = "" if full else " (no machine code made)"
-    print(f"compiled in {time.time() - started:.0f} s{how}")
+    remark = "" if full else " (no machine code made)"
+    print(f"compiled in {time.time() - started:.0f} s{remark}")
 
     # 3. What a step of each stage takes.
     peak_flops = CHIPS[topology.kind].flops
     steps = {}
     for name in config.to_run():
-        own = {
-            label.partition("/")[2]: program
-            for label, program in compiled.items()
-            if label.startswith(f"{name}/")
-        }
-        if not only and all(program.fits for program in own.values()):
-            steps[name] = step_of(config, name, own, peak_flops)
+        programs = programs_of_stage(name, compiled)
+        # A step is only known if all of its programs are.
+        if not only and all(program.fits for program in programs.values()):
+            steps[name] = step_of(config, name, programs, peak_flops)
             print(step_line(name, steps[name]))
+
+    # 4. The JSON file.
     summary = {
         "topology": topology.name,
         "chips": topology.chips,
         "mesh": list(config.mesh),
         "full": full,
         "fits": all(program.fits for program in compiled.values()),
-        "programs": {name: program_json(one) for name, one in compiled.items()},
+        "programs": {name: program_json(entry) for name, entry in compiled.items()},
         "stages": steps,
     }
+    # The figures of one stage stand for the run; None if none is known.
     shown = steps.get(main_stage(config, steps), {})
     return summary | {key: shown.get(key) for key in ("step_seconds", "mfu")}
 
@@ -132,6 +132,16 @@ def programs_by_name(config: Run, mesh, banned: tuple[int, ...]) -> dict[str, Pr
         for program in evaluation_programs(config, mesh, banned):
             table[f"evaluate/{program.label}"] = program
     return table
+
+
+def programs_of_stage(name: str, compiled: dict[str, Compiled]) -> dict[str, Compiled]:
+    """Returns the programs of one stage: {"grpo/decode": ...} -> {"decode": ...}."""
+    programs = {}
+    for full_name, program in compiled.items():
+        stage, _, label = full_name.partition("/")
+        if stage == name:
+            programs[label] = program
+    return programs
 
 
 def main_stage(config: Run, steps: dict) -> str:
@@ -154,12 +164,12 @@ def compile_all(
     pool = concurrent.futures.ThreadPoolExecutor(2)
     try:
         # Traced here, one after the other; compiled two at a time.
-        outcomes = {
-            name: pool.submit(
-                outcome_of, name, program.lower(), topology.name, banned, full
+        outcomes = {}
+        for name, program in table.items():
+            lowered = program.lower()
+            outcomes[name] = pool.submit(
+                outcome_of, name, lowered, topology.name, banned, full
             )
-            for name, program in table.items()
-        }
         for name, outcome in outcomes.items():
             compiled[name] = compiled_of(outcome.result(), table[name], chip, coords)
             print(program_line(name, compiled[name]), flush=True)
@@ -177,6 +187,7 @@ def compiled_of(outcome: dict, program: Program, chip, coords) -> Compiled:
         estimated = estimate(
             outcome["hlo"], chip=chip, coords=coords, dynamic_trips=program.trips
         )
+    # The compiler names its limit only where it refuses a program.
     limit = outcome.get("limit", int(chip.hbm_gib * GIB))
     peak = outcome["peak"] + program.resident
     return Compiled(program, outcome["arguments"], peak, limit, estimated)
@@ -188,12 +199,13 @@ def step_of(
     """Returns the figures of one step of a stage; peak_flops: of one chip, a second."""
     stage = config.stages[name]
     chips = math.prod(config.mesh)
-    seconds = {
-        label: one.seconds * one.program.calls
-        for label, one in compiled.items()
-        if one.program.calls  # a validation or a probe is no part of a step
-    }
+    seconds = {}
+    for label, entry in compiled.items():
+        if entry.program.calls:  # a validation or a probe is no part of a step
+            seconds[label] = entry.seconds * entry.program.calls
     total = sum(seconds.values())
+    # What the model has to compute for these tokens, not what the programs compute: recomputed
+    # layers do not count.
     work = kind_of(stage).work(stage)
     flops = work.updates * sum(
         model_flops(config, tokens, keys, stage.trainable)
@@ -225,7 +237,7 @@ def step_line(name: str, step: dict) -> str:
 
 
 def program_line(name: str, compiled: Compiled) -> str:
-    """Formats the figures of a program: memory and time, and below them what is moved."""
+    """Formats the figures of a program: memory and time, and below them its collectives."""
     memory = (
         f"{compiled.peak / GIB:6.2f} GiB of {compiled.limit / GIB:.2f} "
         f"(arguments {compiled.arguments / GIB:.2f}, beside it "
@@ -234,24 +246,25 @@ def program_line(name: str, compiled: Compiled) -> str:
     estimated = compiled.estimate
     if not compiled.fits or estimated is None:
         return f"{name:30} {memory}  DOES NOT FIT"
-    moved = [
+    collectives = [
         f"{kind} {c.count:,.0f} x, {c.bytes / 1e9:.2f} GB, {c.exposed:.3f} s waited for"
         for kind, c in estimated.collectives.items()
     ]
     duration = f"{compiled.seconds:8.3f} s"
+    # For a loop that ends on data the time of one trip is the more useful figure.
     if compiled.program.trips > 1:
         trip_ms = estimated.dynamic_loop_seconds * 1e3
         duration += f" ({trip_ms:.2f} ms a {compiled.program.trip})"
     return (
         f"{name:30} {memory}  {estimated.flops / 1e12:9.1f} TFLOP  {duration}  "
         f"bound by {estimated.bound}"
-        f"\n{'':32}{', '.join(moved) or 'no collectives'}"
+        f"\n{'':32}{', '.join(collectives) or 'no collectives'}"
     )
 
 
 def program_json(compiled: Compiled) -> dict:
     """Returns the figures of a program for the JSON file."""
-    out = {
+    figures = {
         "peak_gib": compiled.peak / GIB,
         "limit_gib": compiled.limit / GIB,
         "argument_gib": compiled.arguments / GIB,
@@ -260,12 +273,12 @@ def program_json(compiled: Compiled) -> dict:
         "trips": compiled.program.trips,
     }
     estimated = compiled.estimate
-    if estimated is None:
-        return out
+    if estimated is None:  # it does not fit, and has no time
+        return figures
     collectives = {
         kind: dataclasses.asdict(c) for kind, c in estimated.collectives.items()
     }
-    return out | {
+    return figures | {
         "flops": estimated.flops,
         "seconds": compiled.seconds,
         "seconds_with_a_full_cache": estimated.seconds,

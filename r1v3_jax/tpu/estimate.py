@@ -91,7 +91,6 @@ def estimate(
     """
     simulation = Simulation(Module(text), Torus(chip, coords), dynamic_trips)
     cost = simulation.cost(simulation.module.entry)
-    largest_copies = sorted(cost.copies, key=lambda copy: -copy[2])[:10]
     return Estimate(
         seconds=cost.seconds,
         parts={part: cost.parts[part] for part in PARTS},
@@ -99,7 +98,7 @@ def estimate(
         hbm_bytes=cost.work["bytes"],
         collectives=cost.collectives(),
         bound=max(cost.bounds, key=cost.bounds.get, default="memory"),
-        copies=tuple(Copy(*copy, cost.copies[copy]) for copy in largest_copies),
+        copies=cost.largest_copies(10),
         dynamic_loop_seconds=simulation.dynamic_loop_seconds,
     )
 
@@ -141,21 +140,35 @@ class Cost:
             self.traffic[kind, "exposed"] += seconds
             self.spend("collectives", seconds, "interconnect")
 
-    def add(self, other: "Cost", times: float = 1) -> None:
+    def add(self, cost: "Cost", times: float = 1) -> None:
         """Adds a computation that runs `times` times."""
         for name in ("parts", "bounds", "work", "traffic", "copies"):
-            own = getattr(self, name)
-            for key, amount in getattr(other, name).items():
-                own[key] += amount * times
+            total = getattr(self, name)
+            amounts = getattr(cost, name)
+            for key, amount in amounts.items():
+                total[key] += amount * times
 
     def collectives(self) -> dict[str, Collective]:
         """Returns the traffic by kind."""
-        fields = ("count", "bytes", "seconds", "exposed")
+        kinds = {kind for kind, _ in self.traffic}
         collectives = {}
-        for kind in sorted({kind for kind, _ in self.traffic}):
-            values = [self.traffic[kind, name] for name in fields]
-            collectives[kind] = Collective(*values)
+        for kind in sorted(kinds):
+            collectives[kind] = Collective(
+                count=self.traffic[kind, "count"],
+                bytes=self.traffic[kind, "bytes"],
+                seconds=self.traffic[kind, "seconds"],
+                exposed=self.traffic[kind, "exposed"],
+            )
         return collectives
+
+    def largest_copies(self, count: int) -> tuple[Copy, ...]:
+        """Returns the copies that move most, without regard to how often they are made."""
+        by_size = sorted(self.copies, key=lambda copy: -copy[2])
+        copies = []
+        for name, shape, size in by_size[:count]:
+            times = self.copies[name, shape, size]
+            copies.append(Copy(name=name, shape=shape, bytes=size, count=times))
+        return tuple(copies)
 
 
 # --- walking through the program -----------------------------------------------------------------
@@ -175,7 +188,8 @@ class Simulation:
     def cost(self, name: str) -> Cost:
         """Returns the cost of one run of a computation."""
         if name not in self.costs:
-            self.costs[name] = self.walk(self.module.computations[name])
+            ops = self.module.computations[name]
+            self.costs[name] = self.walk(ops)
         return self.costs[name]
 
     def walk(self, ops: hlo.Ops) -> Cost:
@@ -195,12 +209,14 @@ class Simulation:
             elif self.is_end(op):
                 starter = hlo.starter(op, ops, in_flight)
                 kind, arrival = in_flight.pop(starter, ("copy", 0.0))
-                cost.expose(kind, max(0.0, arrival - cost.seconds))
+                wait = arrival - cost.seconds
+                cost.expose(kind, max(0.0, wait))
             else:
                 self.run(op, ops, cost)
         # Copies that run beside the ops share the memory with them: together they take at least as
         # long as the memory is in use.
-        cost.expose("copy", max(0.0, cost.work["busy"] - cost.seconds))
+        hidden = cost.work["busy"] - cost.seconds
+        cost.expose("copy", max(0.0, hidden))
         return cost
 
     def run(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
@@ -261,9 +277,10 @@ class Simulation:
         trips = self.module.trips(op, ops)
         if trips is None and self._has_dynamic_loop(body):
             trips = 1
-        if trips is None:
+        elif trips is None:
+            trips = self.dynamic_trips
             self.dynamic_loop_seconds = max(self.dynamic_loop_seconds, trip.seconds)
-        cost.add(trip, self.dynamic_trips if trips is None else trips)
+        cost.add(trip, trips)
 
     def _has_dynamic_loop(self, name: str) -> bool:
         """Tells whether a computation has a loop in it that ends on data."""
@@ -288,7 +305,8 @@ class Simulation:
                 transfer.seconds / 2,
             )
         cost.count(transfer)
-        cost.expose(transfer.kind, max(0.0, transfer.seconds - overlap))
+        wait = transfer.seconds - overlap
+        cost.expose(transfer.kind, max(0.0, wait))
 
     # --- the cores
 
@@ -343,7 +361,8 @@ class Simulation:
         overhead = 0 if is_scalar else OP_SECONDS
         cost.spend("elementwise", seconds + overhead, "memory")
         if op.opcode == "copy":
-            cost.copies[op.name, op.shape, hlo.bytes_of(op.shape)] += 1
+            size = hlo.bytes_of(op.shape)
+            cost.copies[op.name, op.shape, size] += 1
 
     # --- kernels
 
@@ -353,9 +372,9 @@ class Simulation:
             seconds = (op.cycles or 0) / self.chip.clock
             cost.spend("elementwise", seconds, "memory")
         elif splash.kernel_of(op):
-            arrays = [hlo.arrays(ops[name].shape)[0] for name in op.operands]
-            seconds, flops = splash.cost(op, arrays, self.chip)
-            cost.work.update(flops=flops, bytes=self.module.traffic(op, ops))
+            seconds, flops = splash.cost(op, ops, self.chip)
+            moved = self.module.traffic(op, ops)
+            cost.work.update(flops=flops, bytes=moved)
             cost.spend("attention", seconds, "matrix units")
         else:
             self._pallas(op, ops, cost)

@@ -76,10 +76,13 @@ def parse_op(line: str) -> Op:
     head = re.match(r"\s+(ROOT )?%(\S+) = ", line)
     body = line[head.end() :]
     # The shape of a tuple has blanks in it; any other ends at the first blank.
-    end = length_of_parenthesis(body) if body.startswith("(") else body.index(" ")
-    opcode, arguments = body[end:].lstrip().split("(", 1)
+    is_tuple = body.startswith("(")
+    end = length_of_parenthesis(body) if is_tuple else body.index(" ")
+    call = body[end:].lstrip()
+    opcode, arguments = call.split("(", 1)
     text = f"({arguments}"
-    operands = re.findall(r"%([^\s,)]+)", text[: length_of_parenthesis(text)])
+    end_of_operands = length_of_parenthesis(text)
+    operands = re.findall(r"%([^\s,)]+)", text[:end_of_operands])
     return Op(
         name=head[2],
         shape=body[:end],
@@ -130,8 +133,9 @@ def bytes_of(shape: str) -> float:
     """Returns the bytes of all arrays of a shape."""
     total = 0.0
     for array in arrays(shape):
-        dtype = array[: array.index("[")]
-        total += math.prod(dims(array)) * bits_of(dtype) / 8
+        dtype = array.partition("[")[0]
+        numbers = math.prod(dims(array))
+        total += numbers * bits_of(dtype) / 8
     return total
 
 
@@ -155,14 +159,24 @@ def branches(op: Op) -> list[str]:
     return [op.called("true_computation"), op.called("false_computation")]
 
 
+def operand(op: Op, i: int, ops: Ops) -> Op:
+    """Returns the op that made operand `i`; -1 is the last one."""
+    name = op.operands[i]
+    return ops[name]
+
+
 def starter(op: Op, ops: Ops, in_flight: dict) -> str | None:
     """Returns the name of the op in flight that `op` ends, or None.
 
     Searches the first operand of `op`, then the first operand of that op, and so on.
     """
-    while op is not None and op.name not in in_flight:
-        op = ops.get(op.operands[0]) if op.operands else None
-    return op and op.name
+    while op is not None:
+        if op.name in in_flight:
+            return op.name
+        if not op.operands:
+            return None
+        op = ops.get(op.operands[0])
+    return None
 
 
 def producer(name: str, ops: Ops) -> Op:
@@ -198,7 +212,7 @@ def increment(name: str, ops: Ops) -> int | None:
     return total if op.opcode == "get-tuple-element" else None
 
 
-# --- convolutions and strides --------------------------------------------------------------------
+# --- matmuls and strides -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -222,7 +236,9 @@ def window_axes(text: str) -> list[WindowAxis]:
         columns[attribute] = values.split("x")
 
     def value(attribute: str, axis: int) -> int:
-        return int(columns[attribute][axis]) if attribute in columns else 1
+        if attribute not in columns:
+            return 1
+        return int(columns[attribute][axis])
 
     axes = []
     for axis in range(len(columns["size"])):
@@ -239,24 +255,34 @@ def window_axes(text: str) -> list[WindowAxis]:
     return axes
 
 
-def convolution_flops(op: Op, left: list[int], right: list[int]) -> float:
+def dot_flops(op: Op, ops: Ops) -> float:
+    """Returns 2 x outputs x the number of products that each output sums."""
+    sizes = dims(operand(op, 0, ops).shape)
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.text)[1]
+    summed = 1
+    for axis in contracted.split(","):
+        if axis:
+            summed *= sizes[int(axis)]
+    outputs = math.prod(dims(op.shape))
+    return 2 * outputs * summed
+
+
+def convolution_flops(op: Op, ops: Ops) -> float:
     """Returns 2 x outputs x the number of products that each output sums.
 
-    `left` and `right` are the sizes of the operands. On a TPU matmuls are convolutions, sometimes
-    with a window. Window positions in the padding or between spaced inputs are no work: a batch
-    axis may be written as a window over the whole batch that meets one real row at a time.
+    On a TPU matmuls are convolutions, sometimes with a window. Window positions in the padding or
+    between spaced inputs are no work: a batch axis may be written as a window over the whole batch
+    that meets one real row at a time.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.text)
-    outputs = dims(op.shape)
-    # Letter of an axis -> its size. "0", "1", ... are the axes that the window moves along.
-    left_sizes = dict(zip(labels[1], left, strict=True))
-    right_sizes = dict(zip(labels[2], right, strict=True))
-    output_sizes = dict(zip(labels[3], outputs, strict=True))
-    summed = right_sizes["i"]
+    input_sizes = _labelled(labels[1], operand(op, 0, ops).shape)
+    kernel_sizes = _labelled(labels[2], operand(op, 1, ops).shape)
+    output_sizes = _labelled(labels[3], op.shape)
+    summed = kernel_sizes["i"]
     for axis, window in enumerate(window_axes(op.text)):
         # Inputs [a b] with input_spacing 2 and padding 1, a window of size 2: the four outputs see
         # [. a] [a .] [. b] [b .], so of 8 positions 4 are hits, one for each output.
-        spaced_inputs = left_sizes[str(axis)] * window.input_spacing
+        spaced_inputs = input_sizes[str(axis)] * window.input_spacing
         window_count = output_sizes[str(axis)]
         end = window_count * window.stride - window.padding
         hits = 0
@@ -267,7 +293,13 @@ def convolution_flops(op: Op, left: list[int], right: list[int]) -> float:
                 if inside and position % window.input_spacing == 0:
                     hits += 1
         summed *= hits / window_count
-    return 2 * math.prod(outputs) * summed
+    outputs = math.prod(dims(op.shape))
+    return 2 * outputs * summed
+
+
+def _labelled(labels: str, shape: str) -> dict[str, int]:
+    """Returns letter of an axis -> size; "0", "1", ... are the axes that the window moves along."""
+    return dict(zip(labels, dims(shape), strict=True))
 
 
 def strided(sizes: list[int], order: list[int]) -> list[int]:
@@ -279,5 +311,6 @@ def strided(sizes: list[int], order: list[int]) -> list[int]:
     ids = [0]
     for axis in order:
         stride = math.prod(sizes[axis + 1 :])
-        ids = [i + stride * k for i in ids for k in range(sizes[axis])]
+        offsets = [stride * k for k in range(sizes[axis])]
+        ids = [i + offset for i in ids for offset in offsets]
     return ids

@@ -37,19 +37,23 @@ def kernel_of(op: hlo.Op) -> str | None:
     return match and match[1]
 
 
-def cost(op: hlo.Op, arrays: list[str], chip: Chip) -> tuple[float, float]:
-    """Returns the seconds and FLOPs of a splash kernel; `arrays` are its operands' shapes."""
+def cost(op: hlo.Op, ops: hlo.Ops, chip: Chip) -> tuple[float, float]:
+    """Returns the seconds and FLOPs of a splash kernel."""
     name = kernel_of(op)
     kernel = KERNELS[name]
+    shapes = [ops[operand].shape for operand in op.operands]
+    arrays = [hlo.arrays(shape)[0] for shape in shapes]
 
     # 1. Sizes. The queries are the first array of numbers of highest rank, [mapped axes, heads, T,
     # H]; the keys have no heads, [mapped axes, S, H].
     numbers = [hlo.dims(array) for array in arrays if array[0] in "bf"]
     *mapped, heads, length, width = max(numbers, key=len)
     key_rank = len(mapped) + 2
-    keys = next(x[-2] for x in numbers if len(x) == key_rank and x[-1] == width)
-    block = re.search(rf"{kernel.block}\W+(\d+)", op.text)
-    block = min(int(block[1]) if block else 1024, length)
+    shapes_of_keys = (x for x in numbers if len(x) == key_rank and x[-1] == width)
+    keys = next(shapes_of_keys)[-2]
+    match = re.search(rf"{kernel.block}\W+(\d+)", op.text)
+    stated_block = int(match[1]) if match else 1024
+    block = min(stated_block, length)
     causal = _is_causal(op, arrays, length, block)
 
     # 2. Cycles of one head. Causal, 4 blocks of 512 queries against 4 of keys and 2 of the prompt
@@ -68,18 +72,22 @@ def cost(op: hlo.Op, arrays: list[str], chip: Chip) -> tuple[float, float]:
 
     # 3. Seconds. The cores share what the kernel declares parallel: the axes over which it is
     # mapped, in the forward pass its heads too. 10 heads on 2 cores: 5 turns.
-    parallel = math.prod(mapped) * (heads if name == "fwd" else 1)
+    rows = math.prod(mapped)
+    parallel = rows * heads if name == "fwd" else rows
     rounds = math.ceil(parallel / chip.cores)
-    turns = rounds * math.prod(mapped) * heads / parallel
+    turns = rounds * rows * heads / parallel
     # The cycles are v5p's, for heads of 128. Other chips are assumed to come as near their peak.
     v5p = CHIPS["v5p"]
     v5p_core_flops = v5p.flops / v5p.cores
-    cycle_seconds = v5p_core_flops / (chip.flops / chip.cores) / v5p.clock
-    seconds = turns * cycles * cycle_seconds * math.ceil(width / 128) / REACHED
+    core_flops = chip.flops / chip.cores
+    cycle_seconds = v5p_core_flops / core_flops / v5p.clock
+    width_tiles = math.ceil(width / 128)
+    seconds = turns * cycles * cycle_seconds * width_tiles / REACHED
 
     # 4. FLOPs: 4 a pair of query and key and number of the head's width, without the masked half.
-    pairs = length * (keys - length / 2 if causal else keys)
-    flops = kernel.flops * 4 * pairs * width * math.prod(mapped) * heads
+    visible_keys = keys - length / 2 if causal else keys
+    pairs = length * visible_keys
+    flops = kernel.flops * 4 * pairs * width * rows * heads
     return seconds, flops
 
 
@@ -89,7 +97,8 @@ def _is_causal(op: hlo.Op, arrays: list[str], length: int, block: int) -> bool:
     # A causal mask is computed in the kernel from the positions of the queries. These are the only
     # integers along T besides the segments of queries and of keys. Other masks are assumed full.
     along_queries = [array for array in integers if length in hlo.dims(array)[-2:]]
-    if len(along_queries) > (2 if "segmented" in op.name else 0):
+    segments = 2 if "segmented" in op.name else 0
+    if len(along_queries) > segments:
         return True
     # A mask passed in blocks, [n, block, ...], is that of samples behind prompts. The estimate is
     # for a sample that fills its row: it sees the whole prompt, and is causal itself.

@@ -35,8 +35,9 @@ class Torus:
 
     def __init__(self, chip: Chip, coords: Sequence[tuple[int, ...]]):
         self.chip = chip
-        self.coords = [tuple(c) + (0,) * (3 - len(c)) for c in coords]
-        self.dims = [max(axis) + 1 for axis in zip(*self.coords, strict=True)]
+        self.coords = [_three_axes(c) for c in coords]
+        by_axis = zip(*self.coords, strict=True)
+        self.dims = [max(axis) + 1 for axis in by_axis]
         self.rings = chip.rings(self.dims)
 
     def collective(self, op: hlo.Op) -> Transfer:
@@ -48,7 +49,8 @@ class Torus:
         result = _result_bytes(op, size)
 
         # 1. The links of a chip along each axis. `spans`: chips of the group along the axis.
-        spans = [len({self.coords[i][axis] for i in group}) for axis in range(3)]
+        by_axis = zip(*(self.coords[i] for i in group), strict=True)
+        spans = [len(set(axis)) for axis in by_axis]
         links = [self._links(axis, span) for axis, span in enumerate(spans)]
         # Which way the compiler goes is known only after code generation. Before that, all-gathers
         # are assumed to go round one ring, the others along all axes at once.
@@ -71,7 +73,8 @@ class Torus:
             # A quarter of all data crosses the middle of the longest axis one way.
             longest = spans.index(max(spans))
             crossing = result * spans[longest] / 4
-            seconds = crossing / max(1, links[longest]) / self.chip.link
+            crossed_links = max(1, links[longest])
+            seconds = crossing / crossed_links / self.chip.link
         else:
             seconds = sent / max(1, used_links) / self.chip.link
         # Round one ring, half of the chips are hops; along several axes, half of each axis.
@@ -79,7 +82,8 @@ class Torus:
             hops = sum(span // 2 for span in spans)
         else:
             hops = size / 2
-        return Transfer(op.kind, "group", sent, seconds + HOP_SECONDS * hops)
+        seconds += HOP_SECONDS * hops
+        return Transfer(op.kind, "group", sent, seconds)
 
     def _links(self, axis: int, span: int) -> int:
         """Returns how many links of a chip a group of `span` chips along an axis can use."""
@@ -99,44 +103,46 @@ class Torus:
         if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
             return _integers(listed[1])
         if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
-            axes = re.findall(r"'(\w+)'=(\d+)", mesh[1])
+            names = re.findall(r"'(\w+)'=", mesh[1])
+            sizes = re.findall(r"=(\d+)", mesh[1])
             grouped = re.findall(r"\w+", mesh[2])
-            order = [i for i, (name, _) in enumerate(axes) if name in grouped]
-            return hlo.strided([int(size) for _, size in axes], order)
+            order = [i for i, name in enumerate(names) if name in grouped]
+            return hlo.strided(list(map(int, sizes)), order)
         pattern = r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
         iota = re.search(pattern, text)
         if not iota:  # none is written: all partitions are one group
             return list(range(len(self.coords)))
         # [4,2]<=[2,4]T(1,0): the partitions 0 to 7 as [[0 1 2 3] [4 5 6 7]], transposed and read
         # as 0 4 1 5 2 6 3 7, cut into 4 groups of 2. The first is 0 4.
+        group_size = int(iota[1])
         sizes = _integers(iota[2])
-        order = _integers(iota[3]) if iota[3] else list(range(len(sizes)))
-        return hlo.strided(sizes, order)[: int(iota[1])]
+        order = list(range(len(sizes)))
+        if iota[3]:
+            order = _integers(iota[3])
+        return hlo.strided(sizes, order)[:group_size]
 
     def _permute(self, op: hlo.Op) -> Transfer:
         """Estimates messages between pairs of chips.
 
         Messages take the shortest way, axis by axis, and share the links that they have in common.
         """
-        size = max(hlo.bytes_of(array) for array in hlo.arrays(op.shape))
+        size = max(map(hlo.bytes_of, hlo.arrays(op.shape)))
         load = (
             Counter()
         )  # (axis, direction, chip) -> messages that leave it by this link
         longest = 0  # hops
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
         for source, target in re.findall(r"(\d+),(\d+)", pairs):
-            links = self._route(self.coords[int(source)], self.coords[int(target)])
+            start = self.coords[int(source)]
+            end = self.coords[int(target)]
+            links = self._route(start, end)
             load.update(links)
             longest = max(longest, len(links))
         busiest = max(load, key=load.get, default=None)
         seconds = size * load[busiest] / self.chip.link
+        seconds += HOP_SECONDS * max(longest, 1)
         channel = busiest and busiest[:2]  # axis and direction
-        return Transfer(
-            "collective-permute",
-            channel,
-            size,
-            seconds + HOP_SECONDS * max(longest, 1),
-        )
+        return Transfer("collective-permute", channel, size, seconds)
 
     def _route(self, source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple]:
         """Lists the links from one chip to another, each as (axis, direction, chip)."""
@@ -147,10 +153,17 @@ class Torus:
             # On a ring of 4, from 3 to 0: -3 steps become +1.
             if self.rings[axis] and abs(distance) > size / 2:
                 distance += size if distance < 0 else -size
+            forward = distance > 0
+            step = 1 if forward else -1
             for _ in range(abs(distance)):
-                links.append((axis, distance > 0, tuple(position)))
-                position[axis] = (position[axis] + (1 if distance > 0 else -1)) % size
+                links.append((axis, forward, tuple(position)))
+                position[axis] = (position[axis] + step) % size
         return links
+
+
+def _three_axes(coords: Sequence[int]) -> tuple[int, ...]:
+    """Adds zeros to the coordinates of a torus of two axes."""
+    return tuple(coords) + (0,) * (3 - len(coords))
 
 
 def _integers(text: str) -> list[int]:
@@ -159,7 +172,7 @@ def _integers(text: str) -> list[int]:
 
 def _result_bytes(op: hlo.Op, size: int) -> float:
     """Returns the bytes of a collective's result on one chip, in a group of `size` chips."""
-    sizes = [hlo.bytes_of(array) for array in hlo.arrays(op.shape)]
+    sizes = list(map(hlo.bytes_of, hlo.arrays(op.shape)))
     if op.opcode == op.kind:
         return sum(sizes)
     # The shape of a started one holds operands and results, and flags of at most 4 bytes.

@@ -9,6 +9,9 @@ import re
 from r1v3_jax.tpu import hlo
 from r1v3_jax.tpu.torus import COLLECTIVES
 
+SLICES = ("dynamic-slice", "slice", "gather")  # ops that read a part of their operand 0
+UPDATES = ("dynamic-update-slice", "scatter")  # ops that write a part of it
+
 
 class Module:
     """A program: its computations by name, and the name of the entry."""
@@ -22,8 +25,9 @@ class Module:
 
     def calls_target(self, op: hlo.Op, target: str) -> bool:
         """Tells whether a fusion has a custom call of this target in it."""
-        needle = f'custom_call_target="{target}"'
-        return any(needle in inner.text for inner in self.callee(op).values())
+        wanted = f'custom_call_target="{target}"'
+        inner_ops = self.callee(op).values()
+        return any(wanted in inner.text for inner in inner_ops)
 
     def collectives(self, op: hlo.Op) -> list[hlo.Op]:
         """Lists the collectives in a fusion or an async op, at any depth."""
@@ -44,9 +48,10 @@ class Module:
         # Else the text must say it: "i starts at 0, goes on while i < 9, body: i + 2" is 5 trips.
         condition = self.computations[loop.called("condition")]
         body = self.computations[loop.called("body")]
-        start = ops[loop.operands[0]].operands  # the state before the first trip
+        start = hlo.operand(loop, 0, ops).operands  # the state before the first trip
         end = hlo.root(body).operands  # the state after a trip
-        test = hlo.producer(hlo.root(condition).name, condition)
+        result = hlo.root(condition)
+        test = hlo.producer(result.name, condition)
         if test.opcode != "compare":
             return None
         initial = bound = step = None
@@ -55,7 +60,8 @@ class Module:
             if source.opcode != "get-tuple-element":
                 bound = hlo.constant(name, condition)
                 continue
-            index = int(re.search(r"\bindex=(\d+)", source.text)[1])
+            match = re.search(r"\bindex=(\d+)", source.text)
+            index = int(match[1])
             value = hlo.constant(start[index], ops)
             increment = hlo.increment(end[index], body)
             if increment == 0:  # carried along unchanged
@@ -65,20 +71,17 @@ class Module:
                 step = increment or 1
         if bound is None or not step:
             return None
-        return max(1, math.ceil((bound - initial) / step))
+        trips = math.ceil((bound - initial) / step)
+        return max(1, trips)
 
     # --- matmuls
 
     def flops(self, op: hlo.Op, ops: hlo.Ops) -> float:
-        """Returns the FLOPs of the matmuls in `op`: 2 x outputs x products summed for each."""
+        """Returns the FLOPs of the matmuls in `op`."""
         if op.opcode == "dot":
-            left = hlo.dims(ops[op.operands[0]].shape)
-            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.text)[1]
-            summed = math.prod(left[int(axis)] for axis in axes.split(",") if axis)
-            return 2 * math.prod(hlo.dims(op.shape)) * summed
+            return hlo.dot_flops(op, ops)
         if op.opcode == "convolution":
-            left, right = (hlo.dims(ops[x].shape) for x in op.operands[:2])
-            return hlo.convolution_flops(op, left, right)
+            return hlo.convolution_flops(op, ops)
         callee = self.callee(op)
         return sum(self.flops(inner, callee) for inner in callee.values())
 
@@ -88,22 +91,25 @@ class Module:
         """Returns the bytes that an op reads from the chip's memory and writes to it."""
         read = 0
         for i, name in enumerate(op.operands):
-            if name in ops and hlo.in_hbm(ops[name].shape):
+            operand = ops.get(name)
+            if operand and hlo.in_hbm(operand.shape):
                 read += self._bytes_read(op, i, ops)
         return read + self._bytes_written(op, ops)
 
     def _bytes_read(self, op: hlo.Op, i: int, ops: hlo.Ops) -> float:
         """Returns the bytes of operand `i` that `op` reads: of a slice, only the slice."""
-        whole = hlo.bytes_of(ops[op.operands[i]].shape)
-        if op.opcode in ("dynamic-slice", "slice", "gather") and i == 0:
+        whole = hlo.bytes_of(hlo.operand(op, i, ops).shape)
+        if i == 0 and op.opcode in SLICES:
             return min(whole, hlo.bytes_of(op.shape))
-        if op.opcode in ("dynamic-update-slice", "scatter") and i == 0:
+        if i == 0 and op.opcode in UPDATES:
             return 0.0  # written in place
         # A fusion reads as much of its operand as the ops in it read of parameter `i`.
         callee = self.callee(op)
+        number = f"({i})"
         for inner in callee.values():
-            if inner.opcode == "parameter" and inner.text.startswith(f"({i})"):
-                return min(whole, self._bytes_used(inner, callee))
+            if inner.opcode == "parameter" and inner.text.startswith(number):
+                used = self._bytes_used(inner, callee)
+                return min(whole, used)
         return whole
 
     def _bytes_used(self, value: hlo.Op, ops: hlo.Ops) -> float:
@@ -133,22 +139,30 @@ class Module:
     def _bytes_written(self, op: hlo.Op, ops: hlo.Ops) -> float:
         """Returns the bytes that an op writes: of an update in place, only the update."""
         if op.opcode == "fusion":
-            callee = self.callee(op)
-            root = hlo.root(callee)
-            is_tuple = root.opcode == "tuple"
-            results = [callee[x] for x in root.operands] if is_tuple else [root]
-            written = 0
-            for array, result in zip(hlo.arrays(op.shape), results, strict=False):
-                if hlo.in_hbm(array):  # what stays in VMEM is not written
-                    written += self._bytes_written(result, callee)
-            return written
+            return self._bytes_written_by_fusion(op)
         if op.opcode == "bitcast" and op.operands[0] in ops:
-            return self._bytes_written(ops[op.operands[0]], ops)
+            renamed = hlo.operand(op, 0, ops)
+            return self._bytes_written(renamed, ops)
         if op.opcode == "dynamic-update-slice":
-            return hlo.bytes_of(ops[op.operands[1]].shape)
+            update = hlo.operand(op, 1, ops)
+            return hlo.bytes_of(update.shape)
         if op.opcode == "scatter":  # its rows are read, changed and written
-            return 2 * hlo.bytes_of(ops[op.operands[-1]].shape)
+            rows = hlo.operand(op, -1, ops)
+            return 2 * hlo.bytes_of(rows.shape)
         if op.opcode == "parameter":
             return 0.0  # passed through
         in_memory = filter(hlo.in_hbm, hlo.arrays(op.shape))
-        return sum(hlo.bytes_of(array) for array in in_memory)
+        return sum(map(hlo.bytes_of, in_memory))
+
+    def _bytes_written_by_fusion(self, op: hlo.Op) -> float:
+        callee = self.callee(op)
+        root = hlo.root(callee)
+        results = [root]
+        if root.opcode == "tuple":
+            results = [callee[name] for name in root.operands]
+        arrays = hlo.arrays(op.shape)
+        written = 0
+        for array, result in zip(arrays, results, strict=False):
+            if hlo.in_hbm(array):  # what stays in VMEM is not written
+                written += self._bytes_written(result, callee)
+        return written
