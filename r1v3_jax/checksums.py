@@ -19,6 +19,7 @@ def write_sums(directory: Path) -> None:
 
     `sha256sum --check SHA256SUMS` reads it.
     """
+    # Two spaces: the format of sha256sum for files that are read as they are.
     sums = [f"{sha256(path)}  {name}\n" for name, path in files_in(directory)]
     write_text(directory / "SHA256SUMS", "".join(sums))
 
@@ -86,8 +87,12 @@ def read_manifest(directory: Path) -> dict:
 
 def has_manifest(directory: Path) -> bool:
     """Whether the manifest has all its parts: as many as the N in a name I-of-N says."""
-    parts = [path.stem for path in (directory / "manifest").glob("*-of-*.json")]
-    return bool(parts) and len(parts) == int(parts[0].rpartition("-")[2])
+    parts = list((directory / "manifest").glob("*-of-*.json"))
+    if not parts:
+        return False
+    # "0-of-4.json" and three more.
+    _, _, count = parts[0].stem.rpartition("-")
+    return len(parts) == int(count)
 
 
 def check_manifest(directory: Path) -> list[str]:
@@ -110,8 +115,9 @@ def _changed(sums: dict[str, str], paths: dict[str, Path]) -> list[str]:
     # Only what is listed and there can be compared; every process sorts the same names.
     names = sorted(set(sums) & set(paths))
     share = names[jax.process_index() :: jax.process_count()]
-    changed = [name for name in share if sha256(paths[name]) != sums[name]]
-    return [f"{name} has changed" for name in changed]
+    return [
+        f"{name} has changed" for name in share if sha256(paths[name]) != sums[name]
+    ]
 
 
 def digest(directory: Path) -> str:
@@ -120,13 +126,18 @@ def digest(directory: Path) -> str:
 
 
 def _digest(body: dict) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    # With sorted keys: a body that was read back from JSON has the same digest.
+    text = json.dumps(body, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _manifest_files(directory: Path) -> list[tuple[str, Path]]:
     """Lists the files that a manifest covers: all except its own parts."""
-    files = files_in(directory)
-    return [(name, path) for name, path in files if not name.startswith("manifest/")]
+    return [
+        (name, path)
+        for name, path in files_in(directory)
+        if not name.startswith("manifest/")
+    ]
 
 
 def files_in(directory: Path) -> list[tuple[str, Path]]:
@@ -134,9 +145,13 @@ def files_in(directory: Path) -> list[tuple[str, Path]]:
 
     Names are relative to the directory, in order of the paths: the same list on every machine.
     """
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    named = [(path.relative_to(directory).as_posix(), path) for path in paths]
-    return [(name, path) for name, path in named if name != "SHA256SUMS"]
+    named = []
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        # SHA256SUMS cannot hold its own checksum.
+        if path.is_file() and name != "SHA256SUMS":
+            named.append((name, path))
+    return named
 
 
 def sha256(path: Path) -> str:

@@ -58,8 +58,10 @@ class Mixture:
         # round and had 1 in this one, so this is its example 2 * 2 + 1 = 5.
         round_number, position = divmod(index, len(turns))
         part = turns[position]
+        turns_a_round = counts[-1, part]
+        index_in_part = round_number * turns_a_round + counts[position, part]
         _, source = self.parts[part]
-        return source(int(round_number * counts[-1, part] + counts[position, part]))
+        return source(int(index_in_part))
 
 
 @functools.lru_cache(64)
@@ -182,11 +184,14 @@ class Curriculum:
         return len(self.source)
 
     def __call__(self, index: int) -> Example:
+        # The last phase that has started by this index.
         started = [n for n, phase in enumerate(self.phases) if phase.start <= index]
         number = max(started)
         rows = self.rows[number]
-        # Index 53 of a phase that starts at 32 and has 4 rows: its index 21, so pass 5, position 1.
-        pass_number, position = divmod(index - self.phases[number].start, len(rows))
+        # Index 53, where a phase of 4 rows started at 32: its index is 21, so pass 5, position 1.
+        index_in_phase = index - self.phases[number].start
+        pass_number, position = divmod(index_in_phase, len(rows))
+        # With the number of the phase: two phases that want the same rows have other orders.
         order = pass_order(len(rows), self.seed, number, pass_number)
         return self.source(int(rows[order[position]]))
 
@@ -213,7 +218,8 @@ class Curriculum:
             # Bad rows have no level, but they must be met and counted: each phase gets as large a
             # share of them as the source has. 2 bad and 8 good rows: a phase of 6 good rows gets
             # round(2 * 6 / 8) = 2 of them, a phase of 2 good rows gets round(0.5) = 0.
-            rows += bad[: round(len(bad) * len(rows) / good)]
+            share_of_bad = round(len(bad) * len(rows) / good)
+            rows += bad[:share_of_bad]
         return [np.array(rows) for rows in rows_of_phase]
 
 
@@ -242,8 +248,8 @@ class ByPassRate:
 
     def fingerprint(self) -> str:
         """Joins the fingerprint of the source and a digest of the rates; see `sources.Rows`."""
-        rates = hashlib.sha256(Path(self.rates).read_bytes()).hexdigest()[:16]
-        return f"{_fingerprint(self.source)}; rates {rates}"
+        digest = hashlib.sha256(Path(self.rates).read_bytes())
+        return f"{_fingerprint(self.source)}; rates {digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(_rated_rows(self.rates, self.low, self.high))
@@ -272,12 +278,14 @@ def _rated_rows(path: str, low: float, high: float) -> list[tuple[int, str, floa
         raise FileNotFoundError(f"{path}: no such file; tools/pass_rates.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     try:
-        rows = [
-            (row["index"], row["id"], row["pass_rate"])
-            for row in map(json.loads, lines)
-        ]
-        # None: all samples of the question failed to be verified, so it has no rate.
-        wanted = [row for row in rows if row[2] is not None and low < row[2] < high]
+        rows = [json.loads(line) for line in lines]
+        wanted = []
+        for row in rows:
+            entry = (row["index"], row["id"], row["pass_rate"])
+            rate = entry[-1]
+            # None: no sample of the question could be verified, so it has no rate.
+            if rate is not None and low < rate < high:
+                wanted.append(entry)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a file of tools/pass_rates.py ({error!r})"
@@ -317,9 +325,10 @@ def _chains(path) -> list[tuple[int, str, str]]:
         raise FileNotFoundError(f"{path}: no such file; tools/distill.py makes one")
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     try:
-        rows = [
-            (row["index"], row["id"], row["chain"]) for row in map(json.loads, lines)
-        ]
+        rows = []
+        for line in lines:
+            row = json.loads(line)
+            rows.append((row["index"], row["id"], row["chain"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a file of tools/distill.py ({error!r})"

@@ -73,32 +73,34 @@ def _fill_rows(
     #   (5, 0) -> row 1   2 tokens and no slot are left there
     #   (3, 0) fits nowhere and begins the next batch
     rows_per_micro = config.rows // config.accumulate
+    slots_per_micro = config.tiles // config.accumulate
     rows: list[Row] = [[] for _ in range(config.rows)]
     free_tokens = [config.row_tokens] * config.rows
-    free_slots = [config.tiles // config.accumulate] * config.accumulate
-    while True:
+    free_slots = [slots_per_micro] * config.accumulate
+
+    def has_room(row: int) -> bool:
         tokens = len(example.tokens)
         tiles = len(example.tiles)
-        rows_with_room = (
-            row
-            for row in range(config.rows)
-            if free_tokens[row] >= tokens and free_slots[row // rows_per_micro] >= tiles
-        )
-        row = next(rows_with_room, None)
+        micro = row // rows_per_micro
+        return free_tokens[row] >= tokens and free_slots[micro] >= tiles
+
+    while True:
+        row = next(filter(has_room, range(config.rows)), None)
         if row is None:
             return rows, example
         rows[row].append(example)
-        free_tokens[row] -= tokens
-        free_slots[row // rows_per_micro] -= tiles
+        free_tokens[row] -= len(example.tokens)
+        free_slots[row // rows_per_micro] -= len(example.tiles)
         example = next(reader).encoded
 
 
 def _arrays(rows: list[Row], processor: Processor, config: SFT) -> Batch:
     """Writes the examples of each row one behind the other into the arrays of a Batch."""
-    batch = empty_batch(processor.config, (config.rows, config.row_tokens))
+    shape = (config.rows, config.row_tokens)
+    batch = empty_batch(processor.config, shape)
     batch.tokens[:] = processor.tokenizer.pad_token_id
     batch.labels[:] = processor.tokenizer.pad_token_id
-    mask = np.zeros(batch.tokens.shape, bool)
+    mask = np.zeros(shape, bool)  # the tokens that are learnt
     with_images = batch.image_index is not None
     if with_images:
         batch.image_index[:] = -1
@@ -124,7 +126,8 @@ def _arrays(rows: list[Row], processor: Processor, config: SFT) -> Batch:
             start = end
     # A mean over the supervised tokens of the whole batch: 400 of them weigh 1/400 each, in
     # whichever micro-batch they are. A batch without any has the weight 0 everywhere, not 0/0.
-    batch.loss_weights[:] = mask / max(mask.sum(), 1)
+    count = max(mask.sum(), 1)
+    batch.loss_weights[:] = mask / count
     batch = split(batch, config.accumulate)
     if not with_images:
         return batch

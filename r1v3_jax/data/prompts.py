@@ -44,7 +44,8 @@ class TileSlots:
         """Cuts the tiles of some micro-batches, index[0], in some slots, index[1]."""
         parts = self.parts[index[0]]
         low, high, _ = index[1].indices(self.shape[1])
-        result = np.zeros((len(parts), high - low, *self.shape[2:]), np.float32)
+        tile_shape = self.shape[2:]
+        result = np.zeros((len(parts), high - low, *tile_shape), np.float32)
         # Example: a device wants slots 4 to 7 (low = 4, high = 8). An image of 5 tiles begins in
         # slot 2, start = 2: its tiles [2:5] go to slots 4 to 6, which are result[0:3].
         cuts = []
@@ -55,7 +56,8 @@ class TileSlots:
                 end = min(start + len(tiles), high)
                 if begin < end:
                     tile_range = slice(begin - start, end - start)
-                    cuts.append((tiles, tile_range, filled[begin - low : end - low]))
+                    pixels = filled[begin - low : end - low]
+                    cuts.append((tiles, tile_range, pixels))
                 start += len(tiles)
         # Threads help: Pillow and numpy release Python's lock while they work.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -85,7 +87,8 @@ def place_images(
     # Example: 4 image tokens a tile, one tile, first_tile = 3: the example's image tokens count
     # 0 1 2 3 and become 12 13 14 15, the rows of slot 3 among all embeddings of the micro-batch.
     image_token = processor.config.image_token_id
-    own_index = tokenizer.image_index(example.tokens[None], image_token)[0]
+    one_row = example.tokens[None]
+    own_index = tokenizer.image_index(one_row, image_token)[0]
     offset = first_tile * processor.config.image_tokens_per_tile
     index[:] = np.where(own_index >= 0, own_index + offset, -1)
 
@@ -140,7 +143,8 @@ def prompt_batch(
     if vision:
         images = [prompt.tiles for prompt in encoded]
         tile_slots = TileSlots([images], slots, vision.image_size)
-    batch = empty_prompts(processor.config, (len(encoded), length), tile_slots)
+    shape = (len(encoded), length)
+    batch = empty_prompts(processor.config, shape, tile_slots)
 
     # 3. Tokens, and where the embeddings of images go.
     batch.tokens[:] = processor.tokenizer.pad_token_id

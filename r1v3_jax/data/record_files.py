@@ -45,8 +45,9 @@ def _damaged(shard, i: int, detail) -> DroppedRow:
 
 def _parsed(shard, i: int, text: bytes) -> dict:
     """Parses a record of JSON; DroppedRow if it is not an object, or larger than MAX_RECORD."""
-    if len(text) > MAX_RECORD:
-        raise _damaged(shard, i, f"{len(text)} bytes, at most {MAX_RECORD} are read")
+    size = len(text)
+    if size > MAX_RECORD:
+        raise _damaged(shard, i, f"{size} bytes, at most {MAX_RECORD} are read")
     try:
         record = schemas.loads(text)
     except schemas.InvalidRecord as error:
@@ -79,12 +80,15 @@ class JsonLines:
         # 0 9 10 20. The second line is empty, the fourth is two spaces: records 0 and 1 are lines
         # 1 and 3 of the file.
         ends = _line_ends(self.file)
-        starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-        is_filled = ends - starts > 0
+        starts = np.zeros_like(ends)
+        starts[1:] = ends[:-1] + 1
+        lengths = ends - starts
+        is_filled = lengths > 0
         # The shortest lines may be spaces or a carriage return alone. Longer ones are not read
         # here: a long line of spaces becomes a record that is dropped.
-        for i in np.flatnonzero(is_filled & (ends - starts < 8)):
-            is_filled[i] = bool(self._read(starts[i], ends[i]).strip())
+        for i in np.flatnonzero(is_filled & (lengths < 8)):
+            line = self._read(starts[i], ends[i])
+            is_filled[i] = bool(line.strip())
         self.starts = starts[is_filled]
         self.ends = ends[is_filled]
         self.line_numbers = np.flatnonzero(is_filled) + 1
@@ -98,10 +102,10 @@ class JsonLines:
     def __getitem__(self, i: int) -> dict:
         start = self.starts[i]
         end = self.ends[i]
-        if end - start > MAX_RECORD:
-            raise _damaged(
-                self, i, f"a line of {end - start} bytes, at most {MAX_RECORD} are read"
-            )
+        size = end - start
+        if size > MAX_RECORD:
+            detail = f"a line of {size} bytes, at most {MAX_RECORD} are read"
+            raise _damaged(self, i, detail)
         text = self._read(start, end)
         if i == 0:
             text = text.removeprefix(BYTE_ORDER_MARK)
@@ -114,13 +118,14 @@ class JsonLines:
 
 def _line_ends(file: int) -> np.ndarray:
     """Finds the end of each line, int64[lines]: the offset of its newline, or of the file's end."""
-    ends = []
+    ends_of_chunks = [np.zeros(0, np.int64)]
     size = 0
     while chunk := os.pread(file, CHUNK, size):
         is_newline = np.frombuffer(chunk, np.uint8) == ord("\n")
-        ends.append(np.flatnonzero(is_newline) + size)
+        ends_in_chunk = np.flatnonzero(is_newline)
+        ends_of_chunks.append(ends_in_chunk + size)
         size += len(chunk)
-    ends = np.concatenate(ends) if ends else np.zeros(0, np.int64)
+    ends = np.concatenate(ends_of_chunks)
     # A last line without a newline ends where the file does.
     end_of_lines = ends[-1] + 1 if len(ends) else 0
     return ends if size == end_of_lines else np.append(ends, size)
@@ -208,6 +213,10 @@ class ArrayRecords:
 
 # Tar
 
+Place = tuple[
+    str, int, int
+]  # of a member: its ending, its offset in the file, its size
+
 
 class Tar:
     """A WebDataset shard: members with the same name before the first dot are one record.
@@ -224,17 +233,19 @@ class Tar:
     def __init__(self, file: str):
         self.file = _opened(self, file)
         self.name = Path(file).stem
-        grouped: dict[str, list[tuple[str, int, int]]] = {}
+        grouped: dict[str, list[Place]] = {}
         try:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
                     # Links, devices and the like: a hostile shard may point anywhere with them.
                     if not member.isfile():
                         continue
+                    # "set/001.seg.PNG" belongs to the record "set/001" and ends in ".seg.png".
                     folder, slash, base = member.name.rpartition("/")
                     stem, _, ending = base.partition(".")
+                    key = folder + slash + stem
                     place = (f".{ending}".lower(), member.offset_data, member.size)
-                    grouped.setdefault(folder + slash + stem, []).append(place)
+                    grouped.setdefault(key, []).append(place)
                 end = tar.offset
         except tarfile.TarError as error:
             raise ValueError(
@@ -246,7 +257,7 @@ class Tar:
                 f"{file}: damaged or cut short at byte {end}; copy it again"
             )
         self.keys = list(grouped)
-        # Of each record, its members: (ending, offset, size).
+        # The members of each record.
         self.places = [sorted(places, key=_by_number) for places in grouped.values()]
 
     def __len__(self) -> int:
@@ -261,9 +272,8 @@ class Tar:
             if not is_image and not ending.endswith(".json"):
                 continue
             if size > MAX_RECORD:
-                raise _damaged(
-                    self, i, f"a member of {size} bytes, at most {MAX_RECORD} are read"
-                )
+                detail = f"a member of {size} bytes, at most {MAX_RECORD} are read"
+                raise _damaged(self, i, detail)
             data = os.pread(self.file, size, start)
             if is_image:
                 images.append(data)
@@ -280,13 +290,20 @@ class Tar:
         return f"{self.name}/{self.keys[i]}"
 
 
-def _by_number(place: tuple[str, int, int]) -> list[tuple[int, str]]:
+def _by_number(place: Place) -> list[tuple[int, str]]:
     """Returns what to sort a member by: digits in its ending count as a number.
 
     ".10.png" becomes [(-1, "."), (10, ""), (-1, ".png")], after ".2.png" with its (2, "").
     """
-    parts = re.split(r"([0-9]+)", place[0])
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    ending, _, _ = place
+    key = []
+    for part in re.split(r"([0-9]+)", ending):
+        # Pairs can be compared whatever they hold: a number with a text could not be.
+        if part.isdecimal():
+            key.append((int(part), ""))
+        else:
+            key.append((-1, part))
+    return key
 
 
 SHARDS = {"jsonl": JsonLines, "json": _json, "array_record": ArrayRecords, "tar": Tar}

@@ -74,9 +74,9 @@ def inline(example: Example) -> dict:
     """Returns the canonical row of an example from a file, with the bytes of its images."""
     row = {name: getattr(example, name) for name in schemas.CANONICAL}
     row["images"] = [image.read() for image in example.images]
-    row["before"] = [
-        {"role": role, "content": content} for role, content in example.before
-    ]
+    row["before"] = []
+    for role, content in example.before:
+        row["before"].append({"role": role, "content": content})
     return row
 
 
@@ -92,18 +92,20 @@ def canonical(record, schema: str = "") -> dict:
     check_schema(schema)
     # The schema gives the fields that the record has; then each is checked and made one type.
     row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
-    row["id"] = schemas.read_text(row["id"], "id", MAX_NAME)
-    row["source"] = schemas.read_text(row["source"], "source", MAX_NAME)
+    for name in ("id", "source"):
+        row[name] = schemas.read_text(row[name], name, MAX_NAME)
     row["question"] = schemas.read_text(row["question"], "question").strip()
     # \boxed{3} and 3 are one answer.
-    row["answer"] = boxes.unboxed(schemas.read_text(row["answer"], "answer"))
+    answer = schemas.read_text(row["answer"], "answer")
+    row["answer"] = boxes.unboxed(answer)
     row["images"] = schemas.read_images(row["images"])
     row["before"] = schemas.read_turns(row["before"])
-    row["chain"] = schemas.read_text(row["chain"], "chain")
-    # An empty column says nothing, a chain of thought of spaces neither.
-    row["chain"] = row["chain"] if row["chain"].strip() else None
-    row["level"] = schemas.read_text(row["level"], "level", MAX_NAME) or "normal"
-    row["verifier"] = schemas.read_text(row["verifier"], "verifier", MAX_NAME)
+    # A chain of thought of spaces says as little as an empty column.
+    chain = schemas.read_text(row["chain"], "chain")
+    row["chain"] = chain if chain.strip() else None
+    for name in ("level", "verifier"):
+        row[name] = schemas.read_text(row[name], name, MAX_NAME)
+    row["level"] = row["level"] or "normal"
     row["accuracy_weight"] = schemas.read_weight(row["accuracy_weight"])
     row["metadata"] = schemas.read_metadata(row["metadata"])
     return row
@@ -132,9 +134,9 @@ def check(row: dict) -> None:
     asked_texts = [*_contents(row, by_assistant=False), row["question"]]
     answer_texts = [*_contents(row, by_assistant=True), row["chain"] or ""]
     for text in asked_texts + answer_texts:
-        control = next((token for token in CONTROL if token in text), None)
-        if control:
-            raise InvalidRecord("text", f"the control token {control} in a text")
+        for control in CONTROL:
+            if control in text:
+                raise InvalidRecord("text", f"the control token {control} in a text")
 
     # Images go where the user and the system put markers. Without any marker they go in front of
     # the question; an assistant that writes "<image>" shows none.
@@ -192,9 +194,10 @@ def dumps(row: dict) -> str:
 
     `canonical` reads it back.
     """
-    images = [
-        _to_uri(image) if isinstance(image, bytes) else image for image in row["images"]
-    ]
+    images = []
+    for image in row["images"]:
+        # Bytes are no JSON; a path stays a path.
+        images.append(_to_uri(image) if isinstance(image, bytes) else image)
     return json.dumps(row | {"images": images}, ensure_ascii=False)
 
 

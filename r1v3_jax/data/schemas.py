@@ -27,7 +27,12 @@ from r1v3_jax.rewards.verifiers import boxes
 
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each
-ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in chat.ROLES}
+# What a turn may name its speaker, and the role that is meant.
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    **{role: role for role in chat.ROLES},
+}
 # The fields that may hold an answer; the first that is filled counts.
 ANSWERS = ("answer", "solution", "ground_truth")
 # The canonical row of a record that fills no field.
@@ -69,7 +74,9 @@ def recognise(record: dict) -> str:
     if "question" in filled:
         is_mmk12 = filled & {"image", "qid"} and "images" not in filled
         return "mmk12" if is_mmk12 else "own"
-    names = ", ".join(name[:50] for name in sorted(map(str, filled))[:20])
+    # A record may have thousands of fields, with names as long as it likes.
+    some_names = sorted(str(name) for name in filled)[:20]
+    names = ", ".join(name[:50] for name in some_names)
     wanted = "wanted question, problem, prompt, messages or conversations"
     raise InvalidRecord("fields", f"fields {names or 'none'}; {wanted}")
 
@@ -82,7 +89,10 @@ def _from_own(record: dict) -> dict:
 
     {"question": "Which? <image>", "answer": "3", "images": ["a.png"], "level": "easy"}
     """
-    fields = {name: record[name] for name in CANONICAL if record.get(name) is not None}
+    fields = {}
+    for name in CANONICAL:
+        if record.get(name) is not None:
+            fields[name] = record[name]
     if "question" not in fields:
         raise InvalidRecord("fields", "no question")
     metadata = fields.get("metadata", {})
@@ -219,11 +229,10 @@ def _from_llava(record: dict) -> dict:
     """
     turns = record.get("conversations")
     images = _images(record)
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    if not _are_objects(turns):
         raise InvalidRecord("fields", "conversations must be a list of {from, value}")
-    turns = read_turns(
-        [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]
-    )
+    turns = [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]
+    turns = read_turns(turns)
     # Without a marker of the user's, images belong to the first question and not to the last one,
     # before which they would go otherwise. A marker in a reply is only text.
     user_turns = [turn for turn in turns if turn["role"] == "user"]
@@ -258,7 +267,10 @@ SCHEMAS: dict[str, Callable[[dict], dict]] = {
 
 def _first_filled(record: dict, *names: str):
     """Returns the first of these fields that is not empty; None if all are."""
-    return next((record[name] for name in names if record.get(name) is not None), None)
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    return None
 
 
 def _images(record: dict) -> list:
@@ -304,10 +316,12 @@ def _completeness(ratio) -> float:
     one: the closest first, among equal labels.
     """
     ratio = {} if ratio is None else ratio
-    if not isinstance(ratio, dict) or not all(
-        weight is None or is_number(weight) for weight in ratio.values()
-    ):
-        raise InvalidRecord("fields", f"det_reward_ratio is {str(ratio)[:100]}")
+    problem = InvalidRecord("fields", f"det_reward_ratio is {str(ratio)[:100]}")
+    if not isinstance(ratio, dict):
+        raise problem
+    for weight in ratio.values():
+        if weight is not None and not is_number(weight):
+            raise problem
     # Another reward than the one we have would be worse than none.
     if any(ratio.get(name) for name in ("map", "map50", "map75")):
         raise InvalidRecord(
@@ -336,7 +350,12 @@ def _dialogue(turns) -> dict:
         raise InvalidRecord(
             "fields", "the last turn, except for an answer, must be the user's"
         )
-    return {"question": turns[-1]["content"], "before": turns[:-1], "chain": chain}
+    *before, question = turns
+    return {"question": question["content"], "before": before, "chain": chain}
+
+
+def _are_objects(turns) -> bool:
+    return isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
 
 
 def read_turns(turns) -> list[dict]:
@@ -344,7 +363,7 @@ def read_turns(turns) -> list[dict]:
 
     Parts that are images become markers. InvalidRecord for other parts and other roles.
     """
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    if not _are_objects(turns):
         raise InvalidRecord("fields", "turns must be a list of objects")
     result = []
     for i, turn in enumerate(turns):
@@ -360,7 +379,8 @@ def read_turns(turns) -> list[dict]:
         content = turn.get("content")
         if isinstance(content, list):
             content = "".join(_part(part) for part in content)
-        result.append({"role": role, "content": read_text(content, f"turn {i}")})
+        content = read_text(content, f"turn {i}")
+        result.append({"role": role, "content": content})
     return result
 
 
@@ -410,9 +430,11 @@ def read_weight(value) -> float | None:
 
 def read_metadata(metadata: dict) -> dict:
     """Reads metadata: the first MAX_METADATA entries that are small, checked as texts."""
-    entries = {
-        str(name)[:200]: value for name, value in metadata.items() if _is_small(value)
-    }
+    entries = {}
+    for name, value in metadata.items():
+        if _is_small(value):
+            entries[str(name)[:200]] = value
+    # All of them are checked: a NUL in an entry beyond the limit is damage as well.
     for name, value in entries.items():
         read_text(name, "metadata")
         read_text(str(value), "metadata")

@@ -47,7 +47,10 @@ def _open(path: str, cache: str):
         return _open_files(_copies(path, cache), path, cache)
     # 2. A folder that another program has written, with the split behind the last @. A path that
     # exists has no split, whatever its name: DIR/a@b.jsonl is a file.
-    base, _, split = (path, "", "") if os.path.exists(path) else path.rpartition("@")
+    base = path
+    split = ""
+    if not os.path.exists(path):
+        base, _, split = path.rpartition("@")
     if os.path.isdir(base):
         folder = Path(base)
         if (folder / "features.json").is_file():
@@ -72,6 +75,8 @@ def _open_files(files: list[str], path: str, cache: str):
         )
     (file_kind,) = kinds
     if file_kind == "parquet":
+        # Rows are named after the file, after the folder of many files, or after the text before
+        # the first wildcard of a pattern.
         place = files[0] if len(files) == 1 else re.split(r"[*?\[]", path)[0]
         return Arrow(_parquet(files, cache), Path(place).stem)
     shards = [SHARDS[file_kind](file) for file in files]
@@ -87,19 +92,18 @@ def _open_files(files: list[str], path: str, cache: str):
 def _files(path: str) -> list[str]:
     """Lists the files that a path means, in order of their names."""
     if os.path.isdir(path):
-        inside = [str(file) for file in Path(path).rglob("*") if file.is_file()]
-        files = _with_records(inside)
+        inside = filter(os.path.isfile, Path(path).rglob("*"))
+        files = _with_records(str(file) for file in inside)
     elif glob.has_magic(path):
         matches = glob.glob(path, recursive=True)
         files = _with_records(filter(os.path.isfile, matches))
     else:
         files = [path] if os.path.isfile(path) else []
     # Only a file that was named itself can be of another kind.
-    others = [file for file in files if not kind(file)]
-    if others:
-        raise ValueError(
-            f"{others[0]}: wanted a name ending in {', '.join(SHARDS)} or parquet"
-        )
+    endings = ", ".join(SHARDS)
+    for file in files:
+        if not kind(file):
+            raise ValueError(f"{file}: wanted a name ending in {endings} or parquet")
     if not files:
         raise FileNotFoundError(
             f"{path}: no such file of questions; give .jsonl, .parquet, .array_record or .tar, a "
@@ -163,9 +167,8 @@ def _tfds(folder: str, split: str) -> Concatenated:
         ) from None
     info = tfds.builder_from_directory(folder).info
     if split not in info.splits:
-        raise ValueError(
-            f"{folder}@{split}: choose a split, {folder}@{'|'.join(info.splits)}"
-        )
+        splits = "|".join(info.splits)
+        raise ValueError(f"{folder}@{split}: choose a split, {folder}@{splits}")
     features = info.features
     parser = ExampleParserNp(features.get_serialized_info())
 
@@ -175,11 +178,11 @@ def _tfds(folder: str, split: str) -> Concatenated:
 
     # TFDS can also write TFRecord and Riegeli, which have no index to read at random with.
     files = [str(file) for file in info.splits[split].filepaths]
-    others = [file for file in files if kind(file) != "array_record"]
-    if others:
-        raise ValueError(
-            f"{others[0]}: TFDS is read from array_record; prepare it in that format"
-        )
+    for file in files:
+        if kind(file) != "array_record":
+            raise ValueError(
+                f"{file}: TFDS is read from array_record; prepare it in that format"
+            )
     return Concatenated([ArrayRecords(file, parse) for file in files])
 
 
@@ -283,9 +286,8 @@ def _saved_dataset(folder: str, split: str) -> Arrow:
     dataset = _datasets().load_from_disk(folder)
     if isinstance(dataset, dict):  # a DatasetDict: {split: Dataset}
         if split not in dataset:
-            raise ValueError(
-                f"{folder}@{split}: choose a split, {folder}@{'|'.join(dataset)}"
-            )
+            splits = "|".join(dataset)
+            raise ValueError(f"{folder}@{split}: choose a split, {folder}@{splits}")
         dataset = dataset[split]
     return Arrow(dataset, Path(folder).name)
 
