@@ -176,12 +176,12 @@ def test_a_failing_parser_is_an_error_and_not_wrong(monkeypatch):
 
 
 def test_works_outside_the_main_thread():
-    found = []
+    verdicts = []
     thread = threading.Thread(
-        target=lambda: found.append(
+        target=lambda: verdicts.append(
             verify(boxed(r"\frac{15}{\sqrt{5}}"), r"3\sqrt{5}").verdict
         )
     )
     thread.start()
     thread.join(60)
-    assert found == [RIGHT]
+    assert verdicts == [RIGHT]

@@ -90,8 +90,8 @@ def test_a_process_that_fails_takes_nobody_with_it(function, reason):
         assert checks[i].verdict is ERROR and checks[i].reason.startswith(reason), (
             checks[i]
         )
-    others = [check for i, check in enumerate(checks) if i not in places]
-    assert others == [verify(boxed(box), gold) for gold, box in ROWS]
+    rest = [check for i, check in enumerate(checks) if i not in places]
+    assert rest == [verify(boxed(box), gold) for gold, box in ROWS]
 
 
 def test_a_function_may_give_a_part():
@@ -222,22 +222,22 @@ def pool():
 
 
 def test_a_process_that_somebody_else_ends_is_replaced(pool):
-    first = pool.workers[0].process
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    process = pool.workers[0].process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     assert pool.run([ITEM] * 3)[2].verdict is RIGHT
-    assert pool.workers[0].process.pid != first.pid
+    assert pool.workers[0].process.pid != process.pid
 
 
 def test_a_sigterm_to_the_whole_job_leaves_the_verifiers_at_work(pool):
     """The step at work is still to be finished and saved, rewards and all."""
-    first = pool.workers[0].process
-    os.kill(first.pid, signal.SIGTERM)
+    process = pool.workers[0].process
+    os.kill(process.pid, signal.SIGTERM)
     time.sleep(0.2)
-    assert first.poll() is None
+    assert process.poll() is None
     assert (
         pool.run([ITEM])[0].verdict is RIGHT
-        and pool.workers[0].process.pid == first.pid
+        and pool.workers[0].process.pid == process.pid
     )
 
 

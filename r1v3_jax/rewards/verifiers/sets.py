@@ -46,10 +46,10 @@ def difference(answer: str, box: str) -> str | None:
     # 2. Each element that is left must equal one of the other set. Example: 1, 2/4 and 0.5, 1, 1.0
     # share 1; 2/4 is looked for in 0.5, 1.0, 1, then 0.5 and 1.0 are looked for in 2/4, 1.
     for element in missing:
-        if not any(_are_equal(element, other) for other in [*extra, *shared]):
+        if not any(_are_equal(element, candidate) for candidate in [*extra, *shared]):
             return "other elements"
     for element in extra:
-        if not any(_are_equal(other, element) for other in [*missing, *shared]):
+        if not any(_are_equal(candidate, element) for candidate in [*missing, *shared]):
             return "other elements"
     return None
 

@@ -234,10 +234,10 @@ def as_sets(text: str) -> str:
 
 
 def _unfrench(match: re.Match) -> str:
-    left, inner, right = match.groups()
-    opening = "(" if left == "]" else "["
-    closing = ")" if right == "[" else "]"
-    return opening + inner + closing
+    first_bracket, parts, last_bracket = match.groups()
+    opening = "(" if first_bracket == "]" else "["
+    closing = ")" if last_bracket == "[" else "]"
+    return opening + parts + closing
 
 
 # 4. Parts
