@@ -1,7 +1,7 @@
-"""What rows of data look like to a model: on the terminal, and as a page of HTML with pictures.
+"""Shows what rows of data look like to a model: on the terminal, and as a page of HTML.
 
-The rows are somebody else's: whatever of them is shown is escaped, and a page has no scripts and
-asks for nothing from anywhere.
+The rows come from strangers: whatever is shown of them is escaped, and a page has no scripts and
+loads nothing from anywhere.
 """
 
 import base64
@@ -30,59 +30,83 @@ td, th { text-align: left; padding: 0 1rem 0 0 } .bar { background: #d55e00; hei
 """
 SHOWN_TEXT = 20_000  # characters of one row
 SHOWN_TILES = 40
+# Unicode categories of control, direction and other invisible characters, and of surrogates.
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# The tags around each kind of `runs`.
+TAGS = {
+    "context": ("", ""),
+    "learnt": ("<mark>", "</mark>"),
+    "image": ("<span class=image>", "</span>"),
+    "label": ("<mark class=label>", "</mark>"),
+}
 
 
 def plain(text: str) -> str:
-    """Text whose control, direction and other invisible characters are spelled out, as \\u202e."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
-    )  # fmt: skip
+    """Spells out control, direction and other invisible characters of a text, as \\u202e."""
+    characters = []
+    for character in text:
+        is_invisible = unicodedata.category(character) in INVISIBLE
+        # Newlines and tabs are control characters too, but harmless ones.
+        if is_invisible and character not in "\n\t":
+            code = character.encode("unicode_escape", "surrogatepass")
+            character = code.decode()
+        characters.append(character)
+    return "".join(characters)
 
 
-def runs(one: Encoded, processor: Processor) -> list[tuple[str, str]]:
-    """The text of an example in (kind, text) runs: "given", "learnt", "image" for a row of image
-    tokens, "label" for one that has to be named.
+def runs(encoded: Encoded, processor: Processor) -> list[tuple[str, str]]:
+    """Cuts the text of an example into (kind, text) runs.
+
+    Kinds: "learnt" has a loss, "context" has none, "image" is a row of image tokens, "label" is
+    one whose tokens have to be named.
     """
-    behind = np.zeros(
-        len(one.tokens), bool
-    )  # the loss of image tokens stands one to the right
-    is_image = one.tokens == processor.config.image_token_id
-    behind[1:] = is_image[:-1]
-    named = behind & one.loss_mask
-    kinds = np.where(one.loss_mask & ~named, "learnt", "given").astype(object)
+    # The loss of an image token is one to its right, see `Processor._label_images`:
+    #
+    #     tokens      <img>  I   I  </img>  \n        loss_mask   0   0   1   1   0
+    #     is_image      0    1   1    0     0         named       0   0   1   1   0
+    is_image = encoded.tokens == processor.config.image_token_id
+    follows_image = np.zeros(len(encoded.tokens), bool)
+    follows_image[1:] = is_image[:-1]
+    named = follows_image & encoded.loss_mask
+    learnt = encoded.loss_mask & ~named
+    kinds = np.where(learnt, "learnt", "context").astype(object)
     kinds[is_image] = "label" if named.any() else "image"
-    out, at = [], 0
+
+    pieces = []
+    start = 0
     for kind, group in itertools.groupby(kinds):
         size = len(list(group))
-        ids = one.tokens[at : at + size]
+        ids = encoded.tokens[start : start + size]
         if kind in ("image", "label"):
-            name = processor.tokenizer.decode(ids[:1], skip_special=False)
-            text = f"{name} x {size}"
+            # 256 image tokens are shown as one and their number.
+            token = processor.tokenizer.decode(ids[:1], skip_special=False)
+            text = f"{token} x {size}"
         else:
             text = processor.tokenizer.decode(ids, skip_special=False)
-        out.append((kind, text))
-        at += size
-    return out
+        pieces.append((kind, text))
+        start += size
+    return pieces
 
 
 def line(item: reader.Item) -> str:
-    """The name of a row and its size."""
-    one, example = item.encoded, item.example
-    learnt = f", {int(one.loss_mask.sum())} learnt from" if one.loss_mask.any() else ""
+    """Writes the name of a row and its size."""
+    encoded = item.encoded
+    num_learnt = int(encoded.loss_mask.sum())
+    learnt = f", {num_learnt} learnt from" if num_learnt else ""
     return plain(
-        f"{example.id}: {len(one.tokens)} tokens{learnt}, {len(one.tiles)} tiles"
+        f"{item.example.id}: {len(encoded.tokens)} tokens{learnt}, {len(encoded.tiles)} tiles"
     )
 
 
 def on_terminal(item: reader.Item, processor: Processor) -> str:
-    """A row in lines of text."""
-    text = plain("".join(text for _, text in runs(item.encoded, processor))[:1000])
-    out = line(item) + "\n    " + text.replace("\n", "\n    ")
+    """Writes a row in lines of text."""
+    pieces = [text for _, text in runs(item.encoded, processor)]
+    shown = plain("".join(pieces)[:1000])
+    lines = [line(item), *shown.split("\n")]
+    # A prompt has no loss and no answer in its text.
     if not item.encoded.loss_mask.any():
-        out += f"\n    answer: {plain(item.example.answer)}"
-    return out
+        lines.append(f"answer: {plain(item.example.answer)}")
+    return "\n    ".join(lines)
 
 
 def page(
@@ -92,7 +116,7 @@ def page(
     dropped: list[dict],
     processor: Processor,
 ) -> str:
-    """An HTML document: facts about the data, why rows were left out, and the rows themselves."""
+    """Writes an HTML document: facts about the data, why rows were left out, and the rows."""
     parts = [f"<p>{escaped(fact)}</p>" for fact in facts]
     if dropped:
         parts.append(_histogram(dropped))
@@ -102,6 +126,7 @@ def page(
     )
     parts += [_row(item, processor) for item in items]
     body = "\n".join(parts)
+    # The policy is a second wall: should something slip through, a browser runs and loads nothing.
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -111,61 +136,70 @@ def page(
 
 
 def escaped(text: str) -> str:
-    return html.escape(
-        plain(text[:SHOWN_TEXT]) + (" [...]" if len(text) > SHOWN_TEXT else "")
-    )
+    """Returns text as HTML that shows it, cut after SHOWN_TEXT characters."""
+    shown = plain(text[:SHOWN_TEXT])
+    if len(text) > SHOWN_TEXT:
+        shown += " [...]"
+    return html.escape(shown)
 
 
 def _histogram(dropped: list[dict]) -> str:
+    """Writes why rows were left out: a bar for each reason, and an example of each."""
     counts = collections.Counter(drop["reason"] for drop in dropped).most_common()
-    rows = "".join(
-        f"<tr><td>{escaped(reason)}</td><td>{count}</td><td style='width:20rem'>"
-        f"<div class=bar style='width:{100 * count / counts[0][1]:.0f}%'></div></td>"
-        f"<td>{escaped(REASONS[reason])}</td></tr>"
-        for reason, count in counts
+    _, highest = counts[0]
+    rows = []
+    for reason, count in counts:
+        width = 100 * count / highest
+        rows.append(
+            f"<tr><td>{escaped(reason)}</td><td>{count}</td><td style='width:20rem'>"
+            f"<div class=bar style='width:{width:.0f}%'></div></td>"
+            f"<td>{escaped(REASONS[reason])}</td></tr>"
+        )
+    # Going backwards, the row that is kept of each reason is the one that came before the others.
+    by_reason = {drop["reason"]: drop for drop in reversed(dropped)}
+    examples = []
+    for reason, drop in by_reason.items():
+        name = escaped(drop["id"])
+        detail = escaped(drop["detail"])
+        examples.append(f"<li>{escaped(reason)}: {name}, {detail}</li>")
+    return (
+        f"<h2>Rows left out</h2><table>{''.join(rows)}</table>"
+        f"<p>For example:</p><ul>{''.join(examples)}</ul>"
     )
-    first = {
-        drop["reason"]: drop for drop in reversed(dropped)
-    }  # of each reason, an example
-    examples = "".join(
-        f"<li>{escaped(reason)}: {escaped(drop['id'])}, {escaped(drop['detail'])}</li>"
-        for reason, drop in first.items()
-    )
-    return f"<h2>Rows left out</h2><table>{rows}</table><p>For example:</p><ul>{examples}</ul>"
 
 
 def _row(item: reader.Item, processor: Processor) -> str:
+    """Writes one row: its name, its fields, its tiles and its text."""
     example = item.example
-    tags = {
-        "given": ("", ""), "learnt": ("<mark>", "</mark>"),
-        "image": ("<span class=image>", "</span>"), "label": ("<mark class=label>", "</mark>"),
-    }  # fmt: skip
-    text = "".join(
-        tags[kind][0] + escaped(text) + tags[kind][1]
-        for kind, text in runs(item.encoded, processor)
-    )
-    named = {
-        "source": example.source, "level": example.level, "kind": example.kind,
-        "answer": example.answer, "verifier": example.verifier, **example.metadata,
-    }  # fmt: skip
-    facts = ", ".join(f"{key}: {value}" for key, value in named.items() if value != "")
-    pictures = "".join(
-        f"<figure><img alt='tile {n}' src='{_address(tile)}'></figure>"
-        for n, tile in enumerate(item.encoded.tiles.array[:SHOWN_TILES])
-    )
+    text = ""
+    for kind, piece in runs(item.encoded, processor):
+        before, after = TAGS[kind]
+        text += before + escaped(piece) + after
+    fields = {
+        "source": example.source,
+        "level": example.level,
+        "kind": example.kind,
+        "answer": example.answer,
+        "verifier": example.verifier,
+        **example.metadata,
+    }
+    facts = [f"{key}: {value}" for key, value in fields.items() if value != ""]
+    pictures = ""
+    for n, tile in enumerate(item.encoded.tiles.array[:SHOWN_TILES]):
+        address = _address(tile)
+        pictures += f"<figure><img alt='tile {n}' src='{address}'></figure>"
     return (
-        f"<h2>{escaped(line(item))}</h2><p>{escaped(facts)}</p><div>{pictures}</div>"
-        f"<pre>{text}</pre>"
+        f"<h2>{escaped(line(item))}</h2><p>{escaped(', '.join(facts))}</p>"
+        f"<div>{pictures}</div><pre>{text}</pre>"
     )
 
 
 def _address(tile: np.ndarray) -> str:
-    """A tile, float32[S, S, 3], as a data: address."""
-    pixels = (
-        np.clip((tile * tiling.STD + tiling.MEAN) * 255, 0, 255)
-        .round()
-        .astype(np.uint8)
-    )
+    """Encodes a tile, float32[S, S, 3], as a data: address of a PNG."""
+    # Undoes the normalisation; rounding gives back the very bytes of the image.
+    colours = (tile * tiling.STD + tiling.MEAN) * 255
+    pixels = np.clip(colours, 0, 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    data = base64.b64encode(file.getvalue())
+    return "data:image/png;base64," + data.decode()

@@ -50,21 +50,21 @@ def test_the_runs_of_an_example_written_out(processor):
         rows.runs(item(processor, x).encoded, processor) for x in (example, plain)
     )
     assert unlabelled == [
-        ("given", "<|im_start|>user\n<img>"),
+        ("context", "<|im_start|>user\n<img>"),
         ("image", "<IMG_CONTEXT> x 4"),
         (
-            "given",
+            "context",
             f"</img>\n{example.question}<|im_end|>\n<|im_start|>assistant\n<think>\n",
         ),
         ("learnt", f"{example.chain}<|im_end|>"),
-        ("given", "\n"),
+        ("context", "\n"),
     ]
     assert [kind for kind, _ in labelled] == [
-        "given",
+        "context",
         "label",
-        "given",
+        "context",
         "learnt",
-        "given",
+        "context",
     ]
     assert [text for _, text in labelled] == [text for _, text in unlabelled]
 
@@ -74,14 +74,15 @@ class Parser(html.parser.HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.said = [], []
+        self.tags = []
+        self.texts = []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, text):
-        self.said.append(text)
+        self.texts.append(text)
 
 
 OURS = set(
@@ -100,12 +101,12 @@ def test_nothing_in_a_row_becomes_markup(processor, monkeypatch):
     )  # fmt: skip
     made = item(processor, dataclasses.replace(example, question="q"))
     # The digits' tokenizer spells nothing of an attack; another one would.
-    monkeypatch.setattr(rows, "runs", lambda *_: [("given", text), ("learnt", text)])
+    monkeypatch.setattr(rows, "runs", lambda *_: [("context", text), ("learnt", text)])
     drop = {"id": text, "source": text, "reason": "json", "detail": text, "index": 0}
     page = rows.page(text, [text], [made], [drop], processor)
-    found = Parser(page)
-    assert {tag for tag, _ in found.tags} <= OURS
-    for tag, attributes in found.tags:
+    parsed = Parser(page)
+    assert {tag for tag, _ in parsed.tags} <= OURS
+    for tag, attributes in parsed.tags:
         assert not [name for name in attributes if name.startswith("on")]
         assert set(attributes) <= {"lang", "charset", "http-equiv", "content", "class", "style",
                                    "alt", "src"}  # fmt: skip
@@ -113,11 +114,11 @@ def test_nothing_in_a_row_becomes_markup(processor, monkeypatch):
             assert tag == "img" and attributes["src"].startswith(
                 "data:image/png;base64,"
             )
-    said = "".join(found.said)
-    assert said.count(ATTACKS[0]) == said.count(ATTACKS[-1]) >= 10
+    shown = "".join(parsed.texts)
+    assert shown.count(ATTACKS[0]) == shown.count(ATTACKS[-1]) >= 10
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     meta = {"http-equiv": "Content-Security-Policy", "content": policy}
-    assert ("meta", meta) in found.tags and "<script" not in page
+    assert ("meta", meta) in parsed.tags and "<script" not in page
 
 
 def test_what_cannot_be_seen_is_spelled_out():
@@ -141,9 +142,12 @@ def test_tiles_are_shown_as_they_are(processor):
 
 def test_the_tool_shows_a_file_and_what_is_wrong_with_it(tmp_path):
     Image.new("RGB", (56, 56), "red").save(tmp_path / "a.png")
-    row = '{"question": "Copy all four digits.", "answer": "12", "images": ["a.png"], "chain": "%s"}'
     chain = "12 34\\n</think>\\n\\\\boxed{12}"
-    lines = [row % chain, "{", (row % chain).replace("a.png", "b.png"), row % chain]
+    row = (
+        '{"question": "Copy all four digits.", "answer": "12", "images": ["a.png"], '
+        f'"chain": "{chain}"}}'
+    )
+    lines = [row, "{", row.replace("a.png", "b.png"), row]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     out = tmp_path / "page.html"
     flags = [
