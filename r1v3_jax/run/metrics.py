@@ -118,7 +118,7 @@ class Logger:
 
 
 def read(directory) -> list[dict]:
-    """Returns the lines of a run's metrics.jsonl, without a last line that is still being written."""
+    """Returns the lines of a run's metrics.jsonl, except a last one that is still being written."""
     rows = read_jsonl(Path(directory) / "metrics.jsonl")
     return [
         {key: value if key == "stage" else _number(value) for key, value in row.items()}
@@ -202,7 +202,7 @@ class _TensorBoard:
 
 
 class _Progress:
-    """Prints a line that updates on a terminal, elsewhere a line a step; both with the time left."""
+    """Prints a line that updates (on a terminal) or a line a step, with the time left."""
 
     def __init__(self, stage: str, total_steps: int, resume_step: int):
         self.stage = stage
