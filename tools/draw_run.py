@@ -23,8 +23,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from r1v3_jax.processing.tokenizer import load
-from r1v3_jax.report.plots import plots
+from r1v3_jax.processing.tokenizer import load as load_tokenizer
+from r1v3_jax.report import plots
 from r1v3_jax.tasks import digits
 from r1v3_jax.types import Example
 
@@ -34,7 +34,7 @@ QUESTION = flags.DEFINE_string(
 )
 
 COLUMNS = 24  # characters of a line of the completion
-LINES = 7  # of the completion that there is room for
+LINES = 6  # of the completion that there is room for
 COLOURS = "YlGnBu"  # pale where the policy is sure; told apart with any colour vision, and in grey
 TITLE = {"fontsize": 12, "weight": "bold"}
 NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
@@ -61,7 +61,7 @@ def draw(workdir: Path, question: str = "") -> Figure:
         raise ValueError(
             f"{row['id']} is another question in this version; draw a newer run"
         )
-    tokenizer = load(workdir / "tokenizer")
+    tokenizer = load_tokenizer(workdir / "tokenizer")
     texts = [tokenizer.decode([token], skip_special=False) for token in row["tokens"]]
 
     scale = Normalize(0, max(0.5, math.ceil(2 * max(row["entropies"])) / 2))
@@ -76,14 +76,15 @@ def draw(workdir: Path, question: str = "") -> Figure:
     figure.text(
         0.015, 0.9, f"A question, and what the model writes (step {step})", **TITLE
     )
+    figure.text(0.7, 0.9, progress_title(workdir), **TITLE)
     return figure
 
 
 def choose_row(workdir: Path, question: str) -> tuple[dict, int]:
     """A sample of the last rollout on disk, as in its file, and the number of the step.
 
-    Without the id of a question: of the right answers, the one whose policy was least sure
-    somewhere.
+    Without the id of a question a typical one is chosen: of the right answers to the hardest level,
+    that whose highest entropy is the median.
     """
     files = sorted((workdir / "rollouts").glob("grpo_*.jsonl"))
     if not files:
@@ -105,9 +106,15 @@ def choose_row(workdir: Path, question: str) -> tuple[dict, int]:
         raise ValueError(
             f"{files[-1]}: wanted {wanted}, there is none; try another --question"
         )
-    return max(rows, key=lambda row: max(row["entropies"])), int(
-        files[-1].stem.rpartition("_")[2]
-    )
+    hardest = max(rows, key=level_of)
+    rows = [row for row in rows if level_of(row) == level_of(hardest)]
+    rows.sort(key=lambda row: max(row["entropies"]))
+    return rows[len(rows) // 2], int(files[-1].stem.rpartition("_")[2])
+
+
+def level_of(row: dict) -> int:
+    """How hard a question is, as the place of its level in the task's list."""
+    return list(digits.LEVELS).index(row["id"].split("/")[4])
 
 
 def example_of(name: str) -> Example:
@@ -152,7 +159,7 @@ def draw_tokens(
         axes.add_patch(Rectangle((column, line), len(shown), 0.84, **box))
         brightness = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
         axes.text(
-            column + len(shown) / 2, line + 0.44, shown, family="monospace", fontsize=11,
+            column + len(shown) / 2, line + 0.44, shown, family="monospace", fontsize=12,
             color="black" if brightness > 0.5 else "white", ha="center", va="center",
         )  # fmt: skip
         column += len(shown)
@@ -160,7 +167,7 @@ def draw_tokens(
             texts[number + 1 : number + 2]
         ).startswith("\n"):
             column, line = 0, line + 1
-    axes.set(xlim=(0, COLUMNS), ylim=(max(line + 1, LINES), 0))
+    axes.set(xlim=(-0.05, COLUMNS + 0.05), ylim=(max(line + 1, LINES), -0.05))
     axes.axis("off")
 
 
@@ -174,17 +181,17 @@ def draw_scale(figure, axes, scale: Normalize) -> None:
 
 
 def draw_progress(axes, workdir: Path) -> None:
-    """Reward of each step and held-out accuracy of each probe, over GRPO steps."""
+    """Reward of each step, accuracy of each probe, and accuracy before and after GRPO."""
     rows = plots.read_rows(workdir / "metrics.jsonl")
     summary = plots.read_summary(workdir)
-    steps, values = plots.series(rows, "grpo", "reward")
-    axes.plot(steps, values, color=plots.BLUE, alpha=0.25, linewidth=1)
+    steps, rewards = plots.series(rows, "grpo", "reward")
+    axes.plot(steps, rewards, color=plots.BLUE, alpha=0.25, linewidth=1)
     axes.plot(
         steps,
-        plots.smooth(values),
+        plots.smooth(rewards),
         color=plots.BLUE,
         linewidth=2,
-        label="mean reward of a step",
+        label="reward of a step",
     )
     probes = [
         c for c in summary.get("checkpoints", []) if plots.measured(c["accuracy"])
@@ -193,28 +200,43 @@ def draw_progress(axes, workdir: Path) -> None:
         mean, low, high = plots.bounds([c["accuracy"] for c in probes]) / 100
         axes.errorbar(
             [c["step"] for c in probes], mean, [mean - low, high - mean], fmt="o--", capsize=3,
-            color=plots.ORANGE, linewidth=1.5, label="held-out accuracy, 95% interval",
+            color=plots.ORANGE, linewidth=1.5, label="held-out probe, sampled",
+        )  # fmt: skip
+    if ends := before_and_after(summary):
+        values = [accuracy["mean"] for accuracy in ends]
+        axes.plot(
+            [0, steps[-1] + 1], values, "D", color=plots.GREEN, markersize=8, clip_on=False,
+            zorder=5, label="held-out questions, greedy",
         )  # fmt: skip
     axes.set(ylim=(0, 1), xlim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("GRPO step", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.set_title(progress_title(summary), loc="left", pad=13, **TITLE)
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 
-def progress_title(summary: dict) -> str:
-    """Held-out accuracy before and after GRPO, if the run measured both."""
+def before_and_after(summary: dict) -> tuple[dict, dict] | None:
+    """Held-out accuracy after the stage before GRPO and after GRPO, over all levels of the task;
+    None if the run did not measure both.
+    """
     stages = list(summary.get("accuracy", {}))
     if "grpo" not in stages[1:]:
-        return "Progress during GRPO"
-    before = summary["accuracy"][stages[stages.index("grpo") - 1]]
-    after = summary["accuracy"]["grpo"]
+        return None
+    before, after = (
+        summary["accuracy"][stages[stages.index("grpo") - k]] for k in (1, 0)
+    )
     name = "home" if "home" in after else next(iter(after))
-    return f"Held-out: {plots.percent(before.get(name))} {plots.TO} {plots.percent(after[name])}"
+    return before[name], after[name]
+
+
+def progress_title(workdir: Path) -> str:
+    ends = before_and_after(plots.read_summary(workdir))
+    if ends is None:
+        return "Progress during GRPO"
+    return f"Held-out accuracy {plots.percent(ends[0])} {plots.TO} {plots.percent(ends[1])}"
 
 
 if __name__ == "__main__":

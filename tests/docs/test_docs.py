@@ -205,20 +205,42 @@ def test_a_block_of_commands_is_bash(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_fields_of_a_config_exist(name):
     """Proves: each `--config.a.b=...` and each `grpo.field` in the text is a field."""
-    config = load_config("digits")
-    for code in PAGES[name].inline:
+    field = rf"({'|'.join(SECTIONS)}|shaping|compute)(\.[a-z_]+)+(=[\w.]+)?"
+    for code in set(PAGES[name].inline) - old_cells(PAGES[name]):
         words = [word for word in code.split() if word.startswith("--config.")]
-        if re.fullmatch(
-            rf"({'|'.join(SECTIONS)}|shaping|compute)(\.[a-z_]+)+(=[\w.]+)?", code
-        ):
+        if re.fullmatch(field, code) and not code.endswith(".py"):
             words.append(f"--config.{'grpo.' * code.startswith('shaping')}{code}")
         for word in words:
-            if (
-                ".path" in word or ".schema" in word
-            ):  # of a source of rows, as in tpu_v5e_8
-                check_names(load_config("tpu_v5e_8"), [word])
-            else:
-                check_names(config, [word])
+            if word == "--config.a.b":  # stands for any
+                continue
+            rows = ".path" in word or ".schema" in word  # of a source that reads files
+            check_names(load_config("tpu_v5e_8" if rows else "digits"), [word])
+
+
+def old_cells(page) -> set[str]:
+    """What tables of old and new names have in their column `old`: it need not be there."""
+    cells = {
+        row[0] for table in pages.tables(page) if table[0][0] == "old" for row in table
+    }
+    return {code for cell in cells for code in re.findall(r"`([^`]+)`", cell)}
+
+
+@functools.cache
+def all_flags() -> set[str]:
+    """Flags of every program of the project, and what its scripts read."""
+    programs = [*(ROOT / "tools").rglob("*.py"), ROOT / "r1v3_jax/launch.py"]
+    found = {name for path in programs for name in flags_of(path)}
+    for path in (ROOT / "tests/run.sh", ROOT / "tests/conftest.py"):
+        found |= set(re.findall(r"--([a-z_]+)", path.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in PAGES if not n.startswith("launch/")])
+def test_flags_in_the_text_exist(name):
+    """Proves: a flag named by itself between backticks is one of some program of ours."""
+    for code in PAGES[name].inline:
+        for flag in re.findall(r"^--([a-z_]+)(?![\w.])", code):
+            assert flag in {"config", *all_flags()}, f"{name}: --{flag}"
 
 
 # Code
@@ -321,9 +343,10 @@ def test_paths_exist(name):
     files = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")}
     files |= {path.name for path in ROOT.iterdir()}
     rooms = {path.name for path in (ROOT / "r1v3_jax").iterdir() if path.is_dir()}
+    old = old_cells(PAGES[name])
     for code in PAGES[name].inline:
         word = code.split()[0]
-        if word in THEIRS or not re.fullmatch(r"[\w./-]+", word):
+        if word in old or word in THEIRS or not re.fullmatch(r"[\w./-]+", word):
             continue
         first = word.partition("/")[0]
         if "/" in word and first in FOLDERS and not re.search(r"[A-Z]{3}", word):
@@ -332,6 +355,13 @@ def test_paths_exist(name):
             assert (ROOT / "r1v3_jax" / word).exists(), f"{name}: {word}"
         elif re.fullmatch(r"\w+\.(py|sh)", word):
             assert word in files, f"{name}: {word}"
+
+
+def test_modules_in_drawings_exist():
+    """Proves: a module that a drawing of docs/architecture.md names is there."""
+    text = "".join(block.text for block in PAGES["docs/architecture.md"].blocks)
+    named = set(re.findall(r"\w+/\w+\.py", text))
+    assert named and all((ROOT / "r1v3_jax" / name).is_file() for name in named)
 
 
 def test_tree_of_the_readme_is_the_tree():
@@ -348,6 +378,17 @@ def test_tree_of_the_readme_is_the_tree():
             for part in file.split()
             if ".py" in part
         )
+
+
+def test_floors_of_the_docs_are_the_law():
+    """Proves: docs/architecture.md shows the list that tests/test_imports.py holds."""
+    tree = ast.parse((ROOT / "tests/test_imports.py").read_text(encoding="utf-8"))
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
+    floors = next(node for node in assigned if node.targets[0].id == "FLOORS")
+    shown = next(
+        b for b in PAGES["docs/architecture.md"].blocks if "files sharding" in b.text
+    )
+    assert shown.text.splitlines() == ast.literal_eval(floors.value)
 
 
 def test_readme_has_its_limits():
