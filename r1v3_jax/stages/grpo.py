@@ -89,19 +89,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if not every_program(name, config) <= context.compiles.done:
                 loop.watchdog.may_compile()
 
-            # 1. Sample and score. Off-policy, the devices start sampling for the next step while
-            # this step's samples are scored here. Not across a save: after a resumption (as after a
-            # preemption) the next step would be sampled with newer weights.
-            begin_next = None
-            if config.off_policy_steps and not loop.is_saved(step):
-                begin_next = functools.partial(
-                    begin_ahead,
-                    sampler,
-                    state.model,
-                    questions,
-                    config,
-                    step_info(context, config, step + 1),
-                )
+            # 1. Sample and score.
             with loop.timer("rollout"), ledger.reading(step):
                 collected = collect(
                     sampler,
@@ -110,7 +98,9 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                     config,
                     step_info(context, config, step),
                     pending=pending,
-                    begin_next=begin_next,
+                    begin_next=rollout_ahead(
+                        context, config, loop, sampler, questions, state.model, step
+                    ),
                 )
                 pending = collected.ahead
                 ledger.add(step, collected.consumed.drops)
@@ -130,12 +120,11 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 )
 
             # 3. Measure: this step's samples, and now and then the policy on fixed questions.
-            metrics = learnt | sample_metrics(config, step, collected, host_batch)
-            metrics |= ledger.metrics()
+            metrics = learnt | ledger.metrics() | speed(loop.timer, config, collected)
+            metrics |= sample_metrics(config, step, collected, host_batch)
             metrics |= critical_tokens.entropies(
                 collected.groups, probe.sequences, context.run.evaluate.high_entropy
             )
-            metrics |= speed(loop.timer, config, collected)
             if probe.is_due(step):
                 with loop.timer("probe"), loop.watchdog.slow():
                     metrics |= probe.measure(step, state.model)
@@ -147,15 +136,12 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if config.rollouts_every and step % config.rollouts_every == 0:
                 path = context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl"
                 write_jsonl(path, json_rows(collected.groups))
-            loop.end(
-                step,
-                state,
-                {
-                    "cursor": collected.consumed.cursor,
-                    "dropped": ledger.counts,
-                    "checkpoints": [*probe.checkpoints],
-                },
-            )
+            position = {
+                "cursor": collected.consumed.cursor,
+                "dropped": ledger.counts,
+                "checkpoints": [*probe.checkpoints],
+            }
+            loop.end(step, state, position)
     return probe.choose(state)
 
 
@@ -218,12 +204,30 @@ def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
     )
 
 
-def begin_ahead(
-    sampler: GroupSampler, model: R1V3, questions: Reader, config: GRPO, info: StepInfo
-) -> PendingRollout:
-    """Starts the rollout of the next step with the weights of this one."""
-    model = for_decoding(model, int8=config.rollout_int8)
-    return begin(sampler, model, questions, config, info)
+def rollout_ahead(
+    context: Context,
+    config: GRPO,
+    loop: Loop,
+    sampler: GroupSampler,
+    questions: Reader,
+    model: R1V3,
+    step: int,
+) -> Callable[[], PendingRollout] | None:
+    """Returns what starts the rollout of the step after `step`, with the weights before its update.
+
+    Off-policy, the devices start sampling for the next step while this step's samples are scored.
+    Not across a save: after a resumption (as after a preemption) the next step would be sampled
+    with newer weights. None: the next rollout is not started ahead.
+    """
+    if not config.off_policy_steps or loop.is_saved(step):
+        return None
+
+    def begin_next() -> PendingRollout:
+        decoding_model = for_decoding(model, int8=config.rollout_int8)
+        info = step_info(context, config, step + 1)
+        return begin(sampler, decoding_model, questions, config, info)
+
+    return begin_next
 
 
 def learn(
@@ -348,15 +352,16 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
     weights = shard_bytes(model)
     reference = weights if stage.kl_coef else 0
-    kept = shard_bytes(state) + reference  # on a chip all the time
+    kept = shard_bytes(state) + reference  # bytes that are on a chip all the time
+    sampling = SamplingParams(
+        stage.max_completion_tokens, stage.temperature, banned=banned
+    )
 
     def rollout(length: int, tiles: int) -> list[Program]:
         return rollout_programs(
             config,
             mesh,
-            SamplingParams(
-                stage.max_completion_tokens, stage.temperature, banned=banned
-            ),
+            sampling,
             prompts=stage.prompts,
             group_size=stage.group_size,
             slots=stage.slots,
@@ -366,37 +371,17 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             int8=stage.rollout_int8,
         )
 
-    def update_programs(length: int, tiles: int) -> list[Program]:
-        loop = {"trips": stage.accumulate, "trip": "micro-batch"}
-        has_old = needs_old_logprobs(stage)
-        out = []
-        if has_old:
-            batch = policy_batch_of(config.model, stage, length, tiles)
-            batch = on_mesh(batch, config, mesh)
-            lower = lower_on_mesh(
-                mesh,
-                lambda: score.lower(
-                    model, batch, stage.temperature, stage.prompt_parts
-                ),
-            )
-            calls = 2 if stage.kl_coef else 1
-            resident = kept - weights + ahead
-            out.append(Program("score", lower, calls=calls, resident=resident, **loop))
-        scored = policy_batch_of(
-            config.model, stage, length, tiles, old=has_old, ref=bool(stage.kl_coef)
-        )
-        scored = on_mesh(scored, config, mesh)
-        lower = lower_on_mesh(mesh, lambda: update.lower(state, scored))
-        calls = stage.updates_per_rollout
-        resident = reference + ahead
-        out.append(Program("update", lower, calls=calls, resident=resident, **loop))
-        return out
+    def learn_from(length: int, tiles: int) -> list[Program]:
+        table = learning_programs(config, stage, mesh, (length, tiles), state, update)
+        # Beside scoring: moments and reference; beside the update: the reference. And the next
+        # rollout's state, if it was started before.
+        resident = {"score": kept - weights + ahead, "update": reference + ahead}
+        return [dataclasses.replace(p, resident=resident[p.name]) for p in table]
 
     # 1. Sample, at full size.
     full = (stage.max_prompt_tokens, stage.tiles)
-    out = rollout(*full)
-    # The next rollout's state, if it is started before this update.
-    ahead = out[-1].given if stage.off_policy_steps else 0
+    table = rollout(*full)
+    ahead = table[-1].given if stage.off_policy_steps else 0
 
     # 2. The probe. It is sampled with the weights as they are: without a layout of its own unless
     # the rollout is in 8 bits.
@@ -404,22 +389,54 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         probe = rollout_programs(
             config,
             mesh,
-            SamplingParams(
-                stage.max_completion_tokens, stage.temperature, banned=banned
-            ),
+            sampling,
             max_prompt_tokens=stage.max_prompt_tokens,
             resident=kept + ahead,
             **question_batch(config.evaluate),
         )
         probe = probe if stage.rollout_int8 else probe[1:]
-        out += [dataclasses.replace(p, use="probe", calls=0) for p in probe]
+        table += [dataclasses.replace(p, use="probe", calls=0) for p in probe]
 
     # 3. Learn, at full size.
-    out += update_programs(*full)
+    table += learn_from(*full)
 
     # 4. The same for each bucket; the weights are laid out once.
     for length, tiles in stage.buckets:
-        small = [*rollout(length, tiles)[1:], *update_programs(length, tiles)]
+        bucket = [*rollout(length, tiles)[1:], *learn_from(length, tiles)]
         size = f"{length}x{tiles}"
-        out += [dataclasses.replace(p, size=size, calls=0) for p in small]
-    return out
+        table += [dataclasses.replace(p, size=size, calls=0) for p in bucket]
+    return table
+
+
+def learning_programs(
+    config: Run,
+    stage: GRPO,
+    mesh,
+    size: tuple[int, int],
+    state: TrainState,
+    update: Callable,
+) -> list[Program]:
+    """Returns score, where it is needed, and update, for prompts of one size.
+
+    size: tokens that prompts are padded to, and tile slots.
+    """
+    loop = {"trips": stage.accumulate, "trip": "micro-batch"}
+    has_old = needs_old_logprobs(stage)
+    has_ref = bool(stage.kl_coef)
+    table = []
+    if has_old:
+        batch = on_mesh(policy_batch_of(config.model, stage, *size), config, mesh)
+        lower = lower_on_mesh(
+            mesh,
+            lambda: score.lower(
+                state.model, batch, stage.temperature, stage.prompt_parts
+            ),
+        )
+        # The policy before the update, and the reference.
+        calls = 2 if has_ref else 1
+        table.append(Program("score", lower, calls=calls, **loop))
+    scored = policy_batch_of(config.model, stage, *size, old=has_old, ref=has_ref)
+    scored = on_mesh(scored, config, mesh)
+    lower = lower_on_mesh(mesh, lambda: update.lower(state, scored))
+    table.append(Program("update", lower, calls=stage.updates_per_rollout, **loop))
+    return table
