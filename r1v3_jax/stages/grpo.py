@@ -22,7 +22,6 @@ from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.data.sources import CHECKED
-from r1v3_jax.evaluate import critical_tokens
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
@@ -69,13 +68,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     state, resume = newest(states, state)
     sampler = make_sampler(context, config)
     probe = Probe(context, name, config, resume.checkpoints)
-    questions = reader(
-        config,
-        context.processor,
-        context.run.data,
-        start=resume.cursor,
-        counts=resume.dropped,
-    )
+    questions = reader(config, context.processor, context.run.data, **resume.position)
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
     )
@@ -105,9 +98,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 pending = collected.ahead
                 ledger.add(step, collected.consumed.drops)
                 host_batch = policy_batch(collected.groups, config, context.processor)
-                batch = placement.place(
-                    host_batch, context.run.compute.rules, jax.sharding.get_mesh()
-                )
+                batch = place(context, host_batch)
 
             # 2. Learn, unless a reward or a log-probability is not finite.
             learnt = {}
@@ -122,9 +113,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # 3. Measure: this step's samples, and now and then the policy on fixed questions.
             metrics = learnt | ledger.metrics() | speed(loop.timer, config, collected)
             metrics |= sample_metrics(config, step, collected, host_batch)
-            metrics |= critical_tokens.entropies(
-                collected.groups, probe.sequences, context.run.evaluate.high_entropy
-            )
+            metrics |= probe.entropies(collected.groups)
             if probe.is_due(step):
                 with loop.timer("probe"), loop.watchdog.slow():
                     metrics |= probe.measure(step, state.model)
@@ -202,6 +191,12 @@ def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
         token_limit=config.length_limit(step),
         progress=step / config.steps,
     )
+
+
+def place(context: Context, batch: PolicyBatch) -> PolicyBatch:
+    """Puts a batch on the devices."""
+    rules = context.run.compute.rules
+    return placement.place(batch, rules, jax.sharding.get_mesh())
 
 
 def rollout_ahead(

@@ -28,6 +28,11 @@ class Resume:
         default_factory=lambda: {"loss": math.inf, "step": 0, "since": 0}
     )
 
+    @property
+    def position(self) -> dict:
+        """Where a reader goes on, as arguments of `data.reader.Reader`."""
+        return {"start": self.cursor, "counts": self.dropped}
+
 
 @dataclasses.dataclass(frozen=True)
 class StepWork:

@@ -7,6 +7,7 @@ from absl import logging
 from r1v3_jax.config import GRPO
 from r1v3_jax.evaluate import accuracy, critical_tokens, selection
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
@@ -74,10 +75,7 @@ class Probe:
             self.settings.batch,
             self.context.key("probe"),
         )
-        entropies = critical_tokens.entropies(
-            groups, self.sequences, self.settings.high_entropy
-        )
-        measured = {"accuracy": accuracy.accuracy(groups), **entropies}
+        measured = {"accuracy": accuracy.accuracy(groups), **self.entropies(groups)}
         self.checkpoints.append({"step": step + 1, **measured})
         self.candidates.chosen = selection.selectable(self.checkpoints)
         self.candidates.save(step + 1, model, measured)
@@ -85,6 +83,12 @@ class Probe:
             "eval/accuracy": measured["accuracy"]["mean"],
             "eval/critical_entropy": measured["critical_entropy"],
         }
+
+    def entropies(self, groups: list[Group]) -> dict[str, float]:
+        """Returns the entropies of sampled tokens, and of those where a critical word begins."""
+        return critical_tokens.entropies(
+            groups, self.sequences, self.settings.high_entropy
+        )
 
     def choose(self, state: TrainState) -> tuple[R1V3, dict]:
         """Returns the weights of the chosen checkpoint, and why it was chosen.

@@ -56,13 +56,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, di
 
     # 2. What it learns from.
     held_out = validation_batches(context, config)
-    rows = reader(
-        config,
-        context.processor,
-        context.run.data,
-        start=resume.cursor,
-        counts=resume.dropped,
-    )
+    rows = reader(config, context.processor, context.run.data, **resume.position)
     packed = packing.packed_batches(rows, context.processor, config)
     batches = placement.prefetch(
         (place(context, batch), consumed) for batch, consumed in packed
