@@ -15,6 +15,9 @@ from r1v3_jax.run.preemption import PREEMPTED
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.types import DroppedRow
 
+# What a user can cause: one line without a traceback.
+MISTAKES = (ValueError, OSError, ImportError, FloatingPointError, DroppedRow)
+
 
 def run(main) -> None:
     """Runs `main()` after the flags are parsed.
@@ -33,22 +36,18 @@ def run(main) -> None:
             getLogger("transformers.configuration_utils").setLevel("ERROR")
         try:
             main()
-        except (
-            ValueError,
-            OSError,
-            ImportError,
-            FloatingPointError,
-            DroppedRow,
-        ) as error:
+        except MISTAKES as error:
             end(1, f"error: {error}")
         except KeyboardInterrupt:
             end(128 + signal.SIGINT)
         except SystemExit as leaving:
             if leaving.code != PREEMPTED:
                 raise
+            # The first process to leave without this would end the others.
             try:
-                jax.distributed.shutdown()  # the first to go would end the others
-            finally:  # the interpreter's own way out takes seconds of a short grace time
+                jax.distributed.shutdown()
+            finally:
+                # The interpreter's own exit takes seconds of a short grace time.
                 end(PREEMPTED)
         except Exception:
             end(1, traceback.format_exc())
@@ -57,9 +56,10 @@ def run(main) -> None:
 
 
 def end(code: int, message: str = "") -> NoReturn:
-    """Ends this process after saying why, at once. On its way out one of several would wait for the
-    others, which wait for it in the middle of a step, and nobody would end; and threads of
-    libraries that are still at work would print their own troubles behind what was said.
+    """Prints why, and exits at once, without exit handlers.
+
+    With several processes those would wait for the others, which wait for this one in the middle of
+    a step: a deadlock. It also keeps library threads from printing after our message.
     """
     if message:
         print(message, file=sys.stderr, flush=True)
@@ -68,8 +68,9 @@ def end(code: int, message: str = "") -> NoReturn:
 
 
 def define_sampling(samples: int) -> dict[str, flags.FlagHolder]:
-    """The flags of a tool that asks a checkpoint questions, for `distill.ask`. samples: of each, by
-    default.
+    """Defines the flags of a tool that asks a checkpoint questions, for `distill.ask`.
+
+    samples: the default number of samples of each question.
     """
     return {
         "samples": flags.DEFINE_integer("samples", samples, "Samples of each.", 1),
@@ -80,7 +81,7 @@ def define_sampling(samples: int) -> dict[str, flags.FlagHolder]:
 
 
 def define_rope_impl() -> flags.FlagHolder:
-    """The flag --rope_impl, of a Hugging Face checkpoint: its config.json does not say it."""
+    """Defines the flag --rope_impl, which no config.json of a checkpoint answers."""
     return flags.DEFINE_enum(
         "rope_impl",
         "hf",
@@ -91,7 +92,7 @@ def define_rope_impl() -> flags.FlagHolder:
 
 
 def define_mesh() -> flags.FlagHolder:
-    """The flag --mesh=8,1,1, for `set_mesh`."""
+    """Defines the flag --mesh=8,1,1, for `set_mesh`."""
     return flags.DEFINE_list(
         "mesh",
         ["1", "1", "1"],
@@ -100,8 +101,9 @@ def define_mesh() -> flags.FlagHolder:
 
 
 def set_mesh(flag: flags.FlagHolder):
-    """A context in which the mesh of the flag is the current one. ValueError if there is no such
-    mesh.
+    """Returns a context in which the mesh of the flag is the current one.
+
+    ValueError if there is no such mesh.
     """
     if not all(size.isdecimal() for size in flag.value):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which process of a run this is."""
+"""Which process of a run this one is, on a pod or by flags."""
 
 import os
 
@@ -9,7 +9,7 @@ from r1v3_jax.run import tpu_flags
 
 
 def define_processes() -> dict[str, flags.FlagHolder]:
-    """The flags that say which process of a run this one is, for `start_processes`."""
+    """Defines the flags that name a process of a run, for `start_processes`."""
     return {
         "coordinator": flags.DEFINE_string(
             "coordinator", None, "host:port of process 0; not needed on Cloud TPU."
@@ -34,13 +34,17 @@ def define_processes() -> dict[str, flags.FlagHolder]:
 
 
 def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None:
-    """Makes this process one of its run, before any device is touched. `topology`: of the config;
-    empty where a run has one process unless the flags say otherwise.
+    """Makes this process one of its run, before any device is touched.
 
+    topology: of the config; empty where a run has one process unless the flags say otherwise.
     ValueError if the flags do not go together, or if the TPU of the config is not there.
     """
     values = {name: holder.value for name, holder in holders.items()}
     explicit = [values[name] for name in ("coordinator", "num_processes", "process_id")]
+    if topology:
+        tpu_flags.set_init_args()
+
+    # 1. By flags, on any machine.
     if any(value is not None for value in explicit):
         if None in explicit:
             raise ValueError(
@@ -51,22 +55,21 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
             raise ValueError(
                 f"--process_id={number} of --num_processes={count}; they count from 0"
             )
-        if topology:
-            tpu_flags.set_init_args()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(
             address, count, number, heartbeat_timeout_seconds=values["heartbeat_s"]
         )
-    elif topology:
-        tpu_flags.set_init_args()
-        if values["coordinator_port"] is not None:
-            os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
-        try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=values["heartbeat_s"])
-        except (
-            ValueError
-        ) as error:  # it knows no cluster here; what it says of one is its own
-            raise ValueError(
-                f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "
-                "--dry_run compiles it anywhere"
-            ) from error
+        return
+
+    # 2. By the metadata of a TPU pod. Without a topology there is one process: nothing to do.
+    if not topology:
+        return
+    if values["coordinator_port"] is not None:
+        os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"])
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=values["heartbeat_s"])
+    except ValueError as error:  # JAX finds no cluster here
+        raise ValueError(
+            f"this config runs on the TPU slice {topology}, and no TPU was found ({error}); "
+            "--dry_run compiles it anywhere"
+        ) from error
