@@ -106,6 +106,7 @@ def check_manifest(directory: Path) -> list[str]:
         return [str(error)]
     paths = dict(_manifest_files(directory))
     problems = [f"{name} is missing" for name in sums if name not in paths]
+    # A file that came later is no part of the state that was saved.
     problems += [f"{name} is in no manifest" for name in paths if name not in sums]
     return problems + _changed(sums, paths)
 

@@ -100,6 +100,7 @@ def good_rows(
     # Of each source and id, digests of the rows that have them.
     digests = collections.defaultdict(set)
     for number, example in enumerate(ahead(source, downloads)):
+        # Rows that could not be read and rows that were there before are listed in one way.
         try:
             if isinstance(example, DroppedRow):
                 raise example
@@ -129,6 +130,7 @@ def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropp
 
     A bad row is yielded as its DroppedRow.
     """
+    # Decoding keeps a core busy; a download mostly waits.
     threads = THREADS.value or (16 if downloads else os.cpu_count() or 1)
 
     def read(number: int) -> Example | DroppedRow:

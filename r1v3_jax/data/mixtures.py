@@ -109,6 +109,7 @@ def _whole_shares(weights: tuple[float, ...]) -> np.ndarray:
         raise ValueError(
             f"got the weights {weights}, wanted positive numbers; leave a part out that is not used"
         ) from None
+    # 0.55, 0.25 and 0.2 are 11/20, 1/4 and 1/5: times 20 they are 11, 5 and 4.
     scale = math.lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * scale) for weight in exact]
     divisor = math.gcd(*whole)
@@ -306,6 +307,7 @@ def with_chains(source: Source, path) -> Source:
     rows = _chains(path)
 
     def example(index: int) -> Example:
+        # Every pass has the order of the file.
         number, name, chain = rows[index % len(rows)]
         original = source(number)
         # As with pass rates: the chain of another question must never be learnt.

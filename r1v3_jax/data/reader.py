@@ -98,6 +98,7 @@ class Reader:
         self.reasons = collections.Counter()
         for reasons in (counts or {}).values():
             self.reasons.update(reasons)
+        # A source without an end, as a mixture is, has no pass: it gets the whole grace.
         rows = len(source) if hasattr(source, "__len__") else FIRST_ROWS
         self._grace_rows = min(rows, FIRST_ROWS)
         self._drops: list[dict] = []
@@ -115,6 +116,8 @@ class Reader:
 
     def __next__(self) -> Item:
         while True:
+            # No time passes here while rows are ahead; `wait_s` grows when the threads are slower
+            # than the devices.
             began = time.perf_counter()
             outcome = next(self._outcomes)
             self._wait_s += time.perf_counter() - began

@@ -45,6 +45,7 @@ def example(
     """
     try:
         row = canonical(record, schema)
+        # From here on a problem is listed under the record's own name, where it has one.
         source = row["source"] or source
         id = row["id"] or id
         check(row)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from r1v3_jax.processing import chat
 from r1v3_jax.rewards.verifiers import boxes
 
+# Limits keep a hostile or broken row from filling the memory of every process.
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each
 # What a turn may name its speaker, and the role that is meant.
@@ -202,6 +203,7 @@ def _from_trl(record: dict) -> dict:
     turns = _first_filled(record, "messages", "prompt")
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
+    # `messages` end with the reply; `prompt` may have it apart, as `completion`.
     completion = record.get("completion")
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
@@ -294,6 +296,7 @@ def _small_fields(record: dict, *used: str) -> dict:
 
 
 def _is_small(value) -> bool:
+    # A longer text is content, not a fact about the row: a solution, a caption.
     if isinstance(value, str):
         return len(value) <= 200
     return isinstance(value, bool) or is_number(value)
@@ -343,6 +346,7 @@ def _dialogue(turns) -> dict:
     user turn, chain: the last turn. Without the last turn the chain is None.
     """
     turns = read_turns(turns)
+    # A reply at the end is what is learnt; replies before the question are part of the prompt.
     chain = None
     if turns and turns[-1]["role"] == "assistant":
         chain = turns.pop()["content"]
