@@ -16,9 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax.config import INTERNVL3_1B, R1V3_38B, TINY, Compute
-from r1v3_jax.models import attention as models_attention
-from r1v3_jax.models import build, r1v3
-from r1v3_jax.models.attention import causal_mask, splash_attention
+from r1v3_jax.models import attention, build, r1v3
 from r1v3_jax.sharding import (
     DECODE,
     TRAIN,
@@ -30,20 +28,12 @@ from r1v3_jax.sharding import (
     shardings,
 )
 
-MESHES = [
-    (8, 1, 1),
-    (2, 4, 1),
-    (2, 2, 2),
-]  # TINY has 4 kv heads: at most 4 ways in decoding
+# TINY has 4 kv heads: at most 4 ways in decoding.
+MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 
 # Compiling is nearly all the time of these tests: less of it.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 def difference(ours, theirs) -> float:
@@ -60,8 +50,8 @@ def weights():
 
     def draw(path, variable):
         noise = rng.normal(size=variable.shape).astype(np.float32)
-        norm = "norm" in path[-1] and "bias" not in path[-1]
-        return variable.replace(1 + 0.3 * noise if norm else 0.2 * noise)
+        is_norm = "norm" in path[-1] and "bias" not in path[-1]
+        return variable.replace(1 + 0.3 * noise if is_norm else 0.2 * noise)
 
     return nnx.map_state(draw, nnx.state(build.abstract(TINY, Compute())))
 
@@ -69,10 +59,8 @@ def weights():
 def place(weights, compute, mesh):
     """The model with `weights` laid out on `mesh` as the rules of `compute` say."""
     graph, _ = nnx.split(build.abstract(TINY, compute))
-    model = nnx.merge(graph, weights)
-    return nnx.merge(
-        graph, jax.device_put(weights, shardings(model, compute.rules, mesh))
-    )
+    placement = shardings(nnx.merge(graph, weights), compute.rules, mesh)
+    return nnx.merge(graph, jax.device_put(weights, placement))
 
 
 def example():
@@ -103,16 +91,17 @@ def forward(model, tokens, positions, segments, index, tiles):
 def decode(model, tokens, lengths, index, tiles, sampled):
     """Logits after the prompts and after each of two tokens of two samples a prompt."""
     images = model.encode_images(tiles)
-    first, prompt = model.prefill(tokens, lengths, images, index)
+    after_prompt, prompt = model.prefill(tokens, lengths, images, index)
     cache = model.new_cache(prompt, group_size=2, max_tokens=2)
-    second, cache = model.decode(sampled, cache)
-    third, cache = model.decode(sampled, cache)
-    return first, second, third, cache.k
+    after_token_1, cache = model.decode(sampled, cache)
+    after_token_2, cache = model.decode(sampled, cache)
+    return after_prompt, after_token_1, after_token_2, cache.k
 
 
 def run(weights, mesh_shape, rules, gradients):
     """The numbers of one layout, on the host: forward pass, gradients, cache and decoding."""
-    mesh, compute = make_mesh(mesh_shape), Compute(rules=rules, logprob_chunk=5)
+    mesh = make_mesh(mesh_shape)
+    compute = Compute(rules=rules, logprob_chunk=5)
     tokens, positions, segments, index, tiles = example()
     lengths = np.arange(5, 13, dtype=np.int32)
     sampled = np.arange(20, 36, dtype=np.int32)
@@ -121,26 +110,28 @@ def run(weights, mesh_shape, rules, gradients):
         return jax.device_put(x, NamedSharding(mesh, rules.spec(*axes)))
 
     def program(model, tokens, positions, segments, index, tiles, lengths, sampled):
-        inputs = model, tokens, positions, segments, index, tiles
+        inputs = (model, tokens, positions, segments, index, tiles)
         if gradients:
-            (loss, out), grads = jax.value_and_grad(forward, has_aux=True)(*inputs)
+            loss_and_gradients = jax.value_and_grad(forward, has_aux=True)
+            (loss, outputs), grads = loss_and_gradients(*inputs)
         else:
-            (loss, out), grads = forward(*inputs), None
-        return loss, out, decode(model, tokens, lengths, index, tiles, sampled), grads
+            loss, outputs = forward(*inputs)
+            grads = None
+        decoded = decode(model, tokens, lengths, index, tiles, sampled)
+        return loss, outputs, decoded, grads
 
     with jax.set_mesh(mesh):
         model = place(weights, compute, mesh)
         ints = [put(x, "batch", None) for x in (tokens, positions, segments, index)]
         placed = put(tiles, "tiles", None, None, None)
-        out = quick_jit(program)(
-            model, *ints, placed, put(lengths, "batch"), put(sampled, "batch")
-        )
-        if gradients:  # a gradient lies where its weight does
-            for weight, gradient in zip(
-                jax.tree.leaves(model), jax.tree.leaves(out[3]), strict=True
-            ):
+        rows = (put(lengths, "batch"), put(sampled, "batch"))
+        outputs = quick_jit(program)(model, *ints, placed, *rows)
+        if gradients:
+            # A gradient has the sharding of its weight.
+            leaves = (jax.tree.leaves(model), jax.tree.leaves(outputs[3]))
+            for weight, gradient in zip(*leaves, strict=True):
                 assert jax.typeof(gradient).sharding == jax.typeof(weight).sharding
-        return jax.tree.map(np.asarray, jax.tree.leaves(out))
+        return jax.tree.map(np.asarray, jax.tree.leaves(outputs))
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +142,18 @@ def one_device(weights):
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 @pytest.mark.parametrize("rules", [TRAIN, DECODE], ids=["train", "decode"])
 def test_eight_devices_equal_one(shape, rules, weights, one_device):
-    got = run(weights, shape, rules, gradients=rules is TRAIN)
+    actual = run(weights, shape, rules, gradients=rules is TRAIN)
     # Sums over the devices come in another order; the largest numbers here are of size ten.
-    differences = [difference(a, b) for a, b in zip(got, one_device, strict=False)]
-    assert len(differences) == (
-        8 + len(jax.tree.leaves(weights)) if rules is TRAIN else 8
-    )
+    differences = [difference(a, b) for a, b in zip(actual, one_device, strict=False)]
+    gradients = len(jax.tree.leaves(weights)) if rules is TRAIN else 0
+    assert len(differences) == 8 + gradients
     assert max(differences) <= 1e-5
 
 
 def test_a_model_starts_the_same_on_every_mesh():
     def start(shape):
         with jax.set_mesh(make_mesh(shape)):
-            # What `r1v3.init` compiles.
+            # What `build.init` compiles.
             model = quick_jit(lambda: r1v3.R1V3(TINY, Compute(), nnx.Rngs(3)))()
             expected = jax.tree.leaves(shardings(model, TRAIN, jax.sharding.get_mesh()))
             leaves = jax.tree.leaves(model)
@@ -171,8 +161,8 @@ def test_a_model_starts_the_same_on_every_mesh():
             return [np.asarray(x) for x in leaves]
 
     # Bitwise: each device draws its own part of the same numbers.
-    for one, eight in zip(start((1, 1, 1)), start((2, 2, 2)), strict=True):
-        assert np.array_equal(one, eight)
+    for on_one, on_eight in zip(start((1, 1, 1)), start((2, 2, 2)), strict=True):
+        assert np.array_equal(on_one, on_eight)
 
 
 def test_weights_move_from_the_training_to_the_decoding_layout(weights):
@@ -183,17 +173,16 @@ def test_weights_move_from_the_training_to_the_decoding_layout(weights):
         return model.embed(tokens)
 
     with jax.set_mesh(mesh):
-        train, decode = (
-            place(weights, Compute(rules=rules), mesh) for rules in (TRAIN, DECODE)
-        )
+        train = place(weights, Compute(rules=TRAIN), mesh)
+        decode = place(weights, Compute(rules=DECODE), mesh)
         assert not train.language.blocks.gate[...].sharding.is_fully_replicated
         moved = build.for_decoding(train)
         for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(decode), strict=True):
             assert a.sharding == b.sharding and np.array_equal(a, b)
-        tokens = jax.device_put(
-            np.arange(8)[:, None], NamedSharding(mesh, DECODE.spec("batch"))
-        )
-        run(moved, tokens), run(decode, tokens)
+        rows = NamedSharding(mesh, DECODE.spec("batch"))
+        tokens = jax.device_put(np.arange(8)[:, None], rows)
+        run(moved, tokens)
+        run(decode, tokens)
         assert run._cache_size() == 1  # the same program for both
 
 
@@ -203,9 +192,8 @@ def test_decoding_has_weights_of_the_computation(weights):
     half = build.for_decoding(nnx.merge(graph, jax.tree.map(jnp.asarray, weights)))
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
     assert half.language.blocks.compute.param_dtype == "bfloat16"
-    for a, b in zip(
-        jax.tree.leaves(build.for_decoding(half)), jax.tree.leaves(half), strict=True
-    ):
+    unchanged = build.for_decoding(half)
+    for a, b in zip(jax.tree.leaves(unchanged), jax.tree.leaves(half), strict=True):
         assert a is b
 
 
@@ -218,32 +206,32 @@ def test_the_kernel_on_a_mesh_equals_the_reference(rules):
     segments = np.ones((B, T), np.int32)
     segments[:, 50:] = 2
     segments[1, 20:] = 0
-    expected = models_attention.attention(q, k, v, causal_mask(jnp.asarray(segments)))
+    mask = attention.causal_mask(jnp.asarray(segments))
+    expected = attention.attention(q, k, v, mask)
     mesh = make_mesh((2, 2, 2))
     with jax.set_mesh(mesh):
         spec = rules.spec("batch", None, "kv_heads", None, None)
 
-        def put(x, spec):
-            return jax.device_put(
-                x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim]))
-            )
+        def put(x):
+            layout = PartitionSpec(*spec[: x.ndim])
+            return jax.device_put(x, NamedSharding(mesh, layout))
 
-        out = quick_jit(
-            lambda q, k, v, segments: splash_attention(
+        @quick_jit
+        def attend(q, k, v, segments):
+            return attention.splash_attention(
                 q, k, v, segments, causal=True, q_spec=spec, interpret=True
             )
-        )(put(q, spec), put(k, spec), put(v, spec), put(segments, spec))
-        assert jax.typeof(out).sharding.spec == spec
-    assert difference(out, expected) <= 2e-5  # as on one device, see test_models.py
+
+        context = attend(put(q), put(k), put(v), put(segments))
+        assert jax.typeof(context).sharding.spec == spec
+    # As on one device, see test_attention.py.
+    assert difference(context, expected) <= 2e-5
 
 
 # --- the 38B on its pod ------------------------------------------------------------------------
 
-POD = (
-    16,
-    4,
-    2,
-)  # v5p-256: 128 chips; 64 shards and 2-way tensor parallelism; 16 times 8-way
+# v5p-256: 128 chips; 64 shards and 2-way tensor parallelism; 16 times 8-way.
+POD = (16, 4, 2)
 
 
 @pytest.mark.parametrize("attention", ["reference", "splash"])
@@ -258,60 +246,64 @@ def test_the_38b_has_consistent_shardings_on_the_pod(rules, attention):
         attention=attention,
         rules=rules,
     )
-    rows, length, tiles, prompts, group = 64, 8192, 128 * 6, 64, 16
 
     def array(shape, dtype, *axes):
-        return jax.ShapeDtypeStruct(
-            shape, dtype, sharding=NamedSharding(mesh, rules.spec(*axes))
-        )
+        sharding = NamedSharding(mesh, rules.spec(*axes))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        model = build.abstract(R1V3_38B, compute, mesh)
+        check_gradients(model, array)
+        check_decoding(model, array)
+    assert time.process_time() - start < 20  # about two seconds
+
+
+def check_gradients(model, array):
+    """Each gradient has the shape, the dtype and the sharding of its weight."""
 
     def loss(model, tokens, positions, segments, tiles, index, weights):
         hidden = model(tokens, positions, segments, model.encode_images(tiles), index)
         logprobs, entropy = model.logprobs(hidden, tokens, temperature=0.9)
         return jnp.sum(jnp.where(segments > 0, logprobs * weights - 0.01 * entropy, 0))
 
-    with jax.sharding.use_abstract_mesh(mesh):
-        model = build.abstract(R1V3_38B, compute, mesh)
-        ids, row = array((rows, length), jnp.int32, "batch", None), ("batch",)
-        pixels = array((tiles, 448, 448, 3), jnp.float32, "tiles", None, None, None)
-        weights = array((rows, length), jnp.float32, "batch", None)
-        gradients = jax.eval_shape(
-            jax.grad(loss), model, ids, ids, ids, pixels, ids, weights
-        )
-        assert nnx.to_flat_state(nnx.state(gradients)).paths == (
-            nnx.to_flat_state(nnx.state(model)).paths
-        )
-        for weight, gradient in zip(
-            jax.tree.leaves(model), jax.tree.leaves(gradients), strict=True
-        ):
-            assert jax.typeof(gradient) == jax.typeof(weight)
+    ids = array((64, 8192), jnp.int32, "batch", None)
+    weights = array((64, 8192), jnp.float32, "batch", None)
+    inputs = (ids, ids, ids, pod_tiles(array), ids, weights)
+    gradients = jax.eval_shape(jax.grad(loss), model, *inputs)
+    paths = nnx.to_flat_state(nnx.state(gradients)).paths
+    assert paths == nnx.to_flat_state(nnx.state(model)).paths
+    leaves = (jax.tree.leaves(model), jax.tree.leaves(gradients))
+    for weight, gradient in zip(*leaves, strict=True):
+        assert jax.typeof(gradient) == jax.typeof(weight)
 
-        images = jax.eval_shape(lambda m, t: m.encode_images(t), model, pixels)
-        assert images.shape == (tiles, 256, 5120) and images.dtype == jnp.bfloat16
-        question = array((prompts, 4096), jnp.int32, "batch", None)
-        logits, prompt = jax.eval_shape(
-            lambda m, *a: m.prefill(*a),
-            model, question, array((prompts,), jnp.int32, *row), images, question,
-        )  # fmt: skip
-        cache = jax.eval_shape(
-            lambda m, p: m.new_cache(p, group_size=group, max_tokens=8192),
-            model,
-            prompt,
-        )
-        token = array((prompts * group,), jnp.int32, *row)
-        next_logits, after = jax.eval_shape(
-            lambda m, *a: m.decode(*a), model, token, cache
-        )
-        assert logits.shape == (prompts, 152_576) and next_logits.shape == (
-            1024,
-            152_576,
-        )
-        # A cache that changed its type would be laid out anew, and copied, at every token.
-        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, cache)
-        assert after.k.sharding.spec == rules.spec(
-            None, "batch", "kv_heads", None, None
-        )
-    assert time.process_time() - start < 20  # about two seconds
+
+def pod_tiles(array):
+    return array((128 * 6, 448, 448, 3), jnp.float32, "tiles", None, None, None)
+
+
+def check_decoding(model, array):
+    """The shapes of 64 prompts and of 16 samples each, and a cache that keeps its type."""
+    tiles = pod_tiles(array)
+    images = jax.eval_shape(lambda m, t: m.encode_images(t), model, tiles)
+    assert images.shape == (128 * 6, 256, 5120)
+    assert images.dtype == jnp.bfloat16
+    question = array((64, 4096), jnp.int32, "batch", None)
+    lengths = array((64,), jnp.int32, "batch")
+    inputs = (question, lengths, images, question)
+    logits, prompt = jax.eval_shape(lambda m, *a: m.prefill(*a), model, *inputs)
+    assert logits.shape == (64, 152_576)
+
+    def new_cache(model, prompt):
+        return model.new_cache(prompt, group_size=16, max_tokens=8192)
+
+    cache = jax.eval_shape(new_cache, model, prompt)
+    token = array((64 * 16,), jnp.int32, "batch")
+    logits, after = jax.eval_shape(lambda m, *a: m.decode(*a), model, token, cache)
+    assert logits.shape == (1024, 152_576)
+    # A cache that changed its type would be laid out anew, and copied, at every token.
+    assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, cache)
+    spec = model.compute.rules.spec(None, "batch", "kv_heads", None, None)
+    assert after.k.sharding.spec == spec
 
 
 def test_bytes_of_the_38b_on_each_chip():
@@ -322,18 +314,21 @@ def test_bytes_of_the_38b_on_each_chip():
         parts = ("language", "vision", "connector")
         return {part: shard_bytes(getattr(model, part)) for part in parts}
 
-    # fmt: off
     def language(shards, tensor):
-        matrices = 5120 * (2 * 5120 + 2 * 1024 + 3 * 27648) // (tensor * shards)  # q, out; k, v; ..
-        layer = matrices + (5120 + 2 * 1024) // tensor + 2 * 5120        # biases; norms, whole
-        return 64 * layer + 5120 + 2 * 152_576 * 5120 // (tensor * shards)        # embedding, head
-    block = (
-        4 * 3200 * 3200 // 64 + 2 * 3200 * 12_800 // 128  # q, k, v, out: not over tensor; up, down
-        + 12_800 // 2 + 8 * 3200  # up's bias; norms, q/k norms, scales, two biases, whole
-    )
+        columns = 2 * 5120 + 2 * 1024 + 3 * 27648  # q, out; k, v; gate, up, down
+        matrices = 5120 * columns // (tensor * shards)
+        biases = (5120 + 2 * 1024) // tensor
+        norms = 2 * 5120  # whole
+        tables = 2 * 152_576 * 5120 // (tensor * shards)  # embedding, head
+        return 64 * (matrices + biases + norms) + 5120 + tables
+
+    attention = 4 * 3200 * 3200 // 64  # q, k, v, out: not over tensor
+    mlp = 2 * 3200 * 12_800 // 128  # up, down
+    up_bias = 12_800 // 2
+    whole = 8 * 3200  # norms, q/k norms, scales, two biases
+    block = attention + mlp + up_bias + whole
     vision = 45 * block + 588 * 3200 // 64 + 2 * 3200 + 1025 * 3200
     connector = (12_800 + 5120) * 5120 // 128 + 2 * 12_800 + 2 * 5120
-    # fmt: on
     train = {
         "language": 2 * language(64, 2),
         "vision": 2 * vision,
@@ -341,16 +336,12 @@ def test_bytes_of_the_38b_on_each_chip():
     }
     assert measure("bfloat16", TRAIN) == train
     moments = {name: 2 * 2 * size for name, size in train.items()}  # two, in float32
-    assert measure("float32", TRAIN) == {
-        name: size // 2 for name, size in moments.items()
-    }
+    one_moment = {name: size // 2 for name, size in moments.items()}
+    assert measure("float32", TRAIN) == one_moment
     decode = measure("bfloat16", DECODE)
     assert decode == {**train, "language": 2 * language(1, 8)}
-    for kind, sizes in (
-        ("bf16 weights", train),
-        ("float32 moments", moments),
-        ("decode", decode),
-    ):
+    kinds = {"bf16 weights": train, "float32 moments": moments, "decode": decode}
+    for kind, sizes in kinds.items():
         print(kind, {name: f"{size / 2**30:.3f} GiB" for name, size in sizes.items()})
 
 
@@ -365,18 +356,15 @@ def test_a_mesh_that_does_not_divide_is_refused_by_name():
         "mesh {'data': 1, 'fsdp': 8, 'tensor': 16} does not divide the model's shapes; "
         "use smaller sizes:"
     )
-    assert (
-        "language.blocks.k: axis kv_heads of 8 cannot be split over tensor = 16"
-        in lines
-    )
+    problem = "language.blocks.k: axis kv_heads of 8 cannot be split over tensor = 16"
+    assert problem in lines
     named = {line.split(":")[0].removeprefix("language.blocks.") for line in lines[1:]}
     assert named == {"q", "k", "v", "q_bias", "k_bias", "v_bias", "out"}
 
 
 def test_two_kv_heads_are_not_split_over_four_devices():
-    with pytest.raises(
-        ValueError, match=r"kv_heads of 2 cannot be split over tensor = 4"
-    ):
+    message = "kv_heads of 2 cannot be split over tensor = 4"
+    with pytest.raises(ValueError, match=message):
         build.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 1, 4)))
     build.abstract(INTERNVL3_1B, Compute(), abstract_mesh((1, 4, 2)))
 
@@ -412,39 +400,35 @@ def test_a_mesh_larger_than_the_machine_is_refused():
 
 
 def test_specs_and_sizes():
-    assert (
-        TRAIN.spec("batch", None) is None and TRAIN.shards("tiles") == 1
-    )  # outside a mesh
+    # Outside a mesh.
+    assert TRAIN.spec("batch", None) is None
+    assert TRAIN.shards("tiles") == 1
     with jax.sharding.use_abstract_mesh(abstract_mesh((2, 3, 4))):
-        assert TRAIN.spec("batch", None, "embed") == PartitionSpec(
-            ("data", "fsdp"), None, ("data", "fsdp")
-        )
+        spec = PartitionSpec(("data", "fsdp"), None, ("data", "fsdp"))
+        assert TRAIN.spec("batch", None, "embed") == spec
         assert DECODE.spec("embed", "mlp") == PartitionSpec(None, ("tensor", "fsdp"))
         assert TRAIN.shards("tiles") == 24 and TRAIN.shards("vision_heads") == 1
         with pytest.raises(AttributeError):
             TRAIN.spec("bach")
     mesh = abstract_mesh((2, 3, 4))
-    assert [mesh_size(mesh, axes) for axes in (None, "fsdp", ("data", "tensor"))] == [
-        1,
-        3,
-        8,
-    ]
+    assert mesh_size(mesh, None) == 1
+    assert mesh_size(mesh, "fsdp") == 3
+    assert mesh_size(mesh, ("data", "tensor")) == 8
 
 
 @pytest.mark.parametrize("rules", [TRAIN, DECODE], ids=["train", "decode"])
-def test_no_mesh_axis_deals_out_rows_and_parts_of_a_weight_at_once(rules):
-    # A weight is whole along the axes that deal out rows before it is used; else every product
+def test_no_mesh_axis_splits_rows_and_a_weight_at_once(rules):
+    # A weight is whole along the axes that split rows before it is used; else every product
     # would be a sum over devices. JAX would accept that, and be slow.
-    def axes(entry):
-        return set((entry,) if isinstance(entry, str) else entry or ())
+    def axes(*entries):
+        names = set()
+        for entry in entries:
+            names |= {entry} if isinstance(entry, str) else set(entry or ())
+        return names
 
-    text = (
-        axes(rules.embed) | axes(rules.mlp) | axes(rules.kv_heads) | axes(rules.vocab)
-    )
+    text = axes(rules.embed, rules.mlp, rules.kv_heads, rules.vocab)
     assert text & axes(rules.batch) <= set(rules.text_gather)
-    vision = (
-        axes(rules.vision_embed) | axes(rules.vision_mlp) | axes(rules.vision_heads)
-    )
+    vision = axes(rules.vision_embed, rules.vision_mlp, rules.vision_heads)
     assert vision & axes(rules.tiles) <= set(rules.vision_gather)
 
 
@@ -461,10 +445,9 @@ def test_gather_casts_and_makes_whole_along_its_axes_only():
         assert [x.dtype for x in out.values()] == [jnp.bfloat16] * 2
         assert out["a"].sharding.spec == PartitionSpec(None, "tensor")
         assert out["b"].sharding.spec == PartitionSpec("tensor", None)
-        both = jax.eval_shape(
-            lambda t: gather(t, ("fsdp", "tensor"), jnp.float32), tree
-        )
-        assert all(x.sharding.spec == PartitionSpec(None, None) for x in both.values())
-        # What travels is the smaller number: the cast stands before the gather.
+        axes = ("fsdp", "tensor")
+        whole = jax.eval_shape(lambda t: gather(t, axes, jnp.float32), tree)
+        assert all(x.sharding.spec == PartitionSpec(None, None) for x in whole.values())
+        # What travels is the smaller number: the cast comes before the gather.
         text = str(jax.make_jaxpr(lambda t: gather(t, ("fsdp",), jnp.bfloat16))(tree))
         assert text.index("convert_element_type") < text.index("reshard")

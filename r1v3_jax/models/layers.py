@@ -1,4 +1,7 @@
-"""What both towers are made of: parameters, norms, RoPE, attention, rematerialisation.
+"""What both towers are made of: parameters, rematerialisation, products, norms, RoPE.
+
+Knows arrays and their logical axes. Does not know mesh axes (`sharding.py`), attention
+(`attention.py`) or caches (`caches.py`).
 
 Letters, in every docstring and (lower case) every einsum of `models/`:
 
@@ -19,6 +22,12 @@ from jax.sharding import PartitionSpec
 
 from r1v3_jax.config import Compute, TextConfig
 
+NEVER_SHARDED = (
+    "layers",
+    "head_dim",
+    None,
+)  # logical axes without a place in any table
+
 
 def param(
     rngs: nnx.Rngs,
@@ -29,50 +38,49 @@ def param(
     std: float = 0.0,
     constant: float = 0.0,
 ) -> nnx.Param:
-    """A parameter with its logical axes, one a dimension.
+    """Makes a parameter with its logical axes, one for each dimension.
 
     It starts as `constant` plus normal noise of standard deviation `std`. Models that matter are
     loaded; the numbers chosen here let a small one learn from nothing: activations of size 1
     everywhere, and residual branches that add up to that over the layers.
     """
-    axes = tuple(_axis(axis) for axis in axes)
-    dtype, spec = jnp.dtype(compute.param_dtype), compute.rules.spec(*axes)
+    axes = tuple(None if axis in NEVER_SHARDED else axis for axis in axes)
+    dtype = jnp.dtype(compute.param_dtype)
+    spec = compute.rules.spec(*axes)
     value = jnp.full(shape, constant, dtype, out_sharding=spec)
     if std:
-        value += std * jax.random.normal(rngs.params(), shape, dtype, out_sharding=spec)
+        key = rngs.params()
+        noise = jax.random.normal(key, shape, dtype, out_sharding=spec)
+        value += std * noise
     return nnx.Param(value, axes=axes)
-
-
-def _axis(axis: str | None) -> str | None:
-    return None if axis in ("layers", "head_dim", None) else axis  # never sharded
 
 
 # -------------------------------------------------------------------------------------------------
 # rematerialisation
 
-# What a layer keeps for its backward pass; all else is computed again.
+# What a layer keeps for its backward pass; everything else is computed again.
 #   none       keeps everything: fastest, most memory
 #   dots       keeps the operands of the backward matmuls: some 50 GiB a chip at 64 x 8,192 of 38B
 #   attention  keeps what attention needs
 #   full       keeps the layer's input only
+_ATTENTION = ("q", "k", "v", "context")
+_MATMULS = ("middle", "gate", "up")
 REMAT = {
-    "dots": jax.checkpoint_policies.save_only_these_names(
-        "q", "k", "v", "context", "middle", "gate", "up"
-    ),
-    "attention": jax.checkpoint_policies.save_only_these_names(
-        "q", "k", "v", "context"
-    ),
+    "dots": jax.checkpoint_policies.save_only_these_names(*_ATTENTION, *_MATMULS),
+    "attention": jax.checkpoint_policies.save_only_these_names(*_ATTENTION),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
 def remat(layer, name: str):
-    """`layer` with the rematerialisation policy `name` (see REMAT; "none" leaves it alone)."""
-    return layer if name == "none" else jax.checkpoint(layer, policy=REMAT[name])
+    """Returns `layer` with the rematerialisation policy `name` of REMAT; "none" changes nothing."""
+    if name == "none":
+        return layer
+    return jax.checkpoint(layer, policy=REMAT[name])
 
 
 def keep(x: jax.Array, name: str) -> jax.Array:
-    """Gives an intermediate the name by which a policy may keep it."""
+    """Names an intermediate, so that a rematerialisation policy can keep it."""
     return checkpoint_name(x, name)
 
 
@@ -82,10 +90,11 @@ def keep(x: jax.Array, name: str) -> jax.Array:
 
 @jax.custom_vjp
 def project(x: jax.Array, w: jax.Array) -> jax.Array:
-    """einsum("btd,df->btf"), for an F much larger than D.
+    """Returns einsum("btd,df->btf"), for an F much larger than D.
 
-    Its own gradient, because JAX writes that of w as (dy' x)': XLA on a CPU transposes dy on the
-    way, together with all that is fused into it, and an MLP's backward pass takes twice as long.
+    It has its own gradient, because JAX writes the gradient of w as (dy' x)': XLA on a CPU
+    transposes dy on the way, together with everything that is fused into it, and an MLP's backward
+    pass takes twice as long.
     """
     return jnp.einsum("btd,df->btf", x, w)
 
@@ -96,18 +105,19 @@ def _project_forward(x, w):
 
 def _project_backward(residuals, dy):
     x, w = residuals
-    dx = jnp.einsum("btf,df->btd", dy, w, out_sharding=like(x))
-    return dx, jnp.einsum("btd,btf->df", x, dy, out_sharding=like(w))
+    dx = jnp.einsum("btf,df->btd", dy, w, out_sharding=layout_of(x))
+    dw = jnp.einsum("btd,btf->df", x, dy, out_sharding=layout_of(w))
+    return dx, dw
 
 
 project.defvjp(_project_forward, _project_backward)
 
 
-def like(x: jax.Array) -> PartitionSpec | None:
-    """The layout of `x`; None outside a mesh."""
-    return (
-        None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
-    )
+def layout_of(x: jax.Array) -> PartitionSpec | None:
+    """Returns the layout of `x` on the current mesh, None outside a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    return jax.typeof(x).sharding.spec
 
 
 # -------------------------------------------------------------------------------------------------
@@ -115,24 +125,31 @@ def like(x: jax.Array) -> PartitionSpec | None:
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * weight over the last axis; statistics in float32, cast back before the weight,
-    as torch does.
+    """Returns x / rms(x) * weight, over the last axis.
+
+    The statistics are float32. The result is cast back before it is multiplied by the weight, as
+    torch does.
     """
     x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(mean_square + eps)
     return (x32 * scale).astype(x.dtype) * weight
 
 
 def layer_norm(
-    x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array,
+    eps: float,
 ) -> jax.Array:
-    """(x - mean) / std * weight + bias over the last axis, in float32 throughout."""
+    """Returns (x - mean) / std * weight + bias over the last axis, in float32 throughout."""
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
-    return (
-        centred * scale * weight.astype(jnp.float32) + bias.astype(jnp.float32)
-    ).astype(x.dtype)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(variance + eps)
+    scaled = centred * scale * weight.astype(jnp.float32)
+    shifted = scaled + bias.astype(jnp.float32)
+    return shifted.astype(x.dtype)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -140,7 +157,7 @@ def layer_norm(
 
 
 def rope_base(config: TextConfig) -> float:
-    """The base (theta) of the rotary embedding at every length up to `max_positions`.
+    """Returns the base (theta) of the rotary embedding at every length up to `max_positions`.
 
     hf: dynamic NTK changes nothing up to `max_positions`, and longer contexts are refused.
     vllm_static: vLLM's DynamicNTKScalingRotaryEmbedding scales whatever the length, theta * (f*f -
@@ -148,33 +165,41 @@ def rope_base(config: TextConfig) -> float:
     """
     if config.rope_impl == "hf":
         return config.rope_theta
-    f, h = config.rope_factor, config.head_dim
-    return config.rope_theta * (f * f - (f - 1)) ** (h / (h - 2))
+    f = config.rope_factor
+    h = config.head_dim
+    scale = (f * f - (f - 1)) ** (h / (h - 2))
+    return config.rope_theta * scale
 
 
 def rope_angles(
     positions: jax.Array, config: TextConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32[B, T, H/2], for int32[B, T] positions.
+    """Returns cos and sin, float32[B, T, H/2], for int32[B, T] positions.
 
-    Computed in float32 whatever the model's dtype: bfloat16 cannot hold the integer 257.
+    They are float32 whatever the model's dtype: bfloat16 cannot hold the integer 257.
     """
     # On the host: one unit in the last place of a frequency, as a TPU's `pow` may have it wrong,
     # is 2e-3 radians at position 32,767.
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    head_dim = config.head_dim
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
     frequencies = 1 / np.float32(rope_base(config)) ** exponents
     angles = positions.astype(jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns each pair (x[i], x[i + H/2]) by its angle. x: [B, T, ..., H], cos and sin: [B, T,
-    H/2].
+    """Turns each pair (x[i], x[i + H/2]) by its angle.
+
+    x: [B, T, ..., H]; cos and sin: [B, T, H/2].
     """
-    shape = cos.shape[:2] + (1,) * (x.ndim - 3) + cos.shape[2:]
-    cos, sin = cos.reshape(shape), sin.reshape(shape)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
-    )
+    # For q [2, 7, 4, 5, 128], cos [2, 7, 64] becomes [2, 7, 1, 1, 64]: one angle for all heads.
+    head_axes = (1,) * (x.ndim - 3)
+    shape = (*cos.shape[:2], *head_axes, cos.shape[2])
+    cos = cos.reshape(shape)
+    sin = sin.reshape(shape)
+    x32 = x.astype(jnp.float32)
+    real, imaginary = jnp.split(x32, 2, axis=-1)
+    turned_real = real * cos - imaginary * sin
+    turned_imaginary = imaginary * cos + real * sin
+    turned = jnp.concatenate([turned_real, turned_imaginary], axis=-1)
     return turned.astype(x.dtype)

@@ -1,28 +1,37 @@
 """The language model: Qwen2.5 (qkv bias), Qwen3 (per-head qk-norm), or a Llama (neither).
 
-Four ways through the same layers: `__call__` for packed rows (supervised training); `prefill` for
-prompts, which leaves their keys and values behind; and, behind those, `extend` for samples that are
-there (scoring, policy update) and `decode` for one more token of every sample. The G samples of a
-prompt share its one copy of keys and values.
+Four ways through the same layers:
+
+    __call__   packed rows: supervised training
+    prefill    prompts; keeps their keys and values
+    extend     complete samples that continue those prompts: scoring, policy update
+    decode     one more token of every sample of those prompts
+
+Knows embeddings, positions and segments; no images, no choice of tokens. Letters as in `layers.py`.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from r1v3_jax.config import Compute, TextConfig
-from r1v3_jax.models import decode_kernels, int8
+from r1v3_jax.models import int8
 from r1v3_jax.models.attention import (
-    LANES,
     NEVER,
     attention,
     attention_after_prompt,
     causal_mask,
     splash_after_prompt,
     splash_attention,
+)
+from r1v3_jax.models.caches import Cache, PromptCache, append_token, empty_cache
+from r1v3_jax.models.decode_attention import (
+    attend_slots,
+    merge_softmax,
+    prompt_attention,
+    sample_attention,
 )
 from r1v3_jax.models.layers import (
     keep,
@@ -33,167 +42,165 @@ from r1v3_jax.models.layers import (
     rope_angles,
     rotate,
 )
-from r1v3_jax.sharding import each_shard, gather, split_rows, take_rows
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PromptCache:
-    """Keys and values of P prompts. k, v: float[L, P, K, S, H]; lengths: int32[P], the slots in
-    use.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    lengths: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-    """One decode in flight: B = P * G samples, sample b continuing prompt b // G; or, with `rows`,
-    B samples of any prompts.
-
-    k, v: float[L, B, K, S, H], of sampled tokens only; lengths: int32[B], how many of them are
-    written; rows: int32[B], the prompt of each sample, among those on its device.
-
-        prompt p   [a b c d - -]                    lengths[p] = 4
-        sample b   |            x y z - - - - -     lengths[b] = 3; the next token goes to slot 3
-                   position  4 5 6                  and has position 4 + 3
-    """
-
-    prompt: PromptCache
-    k: jax.Array
-    v: jax.Array
-    lengths: jax.Array
-    rows: jax.Array | None = None
-
-    @property
-    def positions(self) -> jax.Array:
-        """int32[B]: the position of each sample's next token."""
-        if self.rows is not None:
-            return take_rows(self.prompt.lengths, self.rows) + self.lengths
-        own = split_rows(self.lengths, self.prompt.lengths.shape[0])
-        return (self.prompt.lengths[:, None] + own).reshape(-1)
+from r1v3_jax.sharding import each_shard, gather, take_rows
 
 
 class Block(nnx.Module):
     """The layers, stacked along a first axis [L, ...]; called, inside a scan, on one of them."""
 
-    def __init__(self, config: TextConfig, compute: Compute, rngs: nnx.Rngs):
-        self.config, self.compute = config, compute
-        L, D, F, H = config.layers, config.embed, config.mlp, config.head_dim
-        K, Q = config.kv_heads, config.queries_per_kv
+    def __init__(
+        self,
+        config: TextConfig,
+        compute: Compute,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.compute = compute
+        L = config.layers
+        D = config.embed
+        F = config.mlp
+        K = config.kv_heads
+        Q = config.queries_per_kv
+        H = config.head_dim
+        query = ("kv_heads", None, "head_dim")
+        key = ("kv_heads", "head_dim")
+        has_bias = config.qkv_bias
+        has_norm = config.qk_norm
 
         def p(shape, axes, **init):
-            return param(rngs, compute, (L, *shape), ("layers", *axes), **init)
+            shape = (L, *shape)
+            axes = ("layers", *axes)
+            return param(rngs, compute, shape, axes, **init)
 
-        self.norm1 = p((D,), (None,), constant=1.0)
-        self.q = p((D, K, Q, H), ("embed", "kv_heads", None, "head_dim"), std=D**-0.5)
-        self.k = p((D, K, H), ("embed", "kv_heads", "head_dim"), std=D**-0.5)
-        self.v = p((D, K, H), ("embed", "kv_heads", "head_dim"), std=D**-0.5)
-        self.q_bias = (
-            p((K, Q, H), ("kv_heads", None, "head_dim")) if config.qkv_bias else None
-        )
-        self.k_bias = p((K, H), ("kv_heads", "head_dim")) if config.qkv_bias else None
-        self.v_bias = p((K, H), ("kv_heads", "head_dim")) if config.qkv_bias else None
-        self.q_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
-        self.k_norm = p((H,), (None,), constant=1.0) if config.qk_norm else None
-        self.out = p(
-            (K, Q, H, D),
-            ("kv_heads", None, "head_dim", "embed"),
-            std=(2 * L * K * Q * H) ** -0.5,
-        )
-        self.norm2 = p((D,), (None,), constant=1.0)
-        self.gate = p((D, F), ("embed", "mlp"), std=D**-0.5)
-        self.up = p((D, F), ("embed", "mlp"), std=D**-0.5)
-        self.down = p((F, D), ("mlp", "embed"), std=(2 * L * F) ** -0.5)
+        def ones(size):
+            return p((size,), (None,), constant=1.0)
+
+        # An output has D inputs. 2 L residual branches, each of variance 1 / 2 L, add up to 1.
+        input_std = D**-0.5
+        attention_std = (2 * L * K * Q * H) ** -0.5
+        mlp_std = (2 * L * F) ** -0.5
+        self.norm1 = ones(D)
+        self.q = p((D, K, Q, H), ("embed", *query), std=input_std)
+        self.k = p((D, K, H), ("embed", *key), std=input_std)
+        self.v = p((D, K, H), ("embed", *key), std=input_std)
+        self.q_bias = p((K, Q, H), query) if has_bias else None
+        self.k_bias = p((K, H), key) if has_bias else None
+        self.v_bias = p((K, H), key) if has_bias else None
+        self.q_norm = ones(H) if has_norm else None
+        self.k_norm = ones(H) if has_norm else None
+        self.out = p((K, Q, H, D), (*query, "embed"), std=attention_std)
+        self.norm2 = ones(D)
+        self.gate = p((D, F), ("embed", "mlp"), std=input_std)
+        self.up = p((D, F), ("embed", "mlp"), std=input_std)
+        self.down = p((F, D), ("mlp", "embed"), std=mlp_std)
 
     def __call__(self, x: jax.Array, angles, attend) -> jax.Array:
-        """float[B, T, D] -> float[B, T, D]. `attend(q, k, v)` -> context [B, T, K, Q, H] is what
-        differs between training, prefill and decoding.
+        """Applies the layer: float[B, T, D] -> float[B, T, D].
+
+        `attend(q, k, v)` -> context [B, T, K, Q, H] is what differs between training, prefill and
+        decoding.
         """
-        config, spec = self.config, self.compute.rules.spec("batch", None, None)
-        h = rms_norm(x, self.norm1[...], config.norm_eps)
+        spec = self.compute.rules.spec("batch", None, None)
+        eps = self.config.norm_eps
+        h = rms_norm(x, self.norm1[...], eps)
+        context = attend(*self.qkv(h, angles))
+        # Tensor parallelism: each device holds some heads and some of the MLP; the sum below and
+        # that of `down` run over all devices.
+        attended = jnp.einsum("btkqh,kqhd->btd", context, self.out, out_sharding=spec)
+        x = keep(x + attended, "middle")
+
+        h = rms_norm(x, self.norm2[...], eps)
+        gate = keep(project(h, self.gate[...]), "gate")
+        up = keep(project(h, self.up[...]), "up")
+        hidden = jax.nn.silu(gate) * up
+        return x + jnp.einsum("btf,fd->btd", hidden, self.down, out_sharding=spec)
+
+    def qkv(self, h: jax.Array, angles) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns q [B, T, K, Q, H] and k, v [B, T, K, H], with biases, norms and positions."""
         q = jnp.einsum("btd,dkqh->btkqh", h, self.q)
         k = jnp.einsum("btd,dkh->btkh", h, self.k)
         v = jnp.einsum("btd,dkh->btkh", h, self.v)
-        if config.qkv_bias:
-            q, k, v = q + self.q_bias, k + self.k_bias, v + self.v_bias
-        if config.qk_norm:
-            q, k = (
-                rms_norm(q, self.q_norm[...], config.norm_eps),
-                rms_norm(k, self.k_norm[...], config.norm_eps),
-            )
-        q, k, v = (
-            keep(rotate(q, *angles), "q"),
-            keep(rotate(k, *angles), "k"),
-            keep(v, "v"),
-        )
-        # Tensor parallelism: each device holds some heads and some of the MLP; the two sums below
-        # run over all.
-        x = keep(
-            x
-            + jnp.einsum(
-                "btkqh,kqhd->btd", attend(q, k, v), self.out, out_sharding=spec
-            ),
-            "middle",
-        )
-        h = rms_norm(x, self.norm2[...], config.norm_eps)
-        gate = keep(project(h, self.gate[...]), "gate")
-        up = keep(project(h, self.up[...]), "up")
-        return x + jnp.einsum(
-            "btf,fd->btd", jax.nn.silu(gate) * up, self.down, out_sharding=spec
-        )
+        if self.config.qkv_bias:
+            q = q + self.q_bias
+            k = k + self.k_bias
+            v = v + self.v_bias
+        if self.config.qk_norm:
+            eps = self.config.norm_eps
+            q = rms_norm(q, self.q_norm[...], eps)
+            k = rms_norm(k, self.k_norm[...], eps)
+        q = keep(rotate(q, *angles), "q")
+        k = keep(rotate(k, *angles), "k")
+        return q, k, keep(v, "v")
 
 
 class Qwen2(nnx.Module):
-    def __init__(self, config: TextConfig, compute: Compute, rngs: nnx.Rngs):
-        self.config, self.compute = config, compute
-        vocab, D = config.padded_vocab, config.embed
-        table, tied = ("vocab", "embed"), config.tie_embeddings
-        self.embedding = param(
-            rngs, compute, (vocab, D), table, std=D**-0.5 if tied else 1.0
-        )
+    """Embedding, layers, norm and head; the head may be the embedding."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        compute: Compute,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.compute = compute
+        D = config.embed
+        table = (config.padded_vocab, D)
+        axes = ("vocab", "embed")
+        is_tied = config.tie_embeddings
+        # As a head too, the embedding has to give logits of size 1.
+        std = D**-0.5 if is_tied else 1.0
+        self.embedding = param(rngs, compute, table, axes, std=std)
         self.blocks = Block(config, compute, rngs)
         self.norm = param(rngs, compute, (D,), (None,), constant=1.0)
-        self.head = None if tied else param(rngs, compute, (vocab, D), table, std=0.02)
+        self.head = None if is_tied else param(rngs, compute, table, axes, std=0.02)
 
     @property
     def dtype(self):
         return jnp.dtype(self.compute.dtype)
 
     def gather(self, weights):
-        return gather(int8.whole(weights), self.compute.rules.text_gather, self.dtype)
+        """Returns a layer's weights as it computes with them: dequantised, gathered, cast."""
+        weights = int8.dequantised(weights)
+        return gather(weights, self.compute.rules.text_gather, self.dtype)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """int32[B, T] -> float[B, T, D]. Ids are checked on the host (`tokens.check_token_ids`):
-        JAX clamps bad ones.
+        """Looks up embeddings: int32[B, T] -> float[B, T, D].
+
+        JAX clamps ids outside the table; the host checks them (`tokenizer.check_token_ids`).
         """
-        rules, table = self.compute.rules, self.embedding[...]
+        rules = self.compute.rules
+        table = self.embedding[...]
         # Looked up in the stored dtype and cast after: in bfloat16 the gradient of a frequent token
         # would stop growing at 256 occurrences.
-        rows = gather(table, rules.text_gather, table.dtype).at[tokens]
-        return rows.get(out_sharding=rules.spec("batch", None, None)).astype(self.dtype)
+        table = gather(table, rules.text_gather, table.dtype)
+        spec = rules.spec("batch", None, None)
+        rows = table.at[tokens].get(out_sharding=spec)
+        return rows.astype(self.dtype)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
     ) -> jax.Array:
-        """Packed rows: float[B, T, D] embeddings, int32[B, T] positions and segments (0 is padding)
-        -> hidden states after the last norm, float[B, T, D].
+        """Runs packed rows through the layers and the last norm.
+
+        float[B, T, D] embeddings, int32[B, T] positions and segments (0 is padding) -> hidden
+        states, float[B, T, D].
         """
-        attend, angles = (
-            self.self_attention(segment_ids),
-            rope_angles(positions, self.config),
-        )
+        attend = self.self_attention(segment_ids)
+        angles = rope_angles(positions, self.config)
 
         def layer(x, block):
             return self.gather(block)(x, angles, attend), None
 
-        x, _ = jax.lax.scan(remat(layer, self.compute.remat), x, self.blocks)
+        layer = remat(layer, self.compute.remat)
+        x, _ = jax.lax.scan(layer, x, self.blocks)
         return self.last_norm(x)
 
     def self_attention(self, segment_ids: jax.Array):
+        """Returns `attend(q, k, v)` within the segments of packed rows."""
         if self.compute.attention == "splash":
             spec = self.compute.rules.spec("batch", None, "kv_heads", None, None)
             return lambda q, k, v: splash_attention(
@@ -203,37 +210,41 @@ class Qwen2(nnx.Module):
         return lambda q, k, v: keep(attention(q, k, v, mask), "context")
 
     def last_norm(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.norm[...].astype(x.dtype), self.config.norm_eps)
+        weight = self.norm[...].astype(x.dtype)
+        return rms_norm(x, weight, self.config.norm_eps)
 
     # ---------------------------------------------------------------------------------------------
     # the head
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """float[B, T, D] -> float32[B, T, padded_vocab]; pad rows of the vocabulary at -1e30.
+        """Returns float32[B, T, padded_vocab] for float[B, T, D] hidden states.
 
-        For short T: training goes through `logprobs`.
+        Pad rows of the vocabulary are NEVER. For short T: training goes through `logprobs`.
         """
         return self._logits(hidden, self.head_weights())
 
     def head_weights(self) -> jax.Array:
-        return self.gather((self.embedding if self.head is None else self.head)[...])
+        weights = self.embedding if self.head is None else self.head
+        return self.gather(weights[...])
 
     def _logits(self, hidden, head):
-        logits = jnp.einsum(
-            "btd,vd->btv", hidden, head, preferred_element_type=jnp.float32
-        )
-        return jnp.where(
-            jnp.arange(logits.shape[-1]) < self.config.vocab_size, logits, NEVER
-        )
+        exact = {"preferred_element_type": jnp.float32}
+        logits = jnp.einsum("btd,vd->btv", hidden, head, **exact)
+        ids = jnp.arange(logits.shape[-1])
+        is_token = ids < self.config.vocab_size
+        return jnp.where(is_token, logits, NEVER)
 
     def logprobs(
-        self, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0
+        self,
+        hidden: jax.Array,
+        targets: jax.Array,
+        *,
+        temperature: float = 1.0,
     ):
-        """log p(targets) and the entropy (nats) of softmax(logits / temperature): two float32[B,
-        T].
+        """Returns log p(targets) and the entropy (nats) of softmax(logits / temperature).
 
-        hidden float[B, T, D], targets int32[B, T]. Logits exist for `compute.logprob_chunk` tokens
-        of each row at a time, in the backward pass too.
+        hidden float[B, T, D], targets int32[B, T] -> two float32[B, T]. Logits exist for
+        `compute.logprob_chunk` tokens of each row at a time, in the backward pass too.
         """
         batch, length, _ = hidden.shape
         chunk = min(self.compute.logprob_chunk, length)
@@ -245,22 +256,32 @@ class Qwen2(nnx.Module):
         head = self.head_weights().astype(jnp.float32)
 
         @jax.checkpoint
-        def piece(_, xs):
+        def measure_chunk(_, xs):
             hidden, targets = xs
-            logits = self._logits(hidden, head.astype(hidden.dtype)) / temperature
+            logits = self._logits(hidden, head.astype(hidden.dtype))
+            logits = logits / temperature
             # Compares with an iota instead of gathering: the vocabulary may be sharded, and a
             # gather would fetch all of it.
-            hit = jnp.arange(logits.shape[-1]) == targets[..., None]
+            ids = jnp.arange(logits.shape[-1])
+            is_target = ids == targets[..., None]
             normaliser = jax.nn.logsumexp(logits, axis=-1)
-            chosen = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
-            mean = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
-            return None, (chosen - normaliser, normaliser - mean)
+            selected = jnp.where(is_target, logits, 0.0)
+            target_logit = jnp.sum(selected, axis=-1)
+            probabilities = jnp.exp(logits - normaliser[..., None])
+            mean_logit = jnp.sum(probabilities * logits, axis=-1)
+            return None, (target_logit - normaliser, normaliser - mean_logit)
 
         def split(x):  # [B, n * chunk, ...] -> [n, B, chunk, ...]
-            return x.reshape(batch, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+            x = x.reshape(batch, -1, chunk, *x.shape[2:])
+            return x.swapaxes(0, 1)
 
-        _, out = jax.lax.scan(piece, None, (split(hidden), split(targets)))
-        return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in out)
+        def join(x):  # [n, B, chunk] -> [B, T]
+            x = x.swapaxes(0, 1).reshape(batch, -1)
+            return x[:, :length]
+
+        chunks = (split(hidden), split(targets))
+        _, (logprobs, entropy) = jax.lax.scan(measure_chunk, None, chunks)
+        return join(logprobs), join(entropy)
 
     # ---------------------------------------------------------------------------------------------
     # prompts, and what follows them
@@ -268,32 +289,38 @@ class Qwen2(nnx.Module):
     def prefill(
         self, x: jax.Array, lengths: jax.Array
     ) -> tuple[jax.Array, PromptCache]:
-        """Prompts, padded on the right: float[P, T, D] embeddings, int32[P] lengths -> the hidden
-        state of each prompt's last token, float[P, D], and the cache of T slots.
+        """Runs prompts through the layers and keeps their keys and values.
+
+        float[P, T, D] embeddings, padded on the right, int32[P] lengths -> the hidden state of each
+        prompt's last token, float[P, D], and the cache of T slots.
         """
         count, length, _ = x.shape
         slots = jnp.broadcast_to(jnp.arange(length), (count, length))
-        segment_ids = (slots < lengths[:, None]).astype(jnp.int32)
-        attend, angles = (
-            self.self_attention(segment_ids),
-            rope_angles(slots, self.config),
-        )
+        is_used = slots < lengths[:, None]
+        segment_ids = is_used.astype(jnp.int32)
+        attend = self.self_attention(segment_ids)
+        angles = rope_angles(slots, self.config)
 
         def layer(x, block):
-            kv = []
+            recorded = []
 
             def attend_and_record(q, k, v):
-                kv.extend((k, v))
+                recorded.extend((k, v))
                 return attend(q, k, v)
 
             x = self.gather(block)(x, angles, attend_and_record)
-            return x, tuple(jnp.einsum("btkh->bkth", entry) for entry in kv)
+            # A cache has the heads before the slots: one head's slots are read together.
+            entries = tuple(jnp.einsum("btkh->bkth", entry) for entry in recorded)
+            return x, entries
 
-        x, (k, v) = jax.lax.scan(remat(layer, self.compute.remat), x, self.blocks)
-        last = (slots == lengths[:, None] - 1)[..., None]
-        return jnp.sum(jnp.where(last, self.last_norm(x), 0), axis=1), PromptCache(
-            k=k, v=v, lengths=lengths
-        )
+        layer = remat(layer, self.compute.remat)
+        x, (k, v) = jax.lax.scan(layer, x, self.blocks)
+        # The last token is selected by a sum with one term that is not 0: no gather on a mesh.
+        is_last = slots == lengths[:, None] - 1
+        is_last = is_last[..., None]
+        selected = jnp.where(is_last, self.last_norm(x), 0)
+        last = jnp.sum(selected, axis=1)
+        return last, PromptCache(k=k, v=v, lengths=lengths)
 
     def extend(
         self,
@@ -301,37 +328,40 @@ class Qwen2(nnx.Module):
         positions: jax.Array,
         segment_ids: jax.Array,
         prompt: PromptCache,
-        owner: jax.Array,
+        prompt_of_row: jax.Array,
     ) -> jax.Array:
-        """Samples packed into rows behind their prompts: float[B, T, D] embeddings, int32[B, T]
-        positions (they go on from the prompt's) and segments -> hidden states, float[B, T, D].
+        """Runs samples, packed into rows that continue their prompts, through the layers.
 
-        owner: int32[J], the prompt of each B / J rows side by side; on a mesh it counts from the
-        device's own first prompt.
+        float[B, T, D] embeddings, int32[B, T] positions (they go on from the prompt's) and segments
+        -> hidden states, float[B, T, D].
+
+        prompt_of_row: int32[J], the prompt of each B / J adjacent rows; on a mesh it counts from
+        the device's own first prompt.
 
             prompt p   [a b c d - -]
             row b      |            x y z u v - ]   segment_ids 1 1 1 2 2 0
                        position  4 5 6 4 5
         """
-        angles, used = (
-            rope_angles(positions, self.config),
-            take_rows(prompt.lengths, owner),
-        )
-        attend_behind = self.attention_after_prompt(segment_ids, used)
+        angles = rope_angles(positions, self.config)
+        used = take_rows(prompt.lengths, prompt_of_row)
+        attend_after_prompt = self.attention_after_prompt(segment_ids, used)
 
         def layer(x, xs):
             block, *entries = xs
-            k, v = (take_rows(entry, owner) for entry in entries)
-            return self.gather(block)(
-                x, angles, lambda *own: attend_behind(*own, k, v)
-            ), None
+            prompt_kv = [take_rows(entry, prompt_of_row) for entry in entries]
+
+            def attend(q, k, v):
+                return attend_after_prompt(q, k, v, *prompt_kv)
+
+            return self.gather(block)(x, angles, attend), None
 
         layers = (self.blocks, prompt.k, prompt.v)
-        x, _ = jax.lax.scan(remat(layer, self.compute.remat), x, layers)
+        layer = remat(layer, self.compute.remat)
+        x, _ = jax.lax.scan(layer, x, layers)
         return self.last_norm(x)
 
     def attention_after_prompt(self, segment_ids: jax.Array, used: jax.Array):
-        """`attend(q, k, v, prompt_k, prompt_v)`; see `layers.attention_behind`."""
+        """Returns `attend(q, k, v, prompt_k, prompt_v)`, see `attention_after_prompt`."""
         if self.compute.attention != "splash":
             return lambda *qkv: keep(
                 attention_after_prompt(*qkv, segment_ids, used), "context"
@@ -341,208 +371,47 @@ class Qwen2(nnx.Module):
             splash_after_prompt, q, *kv, segment_ids, used, like=q
         )
 
-    def new_cache(
-        self,
-        prompt: PromptCache,
-        *,
-        max_tokens: int,
-        group_size: int = 1,
-        rows: jax.Array | None = None,
-    ) -> Cache:
-        """An empty cache for `group_size` samples of each prompt, or one of prompt rows[b] each,
-        `max_tokens` tokens each.
-        """
-        L, P, K, _, H = prompt.k.shape
-        rules, count = self.compute.rules, P * group_size if rows is None else len(rows)
-        if self.compute.attention == "splash":  # see decode_kernels on other sizes
-            max_tokens += -max_tokens % LANES
-        shape, spec = (
-            (L, count, K, max_tokens, H),
-            rules.spec(None, "batch", "kv_heads", None, None),
-        )
-        zeros = jnp.zeros(shape, prompt.k.dtype, out_sharding=spec)
-        lengths = jnp.zeros(count, jnp.int32, out_sharding=rules.spec("batch"))
-        return Cache(prompt=prompt, k=zeros, v=zeros, lengths=lengths, rows=rows)
+    def new_cache(self, prompt: PromptCache, **sizes) -> Cache:
+        """Returns a cache without tokens for samples of these prompts; see `empty_cache`."""
+        return empty_cache(prompt, self.compute, **sizes)
 
     def decode(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """One token of each sample: float[B, D] embeddings -> hidden float[B, D] and the cache with
-        it appended.
+        """Runs one token of each sample through the layers and appends it to the cache.
 
-        A sample whose slots are all taken writes nothing; its caller stops it before that.
+        float[B, D] embeddings -> hidden states, float[B, D], and the cache. A sample whose slots
+        are all taken writes nothing; its caller stops it before that.
         """
         angles = rope_angles(cache.positions[:, None], self.config)
-        attend_prompt, attend_cache = (
-            self.prompt_attention(cache),
-            self.cache_attention(cache),
-        )
+        attend_prompt = prompt_attention(cache, self.compute)
+        attend_sample = sample_attention(cache, self.compute)
 
         def layer(x, xs):
             block, i = xs
-            new = []
+            token_kv = []
 
             def attend(q, k, v):
-                q, k, v = q[:, 0], k[:, 0], v[:, 0]
-                new.extend((k, v))
-                pieces = (
-                    attend_prompt(q, i),
-                    attend_cache(q, i),
-                    attend_slots(
-                        q, k[:, :, None], v[:, :, None], jnp.ones_like(cache.lengths)
-                    ),
-                )
-                return merge_softmax(pieces).astype(q.dtype)[:, None]
+                q = q[:, 0]
+                k = k[:, 0]
+                v = v[:, 0]
+                token_kv.extend((k, v))
+                to_prompt = attend_prompt(q, i)
+                to_sample = attend_sample(q, i)
+                # The token sees itself as a cache of one slot.
+                k_slot = k[:, :, None]
+                v_slot = v[:, :, None]
+                used = jnp.ones_like(cache.lengths)
+                to_itself = attend_slots(q, k_slot, v_slot, used)
+                context = merge_softmax((to_prompt, to_sample, to_itself))
+                return context.astype(q.dtype)[:, None]
 
-            return self.gather(block)(x, angles, attend), tuple(new)
+            return self.gather(block)(x, angles, attend), tuple(token_kv)
 
-        # The cache is read in every layer and written once, behind the last: it never is an output
+        # The cache is read in every layer and written once, after the last: it never is an output
         # of the scan, which would copy it.
         index = jnp.arange(self.config.layers)
-        x, (k, v) = jax.lax.scan(layer, x[:, None], (self.blocks, index))
-        k, v = self.append(cache, k, v)
-        return self.last_norm(x)[:, 0], dataclasses.replace(
-            cache, k=k, v=v, lengths=cache.lengths + 1
-        )
-
-    def prompt_attention(self, cache: Cache):
-        """`attend(q, layer)`: q [B, K, Q, H] against the samples' prompts; a piece, see
-        `one_softmax`.
-        """
-        prompt, rows = cache.prompt, cache.rows
-        if rows is None:
-            return lambda q, layer: attend_slots(
-                q,
-                one_layer(prompt.k, layer),
-                one_layer(prompt.v, layer),
-                prompt.lengths,
-            )
-        lengths = take_rows(prompt.lengths, rows)
-        if self.compute.attention == "splash":
-            return self.kernel(prompt.k, prompt.v, lengths, rows)
-
-        def attend(q, layer):
-            # One layer of a copy a sample, for as long as the layer takes.
-            k, v = (take_rows(one_layer(x, layer), rows) for x in (prompt.k, prompt.v))
-            return attend_slots(q, k, v, lengths)
-
-        return attend
-
-    def cache_attention(self, cache: Cache):
-        """`attend(q, layer)`: q [B, K, Q, H] against the samples' own slots in use; a piece, see
-        `one_softmax`.
-        """
-        if self.compute.attention == "splash":
-            return self.kernel(cache.k, cache.v, cache.lengths)
-        # Of the slots, as many quarters are read as the fullest row has begun.
-        most = cache.k.shape[3]
-        sizes = sorted({-(-most * part // 4) for part in (1, 2, 3, 4)})
-        needed = sum(jnp.max(cache.lengths) > size for size in sizes[:-1])
-
-        def first(size, q, layer):
-            k, v = (one_layer(x, layer, size) for x in (cache.k, cache.v))
-            return attend_slots(q, k, v, cache.lengths)
-
-        ways = [functools.partial(first, size) for size in sizes]
-        return lambda q, layer: jax.lax.switch(needed, ways, q, layer)
-
-    def kernel(
-        self,
-        k: jax.Array,
-        v: jax.Array,
-        lengths: jax.Array,
-        rows: jax.Array | None = None,
-    ):
-        """`attend(q, layer)` by `decode_kernels.attend`, every device on its own rows and heads."""
-
-        rules, local, given = self.compute.rules, decode_kernels.attend, ()
-        if rows is not None:
-            # Samples of one prompt follow each other, and its slots, if they fit, are one block.
-            given = rows, each_shard(jnp.argsort, rows, like=rows)
-            local = functools.partial(local, block=k.shape[3])
-        spec = rules.spec(None, "batch", "kv_heads", None, None)
-        if spec is not None:
-            query, row = (
-                rules.spec("batch", "kv_heads", None, None),
-                rules.spec("batch"),
-            )
-            local = jax.shard_map(
-                local,
-                in_specs=(query, spec, spec, rules.spec(), row, *[row] * len(given)),
-                out_specs=(query, *[rules.spec("batch", "kv_heads", None)] * 2),
-                check_vma=False,
-            )
-        return lambda q, layer: local(q, k, v, layer, lengths, *given)
-
-    def append(
-        self, cache: Cache, k: jax.Array, v: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """The buffers [L, B, K, S, H] with k, v [L, B, K, H] in each sample's next slot."""
-        rules = self.compute.rules
-        local = decode_kernels.append if self.compute.attention == "splash" else _append
-        spec = rules.spec(None, "batch", "kv_heads", None, None)
-        if spec is not None:  # every device writes its own rows and heads
-            new = rules.spec(None, "batch", "kv_heads", None)
-            local = jax.shard_map(
-                local,
-                in_specs=(spec, spec, new, new, rules.spec("batch")),
-                out_specs=(spec, spec),
-                check_vma=False,
-            )
-        return local(cache.k, cache.v, k, v, cache.lengths)
-
-
-def one_layer(
-    stacked: jax.Array, layer: jax.Array, slots: int | None = None
-) -> jax.Array:
-    """Keys or values of one layer, [L, B, K, S, H] -> [B, K, S, H], of the first `slots`."""
-    L, B, K, S, H = stacked.shape
-    shape = (1, B, K, S if slots is None else slots, H)
-    return jax.lax.dynamic_slice(stacked, (layer, 0, 0, 0, 0), shape)[0]
-
-
-def _append(k_cache, v_cache, k, v, slots):
-    """`decode_kernels.append`, by XLA."""
-    rows = jnp.arange(len(slots))
-    return tuple(
-        buffer.at[:, rows, :, slots].set(
-            jnp.swapaxes(new, 0, 1),
-            mode="drop",
-            unique_indices=True,
-            indices_are_sorted=True,
-        )
-        for buffer, new in ((k_cache, k), (v_cache, v))
-    )
-
-
-def attend_slots(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array):
-    """One query a sample against the first `lengths` slots, which the G samples of a prompt share.
-
-    q [B, K, Q, H]; k, v [P, K, S, H], B = P * G; lengths int32[P]. A piece, see `one_softmax`.
-    """
-    grouped = jnp.swapaxes(split_rows(q, k.shape[0]), 1, 2)  # [P, K, G, Q, H]
-    exact = {"preferred_element_type": jnp.float32}
-    scores = jnp.einsum("pkgqh,pksh->pkgqs", grouped, k, **exact)
-    used = (jnp.arange(k.shape[2]) < lengths[:, None])[:, None, None, None]
-    scores = jnp.where(used, scores * q.shape[-1] ** -0.5, NEVER)
-    top = jnp.max(scores, axis=-1)
-    weights = jnp.where(used, jnp.exp(scores - top[..., None]), 0)
-    out = jnp.einsum("pkgqs,pksh->pkgqh", weights.astype(v.dtype), v, **exact)
-
-    def by_sample(x):  # [P, K, G, ...] -> [B, K, ...]
-        x = jnp.swapaxes(x, 1, 2)
-        return x.reshape(len(q), *x.shape[2:])
-
-    return by_sample(out), by_sample(top), by_sample(jnp.sum(weights, axis=-1))
-
-
-def merge_softmax(pieces) -> jax.Array:
-    """Attention over several sets of keys, float32[B, K, Q, H], from what each alone gives.
-
-    A piece, with s = q k / sqrt(H) over its keys, all float32:
-        out [B, K, Q, H] = sum exp(s - top) v,  top [B, K, Q] = max s,  total [B, K, Q] = sum
-        exp(s - top); NEVER, 0 and 0 where it has no keys.
-    """
-    top = functools.reduce(jnp.maximum, [piece[1] for piece in pieces])
-    shrink = [jnp.exp(piece[1] - top) for piece in pieces]
-    total = sum(piece[2] * x for piece, x in zip(pieces, shrink, strict=True))
-    out = sum(piece[0] * x[..., None] for piece, x in zip(pieces, shrink, strict=True))
-    return out / total[..., None]
+        x = x[:, None]
+        x, (k, v) = jax.lax.scan(layer, x, (self.blocks, index))
+        k, v = append_token(cache, k, v, self.compute)
+        hidden = self.last_norm(x)[:, 0]
+        lengths = cache.lengths + 1
+        return hidden, dataclasses.replace(cache, k=k, v=v, lengths=lengths)

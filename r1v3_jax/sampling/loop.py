@@ -1,4 +1,4 @@
-"""Sampling: prompts in, groups of completions out, two programs: `prefill`, and `decode`, one loop
+"""Sampling: prompts in, groups of completions out, by two programs: `prefill`, and `decode`, a loop
 on the device.
 
 Knows token ids only: no text, no images (their embeddings come in), no rewards. A prompt is
@@ -6,10 +6,10 @@ prefilled once and its keys are shared by its `group_size` samples. The random k
 `fold_in(fold_in(key, sample), t)`: a sample is the same whatever its neighbours are, and whenever
 it is sampled.
 
-Samples may be more than the slots they are decoded in (continuous batching). They wait in order,
-and the slot of one that is done takes the next:
+There may be more samples than the slots they are decoded in (continuous batching). They wait in
+order, and the slot of a finished sample takes the next:
 
-    samples 0 0 0 of prompt a, 3 4 5 of prompt b; 3 slots
+    samples 0 1 2 of prompt a, 3 4 5 of prompt b; 3 slots
                      step  0 . . . . . . . .
                    slot 0  0 0 0 0 0 0 0 0 0
                    slot 1  1 1 1 4 4 4 4 - -
@@ -22,7 +22,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from r1v3_jax.models.qwen2 import PromptCache
+from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampling.next_token import (
     choose,
@@ -55,21 +55,31 @@ def generate(
     slots: int = 0,
     sampling: SamplingParams,
 ) -> Completions:
-    """`group_size` completions of each prompt: int32[P, T] tokens padded on the right, int32[P]
-    lengths from 1 to T (not checked: they are on the device).
+    """Samples `group_size` completions of each prompt.
 
-    `slots` samples are decoded at a time; 0: all. Stops when every sample has ended or holds
-    `limit` tokens (int32[], from 1, at most and by default `max_tokens`). ValueError for settings
-    that are not for this model.
+    int32[P, T] tokens padded on the right, int32[P] lengths from 1 to T (not checked: they are on
+    the device). `slots` samples are decoded at a time; 0: all. Stops when every sample has ended or
+    has `limit` tokens (int32[], at least 1, at most and by default `max_tokens`). ValueError for
+    settings that do not fit this model.
     """
     sampling.check(model.config, tokens.shape[1])
     state = prefill(
-        model, tokens, lengths, image_embeddings, image_index,
-        group_size=group_size, slots=slots, sampling=sampling,
-    )  # fmt: skip
+        model,
+        tokens,
+        lengths,
+        image_embeddings,
+        image_index,
+        group_size=group_size,
+        slots=slots,
+        sampling=sampling,
+    )
     limit = jnp.int32(sampling.max_tokens if limit is None else limit)
     until = jnp.int32(len(tokens) * group_size)
     return decode(model, state, key, limit, until, sampling=sampling).completions
+
+
+# -------------------------------------------------------------------------------------------------
+# prefill
 
 
 @functools.partial(jax.jit, static_argnames=("group_size", "slots", "sampling"))
@@ -84,10 +94,13 @@ def prefill(
     slots: int = 0,
     sampling: SamplingParams,
 ) -> DecodeState:
-    """The state in which the samples of these prompts have no token yet; see `generate`."""
+    """Returns the state in which these prompts' samples have no token; see `generate`."""
     logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
-    rules, count = model.compute.rules, len(tokens) * group_size
-    queue = rows = None
+    rules = model.compute.rules
+    count = len(tokens) * group_size
+    queue = None
+    rows = None
+    # With a slot for every sample nothing waits, and each sample keeps its slot.
     if slots and slots != count:
         queue, rows, prompt = make_queue(model, logits, prompt, count, slots, sampling)
     cache = model.new_cache(
@@ -95,13 +108,11 @@ def prefill(
     )
     if queue is None:
         # The group's samples start from the one row of logits their prompt has.
-        logits = jnp.broadcast_to(
-            logits[:, None], (len(logits), group_size, logits.shape[-1])
-        )
-        # Of one prompt the sharding is not inferred.
-        logits = jnp.reshape(
-            logits, (count, -1), out_sharding=rules.spec("batch", "vocab")
-        )
+        by_prompt = (len(logits), group_size, logits.shape[-1])
+        logits = jnp.broadcast_to(logits[:, None], by_prompt)
+        # With one prompt JAX does not infer the sharding.
+        spec = rules.spec("batch", "vocab")
+        logits = jnp.reshape(logits, (count, -1), out_sharding=spec)
     else:
         logits = take_rows(logits, rows)
     none = jnp.zeros(slots or count, bool, out_sharding=rules.spec("batch"))
@@ -109,7 +120,7 @@ def prefill(
         step=jnp.int32(0),
         logits=logits,
         closed=none,
-        done=none,
+        idle=none,
         cache=cache,
         record=no_completions(model, slots or count, sampling),
         queue=queue,
@@ -117,20 +128,31 @@ def prefill(
 
 
 def make_queue(
-    model: R1V3, logits, prompt: PromptCache, count: int, slots: int, sampling
-):
-    """The queue whose first samples are in the slots; the prompt of each slot; the prompts laid out
-    for both.
+    model: R1V3,
+    logits: jax.Array,
+    prompt: PromptCache,
+    count: int,
+    slots: int,
+    sampling: SamplingParams,
+) -> tuple[Queue, jax.Array, PromptCache]:
+    """Returns the queue with its first samples in the slots.
+
+    logits [P, V]: after each prompt; count: of samples. Also returns the prompt of each slot,
+    int32[slots], and the prompts with lengths that are split like the slots.
     """
-    rules, shards = model.compute.rules, model.compute.rules.shards("batch")
-    spec, local = rules.spec("batch"), slots // shards
+    rules = model.compute.rules
+    shards = rules.shards("batch")
+    spec = rules.spec("batch")
     check_slots(len(logits), count, slots, shards)
+    # 16 samples of 8 prompts in 6 slots on 2 devices: samples 0 1 2 | 0 1 2 of each device's own
+    # eight, prompts 0 0 1 | 0 0 1 of its own four, and 3 is the first that waits.
+    local_slots = slots // shards
     slot = jax.lax.broadcasted_iota(jnp.int32, (slots,), 0, out_sharding=spec)
-    sample = slot % local
+    sample = slot % local_slots
     lengths = prompt.lengths if spec is None else jax.reshard(prompt.lengths, spec)
     queue = Queue(
         sample=sample,
-        next=jnp.full(shards, local, jnp.int32, out_sharding=spec),
+        upcoming=jnp.full(shards, local_slots, jnp.int32, out_sharding=spec),
         logits=logits,
         completions=no_completions(model, count, sampling),
         finished=jnp.zeros(count, bool, out_sharding=spec),
@@ -139,12 +161,41 @@ def make_queue(
     return queue, rows, dataclasses.replace(prompt, lengths=lengths)
 
 
-def check_slots(prompts: int, samples: int, slots: int, shards: int) -> None:
+def check_slots(
+    prompts: int,
+    samples: int,
+    slots: int,
+    shards: int,
+) -> None:
+    """Raises ValueError unless there are 1 to `samples` slots and they divide among devices."""
     if not 0 < slots <= samples:
         raise ValueError(f"{slots} slots for {samples} samples; at most one for each")
     for name, count in (("prompts", prompts), ("slots", slots)):
         if count % shards:
             raise ValueError(f"{count} {name} cannot be split over {shards} devices")
+
+
+# -------------------------------------------------------------------------------------------------
+# decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What stays the same from token to token in one call of `decode`."""
+
+    model: R1V3
+    sampling: SamplingParams
+    key: jax.Array  # the random key of the whole rollout
+    limit: jax.Array  # int32[], tokens of a sample at most
+    until: jax.Array  # int32[], so many finished samples end the call
+    samples: (
+        jax.Array
+    )  # int32[N], 0 to N - 1: the numbers of all samples, over all devices
+    tile: tuple[int, int]  # see `draw`
+
+    def sample_keys(self, samples: jax.Array) -> jax.Array:
+        """Returns the random key of each of these samples."""
+        return jax.vmap(functools.partial(jax.random.fold_in, self.key))(samples)
 
 
 @functools.partial(jax.jit, static_argnames="sampling", donate_argnames="state")
@@ -157,130 +208,183 @@ def decode(
     *,
     sampling: SamplingParams,
 ) -> DecodeState:
-    """Samples until `until` samples (int32[]), or all, have ended or hold `limit` tokens; the state
-    is donated.
+    """Samples until `until` samples (int32[]), or all, have ended or have `limit` tokens.
+
+    The state is donated.
     """
-    rules, queue, count = model.compute.rules, state.queue, len(state.finished)
-    rows = rules.spec("batch")
-    limit, until = jnp.minimum(sampling.max_tokens, limit), jnp.minimum(count, until)
-    samples = jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=rows)
-    tile = tile_of(state.logits.shape, rules.shards("batch"), rules.shards("vocab"))
+    rules = model.compute.rules
+    count = len(state.finished)
+    spec = rules.spec("batch")
+    batch_shards = rules.shards("batch")
+    vocab_shards = rules.shards("vocab")
+    decoding = Decoding(
+        model=model,
+        sampling=sampling,
+        key=key,
+        limit=jnp.minimum(sampling.max_tokens, limit),
+        until=jnp.minimum(count, until),
+        samples=jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=spec),
+        tile=tile_of(state.logits.shape, batch_shards, vocab_shards),
+    )
 
-    def advance(sample_keys, state: DecodeState):
-        record = state.record
-        keys = jax.vmap(jax.random.fold_in)(sample_keys, record.lengths)
-        logits = state.logits
-        if rows is not None and (sampling.top_k or sampling.top_p < 1):
-            logits = jax.reshard(logits, rules.spec("batch", None))  # to be sorted
-        token = choose(penalised(logits, record, sampling), keys, sampling, tile)
-        token, chosen, closed = close_thinking(
-            token, record.lengths, record.tokens, state.closed, sampling
-        )
-        logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
-        record = append(
-            record,
-            ~state.done,
-            token,
-            logprob,
-            entropy,
-            chosen,
-            model.config.end_token_id,
-        )
-        done = state.done | record.ended | (record.lengths >= limit)
-        logits, cache = model.decode(token, state.cache)
-        return dataclasses.replace(
-            state,
-            step=state.step + 1,
-            logits=logits,
-            closed=closed,
-            done=done,
-            # A slot without a sample reads nothing of its cache.
-            cache=dataclasses.replace(cache, lengths=jnp.where(done, 0, cache.lengths)),
-            record=record,
-        )
-
-    def sample_keys(samples):
-        return jax.vmap(functools.partial(jax.random.fold_in, key))(samples)
-
-    if queue is None:
-        advance = functools.partial(advance, sample_keys(samples))
+    # Without a queue slot b is sample b: a single loop over tokens.
+    if state.queue is None:
+        sample_keys = decoding.sample_keys(decoding.samples)
         return jax.lax.while_loop(
-            lambda state: jnp.sum(state.done) < until, advance, state
+            lambda state: jnp.sum(state.idle) < decoding.until,
+            functools.partial(advance, decoding, sample_keys),
+            state,
         )
 
-    last = count // len(queue.next)  # samples of a device
-
-    def serve(state: DecodeState):
-        """Advances all slots until a sample is done and another waits for its slot."""
-        queue, left = state.queue, until - jnp.sum(state.queue.finished)
-        shards = len(queue.next)
-        # One sum over the devices, not two: a slot that is waited for counts as all that are left.
-        weight = jnp.where(queue.next < last, left, 1)[:, None]
-
-        def running(state: DecodeState):
-            held = state.done & (queue.sample < last)
-            return jnp.sum(jnp.where(split_rows(held, shards), weight, 0)) < left
-
-        keys = sample_keys(take_rows(samples, jnp.minimum(queue.sample, last - 1)))
-        return refill(
-            jax.lax.while_loop(running, functools.partial(advance, keys), state), model
-        )
-
+    # With a queue: an outer loop over refills, and inside `serve` a loop over tokens.
     return jax.lax.while_loop(
-        lambda state: jnp.sum(state.queue.finished) < until, serve, state
+        lambda state: jnp.sum(state.queue.finished) < decoding.until,
+        functools.partial(serve, decoding),
+        state,
     )
 
 
-def refill(state: DecodeState, model: R1V3) -> DecodeState:
-    """Takes the samples that are done out of their slots, and the next ones in."""
+def advance(
+    decoding: Decoding, sample_keys: jax.Array, state: DecodeState
+) -> DecodeState:
+    """Samples one token in every slot that is not idle; `sample_keys`: of the slots' samples."""
+    model = decoding.model
+    sampling = decoding.sampling
+    rules = model.compute.rules
+    record = state.record
+    logits = state.logits
+
+    # 1. Choose a token in every slot, idle or not: the shapes are fixed.
+    keys = jax.vmap(jax.random.fold_in)(sample_keys, record.lengths)
+    is_sorted = sampling.top_k or sampling.top_p < 1
+    if is_sorted and rules.spec("batch") is not None:
+        # Sorting needs the whole vocabulary on one device.
+        logits = jax.reshard(logits, rules.spec("batch", None))
+    token = choose(penalised(logits, record, sampling), keys, sampling, decoding.tile)
+    token, chosen, closed = close_thinking(
+        token, record.lengths, record.tokens, state.closed, sampling
+    )
+
+    # 2. Write it down where a sample is live.
+    logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
+    end_token_id = model.config.end_token_id
+    record = append(record, ~state.idle, token, logprob, entropy, chosen, end_token_id)
+    idle = state.idle | record.ended | (record.lengths >= decoding.limit)
+
+    # 3. The logits of the token after it.
+    logits, cache = model.decode(token, state.cache)
+    step = state.step + 1
+    # A slot without a sample reads nothing of its cache.
+    lengths = jnp.where(idle, 0, cache.lengths)
+    return dataclasses.replace(
+        state,
+        step=step,
+        logits=logits,
+        closed=closed,
+        idle=idle,
+        cache=dataclasses.replace(cache, lengths=lengths),
+        record=record,
+    )
+
+
+def serve(decoding: Decoding, state: DecodeState) -> DecodeState:
+    """Advances all slots until a sample is finished while another waits, and refills the slots."""
+    queue = state.queue
+    remaining = decoding.until - jnp.sum(queue.finished)
+    shards = len(queue.upcoming)
+    local_count = len(decoding.samples) // shards
+    # The loop over tokens ends when `remaining` samples have finished, or when one has finished on
+    # a device where another waits. So that this is one sum over the devices, not two, a finished
+    # sample of such a device counts as all that remain. With 5 remaining, device 0 without waiting
+    # samples and device 1 with some, the weights are [1, 5]: five of device 0 end the loop, or one
+    # of device 1.
+    is_waiting = queue.upcoming < local_count
+    weight = jnp.where(is_waiting, remaining, 1)[:, None]
+
+    def is_running(state: DecodeState):
+        is_finished = state.idle & (queue.sample < local_count)
+        by_device = split_rows(is_finished, shards)
+        return jnp.sum(jnp.where(by_device, weight, 0)) < remaining
+
+    samples = take_rows(decoding.samples, jnp.minimum(queue.sample, local_count - 1))
+    step = functools.partial(advance, decoding, decoding.sample_keys(samples))
+    return refill(decoding.model, jax.lax.while_loop(is_running, step, state))
+
+
+def refill(model: R1V3, state: DecodeState) -> DecodeState:
+    """Moves finished samples out of their slots, and the next ones in."""
     parts = (
         state.queue,
         state.record,
-        state.done,
+        state.idle,
         state.closed,
         state.logits,
         state.cache.lengths,
     )
-
-    def local(queue, record, done, closed, logits, lengths):
-        count, prompts = len(queue.finished), len(queue.logits)
-        left = jnp.where(done, queue.sample, count)  # row `count` is dropped
-
-        def put(table, rows):
-            return table.at[left].set(rows, mode="drop")
-
-        completions = jax.tree.map(put, queue.completions, record)
-        finished = put(queue.finished, done)
-
-        place = queue.next + jnp.cumsum(done) - 1
-        sample = jnp.where(done, jnp.minimum(place, count), queue.sample)
-        new = done & (sample < count)
-
-        def clear(rows, value=0):
-            here = new.reshape(-1, *[1] * (rows.ndim - 1))
-            return jnp.where(here, jnp.asarray(value, rows.dtype), rows)
-
-        tokens = clear(record.tokens, model.config.pad_token_id)
-        record = dataclasses.replace(jax.tree.map(clear, record), tokens=tokens)
-        rows = jnp.minimum(sample // (count // prompts), prompts - 1)
-        queue = Queue(
-            sample=sample,
-            next=jnp.minimum(queue.next + jnp.sum(done), count),
-            logits=queue.logits,
-            completions=completions,
-            finished=finished,
-        )
-        logits = jnp.where(new[:, None], queue.logits[rows], logits)
-        return (queue, record, done & ~new, closed & ~new, logits, clear(lengths)), rows
-
-    parts, rows = each_shard(local, *parts, like=(parts, state.cache.rows))
-    queue, record, done, closed, logits, lengths = parts
+    # Every device serves its own slots, so nothing moves between devices.
+    refill_shard = functools.partial(_refill_shard, model.config.pad_token_id)
+    parts, rows = each_shard(refill_shard, *parts, like=(parts, state.cache.rows))
+    queue, record, idle, closed, logits, lengths = parts
     return DecodeState(
         step=state.step,
         logits=logits,
         closed=closed,
-        done=done,
+        idle=idle,
         cache=dataclasses.replace(state.cache, lengths=lengths, rows=rows),
         record=record,
         queue=queue,
     )
+
+
+def _refill_shard(
+    pad_token_id: int,
+    queue: Queue,
+    record,
+    idle,
+    closed,
+    logits,
+    lengths,
+):
+    """Does `refill` for one device; N, P and B are here its own samples, prompts and slots.
+
+    Returns the parts of the state in this order, and the prompt of each slot, int32[B].
+    """
+    count = len(queue.finished)
+    prompts = len(queue.logits)
+
+    # 1. Finished samples go to their rows of the queue. Row `count` does not exist: dropped.
+    row_of_slot = jnp.where(idle, queue.sample, count)
+
+    def store(table, rows):
+        return table.at[row_of_slot].set(rows, mode="drop")
+
+    completions = jax.tree.map(store, queue.completions, record)
+    finished = store(queue.finished, idle)
+
+    # 2. Idle slots take the next samples in order. With idle [F T T], upcoming 4 and count 6, the
+    #    sums are [0 1 2] and the samples [. 4 5]; with count 5 they are [. 4 5], and 5 is none.
+    place = queue.upcoming + jnp.cumsum(idle) - 1
+    sample = jnp.where(idle, jnp.minimum(place, count), queue.sample)
+    is_refilled = idle & (sample < count)
+
+    def clear(rows, value=0):
+        mask = is_refilled.reshape(-1, *[1] * (rows.ndim - 1))
+        return jnp.where(mask, jnp.asarray(value, rows.dtype), rows)
+
+    tokens = clear(record.tokens, pad_token_id)
+    record = dataclasses.replace(jax.tree.map(clear, record), tokens=tokens)
+    # Sample 5 of 6 samples of 2 prompts continues prompt 5 // 3 = 1; an empty slot gets the last.
+    rows = jnp.minimum(sample // (count // prompts), prompts - 1)
+
+    # 3. They start from the logits after their prompts, with nothing in their cache.
+    queue = Queue(
+        sample=sample,
+        upcoming=jnp.minimum(queue.upcoming + jnp.sum(idle), count),
+        logits=queue.logits,
+        completions=completions,
+        finished=finished,
+    )
+    logits = jnp.where(is_refilled[:, None], queue.logits[rows], logits)
+    idle = idle & ~is_refilled
+    closed = closed & ~is_refilled
+    return (queue, record, idle, closed, logits, clear(lengths)), rows

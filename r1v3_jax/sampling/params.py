@@ -1,4 +1,4 @@
-"""SamplingParams: temperature, top-k, top-p, bans, thinking budget."""
+"""SamplingParams: temperature, cuts, bans and thinking budget, checked before sampling."""
 
 import dataclasses
 
@@ -7,22 +7,24 @@ from r1v3_jax.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """How a token is chosen. temperature 0 is greedy; top_k 0, top_p 1 and repetition_penalty 1 are
-    off.
-    """
+    """How a token is chosen. A compiled program is made for each value of these."""
 
-    max_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0  # over the completion's own tokens, as transformers sees them (not the prompt's)
+    max_tokens: int  # of a completion, the end token counted
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # only the k most probable tokens; 0 keeps every token
+    top_p: float = (
+        1.0  # only the fewest tokens that reach this probability; 1 keeps every token
+    )
+    # Over the completion's own tokens, as transformers sees them (not the prompt's). 1 is off.
+    repetition_penalty: float = 1.0
     # Never sampled. Images: `Tokenizer.banned_token_ids`. NoWait: with the first tokens of critical
     # words.
     banned: tuple[int, ...] = ()
-    # A thinking budget: a sample that has not produced `think_end` within so many tokens is made
+    # A thinking budget: a sample that has not produced `think_end` within this many tokens is made
     # to. 0: no limit.
     thinking_tokens: int = 0
     # For each token of "</think>" the ids it may have, `Tokenizer.closing`; the first are forced.
+    # ((7, 17), (8,)): 7 8 and 17 8 close the thinking, and 7 8 is written where it is forced.
     think_end: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
@@ -50,19 +52,26 @@ class SamplingParams:
             )
 
     def check(self, config: ModelConfig, prompt_tokens: int) -> None:
-        """ValueError if a model cannot be sampled so, behind prompts of `prompt_tokens`."""
+        """Raises ValueError if a model cannot continue prompts of `prompt_tokens` with these."""
         room = config.text.max_positions
         if prompt_tokens + self.max_tokens > room:
             raise ValueError(
                 f"prompts of {prompt_tokens} tokens and completions of {self.max_tokens} exceed "
                 f"the model's {room} positions; lower one of them"
             )
-        for name, ids in (
-            ("banned", self.banned),
-            ("think_end", sum(self.think_end, ())),
-        ):
-            if outside := [i for i in ids if not 0 <= i < config.text.vocab_size]:
-                raise ValueError(
-                    f"{name}: token {outside[0]} is outside the vocabulary of "
-                    f"{config.text.vocab_size}; this tokenizer is not this model's"
-                )
+        self._check_ids("banned", self.banned, config)
+        self._check_ids("think_end", sum(self.think_end, ()), config)
+
+    def _check_ids(
+        self,
+        name: str,
+        ids: tuple[int, ...],
+        config: ModelConfig,
+    ) -> None:
+        vocab = config.text.vocab_size
+        outside = [i for i in ids if not 0 <= i < vocab]
+        if outside:
+            raise ValueError(
+                f"{name}: token {outside[0]} is outside the vocabulary of {vocab}; "
+                "this tokenizer is not this model's"
+            )

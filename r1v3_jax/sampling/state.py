@@ -1,11 +1,15 @@
-"""Completions, Queue, DecodeState: all of one decode in flight."""
+"""What one decode holds on the device: the samples in its slots, the waiting and the finished.
+
+Knows shapes and where a token is written; not how it is chosen (`next_token.py`) and not when
+decoding stops (`loop.py`).
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from r1v3_jax.models.qwen2 import Cache
+from r1v3_jax.models.caches import Cache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampling.params import SamplingParams
 
@@ -13,102 +17,120 @@ from r1v3_jax.sampling.params import SamplingParams
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """P * group_size samples, those of a prompt side by side; padded with `pad_token_id` and 0.
+    """B samples of up to C tokens, those of a prompt adjacent; padded with `pad_token_id` and 0.
 
-    tokens: int32[B, C]; lengths: int32[B], the end token counted; ended: bool[B], true where the
-    end token came before the limit. logprobs, entropies: float32[B, C], of the policy at the
-    sampling temperature (1 if greedy) at each token, not cut by top-k, top-p, penalty or ban;
-    entropy in nats. chosen: bool[B, C], false where a token was forced by the thinking budget.
+    Log-probabilities and entropies are those of the policy at the sampling temperature (1 if
+    greedy), not cut by top-k, top-p, penalty or ban. One row for C = 5, end token 2, padding 0,
+    where the thinking budget forced the second token:
+
+        tokens     [ 57    61     8     2     0  ]    lengths 4
+        logprobs   [-0.4  -7.1  -0.9  -0.1    0  ]    ended   True
+        entropies  [ 1.3   0.8   1.1   0.2    0  ]
+        chosen     [  T     F     T     T     F  ]
     """
 
-    tokens: jax.Array
-    logprobs: jax.Array
-    entropies: jax.Array
-    chosen: jax.Array
-    lengths: jax.Array
-    ended: jax.Array
+    tokens: jax.Array  # int32[B, C]
+    logprobs: jax.Array  # float32[B, C], of each token when it was sampled
+    entropies: (
+        jax.Array
+    )  # float32[B, C], in nats, of the distribution before each token
+    chosen: (
+        jax.Array
+    )  # bool[B, C], False where a token was forced by the thinking budget
+    lengths: jax.Array  # int32[B], tokens so far, the end token counted
+    ended: jax.Array  # bool[B], True if the end token came before the limit
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """N = P * group_size samples that share B slots. The devices of the batch axis, D, have equal
-    blocks of prompts, samples and slots, and serve their own: numbers of samples count on a device,
-    and one from N / D on is no sample.
+    """N = P * group_size samples that share B slots.
 
-    sample: int32[B], in each slot; next: int32[D], the first that is still to come; logits:
-    float32[P, V], after each prompt; completions: [N, C], and finished: bool[N], of those that have
-    left their slot.
+    Prompts, samples and slots are split evenly over the D devices of the batch axis, and each
+    device fills its slots from its own samples. Sample numbers are local to a device, 0 to N/D - 1;
+    a larger number means that the slot is empty, or that no sample waits.
+
+    With N 6, B 3, D 1 after sample 1 is finished: sample [0 3 2], upcoming [4].
     """
 
-    sample: jax.Array
-    next: jax.Array
-    logits: jax.Array
-    completions: Completions
-    finished: jax.Array
+    sample: jax.Array  # int32[B], the number of the sample in each slot
+    upcoming: jax.Array  # int32[D], the number of the first sample that waits
+    logits: jax.Array  # float32[P, V], after each prompt: a sample starts from them
+    completions: Completions  # [N, C], of the samples that have left their slot
+    finished: jax.Array  # bool[N], True for the samples that have left their slot
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """One decode in flight, in B slots.
+    """One decode in flight, in B slots."""
 
-    step: int32[], tokens a slot so far; logits: float32[B, V] of the next; closed: bool[B], true
-    once the sample has closed its thinking; done: bool[B], true where there is nothing to sample
-    (any more); record: [B, C], the samples in the slots. queue: None if each sample has its slot.
-    """
-
-    step: jax.Array
-    logits: jax.Array
-    closed: jax.Array
-    done: jax.Array
-    cache: Cache
-    record: Completions
-    queue: Queue | None
+    step: jax.Array  # int32[], tokens sampled so far in each slot
+    logits: jax.Array  # float32[B, V], of the next token
+    closed: jax.Array  # bool[B], True once the sample has closed its thinking
+    idle: (
+        jax.Array
+    )  # bool[B], True where nothing is sampled: finished, or without a sample
+    cache: Cache  # the keys and values of the prompts and of the samples in the slots
+    record: Completions  # [B, C], the samples in the slots
+    queue: Queue | None  # None if each sample has a slot of its own
 
     @property
     def completions(self) -> Completions:
+        """[P * group_size, C]: all samples; with a queue, the finished ones only."""
         return self.record if self.queue is None else self.queue.completions
 
     @property
     def finished(self) -> jax.Array:
-        """bool[P * group_size]: which of the completions nothing will be added to."""
-        return self.done if self.queue is None else self.queue.finished
+        """bool[P * group_size]: True for the completions to which nothing will be added."""
+        return self.idle if self.queue is None else self.queue.finished
 
 
 def no_completions(model: R1V3, count: int, sampling: SamplingParams) -> Completions:
-    """Those of `count` samples without a token."""
+    """Returns the completions of `count` samples without a token."""
     rules = model.compute.rules
-    rows, table = rules.spec("batch"), rules.spec("batch", None)
+    row_spec = rules.spec("batch")
+    table_spec = rules.spec("batch", None)
+    shape = (count, sampling.max_tokens)
 
-    def full(value, dtype):
-        return jnp.full((count, sampling.max_tokens), value, dtype, out_sharding=table)
+    def table(value, dtype):
+        return jnp.full(shape, value, dtype, out_sharding=table_spec)
 
     return Completions(
-        tokens=full(model.config.pad_token_id, jnp.int32),
-        logprobs=full(0, jnp.float32),
-        entropies=full(0, jnp.float32),
-        chosen=full(False, bool),
-        lengths=jnp.zeros(count, jnp.int32, out_sharding=rows),
-        ended=jnp.zeros(count, bool, out_sharding=rows),
+        tokens=table(model.config.pad_token_id, jnp.int32),
+        logprobs=table(0, jnp.float32),
+        entropies=table(0, jnp.float32),
+        chosen=table(False, bool),
+        lengths=jnp.zeros(count, jnp.int32, out_sharding=row_spec),
+        ended=jnp.zeros(count, bool, out_sharding=row_spec),
     )
 
 
 def append(
-    completions: Completions, live, token, logprob, entropy, chosen, end_token_id: int
+    completions: Completions,
+    live,
+    token,
+    logprob,
+    entropy,
+    chosen,
+    end_token_id: int,
 ) -> Completions:
-    """One token more in the rows that are `live`, bool[B]."""
-    columns = jnp.arange(completions.tokens.shape[1])
-    here = (columns == completions.lengths[:, None]) & live[:, None]
+    """Adds one token to the rows that are `live`, bool[B]; the other rows stay the same.
 
-    def put(table, column):
-        return jnp.where(here, column[:, None], table)
+    token, logprob, entropy, chosen: [B], what goes to column lengths[b] of row b.
+    """
+    columns = jnp.arange(completions.tokens.shape[1])
+    is_next = (columns == completions.lengths[:, None]) & live[:, None]
+
+    # Writes by selection: rows of different lengths need no scatter, and a mesh moves nothing.
+    def write(table, entries):
+        return jnp.where(is_next, entries[:, None], table)
 
     return Completions(
-        tokens=put(completions.tokens, token),
-        logprobs=put(completions.logprobs, logprob),
-        entropies=put(completions.entropies, entropy),
-        chosen=put(completions.chosen, chosen),
+        tokens=write(completions.tokens, token),
+        logprobs=write(completions.logprobs, logprob),
+        entropies=write(completions.entropies, entropy),
+        chosen=write(completions.chosen, chosen),
         lengths=completions.lengths + live,
         ended=completions.ended | (live & (token == end_token_id)),
     )

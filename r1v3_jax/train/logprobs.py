@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from r1v3_jax.models.qwen2 import PromptCache
+from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sharding import merge_rows, repeat_rows, split_rows, take_rows
 from r1v3_jax.types import Batch, PromptBatch, SampleRows

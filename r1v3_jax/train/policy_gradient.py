@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses.policy import importance_weights
 from r1v3_jax.losses.supervised import weighted_sum
-from r1v3_jax.models.qwen2 import PromptCache
+from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
 from r1v3_jax.train.update import micro_batch, summed_gradients

@@ -11,14 +11,15 @@ from r1v3_jax.models import build, r1v3
 def random_model(
     config: ModelConfig, compute: Compute | None = None, *, seed: int = 0
 ) -> r1v3.R1V3:
-    """Norms and biases are random too, and nothing is compiled."""
+    """Makes a model with random norms and biases too; nothing is compiled."""
     rng = np.random.default_rng(seed)
     graph, state = nnx.split(build.abstract(config, compute or Compute()))
 
     def fill(path, variable):
         value = variable.get_value()
-        noise = 0.2 * rng.normal(size=value.shape) + ("norm" in path[-1])
-        if path[-1] in ("embedding", "head"):
+        name = path[-1]
+        noise = 0.2 * rng.normal(size=value.shape) + ("norm" in name)
+        if name in ("embedding", "head"):
             noise[config.text.vocab_size :] = 0  # pad rows
         return variable.replace(jax.device_put(noise.astype(value.dtype)))
 
@@ -26,7 +27,8 @@ def random_model(
 
 
 def params(model: r1v3.R1V3) -> dict[str, np.ndarray]:
-    flat = nnx.to_flat_state(nnx.state(model))
-    return {
-        ".".join(path): np.asarray(jax.device_get(v.get_value())) for path, v in flat
-    }
+    numbers = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        value = jax.device_get(variable.get_value())
+        numbers[".".join(path)] = np.asarray(value)
+    return numbers

@@ -22,8 +22,8 @@ from tpu_compiler import answer_of, devices, needs_libtpu
 from r1v3_jax.config import TINY, Compute
 from r1v3_jax.models import build
 from r1v3_jax.models.attention import NEVER
+from r1v3_jax.models.decode_attention import attend_slots, merge_softmax
 from r1v3_jax.models.decode_kernels import append, attend, block_size, block_to_fetch
-from r1v3_jax.models.qwen2 import attend_slots, merge_softmax
 from r1v3_jax.sharding import DECODE, make_mesh, shardings
 
 # K, Q, S, H, block; the narrow heads are stored with the slots last.
@@ -42,18 +42,28 @@ def normal(seed, shape, dtype):
 
 
 def reference(q, k, v, lengths):
-    """What `attend` gives for one layer, in float64, and what the rounding of its weights is
-    measured by, sum exp(s - top) |v|.
+    """Computes what `attend` returns for one layer, in float64, and the size of its terms.
+
+    The size is sum exp(s - top) |v|: the rounding of the weights is measured by it.
     """
-    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    q = q.astype(np.float64)
+    k = k.astype(np.float64)
+    v = v.astype(np.float64)
     used = (np.arange(k.shape[2]) < lengths[:, None])[:, None, None]  # [B, 1, 1, S]
     scores = np.einsum("bkqh,bksh->bkqs", q, k) * q.shape[-1] ** -0.5
     top = np.max(np.where(used, scores, NEVER), axis=-1)
-    weights = np.where(
-        used, np.exp(scores - top[..., None], where=used, out=0 * scores), 0
-    )
-    out, size = (np.einsum("bkqs,bksh->bkqh", weights, x) for x in (v, np.abs(v)))
+    exponentials = np.exp(scores - top[..., None], where=used, out=0 * scores)
+    weights = np.where(used, exponentials, 0)
+    out = np.einsum("bkqs,bksh->bkqh", weights, v)
+    size = np.einsum("bkqs,bksh->bkqh", weights, np.abs(v))
     return out, top, np.sum(weights, axis=-1), size
+
+
+def cache_of(entries, used, dtype):
+    """[3, B, K, S, H] with the entries in LAYER, and nan wherever nothing may be read."""
+    cache = np.full((3, *entries.shape), np.nan, dtype)
+    cache[LAYER] = np.where(used, entries, cache[LAYER])
+    return cache
 
 
 @BOTH
@@ -66,13 +76,9 @@ def test_attention_over_the_slots_in_use(shape, dtype):
     expected_out, expected_top, expected_total, size = reference(q, k, v, lengths)
 
     used = (np.arange(S) < lengths[:, None])[:, None, :, None]
-    caches = [np.full((3, *x.shape), np.nan, dtype) for x in (k, v)]
-    for cache, x in zip(caches, (k, v), strict=True):
-        cache[LAYER] = np.where(
-            used, x, cache[LAYER]
-        )  # nan wherever nothing may be read
-    got = attend(q, *caches, jnp.int32(LAYER), lengths, block=block, interpret=True)
-    out, top, total = (np.asarray(x) for x in got)
+    caches = [cache_of(x, used, dtype) for x in (k, v)]
+    actual = attend(q, *caches, jnp.int32(LAYER), lengths, block=block, interpret=True)
+    out, top, total = (np.asarray(x) for x in actual)
 
     assert out.dtype == top.dtype == total.dtype == np.float32
     np.testing.assert_allclose(top, expected_top, rtol=1e-5, atol=1e-6)
@@ -80,36 +86,37 @@ def test_attention_over_the_slots_in_use(shape, dtype):
     # Each weight is rounded to the 8 bits of bfloat16 once, by 2^-8 of itself at most.
     bound = 1e-5 + (2**-8 if dtype == jnp.bfloat16 else 0)
     assert np.all(np.abs(out - expected_out) <= bound * size)
-    assert (
-        np.all(out[0] == 0)
-        and np.all(top[0] == np.float32(NEVER))
-        and np.all(total[0] == 0)
-    )
+    assert np.all(out[0] == 0)
+    assert np.all(top[0] == np.float32(NEVER))
+    assert np.all(total[0] == 0)
 
 
 def test_equals_what_the_model_does_without_it():
     lengths = jnp.array([4, 19, 0, 23])
-    q, k, v = (
-        normal(seed, (4, 2, n, 16), jnp.float32)
-        for seed, n in ((0, 5), (1, 24), (2, 24))
-    )
+    q = normal(0, (4, 2, 5, 16), jnp.float32)
+    k = normal(1, (4, 2, 24, 16), jnp.float32)
+    v = normal(2, (4, 2, 24, 16), jnp.float32)
+    layer = jnp.int32(0)
     expected = attend_slots(q, k, v, lengths)
-    got = attend(q, k[None], v[None], jnp.int32(0), lengths, interpret=True)
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    # Keys in two pieces are keys in one; an empty piece takes no part.
-    some = [
-        attend_slots(q, k[:, :, :10], v[:, :, :10], jnp.minimum(lengths, 10)),
-        attend(
-            q, k[None, :, :, 10:], v[None, :, :, 10:], jnp.int32(0),
-            jnp.maximum(lengths - 10, 0), interpret=True,
-        ),
-    ]  # fmt: skip
-    whole = expected[0] / jnp.where(lengths == 0, 1, expected[2].T).T[..., None]
-    used = np.asarray(lengths) > 0
-    np.testing.assert_allclose(
-        merge_softmax(some)[used], whole[used], rtol=1e-5, atol=1e-6
+    actual = attend(q, k[None], v[None], layer, lengths, interpret=True)
+    for ours, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+
+    # Keys in two parts are keys in one; an empty part changes nothing.
+    before = attend_slots(q, k[:, :, :10], v[:, :, :10], jnp.minimum(lengths, 10))
+    after = attend(
+        q,
+        k[None, :, :, 10:],
+        v[None, :, :, 10:],
+        layer,
+        jnp.maximum(lengths - 10, 0),
+        interpret=True,
     )
+    merged = merge_softmax([before, after])
+    out, _, total = expected
+    whole = out / jnp.where(lengths == 0, 1, total.T).T[..., None]
+    used = np.asarray(lengths) > 0
+    np.testing.assert_allclose(merged[used], whole[used], rtol=1e-5, atol=1e-6)
 
 
 @BOTH
@@ -125,15 +132,12 @@ def test_queries_against_rows_of_others(shape, dtype):
         q, k[rows], v[rows], lengths
     )
 
-    caches = [np.full((3, *x.shape), np.nan, dtype) for x in (k, v)]
-    for cache, x in zip(caches, (k, v), strict=True):
-        cache[LAYER] = np.where(
-            (np.arange(S) < used[:, None])[:, None, :, None], x, cache[LAYER]
-        )
+    is_used = (np.arange(S) < used[:, None])[:, None, :, None]
+    caches = [cache_of(x, is_used, dtype) for x in (k, v)]
     arrays = (q, *caches, jnp.int32(LAYER), lengths)
     order = np.argsort(rows) if block == 128 else np.arange(6)[::-1]  # any will do
-    given = rows, order.astype(np.int32)
-    out, top, total = attend(*arrays, *given, block=block, interpret=True)
+    lookup = (rows, order.astype(np.int32))
+    out, top, total = attend(*arrays, *lookup, block=block, interpret=True)
 
     np.testing.assert_allclose(top, expected_top, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(total, expected_total, rtol=1e-5)
@@ -144,9 +148,8 @@ def test_queries_against_rows_of_others(shape, dtype):
 def test_a_model_decodes_with_the_kernels_as_without():
     """Samples of any prompts, every device its own."""
     config = dataclasses.replace(TINY, vision=None, image_token_id=None)
-    rows = np.array(
-        [1, 0, 1, 1], np.int32
-    )  # on each of two devices the prompts 0 and 1
+    # On each of two devices the prompts 0 and 1.
+    rows = np.array([1, 0, 1, 1], np.int32)
     tokens = np.arange(20, 24, dtype=np.int32)
     prompts = np.random.default_rng(0).integers(10, 100, (4, 12)).astype(np.int32)
     lengths = np.array([12, 5, 7, 1], np.int32)
@@ -157,9 +160,8 @@ def test_a_model_decodes_with_the_kernels_as_without():
         _, prompt = model.prefill(prompts, lengths)
         cache = model.new_cache(prompt, max_tokens=2, rows=rows)
         compute = dataclasses.replace(model.compute, attention=attention)
-        model = nnx.merge(
-            nnx.graphdef(build.abstract(config, compute)), nnx.state(model)
-        )
+        graph = nnx.graphdef(build.abstract(config, compute))
+        model = nnx.merge(graph, nnx.state(model))
         for step in range(2):
             logits, cache = model.decode(tokens + step, cache)
         return logits
@@ -170,15 +172,13 @@ def test_a_model_decodes_with_the_kernels_as_without():
 
     graph, state = nnx.split(random_model(config, Compute(rules=DECODE)))
     with jax.set_mesh(mesh):
-        model = nnx.merge(
-            graph,
-            jax.device_put(state, shardings(nnx.merge(graph, state), DECODE, mesh)),
-        )
-        arrays = model, *map(put, (prompts, lengths, rows, tokens))
+        placement = shardings(nnx.merge(graph, state), DECODE, mesh)
+        model = nnx.merge(graph, jax.device_put(state, placement))
+        arrays = (model, *map(put, (prompts, lengths, rows, tokens)))
         expected = run(*arrays, "reference")
         with pltpu.force_tpu_interpret_mode():
-            got = run(*arrays, "splash")
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+            actual = run(*arrays, "splash")
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert np.abs(expected).max() > 1
 
 
@@ -204,14 +204,14 @@ def test_append_writes_one_slot_and_nothing_else(shape, dtype):
     K, _, S, H, _ = shape
     slots = np.array([0, S - 1, S, 17, S + 100])  # two of them dropped
     caches = [normal(seed, (3, 5, K, S, H), dtype) for seed in (0, 1)]
-    new = [normal(seed, (3, 5, K, H), dtype) for seed in (2, 3)]
+    entries = [normal(seed, (3, 5, K, H), dtype) for seed in (2, 3)]
     for cache in caches:
         cache[:, :, :, 5:16] = np.nan  # copied like anything else
-    written = append(*caches, *new, jnp.int32(slots), interpret=True)
-    for cache, entry, got in zip(caches, new, written, strict=True):
+    written = append(*caches, *entries, jnp.int32(slots), interpret=True)
+    for cache, entry, actual in zip(caches, entries, written, strict=True):
         for row in (0, 1, 3):
             cache[:, row, :, slots[row]] = entry[:, row]
-        assert np.asarray(got).tobytes() == cache.tobytes()
+        assert np.asarray(actual).tobytes() == cache.tobytes()
 
 
 def test_one_dtype_for_all():
@@ -263,7 +263,7 @@ def test_a_scan_over_layers_never_copies_the_cache(reports, case):
 
 
 def compile_all() -> dict:
-    """A token's pass over the layers: the cache is read in a scan, written behind it, donated."""
+    """A token's pass over the layers: the cache is read in a scan, written after it, donated."""
     from jax.sharding import NamedSharding, PartitionSpec
 
     mesh = jax.make_mesh((1,), ("x",), devices=devices()[:1])
@@ -275,49 +275,52 @@ def compile_all() -> dict:
             x = (out / total[..., None]).astype(x.dtype)
             return x, (k_new + x[:, :, 0], v_new)
 
-        x, new = jax.lax.scan(layer, q, jnp.arange(k.shape[0]))
-        return x, *append(k, v, *new, slots)
+        x, entries = jax.lax.scan(layer, q, jnp.arange(k.shape[0]))
+        return x, *append(k, v, *entries, slots)
 
     token = jax.shard_map(token, in_specs=(spec,) * 6, out_specs=spec, check_vma=False)
 
     def compiled(L, B, K, Q, S, H, dtype):
         def array(shape, dtype=dtype):
-            return jax.ShapeDtypeStruct(
-                shape, dtype, sharding=NamedSharding(mesh, spec)
-            )
+            sharding = NamedSharding(mesh, spec)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-        new, cache = array((B, K, H)), array((L, B, K, S, H))
-        args = array((B, K, Q, H)), new, new, cache, cache, array((B,), jnp.int32)
+        query = array((B, K, Q, H))
+        entry = array((B, K, H))
+        cache = array((L, B, K, S, H))
+        slots = array((B,), jnp.int32)
+        args = (query, entry, entry, cache, cache, slots)
         return jax.jit(token, donate_argnums=(3, 4)).lower(*args).compile()
 
+    reports = {}
     with jax.set_mesh(mesh):
-        return {
-            str(case): report(compiled(*case), math.prod(case[1:3] + case[4:6]))
-            for case in COMPILED
-        }
+        for case in COMPILED:
+            layer_size = math.prod(case[1:3] + case[4:6])
+            reports[str(case)] = report(compiled(*case), layer_size)
+    return reports
 
 
 def report(compiled, layer_size: int) -> dict:
-    text, memory = compiled.as_text(), compiled.memory_analysis()
+    """What the compiler says of a program; large: what makes arrays of a layer's size, counted."""
+    text = compiled.as_text()
+    memory = compiled.memory_analysis()
     passed_on = ("parameter", "get-tuple-element", "tuple", "while", "bitcast")
     large = {}
     for line in text.splitlines():
         made = re.match(r"\s*(?:ROOT )?%(\w+)\S* = (.*?) ([a-z][a-z-]*)\(", line)
         if made is None or made[3] in passed_on:
             continue
-        sizes = [
-            math.prod(map(int, dims.split(",")))
-            for dims in re.findall(r"\[([\d,]+)\]", made[2])
-        ]
+        result, shapes, operation = made.groups()
+        dims = re.findall(r"\[([\d,]+)\]", shapes)
+        sizes = [math.prod(map(int, shape.split(","))) for shape in dims]
         if max(sizes, default=0) >= layer_size:
-            name = f"{made[3]} {made[1]}" if made[3] == "custom-call" else made[3]
+            is_kernel = operation == "custom-call"
+            name = f"{operation} {result}" if is_kernel else operation
             large[name] = large.get(name, 0) + 1
-    attend = next(
-        line for line in text.splitlines() if re.search(r"%decode_attend\S* = ", line)
-    )
-    vmem = re.findall(
-        r'"used_scoped_memory_configs":\[\{"memory_space":"1".*?"size":"(\d+)"', text
-    )
+    lines = text.splitlines()
+    attend = next(line for line in lines if re.search(r"%decode_attend\S* = ", line))
+    scoped = r'"used_scoped_memory_configs":\[\{"memory_space":"1".*?"size":"(\d+)"'
+    vmem = re.findall(scoped, text)
     return {
         "large": large,
         "bytes_accessed": int(re.search(r'"bytes_accessed":"(\d+)"', attend)[1]),

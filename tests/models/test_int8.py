@@ -1,4 +1,4 @@
-"""Samples drawn with matrices in 8 bits: what is computed, and what of it the learner sees."""
+"""Matrices in 8 bits: what they hold, and the samples that are drawn with them."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def model():
 
 
 def rounded(model: r1v3.R1V3) -> r1v3.R1V3:
-    """The model whose layers' matrices are what eight bits leave of them, worked out by numpy."""
+    """The model with its layers' matrices rounded to eight bits, computed by numpy."""
     graph, state = nnx.split(model)
 
     def round_(path, variable):
@@ -40,69 +40,74 @@ def rounded(model: r1v3.R1V3) -> r1v3.R1V3:
 
 
 def test_a_matrix_and_its_eight_bits():
-    w = jnp.asarray(
-        [[[1.0, 0.0, -4.0], [-2.0, 0.0, 1.01]]]
-    )  # one layer, two inputs, three outputs
-    found = int8.quantised(w, (None, "embed", "mlp"), "float32")
-    np.testing.assert_array_equal(found.values, [[[64, 0, -127], [-127, 0, 32]]])
-    np.testing.assert_allclose(found.scales, [[[2 / 127, 1, 4 / 127]]], rtol=1e-6)
+    # One layer, two inputs, three outputs.
+    w = jnp.asarray([[[1.0, 0.0, -4.0], [-2.0, 0.0, 1.01]]])
+    matrix = int8.quantised(w, (None, "embed", "mlp"), "float32")
+    np.testing.assert_array_equal(matrix.values, [[[64, 0, -127], [-127, 0, 32]]])
+    np.testing.assert_allclose(matrix.scales, [[[2 / 127, 1, 4 / 127]]], rtol=1e-6)
     turned = int8.quantised(jnp.swapaxes(w, 1, 2), (None, "mlp", "embed"), "float32")
     np.testing.assert_allclose(turned.scales, [[[4 / 127, 2 / 127]]], rtol=1e-6)
 
 
 def test_no_weight_moves_by_more_than_half_a_step(model):
     blocks = build.for_decoding(model, int8=True).language.blocks
-    state, exact = nnx.state(blocks), nnx.state(model.language.blocks)
-    kinds = {
-        path[-1]
-        for path, v in nnx.to_flat_state(state)
-        if isinstance(v.get_value(), int8.Int8)
-    }
-    assert kinds == MATRICES
+    exact = nnx.state(model.language.blocks)
+    names = set()
+    for path, variable in nnx.to_flat_state(nnx.state(blocks)):
+        if isinstance(variable.get_value(), int8.Int8):
+            names.add(path[-1])
+    assert names == MATRICES
     for name in sorted(MATRICES):
-        found, want = getattr(blocks, name).get_value(), exact[name].get_value()
-        assert found.values.dtype == jnp.int8 and found.values.shape == want.shape
-        gap = jnp.abs(int8.whole(found) - want)
+        matrix = getattr(blocks, name).get_value()
+        wanted = exact[name].get_value()
+        assert matrix.values.dtype == jnp.int8
+        assert matrix.values.shape == wanted.shape
+        gap = jnp.abs(int8.dequantised(matrix) - wanted)
         # 1e-6: the scale itself is rounded.
-        assert bool(jnp.all(gap <= found.scales * 0.5 + 1e-6 * jnp.abs(want))), name
+        bound = matrix.scales * 0.5 + 1e-6 * jnp.abs(wanted)
+        assert bool(jnp.all(gap <= bound)), name
 
 
 def test_in_bfloat16_no_output_is_off_by_a_share_of_its_own():
-    """A weight is off by half a step and by what bfloat16 leaves of it (2^-9); an output's weights
-    together hardly at all: the scale is rounded before it is divided by.
+    """The scale is rounded before the weights are divided by it.
+
+    A weight is off by half a step and by the rounding of bfloat16 (2^-9), but the weights of an
+    output have no error in common.
     """
-    want = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4096, 64)), jnp.float32)
-    found = int8.quantised(want, (None, "embed", "mlp"), "bfloat16")
-    assert found.scales.dtype == jnp.bfloat16
-    back = int8.whole(found).astype(jnp.float32)
-    step = found.scales.astype(jnp.float32)
-    assert bool(jnp.all(jnp.abs(back - want) <= 0.5 * step + 2**-8 * jnp.abs(want)))
-    share = jnp.sum(back * want, axis=1) / jnp.sum(want * want, axis=1) - 1
+    exact = np.random.default_rng(0).normal(size=(1, 4096, 64))
+    exact = jnp.asarray(exact, jnp.float32)
+    matrix = int8.quantised(exact, (None, "embed", "mlp"), "bfloat16")
+    assert matrix.scales.dtype == jnp.bfloat16
+    back = int8.dequantised(matrix).astype(jnp.float32)
+    step = matrix.scales.astype(jnp.float32)
+    bound = 0.5 * step + 2**-8 * jnp.abs(exact)
+    assert bool(jnp.all(jnp.abs(back - exact) <= bound))
+    share = jnp.sum(back * exact, axis=1) / jnp.sum(exact * exact, axis=1) - 1
     # 3e-4; with a scale that is rounded afterwards 1.5e-3.
     assert float(jnp.sqrt(jnp.mean(share**2))) < 5e-4
 
 
 def test_it_samples_as_the_model_with_rounded_weights(model):
     """Two ways: rounded by numpy beforehand, or multiplied out in each layer."""
-    sampling, key = SamplingParams(max_tokens=10), jax.random.key(3)
-    found, want, exact = (
-        loop.generate(
-            build.for_decoding(m, int8=bits),
+
+    def sample(model, int8):
+        return loop.generate(
+            build.for_decoding(model, int8=int8),
             PROMPTS,
             LENGTHS,
-            key,
+            jax.random.key(3),
             group_size=4,
-            sampling=sampling,
+            sampling=SamplingParams(max_tokens=10),
         )
-        for m, bits in ((model, True), (rounded(model), False), (model, False))
-    )
-    np.testing.assert_array_equal(found.tokens, want.tokens)
-    np.testing.assert_allclose(
-        found.logprobs, want.logprobs, atol=1e-4
-    )  # as cached logits
-    assert (
-        np.abs(np.asarray(found.logprobs - exact.logprobs)).max() > 1e-2
-    )  # and is another policy
+
+    actual = sample(model, int8=True)
+    expected = sample(rounded(model), int8=False)
+    exact = sample(model, int8=False)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+    # As cached logits.
+    np.testing.assert_allclose(actual.logprobs, expected.logprobs, atol=1e-4)
+    # And it is another policy.
+    assert np.abs(np.asarray(actual.logprobs - exact.logprobs)).max() > 1e-2
 
 
 def test_a_mesh_changes_nothing(model):
@@ -110,16 +115,13 @@ def test_a_mesh_changes_nothing(model):
     graph, state = nnx.split(model)
     with jax.set_mesh(mesh):
         placed = jax.device_put(state, shardings(model, TRAIN, mesh))
-        there = build.for_decoding(nnx.merge(graph, placed), int8=True)
-        gate = there.language.blocks.gate.get_value()
+        on_mesh = build.for_decoding(nnx.merge(graph, placed), int8=True)
+        gate = on_mesh.language.blocks.gate.get_value()
         # The outputs of a matrix are in shards, and their scales with them.
-        assert (
-            gate.values.sharding.spec[2]
-            == gate.scales.sharding.spec[2]
-            == ("tensor", "fsdp")
-        )
-    here = build.for_decoding(model, int8=True)
-    for a, b in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
+        assert gate.values.sharding.spec[2] == ("tensor", "fsdp")
+        assert gate.scales.sharding.spec[2] == ("tensor", "fsdp")
+    alone = build.for_decoding(model, int8=True)
+    for a, b in zip(jax.tree.leaves(on_mesh), jax.tree.leaves(alone), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
@@ -131,6 +133,5 @@ def test_the_rest_has_the_dtype_of_the_computation():
     assert half.language.embedding.get_value().dtype == jnp.bfloat16
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"bfloat16", "int8"}
     logits, _ = half.prefill(PROMPTS, LENGTHS)
-    assert logits.shape == (2, TINY.text.padded_vocab) and bool(
-        jnp.isfinite(logits).all()
-    )
+    assert logits.shape == (2, TINY.text.padded_vocab)
+    assert bool(jnp.isfinite(logits).all())

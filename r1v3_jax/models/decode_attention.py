@@ -1,0 +1,159 @@
+"""Attention of one token of every sample: to its prompt, to the tokens before it, to itself.
+
+Each of the three is a partial softmax over its own keys, and `merge_softmax` puts them together.
+Functions that return `attend(q, layer)` -> partial softmax are called once a token; the returned
+function is called once a layer, inside the scan over the layers.
+
+A partial softmax is a triple, all float32, with s = q k / sqrt(H) over the keys it has seen:
+
+    out    [B, K, Q, H]  sum exp(s - top) v
+    top    [B, K, Q]     max s
+    total  [B, K, Q]     sum exp(s - top)
+
+and 0, NEVER and 0 if it has seen no keys. Letters as in `layers.py`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from r1v3_jax.config import Compute
+from r1v3_jax.models import decode_kernels
+from r1v3_jax.models.attention import NEVER
+from r1v3_jax.models.caches import Cache, layer_of
+from r1v3_jax.sharding import each_shard, split_rows, take_rows
+
+
+def prompt_attention(cache: Cache, compute: Compute):
+    """Returns `attend(q, layer)` for q [B, K, Q, H] against the samples' prompts."""
+    prompt = cache.prompt
+    rows = cache.rows
+    if rows is None:
+        # The G samples of a prompt are adjacent: its keys are read once for all of them.
+        return lambda q, layer: attend_slots(
+            q,
+            layer_of(prompt.k, layer),
+            layer_of(prompt.v, layer),
+            prompt.lengths,
+        )
+    lengths = take_rows(prompt.lengths, rows)
+    if compute.attention == "splash":
+        return kernel_attention(prompt.k, prompt.v, lengths, compute, rows)
+
+    def attend(q, layer):
+        # Every sample has a copy of its prompt's keys, of one layer, while that layer runs.
+        k = take_rows(layer_of(prompt.k, layer), rows)
+        v = take_rows(layer_of(prompt.v, layer), rows)
+        return attend_slots(q, k, v, lengths)
+
+    return attend
+
+
+def sample_attention(cache: Cache, compute: Compute):
+    """Returns `attend(q, layer)` for q [B, K, Q, H] against the samples' own slots in use."""
+    if compute.attention == "splash":
+        return kernel_attention(cache.k, cache.v, cache.lengths, compute)
+    # XLA cannot read a number of slots that depends on data, so it chooses among four programs:
+    # with 100 slots they read 25, 50, 75 or 100, and a fullest row of 60 tokens takes the third.
+    slots = cache.k.shape[3]
+    sizes = sorted({math.ceil(slots * quarters / 4) for quarters in (1, 2, 3, 4)})
+    choice = sum(jnp.max(cache.lengths) > size for size in sizes[:-1])
+
+    def attend_first(size, q, layer):
+        k = layer_of(cache.k, layer, size)
+        v = layer_of(cache.v, layer, size)
+        return attend_slots(q, k, v, cache.lengths)
+
+    branches = [functools.partial(attend_first, size) for size in sizes]
+    return lambda q, layer: jax.lax.switch(choice, branches, q, layer)
+
+
+def attend_slots(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lengths: jax.Array,
+):
+    """Returns a partial softmax of one query a sample over the first `lengths` slots.
+
+    q [B, K, Q, H]; k, v [P, K, S, H], B = P * G: G adjacent samples share a row of slots; lengths
+    int32[P].
+    """
+    by_prompt = split_rows(q, len(k))  # [P, G, K, Q, H]
+    grouped = jnp.swapaxes(by_prompt, 1, 2)  # [P, K, G, Q, H]
+    exact = {"preferred_element_type": jnp.float32}
+    scores = jnp.einsum("pkgqh,pksh->pkgqs", grouped, k, **exact)
+    slots = jnp.arange(k.shape[2])
+    is_used = slots < lengths[:, None]
+    is_used = is_used[:, None, None, None]
+    scores = jnp.where(is_used, scores * q.shape[-1] ** -0.5, NEVER)
+    top = jnp.max(scores, axis=-1)
+    # Selected once more: with no slot in use top is NEVER too, and exp(NEVER - NEVER) is 1.
+    weights = jnp.where(is_used, jnp.exp(scores - top[..., None]), 0)
+    rounded = weights.astype(v.dtype)
+    out = jnp.einsum("pkgqs,pksh->pkgqh", rounded, v, **exact)
+
+    def by_sample(x):  # [P, K, G, ...] -> [B, K, ...]
+        x = jnp.swapaxes(x, 1, 2)
+        return x.reshape(len(q), *x.shape[2:])
+
+    out = by_sample(out)
+    top = by_sample(top)
+    total = by_sample(jnp.sum(weights, axis=-1))
+    return out, top, total
+
+
+def kernel_attention(
+    k: jax.Array,
+    v: jax.Array,
+    lengths: jax.Array,
+    compute: Compute,
+    rows: jax.Array | None = None,
+):
+    """Returns `attend(q, layer)` by `decode_kernels.attend` for k, v [L, P, K, S, H].
+
+    Every device works on its own rows and heads. `rows`, int32[B]: the row of k, v of each query;
+    without it, query b has row b.
+    """
+    rules = compute.rules
+    attend = decode_kernels.attend
+    lookup = ()
+    if rows is not None:
+        # Samples of one prompt are computed one after the other, and all slots are one block if
+        # they fit: then a prompt is fetched once for all of its samples.
+        lookup = (rows, each_shard(jnp.argsort, rows, like=rows))
+        attend = functools.partial(attend, block=k.shape[3])
+    cache_spec = rules.spec(None, "batch", "kv_heads", None, None)
+    if cache_spec is not None:
+        query = rules.spec("batch", "kv_heads", None, None)
+        scalar = rules.spec()
+        row = rules.spec("batch")
+        row_and_head = rules.spec("batch", "kv_heads", None)
+        lookup_specs = [row] * len(lookup)
+        attend = jax.shard_map(
+            attend,
+            in_specs=(query, cache_spec, cache_spec, scalar, row, *lookup_specs),
+            out_specs=(query, row_and_head, row_and_head),
+            check_vma=False,
+        )
+    return lambda q, layer: attend(q, k, v, layer, lengths, *lookup)
+
+
+def merge_softmax(partials) -> jax.Array:
+    """Returns attention over several sets of keys, float32[B, K, Q, H], from its partial softmaxes.
+
+    With maxima 3 and 5, what was summed relative to 3 is shrunk by exp(3 - 5) before it is added.
+    """
+    # All sums are made relative to the same maximum, and then they add up.
+    outs, tops, totals = zip(*partials, strict=True)
+    top = functools.reduce(jnp.maximum, tops)
+    shrink = [jnp.exp(partial_top - top) for partial_top in tops]
+    total = 0
+    for partial_total, factor in zip(totals, shrink, strict=True):
+        total = total + partial_total * factor
+    out = 0
+    for partial_out, factor in zip(outs, shrink, strict=True):
+        out = out + partial_out * factor[..., None]
+    return out / total[..., None]
