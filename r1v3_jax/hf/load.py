@@ -115,8 +115,10 @@ def _assemble(
         if depth and sharding is not None:
             spec = PartitionSpec(*sharding.spec[depth:])
             sharding = NamedSharding(sharding.mesh, spec)
-        tensor = piece.to_ours(checkpoint.read(piece.name))
-        part = _put(tensor, shape, parameter.dtype, sharding)
+        # The tensor has no name here: a name would keep it while the next one is read.
+        part = _put(
+            piece.to_ours(checkpoint.read(piece.name)), shape, parameter.dtype, sharding
+        )
         if depth:
             # The buffer is donated: there are never two of it.
             part = _write(arrays[piece.param], part, np.asarray(piece.index, np.int32))
