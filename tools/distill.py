@@ -1,9 +1,9 @@
-"""Chains of thought for a cold start, sampled from a teacher checkpoint of ours.
+"""Samples chains of thought for a cold start from a teacher checkpoint of ours.
 
 python tools/distill.py --config=digits --checkpoint=runs/digits/grpo/done --out=chains.jsonl
 
-The questions are those of the config's cold start. A chain is kept if its answer is right, its
-format is, and it neither rambles nor runs over; the shortest one kept of a question is written.
+The questions are those of the config's cold start. A chain is kept if its answer and its format are
+right and it neither rambles nor runs over; the shortest kept chain of each question is written.
 Train on them with --config.cold_start.chains=chains.jsonl.
 """
 
@@ -24,30 +24,34 @@ CHECKPOINT = flags.DEFINE_string(
 )
 OUT = flags.DEFINE_string("out", None, "JSON lines to write.", required=True)
 EXAMPLES = flags.DEFINE_integer("examples", 1000, "Questions to ask.", lower_bound=1)
-HOW = cli.define_sampling(samples=4)
+SAMPLING = cli.define_sampling(samples=4)
 MESH = cli.define_mesh()
 MAX_TOKENS = flags.DEFINE_integer(
-    "max_tokens", None, "Of a kept chain; default: all.", 1
+    "max_tokens", None, "Of a kept chain; default: all.", lower_bound=1
 )
 
 
 def main():
+    # Before hours of sampling, not after them.
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = load.load_config(CONFIG.value)
-    how = {name: HOW[name].value for name in HOW}
     source = config.stage_named("cold_start").train
-    most = config.stage_named("grpo").max_completion_tokens
-    keep = chains.Filter(most if MAX_TOKENS.value is None else MAX_TOKENS.value)
+    max_tokens = MAX_TOKENS.value
+    if max_tokens is None:
+        # No sample is longer than this, so the filter lets all lengths pass.
+        max_tokens = config.stage_named("grpo").max_completion_tokens
+    keep = chains.Filter(max_tokens)
+    sampling = {name: flag.value for name, flag in SAMPLING.items()}
     with cli.set_mesh(MESH):
-        groups = ask.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **how)
+        groups = ask.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **sampling)
+        # The sampling happens here: `ask` returns an iterator.
         rows, verdicts = chains.chains(groups, keep)
     write_jsonl(OUT.value, rows)
-    counted = ", ".join(
-        f"{count} {verdict}" for verdict, count in sorted(verdicts.items())
-    )
+    counts = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items())]
     print(
-        f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; samples: {counted}"
+        f"{OUT.value}: {len(rows)} chains for {EXAMPLES.value} questions; "
+        f"samples: {', '.join(counts)}"
     )
 
 

@@ -1,10 +1,10 @@
-"""What data looks like before anything is trained on it: rows as the model sees them, and bad rows.
+"""Shows data before anything is trained on it: rows as the model sees them, and bad rows.
 
 python tools/inspect_data.py --config=tpu_v5e_8 --data=data/grpo.jsonl --out=data.html
 
 The tokenizer, the tiles and the room for a row are those of a stage of the config; without --data
-its own training data is shown. The page has the tiles as pictures, the text with what is learnt
-from marked, and why rows were left out; without --out a few lines a row are printed.
+its own training data is shown. The page has the tiles as pictures, the text with the parts that are
+learnt from marked, and why rows were left out; without --out a few lines a row are printed.
 """
 
 import collections
@@ -41,6 +41,7 @@ OUT = flags.DEFINE_string("out", None, "An HTML file to write.")
 
 
 def main():
+    # 1. The data, and the model's side of it: a tokenizer is written only to be read again.
     config = load.load_config(CONFIG.value)
     stage = STAGE.value or next(iter(config.to_run()))
     if stage not in config.stages:
@@ -53,31 +54,19 @@ def main():
         start.write_tokenizer(config, Path(directory))
         processor = start.make_processor(config, Path(directory))
     reader = open_reader(config.stages[stage], processor, config.data, source=source)
-    count = min(SCAN.value, len(source)) if source else SCAN.value
-    shown, sizes, dropped = [], [], []
-    for index in range(count):
-        made = reader.make(index)
-        if isinstance(made, dict):
-            dropped.append(made)
-            continue
-        sizes.append((len(made.encoded.tokens), len(made.encoded.tiles)))
-        if len(shown) < ROWS.value:
-            shown.append(made)
-    facts = [f"{count} rows looked at, {len(dropped)} left out"]
-    if dropped:
-        facts[0] += (
-            f": {format_counts(collections.Counter(drop['reason'] for drop in dropped))}"
-        )
+
+    # 2. Reading. Sources of a config may have no end, so only --data limits the count.
+    count = SCAN.value
     if source:
-        found = ", ".join(
-            f"{name} ({count})" for name, count in source.recognised().items()
-        )
-        facts.insert(0, f"layout of some rows: {found}")
-    for name, sizes_of in zip(("tokens", "tiles"), np.array(sizes).T, strict=False):
-        low, middle, high = np.percentile(sizes_of, (0, 50, 100)).astype(int)
-        facts.append(
-            f"{name} a row: {low} to {high}, half of the rows at most {middle}"
-        )
+        count = min(count, len(source))
+    shown, sizes, dropped = read_rows(reader, count, ROWS.value)
+
+    # 3. What is shown.
+    facts = describe(count, sizes, dropped)
+    if source:
+        layouts = source.recognised().items()
+        names = ", ".join(f"{name} ({number})" for name, number in layouts)
+        facts.insert(0, f"layout of some rows: {names}")
     title = f"{DATA.value or CONFIG.value} as {stage} of {CONFIG.value} sees it"
     if OUT.value:
         page = rows.page(title, facts, shown, dropped, processor)
@@ -87,6 +76,44 @@ def main():
         for item in shown:
             print(rows.on_terminal(item, processor))
     print(rows.plain("\n".join([title, *facts])))
+
+
+def read_rows(reader, count: int, num_shown: int) -> tuple[list, list, list[dict]]:
+    """Reads `count` rows.
+
+    Returns (up to `num_shown` items, (tokens, tiles) of each good row, the dropped rows).
+    """
+    shown = []
+    sizes = []
+    dropped = []
+    for index in range(count):
+        item = reader.make(index)
+        if isinstance(item, dict):  # why the row was dropped
+            dropped.append(item)
+            continue
+        sizes.append((len(item.encoded.tokens), len(item.encoded.tiles)))
+        # The others are not kept: 500 rows of images would fill the memory.
+        if len(shown) < num_shown:
+            shown.append(item)
+    return shown, sizes, dropped
+
+
+def describe(count: int, sizes: list, dropped: list[dict]) -> list[str]:
+    """Writes lines about all rows: how many were dropped and why, and how large the others are."""
+    summary = f"{count} rows looked at, {len(dropped)} left out"
+    if dropped:
+        reasons = collections.Counter(drop["reason"] for drop in dropped)
+        summary += f": {format_counts(reasons)}"
+    facts = [summary]
+    # Without a good row there are no columns, and no line about them.
+    columns = np.array(sizes).T
+    for name, column in zip(("tokens", "tiles"), columns, strict=False):
+        # Smallest, median and largest.
+        low, middle, high = np.percentile(column, (0, 50, 100)).astype(int)
+        facts.append(
+            f"{name} a row: {low} to {high}, half of the rows at most {middle}"
+        )
+    return facts
 
 
 if __name__ == "__main__":

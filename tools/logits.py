@@ -1,4 +1,4 @@
-"""The logits of one prompt, to compare this program with another.
+"""Writes the logits of one prompt, to compare this program with another.
 
 python tools/logits.py --hf=DIR --prompt="What is this?" --image=cat.png --out=logits.npz
 
@@ -37,10 +37,11 @@ MESH = cli.define_mesh()
 
 
 def main():
-    out = Path(OUT.value)
-    if not out.parent.is_dir():
+    # 1. Everything that can be wrong, before weights are loaded.
+    path = Path(OUT.value)
+    if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{out.parent}: no such directory to write {out.name} in"
+            f"{path.parent}: no such directory to write {path.name} in"
         )
     source = Checkpoint.open(HF.value)
     config = source.config
@@ -48,39 +49,49 @@ def main():
         raise ValueError(
             f"{HF.value} is a language model without a vision tower; leave out --image"
         )
-    pictures = [image_files.open_image(path) for path in IMAGE.value]
+    images = [image_files.open_image(image) for image in IMAGE.value]
     tokenizer = load(HF.value, text_only=config.vision is None)
     tokenizer.check_model(config)
-    size = config.vision.image_size if config.vision else 1
-    tiles, counts = tiling.tile_images(
-        pictures, tile_size=size, max_tiles=config.max_tiles, share=False
-    )
-    prompt = tokenizer.encode_prompt(
-        [{"role": "user", "content": PROMPT.value}],
-        [count * config.image_tokens_per_tile for count in counts],
-    )
-    check_prompt_length(len(prompt), config.text.max_positions)
+    row, tiles, counts = encode(config, tokenizer, images)
 
-    row = np.asarray([prompt], np.int32)
+    # 2. The logits. One row and its few tiles go to every device; only the weights are split.
     index = image_index(row, config.image_token_id) if counts else None
     dtype = DTYPE.value or source.dtype()
-    # One row and its few tiles go to every device; only the weights are split.
     rules = dataclasses.replace(TRAIN, batch=None, tiles=None)
     compute = Compute(dtype=dtype, param_dtype=dtype, rules=rules)
     with cli.set_mesh(MESH):
         model = hf.load(source, compute=compute, rope_impl=ROPE_IMPL.value)
         logits = np.asarray(forward(model, row, index, tiles))
+    # Rows of padding in the vocabulary are no tokens.
     logits = logits[0, :, : config.text.vocab_size]
-    with out.open("wb") as file:  # np.savez would add .npz to another suffix
+
+    # 3. The file. Given a name, np.savez would add .npz to another suffix.
+    with path.open("wb") as file:
         np.savez(file, tokens=row[0], tiles=tiles, logits=logits)
     print(
-        f"{OUT.value}: {len(prompt)} tokens, {sum(counts)} tiles, logits {list(logits.shape)}"
+        f"{OUT.value}: {row.shape[1]} tokens, {sum(counts)} tiles, logits {list(logits.shape)}"
     )
+
+
+def encode(config, tokenizer, images) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Encodes the user's turn as (int32[1, T], float32[I, S, S, 3], tiles of each image)."""
+    # Each image may have all the tiles, as in the programs to compare with.
+    size = config.vision.image_size if config.vision else 1
+    tiles, counts = tiling.tile_images(
+        images, tile_size=size, max_tiles=config.max_tiles, share=False
+    )
+    # InternVL3 has 256 tokens a tile: an image of 4 tiles and a thumbnail has 1280.
+    image_tokens = [count * config.image_tokens_per_tile for count in counts]
+    messages = [{"role": "user", "content": PROMPT.value}]
+    prompt = tokenizer.encode_prompt(messages, image_tokens)
+    check_prompt_length(len(prompt), config.text.max_positions)
+    return np.asarray([prompt], np.int32), tiles, counts
 
 
 @jax.jit
 def forward(model, row, index, tiles):
-    positions, segment_ids = jnp.arange(row.shape[1])[None], jnp.ones_like(row)
+    positions = jnp.arange(row.shape[1])[None]
+    segment_ids = jnp.ones_like(row)
     image_embeddings = None if index is None else model.encode_images(tiles)
     return model.logits(model(row, positions, segment_ids, image_embeddings, index))
 

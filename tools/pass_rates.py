@@ -1,4 +1,4 @@
-"""How often a checkpoint of ours solves each question that GRPO would ask it.
+"""Measures how often a checkpoint of ours solves each question that GRPO would ask it.
 
 python tools/pass_rates.py --config=tpu_v5e_8 --checkpoint=CHECKPOINT --mesh=8,1,1 --out=rates.jsonl
 
@@ -28,7 +28,7 @@ EXAMPLES = flags.DEFINE_integer(
     "examples",
     None,
     "Questions to ask; default: one pass, where the data has an end.",
-    1,
+    lower_bound=1,
 )
 DATA = flags.DEFINE_string(
     "data", None, "Rows to ask; default: what the config's GRPO asks."
@@ -37,36 +37,41 @@ ROOT = flags.DEFINE_string(
     "root", "", "The folder of --data's images; default: that of the file."
 )
 SCHEMA = flags.DEFINE_string("schema", "", "The layout of --data; default: recognised.")
-HOW = cli.define_sampling(samples=8)
+SAMPLING = cli.define_sampling(samples=8)
 MESH = cli.define_mesh()
 
 
 def main():
+    # 1. Everything that can be wrong, before hours of sampling.
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = load.load_config(CONFIG.value)
     source = config.stage_named("grpo").train
     if DATA.value:
         source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)
-    if hasattr(source, "check"):
+    if hasattr(source, "check"):  # a function of an index has nothing to check
         source.check()
     if EXAMPLES.value is None and not hasattr(source, "__len__"):
         raise ValueError(
             f"the questions of {CONFIG.value} have no end; give --examples=N"
         )
-    how = {name: HOW[name].value for name in HOW}
+
+    # 2. Sampling.
     count = EXAMPLES.value or len(source)
+    sampling = {name: flag.value for name, flag in SAMPLING.items()}
     with cli.set_mesh(MESH):
-        rows = pass_rates.pass_rates(
-            ask.ask(config, CHECKPOINT.value, source, count, **how)
-        )
+        groups = ask.ask(config, CHECKPOINT.value, source, count, **sampling)
+        rows = pass_rates.pass_rates(groups)
     write_jsonl(OUT.value, rows)
-    never = sum(row["pass_rate"] == 0 for row in rows)
+
+    # 3. A summary. A question whose every verification failed has no rate.
+    num_never = sum(row["pass_rate"] == 0 for row in rows)
     failed = sum(row["pass_rate"] is None for row in rows)
     always = sum(row["pass_rate"] == 1 for row in rows)
+    between = len(rows) - always - num_never - failed
     print(
-        f"{OUT.value}: {len(rows)} questions; {always} always solved, {never} never, "
-        f"{len(rows) - always - never - failed} between, {failed} not verified"
+        f"{OUT.value}: {len(rows)} questions; {always} always solved, {num_never} never, "
+        f"{between} between, {failed} not verified"
     )
 
 
