@@ -11,8 +11,11 @@ import sys
 import types
 from pathlib import Path
 
+import arithmetic
+import clock
 import jax
 import jax.numpy as jnp
+import naive
 import numpy as np
 import parts
 import pytest
@@ -38,17 +41,16 @@ SMALL = Shape(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def setting():
-    """One device."""
+def one_device():
     with jax.set_mesh(make_mesh((1, 1, 1))):
         yield
 
 
 @pytest.fixture(scope="module")
-def measured(setting):
-    ready = parts.Bench(SMALL)
-    ready.run(["step", "distinct", "profile", "products", "naive"], runs=1)
-    return ready
+def measured(one_device):
+    bench = parts.Bench(SMALL)
+    bench.run(["step", "distinct", "profile", "products", "naive"], runs=1)
+    return bench
 
 
 def test_every_part_has_times(measured):
@@ -57,47 +59,47 @@ def test_every_part_has_times(measured):
     assert set(timings) == set(
         "step rollout batch update distinct prefill generate decode products naive_update".split()
     )
-    for name, row in timings.items():
-        for unit in ("cpu_s", "wall_s"):
-            if (
-                name == "decode"
-            ):  # a difference, next to nothing here: it may seem less than that
-                whole = (
-                    timings["generate"][unit]["median"]
-                    - timings["prefill"][unit]["median"]
-                )
-                assert row[unit]["median"] == pytest.approx(whole, abs=1e-9)
-                continue
-            assert 0 <= row[unit]["min"] <= row[unit]["median"] <= row[unit]["max"] < 60
-            assert math.isfinite(row[f"compile_{unit}"])
+    for unit in ("cpu_s", "wall_s"):
+        for name, row in timings.items():
+            if name != "decode":
+                seconds = row[unit]
+                assert 0 <= seconds["min"] <= seconds["median"] <= seconds["max"] < 60
+                assert math.isfinite(row[f"compile_{unit}"])
+        # Decoding is a difference, next to nothing here: it may even be below 0.
+        median = {name: row[unit]["median"] for name, row in timings.items()}
+        difference = median["generate"] - median["prefill"]
+        assert median["decode"] == pytest.approx(difference, abs=1e-9)
     assert timings["step"]["runs"] == 1
-    assert (
-        timings["update"]["runs"] == 3
-    )  # in two steps and beside the naive one, less the first
+    # In two steps and beside the naive one, without the first.
+    assert timings["update"]["runs"] == 3
     assert timings["step"]["compile_cpu_s"] > 0
-    assert set(report["peak_rss_gib"]) == {
-        "step",
-        "distinct",
-        "profile",
-        "products",
-        "naive",
-    }
-    assert "mfu" not in report and "peak_device_gib" not in report  # a CPU
+    assert set(report["peak_rss_gib"]) == set(
+        "step distinct profile products naive".split()
+    )
+    assert "mfu" not in report  # a CPU
+    assert "peak_device_gib" not in report
 
 
 def test_the_products_are_those_of_all_matrices():
     """By the compiler's count: 2 a weight and row, of one trip through the loop."""
-    ones = {name: jnp.ones(shape) for name, shape in {
-        "q": (8, 12), "k": (8, 4), "v": (8, 4), "out": (12, 8),
-        "gate": (8, 20), "up": (8, 20), "down": (20, 8),
-    }.items()}  # fmt: skip
-    head, rows = jnp.ones((30, 8)), 6
-    lowered = parts.products.lower(
-        [ones, ones], head, jnp.ones((rows, 8)), jnp.int32(3)
+    layer = {
+        "q": jnp.ones((8, 12)),
+        "k": jnp.ones((8, 4)),
+        "v": jnp.ones((8, 4)),
+        "out": jnp.ones((12, 8)),
+        "gate": jnp.ones((8, 20)),
+        "up": jnp.ones((8, 20)),
+        "down": jnp.ones((20, 8)),
+    }
+    head = jnp.ones((30, 8))
+    rows = 6
+    lowered = arithmetic.products.lower(
+        [layer, layer], head, jnp.ones((rows, 8)), jnp.int32(3)
     )
-    compiled = lowered.compile()  # behind which nothing is left out any more
+    compiled = lowered.compile()  # nothing is left out after this
     assert len(re.findall(r" dot\(", compiled.as_text())) == 15
-    wanted = 2 * rows * (2 * sum(w.size for w in ones.values()) + head.size)
+    weights = 2 * sum(w.size for w in layer.values()) + head.size
+    wanted = 2 * rows * weights
     # The rest are sums and quotients of the rows.
     assert wanted <= compiled.cost_analysis()["flops"] <= 1.1 * wanted
 
@@ -109,87 +111,99 @@ def test_every_sample_runs_to_its_last_token(measured):
 
 def test_samples_differ_in_reward(measured):
     groups = measured.groups(measured.sampler)
-    assert any(
-        group.has_signal for group in groups
-    )  # some have two samples of few tokens
+    # Not all: some have two samples of few tokens.
+    assert any(group.has_signal for group in groups)
     assert groups[0].prompt.tokens.tolist() != groups[1].prompt.tokens.tolist()
 
 
 def test_the_naive_update_is_the_update(measured):
     """The same loss and the same gradient, so that their times compare."""
-    groups, found = measured.groups(measured.sampler), []
-    for make, update in (
-        (policy_batch.policy_batch, measured.update),
-        (parts.naive_batch, measured.naive_update),
-    ):
-        batch = measured.place(make(groups, measured.config, measured.processor))
+    groups = measured.groups(measured.sampler)
+
+    def metrics_of(make_batch, update):
+        batch = make_batch(groups, measured.config, measured.processor)
         state = jax.tree.map(jnp.copy, measured.state)  # an update donates it
-        found.append(jax.device_get(update(state, batch)[1]))
+        _, metrics = update(state, measured.place(batch))
+        return jax.device_get(metrics)
+
+    ours = metrics_of(policy_batch.policy_batch, measured.update)
+    naives = metrics_of(naive.naive_batch, measured.naive_update)
     for name in ("loss", "grad_norm", "sampler_gap", "policy_entropy"):
-        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ours[name], naives[name], rtol=1e-4, atol=1e-5)
 
 
-def test_naive_rows_hold_the_images(setting):
-    """What the sampler saw: its log-probabilities come out again."""
-    ready = parts.Bench(dataclasses.replace(SMALL, model=SIGHTED))
-    groups = ready.groups(ready.sampler)
-    assert all(
-        (group.prompt.tokens == SIGHTED.image_token_id).sum() == 4 for group in groups
-    )
-    batch = ready.place(parts.naive_batch(groups, ready.config, ready.processor))
+def test_naive_rows_hold_the_images(one_device):
+    """The model sees what the sampler saw: the sampler's log-probabilities come out again."""
+    bench = parts.Bench(dataclasses.replace(SMALL, model=SIGHTED))
+    groups = bench.groups(bench.sampler)
+    for group in groups:
+        assert (group.prompt.tokens == SIGHTED.image_token_id).sum() == 4
+    batch = bench.place(naive.naive_batch(groups, bench.config, bench.processor))
     assert np.any(batch.sampler_logprobs < 0)
-    loss = jax.jit(functools.partial(parts.naive_loss, config=ready.config))
+    loss = jax.jit(functools.partial(naive.naive_loss, config=bench.config))
+
+    def metrics_of(batch, n):
+        _, metrics = loss(bench.state.model, jax.tree.map(lambda x: x[n], batch))
+        return metrics
+
+    # The gap is the distance to the sampler's log-probabilities: here 1 nat more for each token.
+    shifted = dataclasses.replace(batch, sampler_logprobs=batch.sampler_logprobs - 1)
     for n in range(2):
-        _, found = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], batch))
-        assert found["sampler_gap"] < 1e-5  # float32; some come out alike to the bit
-        # It is the distance to what the sampler said: one nat more for each token of this half.
-        other = dataclasses.replace(batch, sampler_logprobs=batch.sampler_logprobs - 1)
-        _, further = loss(ready.state.model, jax.tree.map(lambda x, n=n: x[n], other))
-        np.testing.assert_allclose(further["sampler_gap"], 0.5, atol=1e-5)
-        assert found["policy_entropy"] > 1
+        metrics = metrics_of(batch, n)
+        assert metrics["sampler_gap"] < 1e-5  # float32; some are equal to the bit
+        assert metrics["policy_entropy"] > 1
+        # Each micro-batch has half of the weight.
+        gap = metrics_of(shifted, n)["sampler_gap"]
+        np.testing.assert_allclose(gap, 0.5, atol=1e-5)
 
 
-def test_ragged_samples_count_down_to_their_end(setting):
+def test_ragged_samples_count_down_to_their_end(one_device):
     shape = Shape(
         BLIND, prompts=8, group_size=8, prompt_tokens=4, new_tokens=16, shortest=2
     )
-    ready = parts.Bench(shape)
-    groups = ready.groups(ready.sampler)
+    bench = parts.Bench(shape)
+    groups = bench.groups(bench.sampler)
     lengths = np.concatenate([group.completions.lengths for group in groups])
     assert all(group.completions.ended.all() for group in groups)
-    assert lengths.min() == 2 and lengths.max() > 12
-    assert (
-        4 <= np.median(lengths) <= 8
-    )  # log-uniform: the middle is the square root of 2 * 16
-    row, length = groups[0].completions.tokens[0], lengths[0]
+    assert lengths.min() == 2
+    assert lengths.max() > 12
+    # Log-uniform: the middle is the square root of 2 * 16.
+    assert 4 <= np.median(lengths) <= 8
+    row = groups[0].completions.tokens[0]
+    length = lengths[0]
     assert row[:length].tolist() == [*range(16 + length - 1, 16, -1), 2]
 
 
-def test_slots_and_static_batches_sample_as_many(setting):
+def test_slots_and_static_batches_sample_as_many(one_device):
     """Eight slots: of 8 prompts x 4 samples at a time, or of two prompts after two."""
     shape = Shape(
         BLIND, prompts=8, group_size=4, prompt_tokens=4, new_tokens=64, shortest=2
     )
-    ready = parts.Bench(shape, slots=8)
-    ready.run(["sampler", "static"], runs=1)
-    slots, static = (ready.report()["timings"][name] for name in ("sampler", "static"))
+    bench = parts.Bench(shape, slots=8)
+    bench.run(["sampler", "static"], runs=1)
+    timings = bench.report()["timings"]
+    slots = timings["sampler"]
+    static = timings["static"]
     # 32 samples of (64 - 2) / log(64 / 2) = 17.9 tokens, give or take five of their means' spreads.
     for row in (slots, static):
         assert 280 < row["tokens"][0] < 880
     # A batch of 8 runs to its longest sample, log-uniform from 2 to 64; a freed slot is taken.
-    assert static["busy"] < slots["busy"] <= 1 and static["busy"] < 0.6
+    assert static["busy"] < slots["busy"] <= 1
+    assert static["busy"] < 0.6
 
 
 def test_the_share_of_slots_in_use_by_hand():
-    def batch(lengths, slots_and_steps):
-        made = types.SimpleNamespace(lengths=np.asarray(lengths))
-        return [
-            types.SimpleNamespace(completions=made, busy=sum(lengths) / slots_and_steps)
-        ]
+    def batch(lengths, slot_steps):
+        completions = types.SimpleNamespace(lengths=np.asarray(lengths))
+        group = types.SimpleNamespace(
+            completions=completions, fill_fraction=sum(lengths) / slot_steps
+        )
+        return [group]
 
-    assert parts.counts_of([batch([3, 1], 2 * 3)]) == (4, 4 / 6)
-    found = parts.counts_of([batch([3, 1], 2 * 3), batch([10, 10], 2 * 10)])
-    assert found == (24, pytest.approx(24 / 26))
+    uneven = batch([3, 1], 2 * 3)
+    even = batch([10, 10], 2 * 10)
+    assert parts.counts_of([uneven]) == (4, 4 / 6)
+    assert parts.counts_of([uneven, even]) == (24, pytest.approx(24 / 26))
 
 
 def test_flops_of_a_small_step():
@@ -202,7 +216,7 @@ def test_flops_of_a_small_step():
     tokens, sampled = 3 * 10 + 15 * 4, 15 * 4
     pairs = 3 * 10 * 10 / 2 + 15 * (10 * 4 + 4 * 4 / 2)
     forward = 2 * layers * tokens + 2 * 100 * 8 * sampled + 2 * 2 * (2 * 8) * pairs
-    assert parts.flops(shape) == {
+    assert arithmetic.flops(shape) == {
         "rollout": forward,
         "update": 3 * forward,
         "step": 4 * forward,
@@ -219,12 +233,12 @@ def test_shapes_are_those_of_the_peers():
 
 def test_runs_without_the_first():
     runs = [
-        parts.Run(9, 8, 40),
-        parts.Run(2, 4, 40),
-        parts.Run(1, 2, 40),
-        parts.Run(4, 2, 40),
+        clock.Run(9, 8, 40),
+        clock.Run(2, 4, 40),
+        clock.Run(1, 2, 40),
+        clock.Run(4, 2, 40),
     ]
-    assert parts.summary(runs) == {
+    assert clock.summary(runs) == {
         "runs": 3,
         "cpu_s": {"min": 2, "median": 2, "max": 4},
         "compile_cpu_s": 6,
@@ -242,13 +256,13 @@ def test_ratios_are_taken_within_pairs():
         ({"s": 9.0}, {"s": 3.0}),
         ({"s": 4.0}, {"s": 8.0}),
     ]
-    assert parts.ratios(pairs) == {"s": {"pairs": [2.0, 3.0, 0.5], "median": 2.0}}
+    assert clock.ratios(pairs) == {"s": {"pairs": [2.0, 3.0, 0.5], "median": 2.0}}
 
 
 # Imports once, then runs every command line in a fork of its own.
 REFUSALS = """
 import json, os, runpy, sys
-import parts
+import compare, growth, parts
 from r1v3_jax import hf, report
 
 for arguments in json.load(sys.stdin):
@@ -259,17 +273,17 @@ for arguments in json.load(sys.stdin):
         runpy.run_path(sys.argv[0], run_name="__main__")
         os._exit(0)
     os.close(write)
-    said = os.fdopen(read).read()
+    stderr = os.fdopen(read).read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([code, said]), flush=True)
+    print(json.dumps([code, stderr]), flush=True)
 """
 
 
 def test_refusals(tmp_path):
     cases = {
-        (
-            "--compare=verl",
-        ): "error: --compare: no peer 'verl'; there are tunix, trl, transformers",
+        ("--compare=verl",): (
+            "error: --compare: no peer 'verl'; there are tunix, trl, transformers"
+        ),
         ("--compare=trl", f"--trl_python={tmp_path}/python"): (
             f"error: --trl_python={tmp_path}/python: no such file; name another, or type\n"
             "  python3.11 -m venv trl-env\n"
@@ -281,10 +295,10 @@ def test_refusals(tmp_path):
             "--compare=tunix",
             f"--tunix_python={sys.executable}",
             f"--baselines={tmp_path}",
-        ): (f"error: --baselines={tmp_path}: no tunix_baseline.py in that directory"),
-        (
-            "--growth",
-        ): "error: --growth writes two files; name the first with --out=FILE.json",
+        ): f"error: --baselines={tmp_path}: no tunix_baseline.py in that directory",
+        ("--growth",): (
+            "error: --growth writes two files; name the first with --out=FILE.json"
+        ),
         ("--parts=step,all",): (
             "error: --parts: no part 'all'; there are sampler, static, distinct, step, profile, "
             "products, naive"
@@ -293,10 +307,14 @@ def test_refusals(tmp_path):
             f"error: --out={tmp_path}/no/x.json: its directory does not exist"
         ),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSALS], input=json.dumps([list(case) for case in cases]),
-        capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
-    )  # fmt: skip
-    wanted = [[1, f"{message}\n"] for message in cases.values()]
-    assert [json.loads(line) for line in done.stdout.splitlines()] == wanted
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")])
+    process = subprocess.run(
+        [sys.executable, "-c", REFUSALS],
+        input=json.dumps([list(case) for case in cases]),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": ""},
+    )
+    results = [json.loads(line) for line in process.stdout.splitlines()]
+    assert results == [[1, f"{message}\n"] for message in cases.values()]

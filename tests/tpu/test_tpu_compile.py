@@ -1,5 +1,6 @@
-"""The real TPU compiler on a small model of TPU shapes; see `tpu_compiler.py`. Every figure printed
-is the compiler's estimate.
+"""The real TPU compiler on a small model of TPU shapes; see `tpu_compiler.py`.
+
+Every figure printed is the compiler's estimate.
 """
 
 import json
@@ -24,7 +25,7 @@ def test_a_gradient_step_compiles_with_the_kernel(reports):
     report = reports["gradient"]
     show("gradient step", report)
     # One of each for the tower and one for the language model, each inside a scan over layers. The
-    # forward kernel does not run again in the backward pass: remat "dots" keeps what it gave.
+    # forward kernel does not run again in the backward pass: remat "dots" keeps its result.
     assert report["kernels"] == {
         "splash_mqa_fwd": 2,
         "splash_mqa_dq": 2,
@@ -36,7 +37,8 @@ def test_a_gradient_step_compiles_with_the_kernel(reports):
 def test_prefill_compiles_with_the_kernel(reports):
     report = reports["prefill"]
     show("prefill", report)
-    assert report["kernels"] == {"splash_mqa_fwd": 1} and report["scores"] == []
+    assert report["kernels"] == {"splash_mqa_fwd": 1}
+    assert report["scores"] == []
     assert report["cache"] == {"broadcast": 2}  # keys and values start as zeros
 
 
@@ -54,15 +56,19 @@ def test_decoding_compiles_without_copying_the_cache(reports):
 def test_decoding_in_slots_copies_neither_cache_nor_prompts(reports):
     report = reports["slots"]
     show("decode in slots", report)
-    # A row of queries against prompts of others, and one against its own cache.
+    # A row of queries against the prompts, and one against its own cache.
     assert report["kernels"] == {"decode_append": 1, "decode_attend": 2}
-    assert report["scores"] == [] and report["cache"] == {} and report["prompts"] == {}
+    assert report["scores"] == []
+    assert report["cache"] == {}
+    assert report["prompts"] == {}
     assert len(report["all_gathers"]) <= 1, report["all_gathers"]
 
 
 def test_the_attention_of_a_pods_update_becomes_machine_code(reports):
-    """Samples of 8,192 tokens behind prompts of 4,096, a chip's share: within the compiler's own
-    limit of VMEM a kernel's blocks do not fit, within that of `tpu.flags()` they do.
+    """A chip's share of samples of 8,192 tokens after prompts of 4,096.
+
+    Within the compiler's own limit of VMEM a kernel's blocks do not fit, within that of
+    `tpu_flags.flags()` they do.
     """
     assert reports["attention"]["kernels"] == {
         f"splash_mqa_{name}": 1 for name in ("dkv", "dq", "fwd")
@@ -73,98 +79,24 @@ def test_the_attention_of_a_pods_update_becomes_machine_code(reports):
 
 def show(name, report):
     sizes = {kind: f"{size / 2**20:.1f} MiB" for kind, size in report["bytes"].items()}
-    print(
-        f"{name}, TPU compiler's estimate for each of 4 v5p chips (nothing was run): {sizes}"
-    )
+    source = "TPU compiler's estimate for each of 4 v5p chips (nothing was run)"
+    print(f"{name}, {source}: {sizes}")
 
 
 # --- in a process of its own -------------------------------------------------------------------
 
 LENGTH = 640  # tokens a row; a tile has 257, the class token with them, padded to 384
-CACHE = (
-    "bf16[2,8,1,384,128]"  # on one device: layers, samples, kv heads, slots, head_dim
-)
-# Keys or values of the prompts, a layer of them, or one a sample.
+# On one device: layers, samples, kv heads, slots, head_dim.
+CACHE = "bf16[2,8,1,384,128]"
+# Keys or values of the prompts, of one layer, and repeated for each sample.
 PROMPTS = ("bf16[2,4,1,640,128]", "bf16[4,1,640,128]", "bf16[8,1,640,128]")
 
 
 def compile_all() -> dict:
+    """Compiles everything, in a process of its own, and reports on it."""
     import jax
-    import jax.numpy as jnp
-    from jax.sharding import NamedSharding
 
-    from r1v3_jax.config import Compute, ModelConfig, TextConfig, VisionConfig
-    from r1v3_jax.models import build
-    from r1v3_jax.run.program import concrete
-    from r1v3_jax.sampling import loop, params
-    from r1v3_jax.sharding import DECODE, TRAIN, make_mesh
-
-    config = ModelConfig(
-        text=TextConfig(
-            vocab_size=1000, embed=512, layers=2, heads=8, kv_heads=4, head_dim=128, mlp=1024
-        ),
-        vision=VisionConfig(
-            image_size=224, embed=256, layers=2, heads=2, mlp=768,
-            norm="rms_norm", qkv_bias=False, qk_norm=True,
-        ),
-        image_token_id=9, end_token_id=2, pad_token_id=0,
-    )  # fmt: skip
-    mesh = make_mesh(MESH, devices())
-    rows, length, tiles, prompts, group = 4, LENGTH, 4, 2, 4
-
-    def array(rules, shape, dtype, *axes):
-        return jax.ShapeDtypeStruct(
-            shape, dtype, sharding=NamedSharding(mesh, rules.spec(*axes))
-        )
-
-    def abstract(rules):
-        compute = Compute(
-            dtype="bfloat16", param_dtype="float32" if rules is TRAIN else "bfloat16",
-            remat="dots", attention="splash", logprob_chunk=128, rules=rules,
-        )  # fmt: skip
-        return build.abstract(config, compute, mesh)
-
-    def loss(model, tokens, positions, segments, index, tiles):
-        hidden = model(tokens, positions, segments, model.encode_images(tiles), index)
-        logprobs, entropy = model.logprobs(hidden, tokens)
-        return jnp.sum(jnp.where(segments > 0, logprobs - 0.01 * entropy, 0))
-
-    with jax.set_mesh(mesh):
-        ids = array(TRAIN, (rows, length), jnp.int32, "batch", None)
-        pixels = array(
-            TRAIN, (tiles, 224, 224, 3), jnp.float32, "tiles", None, None, None
-        )
-        gradient = jax.jit(jax.grad(loss)).lower(
-            abstract(TRAIN), ids, ids, ids, ids, pixels
-        )
-
-        images = array(DECODE, (tiles, 64, 512), jnp.bfloat16, "tiles", None, None)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        sampling = params.SamplingParams(max_tokens=384, top_p=0.9, banned=(9,))
-
-        def rollout(prompts, slots):
-            question = array(DECODE, (prompts, length), jnp.int32, "batch", None)
-            lengths = array(DECODE, (prompts,), jnp.int32, "batch")
-            static = {"group_size": group, "slots": slots, "sampling": sampling}
-            asked = abstract(DECODE), question, lengths, images, question
-            prefill = loop.prefill.lower(*asked, **static)
-            state = concrete(
-                jax.eval_shape(lambda *a: loop.prefill(*a, **static), *asked), mesh
-            )
-            bound = jax.ShapeDtypeStruct((), jnp.int32)
-            decode = loop.decode.lower(
-                asked[0], state, key, bound, bound, sampling=sampling
-            )
-            return prefill, decode
-
-        prefill, decode = rollout(prompts, 0)
-        _, slots = rollout(2 * prompts, prompts * group)
-    programs = {
-        "gradient": gradient,
-        "prefill": prefill,
-        "decode": decode,
-        "slots": slots,
-    }
+    programs = lower_all()
     reports = {name: report(program.compile()) for name, program in programs.items()}
     attention = attention_of_a_pod()
     reports["attention"] = report(attention.compile(compiler_options=tpu_flags.flags()))
@@ -176,58 +108,169 @@ def compile_all() -> dict:
     return reports
 
 
+def model_config():
+    from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
+
+    return ModelConfig(
+        text=TextConfig(
+            vocab_size=1000,
+            embed=512,
+            layers=2,
+            heads=8,
+            kv_heads=4,
+            head_dim=128,
+            mlp=1024,
+        ),
+        vision=VisionConfig(
+            image_size=224,
+            embed=256,
+            layers=2,
+            heads=2,
+            mlp=768,
+            norm="rms_norm",
+            qkv_bias=False,
+            qk_norm=True,
+        ),
+        image_token_id=9,
+        end_token_id=2,
+        pad_token_id=0,
+    )
+
+
+def abstract_model(rules, mesh):
+    from r1v3_jax.config import Compute
+    from r1v3_jax.models import build
+    from r1v3_jax.sharding import TRAIN
+
+    compute = Compute(
+        dtype="bfloat16",
+        param_dtype="float32" if rules is TRAIN else "bfloat16",
+        remat="dots",
+        attention="splash",
+        logprob_chunk=128,
+        rules=rules,
+    )
+    return build.abstract(model_config(), compute, mesh)
+
+
+def lower_all() -> dict:
+    """Lowers a gradient step and the programs of a rollout: {name: lowered program}."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding
+
+    from r1v3_jax.run.program import concrete
+    from r1v3_jax.sampling import loop, params
+    from r1v3_jax.sharding import DECODE, TRAIN, make_mesh
+
+    mesh = make_mesh(MESH, devices())
+    rows, tiles, prompts, group = 4, 4, 2, 4
+
+    def array(rules, shape, dtype, *axes):
+        sharding = NamedSharding(mesh, rules.spec(*axes))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def loss(model, tokens, positions, segments, index, tiles):
+        hidden = model(tokens, positions, segments, model.encode_images(tiles), index)
+        logprobs, entropy = model.logprobs(hidden, tokens)
+        return jnp.sum(jnp.where(segments > 0, logprobs - 0.01 * entropy, 0))
+
+    def rollout(prompts, slots):
+        """Lowers prefill and decode."""
+        question = array(DECODE, (prompts, LENGTH), jnp.int32, "batch", None)
+        lengths = array(DECODE, (prompts,), jnp.int32, "batch")
+        images = array(DECODE, (tiles, 64, 512), jnp.bfloat16, "tiles", None, None)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        sampling = params.SamplingParams(max_tokens=384, top_p=0.9, banned=(9,))
+        static = {"group_size": group, "slots": slots, "sampling": sampling}
+        model = abstract_model(DECODE, mesh)
+        arguments = model, question, lengths, images, question
+        prefill = loop.prefill.lower(*arguments, **static)
+        shapes = jax.eval_shape(lambda *a: loop.prefill(*a, **static), *arguments)
+        state = concrete(shapes, mesh)
+        bound = jax.ShapeDtypeStruct((), jnp.int32)
+        decode = loop.decode.lower(model, state, key, bound, bound, sampling=sampling)
+        return prefill, decode
+
+    with jax.set_mesh(mesh):
+        ids = array(TRAIN, (rows, LENGTH), jnp.int32, "batch", None)
+        pixels_shape = (tiles, 224, 224, 3)
+        pixels = array(TRAIN, pixels_shape, jnp.float32, "tiles", None, None, None)
+        gradient = jax.jit(jax.grad(loss)).lower(
+            abstract_model(TRAIN, mesh), ids, ids, ids, ids, pixels
+        )
+        prefill, decode = rollout(prompts, 0)
+        _, slots = rollout(2 * prompts, prompts * group)
+    return {"gradient": gradient, "prefill": prefill, "decode": decode, "slots": slots}
+
+
 def attention_of_a_pod():
+    """Lowers the attention of the pod's update, forward and backward."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
     from r1v3_jax.models.attention import splash_after_prompt
 
-    here = SingleDeviceSharding(devices()[0])
+    sharding = SingleDeviceSharding(devices()[0])
 
-    def array(dtype, *shape):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+    def floats(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+
+    def integers(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     def loss(q, k, v, prompt_k, prompt_v, segments, used):
         out = splash_after_prompt(q, k, v, prompt_k, prompt_v, segments, used)
         return jnp.sum(out.astype(jnp.float32) ** 2)
 
     rows, heads, queries, width, length, prompt = 1, 4, 5, 128, 8192, 4096
-    own, before = (rows, length, heads, width), (1, heads, prompt, width)
+    keys = floats(rows, length, heads, width)
+    prompt_keys = floats(1, heads, prompt, width)
     return jax.jit(jax.grad(loss, argnums=range(5))).lower(
-        array(jnp.bfloat16, rows, length, heads, queries, width),
-        array(jnp.bfloat16, *own), array(jnp.bfloat16, *own),
-        array(jnp.bfloat16, *before), array(jnp.bfloat16, *before),
-        array(jnp.int32, rows, length), array(jnp.int32, 1),
-    )  # fmt: skip
+        floats(rows, length, heads, queries, width),
+        keys,
+        keys,
+        prompt_keys,
+        prompt_keys,
+        integers(rows, length),
+        integers(1),
+    )
+
+
+def count(names: list[str]) -> dict[str, int]:
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def makers(text: str, shape: str) -> dict[str, int]:
+    """How arrays of a shape are made: {opcode: count}; scatters are inside the fusions."""
+    opcodes = []
+    for layout, opcode in re.findall(rf"= {re.escape(shape)}(\S*) ([a-z-]+)\(", text):
+        # S(1) is VMEM, where the compiler likes to have arrays as small as these.
+        in_vmem = "S(1)" in layout
+        if not in_vmem and opcode not in ("parameter", "get-tuple-element"):
+            opcodes.append(opcode)
+    return count(opcodes)
 
 
 def report(compiled) -> dict:
-    text, memory = compiled.as_text(), compiled.memory_analysis()
+    """What a test wants to know of a compiled program."""
+    text = compiled.as_text()
+    memory = compiled.memory_analysis()
     kernels = re.findall(
         r"%(splash_mqa_[a-z]+|decode_[a-z]+)\S* = .*tpu_custom_call", text
     )
-    arrays = set(re.findall(r"(?:f32|bf16|pred)\[[\d,]+\]", text))
-
-    def made(
-        shape,
-    ):  # how arrays of a shape are made; the scatters stand inside the fusions
-        ways = re.findall(rf"= {re.escape(shape)}(\S*) ([a-z-]+)\(", text)
-        # S(1) is VMEM, where the compiler likes to have arrays as small as these.
-        ways = [way for layout, way in ways if "S(1)" not in layout]
-        ways = [way for way in ways if way not in ("parameter", "get-tuple-element")]
-        return {way: ways.count(way) for way in sorted(set(ways))}
-
+    arrays = sorted(set(re.findall(r"(?:f32|bf16|pred)\[[\d,]+\]", text)))
     square = ("640,640]", "384,384]", "257,257]")
+    # Queries x keys of the pod's attention; its mask, of bits, is as large.
+    pod_scores = [array for array in arrays if "8192,12288" in array]
+    prompts = {shape: makers(text, shape) for shape in PROMPTS}
     return {
-        "kernels": {kernel: kernels.count(kernel) for kernel in sorted(set(kernels))},
-        "scores": sorted(array for array in arrays if array.endswith(square)),
-        # Of an attention behind prompts; its mask, of bits, is as large.
-        "pod scores": sorted(
-            x for x in arrays if "8192,12288" in x and not x.startswith("pred")
-        ),
-        "cache": made(CACHE),
-        "prompts": {shape: ways for shape in PROMPTS if (ways := made(shape))},
+        "kernels": count(kernels),
+        "scores": [array for array in arrays if array.endswith(square)],
+        "pod scores": [array for array in pod_scores if not array.startswith("pred")],
+        "cache": makers(text, CACHE),
+        "prompts": {shape: opcodes for shape, opcodes in prompts.items() if opcodes},
         "all_gathers": re.findall(r"= (\S+)\{\S* all-gather(?:-start)?\(", text),
         "bytes": {
             "arguments": memory.argument_size_in_bytes,

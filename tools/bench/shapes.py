@@ -1,4 +1,4 @@
-"""What `python tools/bench` runs on: shapes by name, prompts made up, weights that end samples unevenly.
+"""What `python tools/bench` runs on: shapes by name, made-up prompts, weights of uneven samples.
 
 The first two shapes are those of two peers' baseline scripts, so that each can be compared at its
 own.
@@ -22,17 +22,14 @@ FIRST_ID = 16  # ids below are special in the models made here
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """P prompts of `prompt_tokens`, one tile each where the model sees; G samples of each.
-
-    new_tokens: of every sample; with `shortest` the lengths of the samples lie between the two.
-    """
+    """A model, and the sizes of a step."""
 
     model: ModelConfig
-    prompts: int = 4
-    group_size: int = 8
+    prompts: int = 4  # P; with one tile each if the model has a vision tower
+    group_size: int = 8  # G, samples of a prompt
     prompt_tokens: int = 64
-    new_tokens: int = 128
-    shortest: int = 0
+    new_tokens: int = 128  # of every sample, or of the longest
+    shortest: int = 0  # sample; 0: all are equally long
     compute: Compute = Compute()
     accumulate: int = 1
 
@@ -41,109 +38,149 @@ class Shape:
         return 0 if self.model.vision is None else self.prompts
 
     def with_vocabulary(self, size: int) -> "Shape":
+        """Returns the shape with another vocabulary."""
         text = dataclasses.replace(self.model.text, vocab_size=size)
-        return dataclasses.replace(
-            self, model=dataclasses.replace(self.model, text=text)
-        )
+        model = dataclasses.replace(self.model, text=text)
+        return dataclasses.replace(self, model=model)
 
 
 _TEXT = TextConfig(
     vocab_size=4096, embed=256, layers=4, heads=8, kv_heads=4, head_dim=32, mlp=1024
 )
 _VISION = VisionConfig(
-    image_size=224, embed=128, layers=2, heads=4, mlp=512,
-    norm="rms_norm", qkv_bias=False, qk_norm=True,
-)  # fmt: skip
+    image_size=224,
+    embed=128,
+    layers=2,
+    heads=4,
+    mlp=512,
+    norm="rms_norm",
+    qkv_bias=False,
+    qk_norm=True,
+)
 _LANGUAGE_ONLY = ModelConfig(
     text=_TEXT, vision=None, image_token_id=None, end_token_id=2, pad_token_id=0
 )
 _WITH_IMAGES = ModelConfig(
     text=dataclasses.replace(_TEXT, kv_heads=2, mlp=704),
-    vision=_VISION, image_token_id=5, end_token_id=2, pad_token_id=0, max_tiles=1,
-)  # fmt: skip
-# The first two are those of the peers' baseline scripts. Remat: what memory asks for.
+    vision=_VISION,
+    image_token_id=5,
+    end_token_id=2,
+    pad_token_id=0,
+    max_tiles=1,
+)
 SHAPES = {
+    # Of tunix_baseline.py and trl_baseline.py.
     "tunix": Shape(_LANGUAGE_ONLY),
     "trl": Shape(_WITH_IMAGES, prompt_tokens=150),
+    # Many samples that share a long prompt; it is recomputed to save memory.
     "long_prompt": Shape(
-        _LANGUAGE_ONLY, prompts=1, group_size=32, prompt_tokens=1000, compute=Compute(remat="full")
+        _LANGUAGE_ONLY,
+        prompts=1,
+        group_size=32,
+        prompt_tokens=1000,
+        compute=Compute(remat="full"),
     ),
-    # As many samples as a step of R1V3 has.
+    # As many samples as a step of R1V3 has, of uneven lengths.
     "ragged": Shape(
-        _LANGUAGE_ONLY, prompts=32, group_size=32, new_tokens=512, shortest=8, accumulate=32
+        _LANGUAGE_ONLY,
+        prompts=32,
+        group_size=32,
+        new_tokens=512,
+        shortest=8,
+        accumulate=32,
     ),
+    # A real model, for one accelerator.
     "internvl3_1b": Shape(
-        INTERNVL3_1B, prompts=32, prompt_tokens=320, new_tokens=512, accumulate=8,
+        INTERNVL3_1B,
+        prompts=32,
+        prompt_tokens=320,
+        new_tokens=512,
+        accumulate=8,
         compute=Compute(dtype="bfloat16", remat="full", logprob_chunk=128),
     ),
-}  # fmt: skip
+}
 
 
-class Processor(Processor):
-    """Random ids where a run has text; pictures are cut into tiles as ever."""
+class RandomProcessor(Processor):
+    """Encodes questions as random ids; pictures are cut into tiles as in a run."""
 
     def __init__(self, shape: Shape):
         config = shape.model
-        banned = [config.image_token_id] * (config.vision is not None)
+        banned = []
+        if config.vision is not None:
+            banned.append(config.image_token_id)
         if not shape.shortest:  # every sample runs to its limit, as the peers' do
             banned.append(config.end_token_id)
         tokenizer = types.SimpleNamespace(
             pad_token_id=config.pad_token_id,
             banned_token_ids=tuple(banned),
-            decode_all=lambda rows, *, skip_special: [
-                " ".join(map(str, ids)) for ids in rows
-            ],
+            decode_all=decode_all,
         )
         super().__init__(config, tokenizer)
         self.shape = shape
 
     def prompt(self, example: Example) -> Encoded:
-        vocabulary, tiles = self.config.text.vocab_size, self.tiles(example)
+        """Encodes a question: ids by its number, image tokens in front."""
+        vocabulary = self.config.text.vocab_size
+        length = self.shape.prompt_tokens
+        tiles = self.tiles(example)
         rng = np.random.default_rng(int(example.id))
-        ids = rng.integers(
-            FIRST_ID, vocabulary // 2, self.shape.prompt_tokens, dtype=np.int32
-        )
+        ids = rng.integers(FIRST_ID, vocabulary // 2, length, dtype=np.int32)
         if tiles.counts:
-            ids[1 : 1 + sum(self._image_tokens(tiles.counts))] = (
-                self.config.image_token_id
-            )
+            image_tokens = sum(self._image_tokens(tiles.counts))
+            ids[1 : 1 + image_tokens] = self.config.image_token_id
         ids[-1] = vocabulary - 1  # see `count_down`
-        return Encoded(ids, ids, np.zeros(len(ids), bool), tiles)
+        mask = np.zeros(len(ids), bool)
+        return Encoded(tokens=ids, labels=ids, loss_mask=mask, tiles=tiles)
+
+
+def decode_all(rows, *, skip_special: bool) -> list[str]:
+    """Writes ids as numbers, where a run has text."""
+    return [" ".join(map(str, ids)) for ids in rows]
 
 
 def example(index: int, shape: Shape) -> Example:
-    """Question number `index`: for the shapes of a model that sees, with a picture of noise."""
-    if shape.model.vision is None:
-        return Example(str(index), (), "", "")
-    side = shape.model.vision.image_size
-    pixels = np.random.default_rng(index).integers(
-        0, 256, (side, side, 3), dtype=np.uint8
-    )
-    return Example(str(index), (Image.fromarray(pixels),), "", "")
+    """Returns question number `index`, with a picture of noise if the model has a vision tower."""
+    images = ()
+    if shape.model.vision is not None:
+        side = shape.model.vision.image_size
+        rng = np.random.default_rng(index)
+        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        images = (Image.fromarray(pixels),)
+    return Example(str(index), images, question="", answer="")
 
 
 def count_down(model: R1V3, shortest: int, longest: int) -> R1V3:
-    """The model with weights by which it samples lengths from `shortest` to `longest`, log-uniform.
+    """Returns the model with weights by which it samples lengths from `shortest` to `longest`.
 
-    The prompt's last token leads to token n - 1 with a probability of about 1 / n, token r to
-    r - 1, and token 1 to the end: n tokens in all, whatever the order in which rows are decoded.
-    Layers add nothing to their input, at the price of any layer.
+    Log-uniform: the prompt's last token leads to token n - 1 with a probability of about 1 / n,
+    token r leads to r - 1, and token 1 to the end. These are n tokens in all, whatever the order in
+    which rows are decoded. Layers add nothing to their input, but cost what any layer costs.
     """
-    text, rng = model.config.text, np.random.default_rng(0)
+    text = model.config.text
+    rng = np.random.default_rng(0)
     embedding, head = np.zeros((2, text.padded_vocab, text.embed), np.float32)
-    codes = rng.normal(
-        size=(longest, text.embed)
-    )  # of the tokens that count; almost orthogonal
-    codes[:, 0] = 0  # the direction of the prompt's last token
+
+    # 1. A direction for each token that counts; almost orthogonal. Direction 0 is that of the
+    # prompt's last token.
+    codes = rng.normal(size=(longest, text.embed))
+    codes[:, 0] = 0
     codes /= np.linalg.norm(codes, axis=1, keepdims=True)
-    counting, lengths = FIRST_ID + np.arange(longest), np.arange(shortest, longest + 1)
-    embedding[counting], embedding[text.vocab_size - 1, 0] = codes, 1
-    # What the head sees is as long as the square root of its width. After the prompt:
+    counting = FIRST_ID + np.arange(longest)  # ids of the tokens 0, 1, ..., longest - 1
+    embedding[counting] = codes
+    embedding[text.vocab_size - 1, 0] = 1
+
+    # 2. After the prompt. What the head reads is as long as the square root of its width, so that
+    # logits are -log n.
+    lengths = np.arange(shortest, longest + 1)
     head[:, 0] = -30
     head[FIRST_ID + lengths - 1, 0] = -np.log(lengths) / text.embed**0.5
+
+    # 3. After token r comes r - 1; after token 1 the end.
     head[counting[1:-1]] += 8 * codes[2:]
     head[model.config.end_token_id] += 8 * codes[1]
-    new = {
+
+    replacements = {
         ("language", "embedding"): embedding,
         ("language", "head"): head,
         ("language", "blocks", "out"): 0,
@@ -151,10 +188,11 @@ def count_down(model: R1V3, shortest: int, longest: int) -> R1V3:
     }
 
     def fill(path, variable):
-        if path not in new:
+        if path not in replacements:
             return variable
         value = variable.get_value()
-        array = np.broadcast_to(np.asarray(new[path], value.dtype), value.shape)
+        numbers = np.asarray(replacements[path], value.dtype)
+        array = np.broadcast_to(numbers, value.shape)
         return variable.replace(jax.device_put(array, value.sharding))
 
     graph, state = nnx.split(model)
