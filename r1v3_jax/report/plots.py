@@ -167,37 +167,43 @@ def accuracy_by_stage(rows: list[dict], summary: dict):
         # A stage has no bar for a set that it was not measured on.
         groups = [k for k, name in enumerate(sets) if measured(values.get(name))]
         x = [k + offset for k in groups]
-        mean, low, high = bounds([values[sets[k]] for k in groups])
-        axes.bar(
-            x,
-            mean,
-            0.9 * width,
-            color=COLOURS[stage],
-            label=label(stage),
-            zorder=2,
-        )
-        axes.errorbar(
-            x,
-            mean,
-            [mean - low, high - mean],
-            fmt="none",
-            ecolor="black",
-            capsize=3,
-        )
-        # The number is written above the upper end of the interval.
-        for value, *tip in zip(mean, x, high, strict=True):
-            axes.annotate(
-                f"{value:.0f}",
-                tip,
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-            )
+        percents = bounds([values[sets[k]] for k in groups])
+        _draw_bars(axes, x, percents, 0.9 * width, stage)
     axes.set(ylabel="right answers (%), with 95% interval")
     axes.margins(y=0.1)
     axes.set_xticks(range(len(sets)), sets)
     axes.grid(False, axis="x")
     return legend(figure, axes)
+
+
+def _draw_bars(axes, x: list[float], percents, width: float, stage: str) -> None:
+    """Draws the bars of one stage with intervals and numbers; `percents` is of `bounds`."""
+    mean, low, high = percents
+    axes.bar(
+        x,
+        mean,
+        width,
+        color=COLOURS[stage],
+        label=label(stage),
+        zorder=2,
+    )
+    axes.errorbar(
+        x,
+        mean,
+        [mean - low, high - mean],
+        fmt="none",
+        ecolor="black",
+        capsize=3,
+    )
+    # The number is written above the upper end of the interval.
+    for value, *tip in zip(mean, x, high, strict=True):
+        axes.annotate(
+            f"{value:.0f}",
+            tip,
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+        )
 
 
 def _gains(stages: dict[str, dict], sets: list[str]) -> str:
@@ -231,7 +237,16 @@ def selection(rows: list[dict], summary: dict):
     if known(correlation):
         title += f": rank correlation of entropy and accuracy {correlation:+.2f}"
     figure, (axes,) = blank(title)
+    _draw_points(figure, axes, points, chosen)
+    axes.set(
+        xlabel="critical-token entropy (nats)",
+        ylabel="held-out accuracy (%), with 95% interval",
+    )
+    return legend(figure, axes)
 
+
+def _draw_points(figure, axes, points: list[dict], chosen: int | None) -> None:
+    """Draws a dot with its interval for each checkpoint, and a ring around the chosen one."""
     entropies = [point["critical_entropy"] for point in points]
     steps = [point["step"] for point in points]
     mean, low, high = bounds([point["accuracy"] for point in points])
@@ -259,11 +274,6 @@ def selection(rows: list[dict], summary: dict):
             )
     # The colour of a dot is its step.
     figure.colorbar(dots, ax=axes, label="GRPO step", pad=0.02)
-    axes.set(
-        xlabel="critical-token entropy (nats)",
-        ylabel="held-out accuracy (%), with 95% interval",
-    )
-    return legend(figure, axes)
 
 
 def loss(rows: list[dict], summary: dict):
