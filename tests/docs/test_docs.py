@@ -60,9 +60,22 @@ SECTIONS = (
 
 @functools.cache
 def flags_of(path) -> dict[str, list[str] | None]:
-    """{flag: its choices, or None} of a Python program, read from its text."""
+    """{flag: its choices, or None} of a Python program, read from its text.
+
+    A program in a folder has the flags of all modules there that are not programs themselves.
+    """
+    if path.name == "__main__.py" and path.is_relative_to(ROOT / "tools"):
+        modules = [module for module in path.parent.glob("*.py") if module != path]
+        texts = {module: module.read_text(encoding="utf-8") for module in modules}
+        parts = [
+            flags_of(module)
+            for module, text in texts.items()
+            if "if __name__" not in text
+        ]
+    else:
+        parts = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = {}
+    found = {name: choices for part in parts for name, choices in part.items()}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         function = call.func.attr if isinstance(call.func, ast.Attribute) else ""
         if function.startswith("DEFINE_") and isinstance(call.args[0], ast.Constant):
