@@ -4,7 +4,7 @@
     python -m r1v3_jax.launch --config=tpu_v5e_8 --dry_run
 
 Wants checkpoints/InternVL3-1B, data/grpo.jsonl and data/probe.jsonl. Memory and
-time: see the README's table.
+time: docs/results/pod.md.
 """
 
 from r1v3_jax.config import GRPO, INTERNVL3_1B, Compute, Evaluate, Optimizer, Run

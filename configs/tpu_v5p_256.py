@@ -5,8 +5,8 @@
 
 Wants data/grpo.jsonl and data/probe.jsonl, on a file system that all hosts share, and weights that
 have learnt to think: --config.init_from=DIR/cold_start/done, of the run of tpu_v5p_256_sft in DIR.
-(checkpoints/InternVL3-38B, the default, is where that one begins.) Memory and time: see the
-README's table.
+(checkpoints/InternVL3-38B, the default, is where that one begins.) Memory and time:
+docs/results/pod.md.
 """
 
 from r1v3_jax.config import GRPO, R1V3_38B, Compute, Evaluate, Optimizer, Run

@@ -3,8 +3,8 @@
     python -m r1v3_jax.launch --config=tpu_v6e_8 --workdir=DIR
     python -m r1v3_jax.launch --config=tpu_v6e_8 --dry_run
 
-Wants checkpoints/InternVL3-2B, data/grpo.jsonl and data/probe.jsonl. Memory and time: see the
-README's table.
+Wants checkpoints/InternVL3-2B, data/grpo.jsonl and data/probe.jsonl. Memory and time:
+docs/results/pod.md.
 """
 
 import dataclasses
