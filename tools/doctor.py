@@ -1,15 +1,17 @@
-"""Looks a run's directory over and says what to do: its checkpoints, its metrics, the environment.
+"""Checks a run's directory and says what to do: its checkpoints, its metrics, the environment.
 
     python tools/doctor.py WORKDIR [--config=NAME]
 
 Reads everything, changes nothing. Exit code 0 if the run can go on as it is, 1 if something is
-damaged or in the way. With --config also whether that config, as its file says it, would go on
-here, and whether the data it names is as tools/convert_data.py wrote it.
+damaged or in the way. With --config also checks whether that config, as its file has it, would go
+on here, and whether the data it names is as tools/convert_data.py wrote it.
 """
 
+import dataclasses
 import importlib.metadata
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags
@@ -21,6 +23,26 @@ from r1v3_jax.run import metrics
 from r1v3_jax.run.checkpoints import States
 
 CONFIG = flags.DEFINE_string("config", None, "A config to compare the run with.")
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    good: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"  {'ok ' if self.good else 'BAD'}  {self.text}"
+
+
+def good(text: str) -> Finding:
+    return Finding(True, text)
+
+
+def bad(text: str) -> Finding:
+    return Finding(False, text)
 
 
 def main(argv: list[str]) -> None:
@@ -28,151 +50,182 @@ def main(argv: list[str]) -> None:
         sys.exit(
             "error: wanted one argument, the directory of a run: tools/doctor.py runs/digits"
         )
-    workdir, wrong = Path(argv[1]), []
-    for title, check in (
-        ("checkpoints", checkpoints),
-        ("metrics", lines),
-        ("what is left over", leftovers),
-        ("environment", environment),
-    ):
-        print(title)
-        for well, text in check(workdir):
-            print(f"  {'ok ' if well else 'BAD'}  {text}")
-            wrong += [] if well else [text]
+    workdir = Path(argv[1])
+    checks = {
+        "checkpoints": checkpoints,
+        "metrics": metrics_lines,
+        "what is left over": leftovers,
+        "environment": environment,
+    }
     if CONFIG.value:
-        print("config")
-        try:
-            config = load_config(CONFIG.value)
-            preflight.check(config, workdir)
-            print(f"  ok   {CONFIG.value} goes on here")
-            for stage in config.stages.values():
-                path = getattr(stage.train, "path", "")
-                if path and Path(path, "SHA256SUMS").is_file():
-                    checksums.check_sums(path)
-                    print(f"  ok   {path}: the data verifies")
-        except (ValueError, OSError) as error:
-            print(f"  BAD  {error}")
-            wrong.append(str(error))
-    print(f"{len(wrong)} things to mend" if wrong else "the run can go on")
-    sys.exit(bool(wrong))
+        checks["config"] = config
+    problems = 0
+    for title, check in checks.items():
+        print(title)
+        for finding in check(workdir):
+            print(finding)
+            problems += not finding.good
+    print(f"{problems} things to mend" if problems else "the run can go on")
+    sys.exit(bool(problems))
 
 
-def checkpoints(workdir: Path):
-    """(well, what is said) of every state, and of the weights that finished stages left."""
-    found = False
-    for directory in sorted(workdir.glob("*/states")) + sorted(
-        workdir.glob("*/candidates")
-    ):
-        name, good = directory.relative_to(workdir), []
-        for step in States(directory).steps():
-            found = True
-            if problems := checksums.check_manifest(directory / str(step)):
-                yield False, f"{name}/{step} is damaged: {'; '.join(problems)}"
-            else:
-                good.append(step)
-                version = checksums.read_manifest(directory / str(step))["version"]
-                yield True, f"{name}/{step} verifies (written by version {version})"
-        if directory.name == "candidates":
-            continue
-        if good:
-            yield True, f"{name}: the stage would go on from step {good[-1]}"
-        elif States(directory).steps():
-            yield False, f"{name} has no good step: remove it to begin the stage anew"
-        else:
-            yield True, f"{name}: no save was finished, the stage would begin anew"
-    for weights in sorted(workdir.glob("*/done/weights")):
-        found, name = True, weights.parent.relative_to(workdir)
-        try:
-            checksums.check_sums(weights)
-            yield True, f"{name} verifies"
-        except (ValueError, OSError) as error:
-            yield (
-                False,
-                f"{error}, or remove {name}: the stage goes on from its newest state",
-            )
-    if not found:
-        yield True, "none yet"
+# -------------------------------------------------------------------------------------------------
+# checkpoints
 
 
-def lines(workdir: Path):
-    """Whether metrics.jsonl has each step of each stage once, none missing."""
+def checkpoints(workdir: Path) -> Iterator[Finding]:
+    """Checks every state, and the weights that finished stages left."""
+    states = sorted(workdir.glob("*/states"))
+    candidates = sorted(workdir.glob("*/candidates"))
+    weights = sorted(workdir.glob("*/done/weights"))
+    count = len(weights)
+    for directory in states + candidates:
+        name = directory.relative_to(workdir)
+        steps = States(directory).steps()
+        count += len(steps)
+        good_steps = []
+        for step in steps:
+            finding = checked_state(name, directory, step)
+            yield finding
+            if finding.good:
+                good_steps.append(step)
+        if directory in states:  # a stage does not go on from a candidate
+            yield resumption(name, steps, good_steps)
+    for directory in weights:
+        yield checked_weights(directory, directory.parent.relative_to(workdir))
+    if not count:
+        yield good("none yet")
+
+
+def checked_state(name: Path, directory: Path, step: int) -> Finding:
+    """Checks one state against its manifest."""
+    state = directory / str(step)
+    problems = checksums.check_manifest(state)
+    if problems:
+        return bad(f"{name}/{step} is damaged: {'; '.join(problems)}")
+    version = checksums.read_manifest(state)["version"]
+    return good(f"{name}/{step} verifies (written by version {version})")
+
+
+def resumption(name: Path, steps: list[int], good_steps: list[int]) -> Finding:
+    """Tells where a stage would go on."""
+    if good_steps:
+        return good(f"{name}: the stage would go on from step {good_steps[-1]}")
+    if steps:
+        return bad(f"{name} has no good step: remove it to begin the stage anew")
+    return good(f"{name}: no save was finished, the stage would begin anew")
+
+
+def checked_weights(directory: Path, name: Path) -> Finding:
+    """Checks the exported weights of a finished stage."""
+    try:
+        checksums.check_sums(directory)
+    except (ValueError, OSError) as error:
+        return bad(
+            f"{error}, or remove {name}: the stage goes on from its newest state"
+        )
+    return good(f"{name} verifies")
+
+
+# -------------------------------------------------------------------------------------------------
+# the rest of the directory
+
+
+def metrics_lines(workdir: Path) -> Iterator[Finding]:
+    """Checks whether metrics.jsonl has each step of each stage once, and none is missing."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
-        yield True, "none yet"
+        yield good("none yet")
         return
     try:
         rows = metrics.read(workdir)
     except ValueError as error:
-        yield False, str(error)
+        yield bad(str(error))
         return
     stages = {}
     for row in rows:
         stages.setdefault(row["stage"], []).append(row["step"])
     for stage, steps in stages.items():
-        if steps == list(range(len(steps))):
-            yield True, f"{stage}: steps 0 to {len(steps) - 1}, each once"
-        else:
-            odd = next(i for i, step in enumerate(steps) if step != i)
-            yield (
-                False,
-                f"{stage}: line {odd + 1} of the stage is of step {steps[odd]}, not {odd}",
+        # The lines of a stage must be those of its steps 0, 1, 2, ...
+        wrong_lines = [line for line, step in enumerate(steps) if step != line]
+        if wrong_lines:
+            line = wrong_lines[0]
+            yield bad(
+                f"{stage}: line {line + 1} of the stage is of step {steps[line]}, not {line}"
             )
+        else:
+            yield good(f"{stage}: steps 0 to {len(steps) - 1}, each once")
     skipped = sum(row.get("skipped", 0) > 0 for row in rows)
     if skipped:
-        yield (
-            True,
-            f"{skipped} lines come after steps that were not finite: see not_finite/",
+        yield good(
+            f"{skipped} lines come after steps that were not finite: see not_finite/"
         )
 
 
-def leftovers(workdir: Path):
-    """What a kill left behind: harmless, written over by the next run."""
-    names = [
-        p
-        for end in ("*.partial", "*.orbax-checkpoint-tmp*")
-        for p in workdir.rglob(end)
-    ]
-    for path in sorted(names):
-        yield (
-            True,
-            f"{path.relative_to(workdir)} is of a write that was cut short; it may go",
-        )
-    if not names:
-        yield True, "nothing"
+def leftovers(workdir: Path) -> Iterator[Finding]:
+    """Lists what a kill left behind: harmless, the next run overwrites it."""
+    paths = []
+    for pattern in ("*.partial", "*.orbax-checkpoint-tmp*"):
+        paths += workdir.rglob(pattern)
+    for path in sorted(paths):
+        name = path.relative_to(workdir)
+        yield good(f"{name} is of a write that was cut short; it may go")
+    if not paths:
+        yield good("nothing")
 
 
-def environment(workdir: Path):
-    for package in (
-        "jax",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "numpy",
-        "transformers",
-    ):
+# -------------------------------------------------------------------------------------------------
+# this machine, and a config
+
+
+def environment(workdir: Path) -> Iterator[Finding]:
+    """Checks the installed packages, those that the run was made with, and the disk."""
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+    for package in packages:
         try:
-            yield True, f"{package} {importlib.metadata.version(package)}"
+            yield good(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            yield False, f"{package} is not installed; pip install -e ."
+            yield bad(f"{package} is not installed; pip install -e .")
     summary = workdir / "summary.json"
     if summary.exists():
-        there = files.read_json(summary)["versions"]
+        versions = files.read_json(summary)["versions"]
         changed = [
-            f"{name} {there[name]}"
+            f"{name} {versions[name]}"
             for name in ("jax", "jaxlib", "flax", "optax")
-            if there[name] != importlib.metadata.version(name)
+            if versions[name] != importlib.metadata.version(name)
         ]
         if changed:
-            yield True, f"the run was made with {', '.join(changed)}: bits may differ"
+            yield good(f"the run was made with {', '.join(changed)}: bits may differ")
+    yield disk(workdir)
+
+
+def disk(workdir: Path) -> Finding:
+    """Checks whether there is room for three more states."""
     free = shutil.disk_usage(workdir).free
     states = sorted(workdir.glob("*/states/*/state"))
-    size = (
-        sum(p.stat().st_size for p in states[-1].rglob("*") if p.is_file())
-        if states
-        else 0
-    )
-    text = f"{free / 2**30:.1f} GiB free, a state takes {size / 2**30:.3f}"
-    yield free > 3 * size, text + ("" if free > 3 * size else ": make room for three")
+    size = 0
+    if states:
+        stored = states[-1].rglob("*")
+        size = sum(path.stat().st_size for path in stored if path.is_file())
+    text = f"{free / GIB:.1f} GiB free, a state takes {size / GIB:.3f}"
+    if free > 3 * size:
+        return good(text)
+    return bad(f"{text}: make room for three")
+
+
+def config(workdir: Path) -> Iterator[Finding]:
+    """Checks whether the config would go on in this directory, and its data."""
+    try:
+        run = load_config(CONFIG.value)
+        preflight.check(run, workdir)
+        yield good(f"{CONFIG.value} goes on here")
+        for stage in run.stages.values():
+            path = getattr(stage.train, "path", "")
+            if path and Path(path, "SHA256SUMS").is_file():
+                checksums.check_sums(path)
+                yield good(f"{path}: the data verifies")
+    except (ValueError, OSError) as error:
+        yield bad(str(error))
 
 
 if __name__ == "__main__":

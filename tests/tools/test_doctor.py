@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong in a run's directory, and says nothing of what is not."""
+"""The doctor finds the problems of a run's directory, and reports no others."""
 
 import jax.numpy as jnp
 import pytest
@@ -21,21 +21,22 @@ def workdir(tmp_path):
 
 
 def doctor(workdir, *flags):
-    done = run_tool("doctor", workdir, *flags)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+    process = run_tool("doctor", workdir, *flags)
+    assert "Traceback" not in process.stderr
+    return process.returncode, process.stdout + process.stderr
 
 
 def test_a_run_that_is_well(workdir):
-    code, said = doctor(workdir)
-    assert code == 0 and "BAD" not in said
+    code, report = doctor(workdir)
+    assert code == 0
+    assert "BAD" not in report
     for text in (
         "grpo/states/2 verifies",
         "grpo/states: the stage would go on from step 4",
         "grpo: steps 0 to 3, each once",
         "the run can go on",
     ):
-        assert text in said, said
+        assert text in report, report
 
 
 def test_a_run_that_is_not(workdir):
@@ -48,7 +49,7 @@ def test_a_run_that_is_not(workdir):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2] * 2))
     (workdir / "connector.partial").mkdir()
     name = largest.relative_to(workdir / "grpo/states/4")
-    code, said = doctor(workdir, "--config=digits_smoke")
+    code, report = doctor(workdir, "--config=digits_smoke")
     assert code == 1
     for text in (
         f"BAD  grpo/states/4 is damaged: {name} has changed",
@@ -58,9 +59,10 @@ def test_a_run_that_is_not(workdir):
         "ok   digits_smoke goes on here",
         "2 things to mend",
     ):
-        assert text in said, said
+        assert text in report, report
 
 
 def test_no_directory():
-    code, said = doctor("/nowhere")
-    assert code == 1 and "wanted one argument, the directory of a run" in said
+    code, report = doctor("/nowhere")
+    assert code == 1
+    assert "wanted one argument, the directory of a run" in report
