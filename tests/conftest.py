@@ -1,41 +1,82 @@
-"""What tests share: eight CPU devices, a torch reference with random numbers in every weight."""
+"""What tests share: eight CPU devices, kept programs, the circles, a table of the faults."""
 
 import os
-import tempfile
+import sys
+from pathlib import Path
+
+import every_process
+import kept_programs
+import pytest
+
+TESTS = Path(__file__).parent
 
 # Before jax is imported: eight devices, and the CPU even where libtpu is installed.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+if EIGHT_DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Compiling is most of what the suite does, and its programs run for milliseconds.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# Programs that several tests compile are compiled once; those of their child processes too.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(
-        prefix="r1v3_tests_"
-    )  # of this process: gone with it
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+kept_programs.use()
+every_process.share_compiled_programs()
 
-import pytest
+# -------------------------------------------------------------------------------------------------
+# the circles
+
+# What starts launchers or tools, or compiles large programs, in CPU seconds of a whole run. It is
+# left out by --quick; the longest files come first, so that no process of pytest is left alone
+# with one at the end.
+DEAR: dict[str, int] = {}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="also run tests marked slow")
+    parser.addoption("--quick", action="store_true", help="what is not dear")
+    parser.addoption("--slow", action="store_true", help="also tests marked slow")
     parser.addoption(
-        "--storm", action="store_true", help="kill a run 200 times, not 20"
+        "--storm", type=int, default=0, help="also kill a run so many times, at random"
     )
 
 
+def pytest_configure(config):
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or not config.getoption("numprocesses", None):
+        # Of this process: one that only starts pytest's others has torch to leave to them.
+        os.environ["PYTHONPATH"] = str(every_process.CHILDREN)
+    if not is_worker:
+        kept_programs.remove_unused()
+    if config.getoption("quick"):
+        sys.addaudithook(refuse_dear)
+
+
+def refuse_dear(event: str, arguments: tuple) -> None:
+    """Keeps --quick quick: fails a test that starts a launcher or a tool of the program."""
+    if event == "subprocess.Popen":
+        command = " ".join(map(str, arguments[1] or ()))
+        dear = ("r1v3_jax.launch", "fork_server", "tools/", "test_tpu_compile")
+        if any(name in command for name in dear):
+            raise RuntimeError(f"not quick, so it belongs into DEAR: {command}")
+
+
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
+    if not config.getoption("slow"):
         skip = pytest.mark.skip(reason="slow: run tests/run.sh --slow")
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+    files = [item.path.relative_to(TESTS).as_posix() for item in items]
+    cost = {
+        id(item): DEAR.get(file, 0) for item, file in zip(items, files, strict=True)
+    }
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=[x for x in items if cost[id(x)]])
+        items[:] = [item for item in items if not cost[id(item)]]
+    items.sort(key=lambda item: -cost[id(item)])
 
+
+# -------------------------------------------------------------------------------------------------
+# faults
 
 # Every test of a fault says what it measured, what the bar is and whether that passes; all of it is
 # printed at the end of the run.
