@@ -1,21 +1,14 @@
 """The command line: what it takes, and how it refuses."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
+import commands
 import pytest
 
-ROOT = Path(__file__).parents[2]
 
-
-def launch(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "r1v3_jax.launch", *arguments],
-        cwd=cwd, text=True, capture_output=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+def launch(*arguments):
+    return commands.run(*commands.LAUNCHER, *arguments)
 
 
 def test_list_and_print():
@@ -32,7 +25,15 @@ def test_list_and_print():
 
 
 def test_configs_load_from_anywhere(tmp_path):
-    assert launch("--config=digits", "--print_config", cwd=tmp_path).returncode == 0
+    command = [*commands.LAUNCHER, "--config=digits", "--print_config"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path, env=commands.environment(), capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # The same from a fork, which other tests trust.
+    assert done.stdout == launch("--config=digits", "--print_config").stdout
 
 
 @pytest.mark.parametrize(
