@@ -91,7 +91,11 @@ def fetch(tree):
 
 
 def prefetch(iterator: Iterator, depth: int = 2) -> Iterator:
-    """Yields the same items, made `depth` ahead by a thread while the devices work. Close it."""
+    """Yields the same items, made `depth` ahead by a thread while the devices work. Close it.
+
+    The thread does not see the caller's `jax.set_mesh`: an iterator that places batches must have
+    asked for the mesh before.
+    """
     # One thread only: the items are wanted in order, and a generator runs in one thread at a time.
     pool = ThreadPoolExecutor(1)
     try:
