@@ -58,8 +58,10 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, di
     held_out = validation_batches(context, config)
     rows = reader(config, context.processor, context.run.data, **resume.position)
     packed = packing.packed_batches(rows, context.processor, config)
+    # The current mesh is a property of this thread; batches are placed in another one.
+    mesh = jax.sharding.get_mesh()
     batches = placement.prefetch(
-        (place(context, batch), consumed) for batch, consumed in packed
+        (place(context, batch, mesh), consumed) for batch, consumed in packed
     )
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
@@ -185,11 +187,11 @@ def loss(model: R1V3, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     return cross_entropy(logprobs, batch.loss_weights), {}
 
 
-def place(context: Context, batch: Batch) -> tuple[Batch, int]:
-    """Puts a batch on the devices; also returns how many tokens of it are learnt from."""
+def place(context: Context, batch: Batch, mesh) -> tuple[Batch, int]:
+    """Puts a batch on the devices of `mesh`; also returns how many tokens are learnt from."""
     learnt_tokens = int((batch.loss_weights > 0).sum())
     rules = context.run.compute.rules
-    return placement.place(batch, rules, jax.sharding.get_mesh()), learnt_tokens
+    return placement.place(batch, rules, mesh), learnt_tokens
 
 
 def validation_batches(context: Context, config: SFT) -> list[Batch]:
@@ -200,7 +202,8 @@ def validation_batches(context: Context, config: SFT) -> list[Batch]:
     with contextlib.closing(rows):
         batches = packing.packed_batches(rows, context.processor, config)
         batches = itertools.islice(batches, config.validation_steps)
-        return [place(context, batch)[0] for batch, _ in batches]
+        mesh = jax.sharding.get_mesh()
+        return [place(context, batch, mesh)[0] for batch, _ in batches]
 
 
 def validate(model: R1V3, batches: list[Batch]) -> float:
