@@ -82,7 +82,6 @@ def empty_cache(
         max_tokens += -max_tokens % LANES
     shape = (L, count, K, max_tokens, H)
     spec = rules.spec(None, "batch", "kv_heads", None, None)
-    # One array of zeros for both: the first token that is appended makes two of it.
     zeros = jnp.zeros(shape, prompt.k.dtype, out_sharding=spec)
     lengths = jnp.zeros(count, jnp.int32, out_sharding=rules.spec("batch"))
     return Cache(prompt=prompt, k=zeros, v=zeros, lengths=lengths, rows=rows)

@@ -203,8 +203,8 @@ def append(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the caches with k_new[:, b], v_new[:, b] at slot slots[b] of row b.
 
-    k_cache, v_cache [L, B, K, S, H]; k_new, v_new [L, B, K, H] of the same dtype. In place where the
-    caches are donated or carried. slots int32[B], not negative; a slot from S on writes nothing.
+    k_cache, v_cache [L, B, K, S, H]; k_new, v_new [L, B, K, H] of the same dtype; slots int32[B],
+    not negative: a slot from S on writes nothing. In place where the caches are donated or carried.
     Memory moves in tiles, so the 8 (float32) or 16 (bfloat16) slots around it are read and written,
     or 128 where slots are the last axis.
     """
