@@ -4,11 +4,19 @@ import dataclasses
 import functools
 import subprocess
 import sys
+from typing import Annotated, Literal
 
 import pytest
 
 from r1v3_jax.config import load_config
-from r1v3_jax.config.fields import flatten_fields, one_of, require
+from r1v3_jax.config.fields import (
+    NonNegativeInt,
+    PositiveFloat,
+    Share,
+    at_least,
+    check,
+    flatten_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +79,9 @@ def test_sources_that_hold_other_things_are_told_apart(one, other):
 def test_a_config_is_described_alike_in_another_process():
     """Or the same command would be refused when it resumes."""
     code = (
-        "from r1v3_jax.config_files import load_config\n"
-        "from r1v3_jax.fields import described\n"
-        "print(described(load_config('digits')))"
+        "from r1v3_jax.config import load_config\n"
+        "from r1v3_jax.config.fields import flatten_fields\n"
+        "print(flatten_fields(load_config('digits')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     here = flatten_fields(load_config("digits"))
@@ -81,8 +89,61 @@ def test_a_config_is_described_alike_in_another_process():
     assert not any(" at 0x" in value for value in here.values())
 
 
-def test_what_is_refused_is_named():
-    with pytest.raises(ValueError, match="Inner.lr is -1; it must be positive"):
-        require(Inner(-1), "lr", lambda x: x > 0, "positive")
-    with pytest.raises(ValueError, match="Inner.lr is 'c'; choose from a, b"):
-        one_of(Inner("c"), "lr", ("a", "b"))
+@dataclasses.dataclass(frozen=True)
+class Limited:
+    lr: PositiveFloat = 1e-5
+    steps: NonNegativeInt = 0
+    share: Share = 0.5
+    group_size: Annotated[int, at_least(2, "it compares")] = 8
+    schedule: Literal["constant", "cosine"] = "constant"
+    name: str = ""  # without a limit
+
+    __post_init__ = check
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"lr": 0.0}, "Limited.lr is 0.0; it must be positive"),
+        ({"lr": float("nan")}, "Limited.lr is nan; it must be positive"),
+        ({"steps": -1}, "Limited.steps is -1; it must be at least 0"),
+        ({"share": 1.5}, "Limited.share is 1.5; it must be between 0 and 1"),
+        (
+            {"group_size": 1},
+            "Limited.group_size is 1; it must be at least 2: it compares",
+        ),
+        ({"schedule": "c"}, "Limited.schedule is 'c'; choose from constant, cosine"),
+    ],
+)
+def test_a_value_beyond_the_limit_of_its_field_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Limited(**change)
+
+
+def test_values_at_their_limits_pass():
+    assert Limited(lr=1e-30, steps=0, share=1.0, group_size=2, name="any").share == 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """An object with a fixed meaning, as a loss: it can be called."""
+
+    high: float = 0.2
+
+    def __call__(self):
+        return self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    stages: dict
+
+
+def test_which_object_was_chosen_is_a_field_of_its_own():
+    assert flatten_fields(Outer(source=Chosen(0.3)))["source"] == "Chosen"
+    assert flatten_fields(Outer(source=Chosen(0.3)))["source.high"] == "0.3"
+
+
+def test_a_table_of_configs_has_its_names_at_the_top():
+    table = Table({"second": Inner(2.0), "first": Inner(1.0)})
+    assert flatten_fields(table) == {"second.lr": "2.0", "first.lr": "1.0"}

@@ -1,0 +1,115 @@
+"""A run is a table of stages: their order, their names, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from r1v3_jax.config import GRPO, SFT, TINY, Run, load_config
+from r1v3_jax.launch import freeze, thaw
+from r1v3_jax.losses import Clipped, GroupCentred
+
+
+def source(index):
+    return None
+
+
+def run(**changes) -> Run:
+    stages = {
+        "warm": SFT(source, row_tokens=16),
+        "grpo": GRPO(
+            source, max_prompt_tokens=16, max_completion_tokens=8, group_size=2
+        ),
+        "again": GRPO(source, max_prompt_tokens=16, max_completion_tokens=8, steps=7),
+    }
+    return Run(
+        **{"name": "x", "model": TINY, "init_from": "x", "stages": stages, **changes}
+    )
+
+
+def test_stages_run_in_the_order_of_their_table():
+    assert list(run().to_run()) == ["warm", "grpo", "again"]
+    assert list(run(stage="grpo").to_run()) == ["grpo"]
+    before = [run().stage_before(name) for name in run().stages]
+    assert before == ["", "warm", "grpo"]
+
+
+def test_the_order_outlives_the_flags_that_sort_their_names():
+    config = run()
+    values = thaw(config)
+    values.again.steps = 3
+    values.grpo.loss.high = 0.28
+    frozen = freeze(config, values)
+    assert list(frozen.stages) == ["warm", "grpo", "again"]
+    assert frozen.stages["again"].steps == 3
+    assert frozen.stages["grpo"].loss == Clipped(high=0.28)
+    assert frozen.stages["warm"] == config.stages["warm"]
+
+
+def test_a_second_stage_of_a_kind_has_an_identity_of_its_own():
+    config = run()
+    first, second = (config.identity(name) for name in ("grpo", "again"))
+    assert first["grpo.group_size"] == "2" and second["again.group_size"] == "32"
+    assert not any(key.startswith("again.") for key in first)
+
+
+def test_another_algorithm_is_another_run():
+    """A choice without fields is part of the identity by its name."""
+    config = run()
+    centred = dataclasses.replace(config.stages["grpo"], advantage=GroupCentred())
+    other = config.with_stages(grpo=centred)
+    assert config.identity("grpo")["grpo.advantage"] == "GroupRelative"
+    assert other.identity("grpo")["grpo.advantage"] == "GroupCentred"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"stages": {}}, "Run.stages is empty"),
+        (
+            {"stages": {"seed": SFT(source)}},
+            "cannot be named 'seed'.*'seed_stage' would do",
+        ),
+        ({"stages": {"a b": SFT(source)}}, "cannot be named 'a b'.*'grpo' would do"),
+        ({"stages": {"grpo": 3}}, r"Run.stages\['grpo'\] is 3; it must be SFT"),
+        ({"stage": "rl"}, "no stage 'rl'; choose from warm, grpo, again"),
+    ],
+)
+def test_a_table_that_cannot_run_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+def test_a_held_out_measurement_after_a_stage_that_is_not_there_is_refused():
+    smoke = load_config("digits_smoke")
+    evaluate = dataclasses.replace(smoke.evaluate, after=("gpro",))
+    with pytest.raises(
+        ValueError, match="Evaluate.after: no stage 'gpro'; choose from base"
+    ):
+        dataclasses.replace(smoke, evaluate=evaluate)
+
+
+def test_an_algorithm_by_name_is_refused_with_the_object_to_write():
+    with pytest.raises(
+        ValueError, match=r"GRPO.aggregation is 'token'.*as SequenceMean\(\)"
+    ):
+        GRPO(source, aggregation="token")
+
+
+OLD = """
+from r1v3_jax.config import GRPO, TINY, Run
+config = Run(name="x", model=TINY, init_from="x", pipeline=("grpo",), grpo=GRPO(print))
+"""
+
+
+def test_a_config_file_of_before_is_refused_with_what_to_write(tmp_path):
+    path = tmp_path / "old.py"
+    path.write_text(OLD)
+    with pytest.raises(
+        ValueError, match="old.py: .*'pipeline'; it is now written the order of"
+    ):
+        load_config(str(path))
+    path.write_text(OLD.replace('pipeline=("grpo",), ', ""))
+    with pytest.raises(
+        ValueError, match=r"'grpo'; it is now written Run.stages=\{\"grpo\": GRPO"
+    ):
+        load_config(str(path))
