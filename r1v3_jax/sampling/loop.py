@@ -188,9 +188,7 @@ class Decoding:
     key: jax.Array  # the random key of the whole rollout
     limit: jax.Array  # int32[], tokens of a sample at most
     until: jax.Array  # int32[], so many finished samples end the call
-    samples: (
-        jax.Array
-    )  # int32[N], 0 to N - 1: the numbers of all samples, over all devices
+    samples: jax.Array  # int32[N], 0 to N - 1: the numbers of all samples
     tile: tuple[int, int]  # see `draw`
 
     def sample_keys(self, samples: jax.Array) -> jax.Array:

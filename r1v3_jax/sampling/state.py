@@ -31,12 +31,8 @@ class Completions:
 
     tokens: jax.Array  # int32[B, C]
     logprobs: jax.Array  # float32[B, C], of each token when it was sampled
-    entropies: (
-        jax.Array
-    )  # float32[B, C], in nats, of the distribution before each token
-    chosen: (
-        jax.Array
-    )  # bool[B, C], False where a token was forced by the thinking budget
+    entropies: jax.Array  # float32[B, C], in nats, before each token was chosen
+    chosen: jax.Array  # bool[B, C], False where the thinking budget forced it
     lengths: jax.Array  # int32[B], tokens so far, the end token counted
     ended: jax.Array  # bool[B], True if the end token came before the limit
 
@@ -68,9 +64,7 @@ class DecodeState:
     step: jax.Array  # int32[], tokens sampled so far in each slot
     logits: jax.Array  # float32[B, V], of the next token
     closed: jax.Array  # bool[B], True once the sample has closed its thinking
-    idle: (
-        jax.Array
-    )  # bool[B], True where nothing is sampled: finished, or without a sample
+    idle: jax.Array  # bool[B], True where nothing is sampled: finished or empty
     cache: Cache  # the keys and values of the prompts and of the samples in the slots
     record: Completions  # [B, C], the samples in the slots
     queue: Queue | None  # None if each sample has a slot of its own
