@@ -45,7 +45,13 @@ def _patch() -> None:
             partial.write_bytes(value)
             partial.replace(path)
 
-    cache_key._hash_accelerator_config = lambda hashed, devices: None
+    hash_devices = cache_key._hash_accelerator_config
+
+    def hash_other_devices(hashed, devices) -> None:
+        if devices.flat[0].platform != "cpu":  # a chip to compile for
+            hash_devices(hashed, devices)
+
+    cache_key._hash_accelerator_config = hash_other_devices
     lru_cache.LRUCache.put = put
 
 

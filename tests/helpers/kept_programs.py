@@ -63,6 +63,7 @@ def remove_unused(now: float | None = None) -> None:
     if stamp.exists() and now - stamp.stat().st_mtime < DAY:
         return
     stamp.touch()
+    os.utime(stamp, (now, now))
     for path in root().rglob("*"):
         try:
             status = path.stat()
