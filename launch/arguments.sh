@@ -1,12 +1,13 @@
-# What the scripts for Google Cloud share: their arguments, checked before any command of the cloud runs, and the table
-# of slices. To be sourced.
+# Shared by the scripts for Google Cloud: reads their arguments, checks them before any command of the cloud runs, and
+# reads the table of slices. To be sourced.
 
 LC_ALL=C  # [a-z] means ASCII
 launch="$(dirname "${BASH_SOURCE[0]}")"
-# shellcheck disable=SC2034  # of the program; Google's firewall rules for TPUs are shut for JAX's own 8482
+# A flag of the program. Google's firewall rules for TPUs block JAX's own default, 8482.
+# shellcheck disable=SC2034
 port=--coordinator_port=8476
 
-# The comment at the top of the script.
+# Prints the comment at the top of the script.
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 
 refuse() {
@@ -42,7 +43,7 @@ read_arguments() {
     done
 }
 
-# need OPTION...: refuses to go on without one of them.
+# need OPTION...: refuses to go on if one of them is missing.
 need() {
     local option
     for option in "$@"; do
@@ -50,19 +51,21 @@ need() {
     done
 }
 
-# check_name NAME. At most 40 characters, as in xpk: Kubernetes appends to it, and the whole must be a DNS label of 63.
+# check_name NAME: refuses names that are no DNS label of at most 40 characters. The limit is xpk's: Kubernetes appends
+# to the name, and the whole may have 63.
 check_name() {
     [[ "$1" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ && ${#1} -le 40 ]] || refuse \
         "--name=$1 is not a DNS label: small letters, digits and hyphens, a letter first, no hyphen last, at most 40"
 }
 
-# check_directory OPTION VALUE [OTHERWISE]. What all hosts read and write, and what a new slice must find.
+# check_directory OPTION VALUE [OTHERWISE]: refuses a directory that is not in Cloud Storage, where all hosts, and those
+# of a new slice, can read and write it.
 check_directory() {
     [[ "$2" =~ ^gs://[a-z0-9][-._a-z0-9]+/[^[:space:],]+$ ]] || refuse \
         "--$1=$2 is not in Cloud Storage; wanted gs://BUCKET/DIRECTORY${3:-}"
 }
 
-# read_slice CONFIG: sets a variable for each column of the tables in slices.txt.
+# read_slice CONFIG: sets a variable for each column of the tables in slices.txt, for the slice of this config.
 # shellcheck disable=SC2034  # read by the scripts
 read_slice() {
     local table="$launch/slices.txt"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Asks Cloud TPU for the slice of a config (a queued resource) and waits until it is there. The same command again goes
-# on waiting for what was asked for.
+# Requests the slice of a config from Cloud TPU (a queued resource) and waits until it is ready. Repeating the command
+# makes no second request; it goes on waiting.
 #
 #   bash launch/gce/create.sh --name=my-run --config=tpu_v5p_256 --zone=us-east5-a
 #
-#   --spot          a slice that costs less and can be taken away at any time
+#   --spot          a slice that costs less and can be preempted at any time
 #   --internal_ip   hosts without public addresses; their network needs Private Google Access
 #   -- ...          anything else for `gcloud compute tpus queued-resources create`, such as -- --reserved
 set -euo pipefail
@@ -36,6 +36,6 @@ while [ "$now" != ACTIVE ]; do
     esac
     sleep 30
     before="$now"
-    now="$(state)" || now="$before"  # gcloud has said what is wrong; it may pass
+    now="$(state)" || now="$before"  # gcloud has printed the error, which may be temporary
     [ "$now" = "$before" ] || echo "$name: $now"
 done

@@ -3,7 +3,7 @@
 #
 #   bash launch/gce/logs.sh --name=my-run --zone=us-east5-a
 #
-#   --worker=3      another host than 0, which is the one that prints
+#   --worker=3      a host other than 0, which is the one that prints
 #   --internal_ip   reach it by its internal address
 set -euo pipefail
 source "$(dirname "$0")/../arguments.sh"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Starts the program on every host of a slice that launch/gce/create.sh has made. It runs in a container, which
-# outlives the connection. Where it runs already it is left alone; after a stop the same command resumes the run.
+# outlives the connection. A host where it runs already is left alone; after a stop the same command resumes the run.
 #
 #   bash launch/gce/run.sh --name=my-run --config=tpu_v5p_256 --zone=us-east5-a \
 #       --image=us-docker.pkg.dev/PROJECT/REPO/r1v3_jax:1 --inputs=gs://BUCKET/inputs --workdir=gs://BUCKET/my-run
 #
-#   --inputs        holds checkpoints/ and data/, which configs name; each host makes a copy in its memory
+#   --inputs        has checkpoints/ and data/, which configs name; each host makes a copy in its memory
 #   --workdir       in a bucket with hierarchical namespace, which each host mounts; or a directory that every host
-#                   has already, as --workdir=/mnt/filestore/my-run
+#                   has already, such as --workdir=/mnt/filestore/my-run
 #   --internal_ip   reach the hosts by their internal addresses, from a machine in their network
 #   -- ...          flags of the program, such as -- --config.grpo.steps=50
 set -euo pipefail
@@ -23,9 +23,9 @@ check_directory inputs "$inputs"
     check_directory workdir "$workdir" ", or an absolute path that every host has"
 read_slice "$config"
 
-# What each host does is in functions, which are sent there.
+# The functions below run on the hosts: their text is sent there.
 
-# From Google's own packages, as its documentation says.
+# Installs gcsfuse from Google's packages, as its documentation describes.
 # shellcheck disable=SC2329
 install_gcsfuse() {
     local key=/usr/share/keyrings/cloud.google.asc packages=https://packages.cloud.google.com/apt release
@@ -37,13 +37,13 @@ install_gcsfuse() {
     sudo apt-get install --yes -o DPkg::Lock::Timeout=600 gcsfuse  # a new machine may be updating itself
 }
 
-# mount_workdir gs://BUCKET/DIRECTORY: at /mnt/r1v3_workdir, owned by the user of the image. No cache of what is there
-# and what is not: hosts see each other's files at once.
+# mount_workdir gs://BUCKET/DIRECTORY: mounts it at /mnt/r1v3_workdir, owned by the user of the image. Metadata are not
+# cached, so that hosts see each other's files at once.
 # shellcheck disable=SC2329
 mount_workdir() {
     local path="${1#gs://}"
     command -v gcsfuse >/dev/null || install_gcsfuse
-    if findmnt /mnt/r1v3_workdir >/dev/null; then  # of an earlier run, perhaps of another directory
+    if findmnt /mnt/r1v3_workdir >/dev/null; then  # by an earlier run, perhaps from another directory
         sudo umount /mnt/r1v3_workdir
     fi
     sudo mkdir -p /mnt/r1v3_workdir
@@ -51,7 +51,7 @@ mount_workdir() {
         --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "${path%%/*}" /mnt/r1v3_workdir
 }
 
-# start IMAGE INPUTS WORKDIR FLAG...
+# start IMAGE INPUTS WORKDIR FLAG...: copies the inputs and starts the container, unless it runs already.
 # shellcheck disable=SC2329
 start() {
     local image="$1" inputs="$2" workdir="$3"
@@ -60,7 +60,7 @@ start() {
         echo "$(hostname): it runs already"
         return
     fi
-    sudo docker rm r1v3 >/dev/null 2>&1 || true  # one that has ended
+    sudo docker rm r1v3 >/dev/null 2>&1 || true  # a container that has ended
     case "${image%%/*}" in
         *.pkg.dev | *gcr.io)
             gcloud auth print-access-token |
@@ -79,7 +79,7 @@ start() {
     sudo docker run --detach --name=r1v3 --pull=always --restart=on-failure:10 \
         --privileged --network=host --ulimit=memlock=-1 \
         --volume=/dev/shm/r1v3_inputs:/inputs:ro --workdir=/inputs \
-        --mount="type=bind,source=$workdir,target=/workdir" "$image" "$@"  # unlike --volume it never makes the source
+        --mount="type=bind,source=$workdir,target=/workdir" "$image" "$@"  # unlike --volume needs the source
 }
 
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all ${internal_ip:+--internal-ip} \

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Stops the program on every host of a slice, which has ten minutes to save. The slice stays, and costs, unless --delete
-# is there.
+# Stops the program on every host of a slice; it has ten minutes to save. Without --delete the slice stays, and is paid
+# for.
 #
 #   bash launch/gce/stop.sh --name=my-run --zone=us-east5-a --delete
 #
-#   --delete        give the slice back; nothing on its disks is kept
+#   --delete        give the slice back; everything on its disks is lost
 #   --internal_ip   reach the hosts by their internal addresses
 set -euo pipefail
 source "$(dirname "$0")/../arguments.sh"
@@ -17,7 +17,7 @@ check_name "$name"
 stopped=yes
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all ${internal_ip:+--internal-ip} \
     --command="sudo docker stop -t 600 r1v3" || stopped=""
-if [ -n "$delete" ]; then  # whether or not its hosts still answer
+if [ -n "$delete" ]; then  # even if its hosts no longer answer
     exec gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --async --quiet
 fi
 echo "The slice $name is still there; --delete gives it back."

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the program on a slice of a GKE cluster, as launch/gke/jobset.yaml says, in the cluster and namespace of
-# kubectl's current context. The same command again leaves it alone while it runs, and resumes it when it has ended.
+# Runs the program on a slice of a GKE cluster, as described in launch/gke/jobset.yaml, in the cluster and namespace of
+# kubectl's current context. Repeating the command leaves a run alone while it runs, and resumes one that has ended.
 #
 #   bash launch/gke/run.sh --name=my-run --config=tpu_v5p_256 \
 #       --image=us-docker.pkg.dev/PROJECT/REPO/r1v3_jax:1 --inputs=gs://BUCKET/inputs --workdir=gs://BUCKET/my-run
 #
-#   --inputs                 holds checkpoints/ and data/, which configs name; mounted at /inputs, for reading
+#   --inputs                 has checkpoints/ and data/, which configs name; mounted at /inputs, for reading
 #   --workdir                in a bucket with hierarchical namespace; mounted at /workdir
 #   --service_account=NAME   of Kubernetes, with access to the bucket; without it `default`
-#   --max_restarts=10        after failures; a preempted host is none
+#   --max_restarts=10        after failures; preemptions are not counted
 #   --print                  print the manifest and do nothing
 #   -- ...                   flags of the program, such as -- --config.grpo.steps=50
 set -euo pipefail
@@ -24,7 +24,7 @@ check_directory workdir "$workdir"
 read_slice "$config"
 [[ "$max_restarts" =~ ^[0-9]+$ ]] || refuse "--max_restarts=$max_restarts is not a whole number"
 
-# JSON is YAML, so whatever a text holds stays one string.
+# JSON is also YAML: a text written as JSON stays one string, whatever characters it has.
 manifest="$(
     python3 - "$launch/gke/jobset.yaml" "$max_restarts" "$hosts" "$chips" \
         "$name" "$image" "$inputs" "$workdir" "$service_account" "$gke" "${topology#*:}" \
@@ -37,7 +37,7 @@ numbers = dict(MAX_RESTARTS=max_restarts, HOSTS=hosts, CHIPS=chips)
 texts = dict(NAME=name, IMAGE=image, SERVICE_ACCOUNT=service_account, FLAGS=flags)
 bucket, _, directory = inputs.removeprefix("gs://").partition("/")
 texts |= dict(INPUTS_BUCKET=bucket, INPUTS_OPTIONS=f"implicit-dirs,only-dir={directory}")
-# Owned by the user of jobset.yaml. No cache of what is there and what is not: hosts see each other's files at once.
+# Owned by the user of jobset.yaml. Metadata are not cached, so that hosts see each other's files at once.
 bucket, _, directory = workdir.removeprefix("gs://").partition("/")
 options = f"only-dir={directory},uid=1000,gid=1000"
 options += ",metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"

@@ -4,14 +4,14 @@
 #   bash launch/gke/xpk.sh --name=my-run --config=tpu_v5p_256 --cluster=CLUSTER \
 #       --image=us-docker.pkg.dev/PROJECT/REPO/r1v3_jax:1 --storage=STORAGE --workdir_storage=STORAGE
 #
-#   --storage=STORAGE          of xpk: a bucket with checkpoints/ and data/, which configs name, mounted at /inputs
-#   --workdir_storage=STORAGE  of xpk, mounted at /workdir, where a run has the directory NAME: another bucket, with
-#                              hierarchical namespace, or Filestore
+#   --storage=STORAGE          a storage of xpk with checkpoints/ and data/, which configs name; mounted at /inputs
+#   --workdir_storage=STORAGE  a storage of xpk, mounted at /workdir, where a run has the directory NAME: another
+#                              bucket, with hierarchical namespace, or Filestore
 #   --project=... --zone=...   if they are not gcloud's defaults
 #   --max_restarts=10          after failures and preemptions
 #   -- ...                     flags of the program, such as -- --config.grpo.steps=50
 #
-# xpk has hosts of four chips only: tpu_v5e_8 and tpu_v6e_8 run on two of them, on the same topology.
+# All hosts of xpk have four chips: tpu_v5e_8 and tpu_v6e_8 run on two of them, with the same topology.
 set -euo pipefail
 source "$(dirname "$0")/../arguments.sh"
 
@@ -22,8 +22,8 @@ need name config cluster image storage workdir_storage max_restarts
 check_name "$name"
 read_slice "$config"
 
-# xpk's wrapper hands SIGTERM to its child: with exec that is the program. Exit code 1 is what a host returns when
-# another one is gone, and xpk does not restart on it unless it is told to; on 42, preempted and saved, it does.
+# xpk's wrapper passes SIGTERM to its child; with exec the child is the program. A host returns exit code 1 when another
+# host is gone; xpk restarts on it only with --restart-on-exit-codes. On 42, preempted and saved, it restarts anyway.
 program="python -m r1v3_jax.launch $(printf '%q ' --config="$config" --workdir="/workdir/$name" "$port" "$@")"
 xpk workload create --workload="$name" --cluster="$cluster" ${project:+--project="$project"} ${zone:+--zone="$zone"} \
     --tpu-type="$accelerator" --num-slices=1 --docker-image="$image" \

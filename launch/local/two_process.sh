@@ -14,7 +14,8 @@ for id in 0 1; do
     python -m r1v3_jax.launch --coordinator="localhost:$port" --num_processes=2 --process_id="$id" "$@" &
     pids+=($!)
 done
-# Neither may outlive the other: it would wait for it, and a mere TERM makes it save after the step it cannot end.
+# If one process ends, the other is killed: it would wait for the first for ever. TERM would not do, because then it
+# finishes its step and saves, and the step cannot finish.
 trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT
 status=0
 for _ in 0 1; do

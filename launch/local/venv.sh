@@ -1,7 +1,7 @@
-# Makes .venv with the package and an extra, if it is not there yet, and activates it. To be sourced from the
+# Makes .venv with the package and an extra, if it does not exist yet, and activates it. To be sourced from the
 # repository's root:   source launch/local/venv.sh [EXTRA]
 #
-# PYTHON chooses the interpreter (3.11 or newer); default python3.
+# The variable PYTHON chooses the interpreter (3.11 or newer); default: python3.
 
 extra="${1:-}"
 stamp=".venv/installed-${extra:-base}"
@@ -14,8 +14,8 @@ if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ]; then
     echo "making .venv (a few minutes, once)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --upgrade pip setuptools wheel
-    # The reference of the tests goes first and in one release, before anything else asks for "torch". Where pip finds
-    # no CPU build of it, it takes several GB of CUDA along; to avoid that on Linux:
+    # The tests compare with torch, in this release; so it is installed before another package asks for "torch". On
+    # Linux pip takes several GB of CUDA along, unless it finds a CPU build:
     #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu bash tests/run.sh
     [ "$extra" != test ] || .venv/bin/python -m pip install --quiet torch==2.13.0
     .venv/bin/python -m pip install --quiet --editable ".${extra:+[$extra]}"
