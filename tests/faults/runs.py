@@ -1,17 +1,16 @@
 """Real runs of the launcher, to be killed: three short stages of the digits task."""
 
 import dataclasses
+import fcntl
 import hashlib
 import json
-import os
-import signal
+import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import commands
+
 CONFIG = """
 import dataclasses
 from r1v3_jax.config import Optimizer, load_config
@@ -74,20 +73,15 @@ class Place:
         *flags: str,
         devices: int = 1,
         processes: int = 1,
-        limit=None,
-    ) -> list[subprocess.Popen]:
-        """The launcher, as so many processes of one run; what they print goes to WORKDIR.I.out.
-        limit: called in the child before the program starts.
+        **how,
+    ) -> list:
+        """Starts the launcher, as so many processes of one run; they print to WORKDIR.I.out.
+
+        how: see `commands.start`.
         """
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers/one_cache'}",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # compiled once, run in many processes
-        }
-        command = [sys.executable, "-m", "r1v3_jax.launch", f"--config={self.config}"]
+        # Compiled once, run in many processes.
+        environment = commands.environment(devices, JAX_DISABLE_MOST_OPTIMIZATIONS="0")
+        command = [*commands.LAUNCHER, f"--config={self.config}"]
         command += [f"--workdir={workdir}", *flags]
         if processes > 1:
             command += [
@@ -97,22 +91,51 @@ class Place:
         started = []
         for i in range(processes):
             number = [f"--process_id={i}"] if processes > 1 else []
-            with output(workdir, i).open("ab") as file:
-                started.append(
-                    subprocess.Popen(
-                        [*command, *number], cwd=ROOT, env=environment, stdout=file,
-                        stderr=subprocess.STDOUT, preexec_fn=limit, start_new_session=True,
-                    )
-                )  # fmt: skip
+            started.append(
+                commands.start(
+                    *command,
+                    *number,
+                    output=output(workdir, i),
+                    env=environment,
+                    **how,
+                )
+            )
         return started
 
     def run(self, workdir: Path, *flags: str, code: int = 0, **how) -> float:
-        """The same to its end; the seconds it took."""
+        """Runs the same to its end; returns the seconds it took."""
         began = time.monotonic()
         for i, process in enumerate(self.start(workdir, *flags, **how)):
             found = process.wait(timeout=600)
             assert found == code, (found, said(workdir, i)[-4000:])
         return time.monotonic() - began
+
+
+def made_once(tmp_path_factory, name: str, make) -> Path:
+    """Returns a directory that the first process of pytest makes which needs it; the others wait.
+
+    make(directory): fills it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if base.name.startswith("popen-"):  # of one process of several
+        base = base.parent
+    directory = base / name
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "made").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            make(directory)
+            (directory / "made").touch()
+    return directory
+
+
+def copy_cold_start(whole: Path, workdir: Path) -> Path:
+    """Copies what a run leaves after its cold start, and nothing else, to a new workdir."""
+    shutil.copytree(whole / "cold_start", workdir / "cold_start")
+    shutil.copytree(whole / "tokenizer", workdir / "tokenizer")
+    shutil.copy(whole / "run.json", workdir)
+    return workdir
 
 
 def free_port() -> int:
@@ -127,17 +150,6 @@ def output(workdir: Path, process: int = 0) -> Path:
 
 def said(workdir: Path, process: int = 0) -> str:
     return output(workdir, process).read_text(errors="replace")
-
-
-def kill(processes: list[subprocess.Popen], number=signal.SIGKILL) -> None:
-    """All of them, with what they started (the verifiers' processes)."""
-    for process in processes:
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
-    for process in processes:
-        process.wait(timeout=60)
 
 
 def lines(workdir: Path, stage: str = "") -> list[dict]:

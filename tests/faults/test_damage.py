@@ -2,7 +2,6 @@
 
 import logging as python_logging
 import random
-import resource
 import shutil
 from pathlib import Path
 
@@ -130,10 +129,8 @@ def test_a_full_disk(tmp_path, shows):
     full = tmp_path / "full"
     shutil.copytree(workdir, full)
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-
-    place.run(full, *flags, *small, code=1, limit=limit)
+    limit = {"file_size": 1_000_000}
+    place.run(full, *flags, *small, code=1, **limit)
     said = runs.said(full)
     assert (
         "the state was not saved" in said and "[16]" in said
@@ -157,7 +154,7 @@ def test_a_full_disk(tmp_path, shows):
         "--config.checkpoints.on_error=warn",
     ]
     place.run(
-        warned, *flags, *small, *more, code=1, limit=limit
+        warned, *flags, *small, *more, code=1, **limit
     )  # of the stage's last weights
     row = runs.lines(warned, "cold_start")[-1]
     found = row["step"] + 1, row["save_errors"]

@@ -4,39 +4,28 @@ the collectives (gloo) are real.
 
 import dataclasses
 import json
-import shutil
 import signal
 import time
 
+import commands
 import pytest
 import runs
 
-FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=8"]
+FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=6"]
 FLAGS += ["--config.grpo.prompts=4", "--config.grpo.tiles=4"]
 FLAGS += [
-    "--config.grpo.evaluate_every=8"
+    "--config.grpo.evaluate_every=6"
 ]  # what it compiles is not compiled while time is taken
 TWO = {"devices": 2, "processes": 2}
 HEARTBEAT = 10
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return runs.Place(tmp_path_factory.mktemp("processes"))
-
-
-@pytest.fixture(scope="module")
-def whole(place):
-    """A workdir after the cold start, and the GRPO of two processes from there."""
-    start = place.directory / "start"
-    place.run(
-        start, "--config.stage=cold_start", "--config.cold_start.validate_every=0"
-    )
-    shutil.rmtree(start / "export")
-    workdir = place.directory / "whole"
-    shutil.copytree(start, workdir)
+def pair(place, whole):
+    """The workdir of GRPO on two processes, from the cold start of the whole run."""
+    workdir = runs.copy_cold_start(whole, place.directory / "pair")
     place.run(workdir, *FLAGS, **TWO)
-    return start, workdir
+    return workdir
 
 
 def grpo(workdir):
@@ -45,8 +34,7 @@ def grpo(workdir):
 
 def begin(place, whole, name, *flags):
     """A copy of the cold start, and two processes that have logged three steps of GRPO."""
-    workdir = place.directory / name
-    shutil.copytree(whole[0], workdir)
+    workdir = runs.copy_cold_start(whole, place.directory / name)
     processes = place.start(
         workdir, *FLAGS, f"--heartbeat_s={HEARTBEAT}", *flags, **TWO
     )
@@ -62,12 +50,12 @@ def ends(processes, timeout):
             p.wait(max(0.1, began + timeout - time.monotonic())) for p in processes
         ]
     except Exception:
-        runs.kill(processes)
+        commands.kill(processes)
         raise
     return codes, time.monotonic() - began
 
 
-def test_sigterm_to_one(place, whole, shows):
+def test_sigterm_to_one(place, whole, pair, shows):
     workdir, processes = begin(
         place, whole, "term", "--config.grpo.checkpoint_every=1000"
     )
@@ -82,22 +70,22 @@ def test_sigterm_to_one(place, whole, shows):
     last = str(grpo(workdir)[-1]["step"] + 1)
     shows("4 SIGTERM to one of two: saved", saved, [last], saved == [last])
     place.run(workdir, *FLAGS, **TWO)
-    same = grpo(workdir) == grpo(whole[1])
+    same = grpo(workdir) == grpo(pair)
     shows("4 resumed: the same numbers", same, True, same)
 
 
-def test_sigkill_of_one(place, whole, shows):
+def test_sigkill_of_one(place, whole, pair, shows):
     workdir, processes = begin(place, whole, "killed")
-    runs.kill(processes[1:])
+    commands.kill(processes[1:])
     codes, took = ends(processes[:1], 120)
     limit = HEARTBEAT + 10
     shows(
         "5 SIGKILL of one of two: the other's exit code", codes, "not 0", codes != [0]
     )
     shows("5 SIGKILL of one of two: seconds", f"{took:.1f}", limit, took <= limit)
-    runs.kill(processes[:1])
+    commands.kill(processes[:1])
     place.run(workdir, *FLAGS, **TWO)
-    same = grpo(workdir) == grpo(whole[1])
+    same = grpo(workdir) == grpo(pair)
     shows("5 resumed: the same numbers", same, True, same)
 
 
@@ -180,7 +168,7 @@ def test_a_stuck_host(place, whole, shows):
     )
 
 
-def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
+def test_a_host_that_is_stopped_for_five_seconds(place, whole, pair, shows):
     workdir, processes = begin(
         place, whole, "stopped", "--config.health.slow_host_above_s=2"
     )
@@ -189,7 +177,7 @@ def test_a_host_that_is_stopped_for_five_seconds(place, whole, shows):
     processes[1].send_signal(signal.SIGCONT)
     codes, _ = ends(processes, 300)
     shows("7 SIGSTOP for 5 s: exit codes", codes, [0, 0], codes == [0, 0])
-    same = grpo(workdir) == grpo(whole[1])
+    same = grpo(workdir) == grpo(pair)
     shows("7 SIGSTOP for 5 s: the same numbers", same, True, same)
     named = "process 1 (" in runs.said(
         workdir, 1

@@ -6,88 +6,55 @@ start, so that rewards differ and there is a gradient.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
+import runs
 
 from r1v3_jax.run import metrics
 
-ROOT = Path(__file__).parents[2]
-CONFIG = """
-from dataclasses import replace
-from r1v3_jax.config import Optimizer, load_config
-
-smoke = load_config("digits_smoke")
-config = replace(
-    smoke,
-    name="two",
-    stages={
-        "cold_start": replace(
-            smoke.stages["cold_start"],
-            steps=60,
-            rows=6,
-            tiles=30,
-            validate_every=0,
-            patience=0,
-            optimizer=Optimizer(lr=4e-3, warmup_steps=5, schedule="cosine", weight_decay=0.05),
-        ),
-        "grpo": replace(
-            smoke.stages["grpo"], steps=2, prompts=8, tiles=8, slots=12, evaluate_every=0
-        ),
-    },
-    evaluate=replace(smoke.evaluate, sets=(), pooled=(), answer_prior=()),
-)
-"""
+FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=2"]
+FLAGS += ["--config.grpo.slots=12", "--config.grpo.evaluate_every=0"]
+SCRIPT = ["bash", "launch/local/two_process.sh"]
 
 
-ENVIRONMENT = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "",
-    "VIRTUAL_ENV": sys.prefix,  # the script makes none
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers/one_cache'}",
-}
-
-
-def run(command, devices=None):
-    flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
-    done = subprocess.run(
-        command, cwd=ROOT, env={**ENVIRONMENT, "XLA_FLAGS": flags}, capture_output=True, text=True,
-        timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+def script_environment() -> dict[str, str]:
+    return commands.environment(
+        VIRTUAL_ENV=sys.prefix,  # the script makes none
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        XLA_FLAGS="",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="0",
+    )
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The workdirs of both runs, and what the two processes printed."""
-    tmp = tmp_path_factory.mktemp("two")
-    config, one, two = tmp / "two.py", tmp / "one", tmp / "both"
-    config.write_text(CONFIG)
-    launcher = [sys.executable, "-m", "r1v3_jax.launch"]
-    flags = [f"--config={config}"]
-    run([*launcher, *flags, f"--workdir={one}", "--config.stage=cold_start"])
-    shutil.copytree(one, two)
-    flags += ["--config.stage=grpo", "--config.mesh=(2, 2, 1)"]
-    run([*launcher, *flags, f"--workdir={one}"], devices=4)
-    script = ["bash", "launch/local/two_process.sh"]
-    return one, two, run([*script, *flags, f"--workdir={two}"])
+def both(place, whole):
+    """The workdirs of one process and of two, and what the two processes printed."""
+    one, two = (
+        runs.copy_cold_start(whole, place.directory / name) for name in ("one", "two")
+    )
+    place.run(one, *FLAGS, devices=4)
+    done = subprocess.run(
+        [*SCRIPT, f"--config={place.config}", *FLAGS, f"--workdir={two}"],
+        cwd=commands.ROOT, env=script_environment(), capture_output=True, text=True,
+        timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return one, two, done.stdout
 
 
 def grpo(workdir):
     return [line for line in metrics.read(workdir) if line["stage"] == "grpo"]
 
 
-def test_the_same_losses(runs):
-    one, two = grpo(runs[0]), grpo(runs[1])
+def test_the_same_losses(both):
+    one, two = grpo(both[0]), grpo(both[1])
     assert [line["step"] for line in two] == [0, 1]
     assert max(abs(line["loss"]) for line in one) > 1e-3 and one[0]["grad_norm"] > 1e-3
     for ours, theirs in zip(two, one, strict=True):
@@ -104,7 +71,7 @@ def test_the_same_losses(runs):
             )
 
 
-def test_the_same_data_and_samples_in_the_same_order(runs):
+def test_the_same_data_and_samples_in_the_same_order(both):
     names = (
         "id",
         "sample",
@@ -126,20 +93,20 @@ def test_the_same_data_and_samples_in_the_same_order(runs):
                     .splitlines(),
                 )
             ]
-            for workdir in runs[:2]
+            for workdir in both[:2]
         )
         assert len(ours) == 8 * 4 and ours == theirs
         assert len({row["reward"] for row in ours}) > 1
 
 
-def test_one_process_prints_and_writes(runs):
-    _, two, printed = runs
+def test_one_process_prints_and_writes(both):
+    one, two, printed = both
     assert printed.count("summary.json") == 1
     assert not list(two.rglob("*.partial"))
     summary = json.loads((two / "summary.json").read_text())
     assert summary["chosen_step"] == 2
     assert (two / "export/model.safetensors").stat().st_size == (
-        runs[0] / "export/model.safetensors"
+        one / "export/model.safetensors"
     ).stat().st_size
 
 
@@ -157,11 +124,8 @@ def test_one_process_prints_and_writes(runs):
     ],
 )
 def test_flags_that_do_not_go_together(flags, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "r1v3_jax.launch", "--config=digits_smoke",
-         f"--workdir={tmp_path}", *flags],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    run = ["--config=digits_smoke", f"--workdir={tmp_path}"]
+    done = commands.run(*commands.LAUNCHER, *run, *flags)
     assert done.returncode == 1 and message in done.stderr
 
 
@@ -173,8 +137,9 @@ def test_a_preempted_run_saves_what_it_has(tmp_path):
         "--config.mesh=(2,2,1)"
     )
     script = subprocess.Popen(
-        ["bash", "launch/local/two_process.sh", *flags.split(), f"--workdir={tmp_path}"],
-        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*SCRIPT, *flags.split(), f"--workdir={tmp_path}"],
+        cwd=commands.ROOT, env=script_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         lines = tmp_path / "metrics.jsonl"
