@@ -7,11 +7,11 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import commands
+import kept_programs
 import pytest
 from tpu_compiler import needs_libtpu
 
@@ -20,25 +20,20 @@ from r1v3_jax.models import flops
 from r1v3_jax.pipeline import preflight
 from r1v3_jax.run import tpu_flags
 
-ROOT = Path(__file__).parents[2]
 
+def launch(*arguments, cache: Path | None = None, timeout=900):
+    """Runs the launcher to its end.
 
-def launch(tmp_path, *arguments, timeout=900):
-    """Runs the launcher with a cache of compilations of its own, to its end."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "r1v3_jax.launch", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
+    cache: where the outcomes of compilations lie; default: those of earlier runs of the tests.
+    """
+    cache = cache or kept_programs.tpu_programs()
+    environment = commands.environment(
+        XDG_CACHE_HOME=str(cache),
+        XLA_FLAGS=os.environ["XLA_FLAGS"],
+        JAX_DISABLE_MOST_OPTIMIZATIONS="0",
     )
+    command = [*commands.LAUNCHER, *arguments]
+    return commands.run(*command, env=environment, timeout=timeout)
 
 
 def check_refused(process, *messages):
@@ -220,7 +215,7 @@ def test_what_is_missing_is_named_before_anything_starts(tmp_path):
     # No checkpoint; then one of another model; then no data. Each in a process, as a user sees it.
     start = time.time()
     missing = f"{tmp_path}/none"
-    process = launch(tmp_path, "--config=tpu_v5e_8", f"--config.init_from={missing}")
+    process = launch("--config=tpu_v5e_8", f"--config.init_from={missing}")
     check_refused(process, missing)
     from_nothing = dataclasses.replace(
         load_config("tpu_v5e_8"), init_from="", write_tokenizer=print
@@ -232,7 +227,7 @@ def test_what_is_missing_is_named_before_anything_starts(tmp_path):
 
 
 def test_a_url_is_no_workdir(tmp_path):
-    process = launch(tmp_path, "--config=digits_smoke", "--workdir=gs://bucket/run")
+    process = launch("--config=digits_smoke", "--workdir=gs://bucket/run")
     check_refused(process, "wanted a directory that every host sees")
 
 
@@ -293,7 +288,8 @@ def test_a_small_run_with_machine_code_and_again_from_the_cache(tmp_path):
         "--dry_run_full",
         f"--dry_run_out={out}",
     )
-    process = launch(tmp_path, *command)
+    cache = tmp_path / "cache"
+    process = launch(*command, cache=cache)
     assert process.returncode == 0, process.stderr[-3000:]
     check_samples(process.stdout)
     summary = json.loads(out.read_text())
@@ -302,7 +298,7 @@ def test_a_small_run_with_machine_code_and_again_from_the_cache(tmp_path):
 
     entries = cached(tmp_path)
     assert len(entries) == len(SMALL_PROGRAMS)
-    repeated = launch(tmp_path, *command)
+    repeated = launch(*command, cache=cache)
     assert repeated.returncode == 0
     assert json.loads(out.read_text()) == summary
     assert cached(tmp_path) == entries
@@ -352,7 +348,7 @@ def check_summary(summary: dict) -> None:
 
 def test_a_pod_config_where_there_is_no_tpu(tmp_path):
     config = f"--config={write_small(tmp_path)}"
-    process = launch(tmp_path, config, f"--workdir={tmp_path}/run")
+    process = launch(config, f"--workdir={tmp_path}/run")
     check_refused(
         process,
         "runs on the TPU slice v5p:2x2x1, and no TPU was found",
@@ -363,7 +359,6 @@ def test_a_pod_config_where_there_is_no_tpu(tmp_path):
 @needs_libtpu
 def test_a_program_of_another_name_is_refused(tmp_path):
     process = launch(
-        tmp_path,
         f"--config={write_small(tmp_path)}",
         "--dry_run",
         "--nodry_run_data",
@@ -374,14 +369,16 @@ def test_a_program_of_another_name_is_refused(tmp_path):
 
 @needs_libtpu
 def test_what_does_not_fit_is_refused_with_the_compilers_number(tmp_path):
+    """Compiled anew in every run of the tests: nothing is remembered in an empty directory."""
     out = tmp_path / "out.json"
     process = launch(
-        tmp_path,
         "--config=tpu_v5p_256_text",
         "--topology=v5p:2x2x1",
         "--dry_run",
         "--nodry_run_data",
+        "--dry_run_only=cold_start/update",
         f"--dry_run_out={out}",
+        cache=tmp_path / "cache",
     )
     assert "DOES NOT FIT" in process.stdout, process.stderr[-2000:]
     check_refused(process, "not every program fits")
@@ -394,7 +391,6 @@ def test_the_whole_table_of_the_pod(tmp_path):
     """Full size, fast mode: the 38B on 128 chips, 1,024 samples of 8,192 tokens."""
     out = tmp_path / "out.json"
     process = launch(
-        tmp_path,
         "--config=tpu_v5p_256",
         "--dry_run",
         "--nodry_run_data",
@@ -425,7 +421,6 @@ def test_the_update_of_the_pod_becomes_machine_code(tmp_path):
     """Some ten minutes: what fits into memory need not fit into VMEM."""
     out = tmp_path / "out.json"
     process = launch(
-        tmp_path,
         "--config=tpu_v5p_256",
         "--dry_run",
         "--dry_run_full",
