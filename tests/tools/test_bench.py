@@ -4,15 +4,13 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 import types
-from pathlib import Path
 
 import arithmetic
 import clock
+import commands
 import jax
 import jax.numpy as jnp
 import naive
@@ -26,7 +24,6 @@ from r1v3_jax.models.flops import num_params
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.train import policy_batch
 
-ROOT = Path(__file__).parents[2]
 TEXT = TextConfig(
     vocab_size=128, embed=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp=32
 )
@@ -259,26 +256,6 @@ def test_ratios_are_taken_within_pairs():
     assert clock.ratios(pairs) == {"s": {"pairs": [2.0, 3.0, 0.5], "median": 2.0}}
 
 
-# Imports once, then runs every command line in a fork of its own.
-REFUSALS = """
-import json, os, runpy, sys
-import compare, growth, parts
-from r1v3_jax import hf, report
-
-for arguments in json.load(sys.stdin):
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        os.dup2(write, 2)
-        sys.argv = ["tools/bench", *arguments]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        os._exit(0)
-    os.close(write)
-    stderr = os.fdopen(read).read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([code, stderr]), flush=True)
-"""
-
-
 def test_refusals(tmp_path):
     cases = {
         ("--compare=verl",): (
@@ -307,14 +284,7 @@ def test_refusals(tmp_path):
             f"error: --out={tmp_path}/no/x.json: its directory does not exist"
         ),
     }
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")])
-    process = subprocess.run(
-        [sys.executable, "-c", REFUSALS],
-        input=json.dumps([list(case) for case in cases]),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": ""},
-    )
-    results = [json.loads(line) for line in process.stdout.splitlines()]
-    assert results == [[1, f"{message}\n"] for message in cases.values()]
+    for flags, message in cases.items():
+        process = commands.run("tools/bench", *flags)
+        assert process.returncode == 1
+        assert process.stderr == f"{message}\n"
