@@ -14,7 +14,7 @@ from random_models import random_model
 from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import place_images
-from r1v3_jax.losses import policy
+from r1v3_jax.losses import ConstantLength, SequenceMean, TokenMean, policy
 from r1v3_jax.models import attention, internvit, layers, qwen2
 from r1v3_jax.processing.processor import Encoded, Tiles
 from r1v3_jax.rewards import score
@@ -160,9 +160,15 @@ def worst(got, want) -> float:
 
 
 CASES = {
-    "everything learns": ({"aggregation": "sequence"}, "all"),
-    "the tower is frozen": ({"aggregation": "token", "accumulate": 2}, "llm+connector"),
-    "the connector alone": ({"aggregation": "constant", "accumulate": 4}, "connector"),
+    "everything learns": ({"aggregation": SequenceMean()}, "all"),
+    "the tower is frozen": (
+        {"aggregation": TokenMean(), "accumulate": 2},
+        "llm+connector",
+    ),
+    "the connector alone": (
+        {"aggregation": ConstantLength(), "accumulate": 4},
+        "connector",
+    ),
     "prompts in parts": ({"accumulate": 3, "prompt_parts": 4}, "all"),
     "padded to a bucket": (
         {"max_prompt_tokens": 40, "buckets": ((12, 4), (24, 8))},
