@@ -15,7 +15,7 @@ from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import place_images
 from r1v3_jax.losses import ConstantLength, SequenceMean, TokenMean, policy
-from r1v3_jax.models import attention, internvit, layers, qwen2
+from r1v3_jax.models import attention, internvit, qwen2
 from r1v3_jax.processing.processor import Encoded, Tiles
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -239,9 +239,11 @@ def test_scores_are_the_naive_log_probabilities(model, groups):
 def test_the_kernel_sees_what_the_reference_sees(model, groups, monkeypatch):
     """Interpreted: the Pallas kernel runs on a TPU only."""
     for module, name in (
-        (qwen2, "splash_after_prompt"), (qwen2, "splash_attention"), (internvit, "splash_attention")
-    ):  # fmt: skip
-        kernel = functools.partial(getattr(layers, name), interpret=True)
+        (qwen2, "splash_after_prompt"),
+        (qwen2, "splash_attention"),
+        (internvit, "splash_attention"),
+    ):
+        kernel = functools.partial(getattr(attention, name), interpret=True)
         monkeypatch.setattr(module, name, kernel)
     batch = placement.place(
         policy_batch.policy_batch(groups, CONFIG, Processor), TRAIN, get_mesh()
