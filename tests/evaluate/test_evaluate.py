@@ -100,6 +100,15 @@ def test_select(criterion, step, reason):
     assert chosen["step"] == step and reason in why
 
 
+def test_intervals_that_overlap_are_not_told_apart():
+    best = checkpoint(40, 0.9, 0.72)  # in [0.67, 0.77]
+    # Its mean is below 0.67 too, but its upper bound is not.
+    overlapping = checkpoint(60, 1.1, 0.63)  # in [0.58, 0.68]
+    apart = checkpoint(80, 1.3, 0.60)  # in [0.55, 0.65]
+    chosen, why = selection.select([best, overlapping, apart], "both")
+    assert chosen is overlapping and "of the 2 not clearly below the best" in why
+
+
 def test_correlation_leaves_out_what_has_no_entropy():
     assert selection.correlation(CHECKPOINTS) == pytest.approx(-1.0)
     assert np.isnan(selection.correlation(CHECKPOINTS[:1]))
