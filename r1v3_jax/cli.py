@@ -28,6 +28,7 @@ def run(main) -> None:
     """
 
     def guarded(argv):
+        # absl leaves what is no flag: a forgotten -- or a space instead of =.
         if len(argv) > 1:
             end(1, f"error: unexpected argument {argv[1]!r}; see --help")
         if not flags.FLAGS["verbosity"].present:

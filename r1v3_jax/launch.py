@@ -68,6 +68,7 @@ LIST_CONFIGS = flags.DEFINE_bool(
 def main() -> None:
     """Parses the command line and runs; see the module's docstring."""
     # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
+    # The flag is taken out of them: absl would read --config=NAME as a value for the whole config.
     names = [a for a in sys.argv[1:] if a.startswith("--config=")]
     for argument in names:
         sys.argv.remove(argument)
@@ -94,6 +95,7 @@ def without_config() -> None:
 
 def start(base: Run, values: config_dict.ConfigDict) -> None:
     """Does what the flags ask for with the config that they make of `base`."""
+    # Another slice: unless a mesh was asked for as well, the config's mesh is fitted to it.
     if TOPOLOGY.value:
         values.topology = TOPOLOGY.value
         mesh_is_default = tuple(values.mesh) == base.mesh
@@ -101,6 +103,7 @@ def start(base: Run, values: config_dict.ConfigDict) -> None:
             values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value).chips)
     config = freeze(base, values)
 
+    # Exactly one of these, the cheapest first.
     if PRINT_CONFIG.value:
         print("\n".join(config_lines(config)))
     elif LIST_CONFIGS.value:
@@ -164,12 +167,14 @@ def dry_run_of(config: Run) -> None:
         )
     from r1v3_jax.tpu import compiler, dry_run
 
+    # This process was started by a dry run, to compile one program.
     if os.environ.get(compiler.CHILD):
         compiler.compile_here(config)
         return
     if DRY_RUN_DATA.value:
         banned = show_data(config)
     else:
+        # Without a tokenizer only the image token is known to be never sampled.
         print("checkpoint and data were not opened (--nodry_run_data)")
         banned = (config.model.image_token_id,) if config.model.vision else ()
     summary = dry_run.run(
@@ -219,6 +224,7 @@ def check_name(config: Run, name: str) -> None:
             )
         node = known[part]
         path = f"{path}.{part}"
+    # The path ends at an object, as config.grpo.loss: flags hold numbers and words, not objects.
     if dataclasses.is_dataclass(node):
         fields = ", ".join(f"--{path}.{field}" for field in children(node))
         raise ValueError(
@@ -229,6 +235,8 @@ def check_name(config: Run, name: str) -> None:
 
 def hint(part: str, path: str, known: dict) -> str:
     """Says what a field that does not exist may have meant; "" if nothing is there."""
+    # A typing error of a field that exists comes first, then a name of an older version, then
+    # whatever is nearest.
     near = difflib.get_close_matches(part, known, n=1, cutoff=0.8)
     replaced = difflib.get_close_matches(part, REPLACED, n=1, cutoff=0.8)
     if replaced and not near:

@@ -43,6 +43,7 @@ def check(config) -> None:
     kind = type(config).__name__
     for name, hint in annotations(type(config)).items():
         value = getattr(config, name)
+        # Annotated[int, at_least(1)] keeps its limits in `__metadata__`; other hints have none.
         for limit in getattr(hint, "__metadata__", ()):
             if isinstance(limit, Limit) and not limit.holds(value):
                 raise ValueError(
@@ -95,6 +96,7 @@ def flatten_fields(config, prefix: str = "") -> dict[str, str]:
     """
     if not dataclasses.is_dataclass(config):
         return {prefix: format_value(config)}
+    # TokenMean() and SequenceMean() have no fields: without this line they would be equal.
     out = {prefix: type(config).__name__} if callable(config) else {}
     for name, value in children(config).items():
         out |= flatten_fields(value, f"{prefix}.{name}" if prefix else name)
@@ -112,6 +114,7 @@ def format_value(value) -> str:
             for field in dataclasses.fields(value)
         ]
         return f"{type(value).__name__}({', '.join(fields)})"
+    # A partial: the function, then what it was given, by place and by name.
     if isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.items()]
         return f"partial({', '.join(map(format_value, parts))})"
@@ -127,6 +130,8 @@ def format_value(value) -> str:
 
 def _format_object(value) -> str:
     """Writes a function, or an object of a user's class: its name, and what it encloses."""
+    # A closure, default arguments, the object of a bound method: two functions of one name that
+    # hold different values must not look alike.
     enclosed = [
         cell.cell_contents for cell in getattr(value, "__closure__", None) or ()
     ]
@@ -134,6 +139,7 @@ def _format_object(value) -> str:
     bound_to = getattr(value, "__self__", None)
     if bound_to is not None:
         enclosed.append(bound_to)
+    # An object of a class without fields that dataclasses know: everything in it.
     if not hasattr(value, "__qualname__") and hasattr(value, "__dict__"):
         enclosed.append(vars(value))
     name = getattr(value, "__qualname__", type(value).__qualname__)

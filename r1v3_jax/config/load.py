@@ -38,12 +38,14 @@ def list_configs() -> list[str]:
 def load_config(name: str) -> Run:
     """Returns the Run in a config file, found by name or path. ValueError if there is none."""
     path = find_config(name)
+    # A module of its own for each file: two configs may be loaded in one process.
     unique = re.sub("[^a-z0-9]", "_", path.stem)
     spec = importlib.util.spec_from_file_location(f"config_{unique}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except TypeError as error:
+        # A config of an older version: its words have other names now.
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if not unexpected or unexpected[1] not in REPLACED:
             raise

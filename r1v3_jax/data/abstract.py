@@ -21,6 +21,7 @@ def batch_of(
 
     8 rows of 512 tokens with 32 tiles in 2 parts: tokens int32[2, 4, 512], tiles [2, 16, S, S, 3].
     """
+    # Shapes come from the function that makes the arrays: they cannot drift apart.
     return empty_batch(
         config,
         (parts, rows // parts, length),

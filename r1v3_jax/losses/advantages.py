@@ -31,9 +31,11 @@ class GroupRelative:
 
     def __call__(self, rewards, valid):
         centred, count = centre(rewards, valid)
+        # Samples that are not valid are 0 in `centred`, and add nothing.
         squares = (centred**2).sum(axis=1, keepdims=True)
         variance = squares / np.maximum(count - 1, 1)
         scaled = centred / (np.sqrt(variance) + self.eps)
+        # A single sample has nothing to be compared with.
         return np.where(count > 1, scaled, 0.0).astype(np.float32)
 
 
@@ -53,6 +55,8 @@ def centre(rewards: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
         rewards [1 0 nan 1]   valid [1 1 0 1]   ->   [1/3 -2/3 0 1/3], 3
     """
+    # In float64: the float32 mean of equal rewards may differ from them by a rounding error, which
+    # would then be divided by a deviation of its own size.
     rewards = np.where(valid, rewards, 0.0).astype(np.float64)
     count = valid.sum(axis=1, keepdims=True)
     mean = rewards.sum(axis=1, keepdims=True) / np.maximum(count, 1)

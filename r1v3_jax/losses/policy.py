@@ -55,6 +55,7 @@ class Clipped:
         loss = weighted_sum(
             -jnp.minimum(ratio * advantages, clipped * advantages), weights
         )
+        # Where a bound cuts: too small a ratio of a bad token, too large a ratio of a good one.
         total = jnp.maximum(jnp.sum(weights), 1e-9)
         cut_low = weighted_sum((ratio < floor) & (advantages < 0), weights) / total
         cut_high = weighted_sum((ratio > ceiling) & (advantages > 0), weights) / total

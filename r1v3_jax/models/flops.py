@@ -30,6 +30,7 @@ def model_flops(
 
 def num_params(config: ModelConfig) -> int:
     """Counts the parameters of a model, without the pad rows of the vocabulary."""
+    # The connector: norm with bias, two matrices with bias; its input are 2 x 2 patches.
     total = _text_params(config.text)
     if config.vision is None:
         return total

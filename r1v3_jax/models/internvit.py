@@ -75,6 +75,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the layer: float[I, T, C] -> float[I, T, C]."""
+        # Two residual branches, each behind a norm and scaled by a learnt vector.
         normed = self.norm(x, self.norm1, self.norm1_bias)
         x = x + self.scale1 * self.attend(normed)
 
@@ -87,6 +88,7 @@ class Block(nnx.Module):
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Attends within each tile: float[I, T, C] -> float[I, T, C]."""
+        # One product for the three: p counts query, key, value.
         q, k, v = jnp.einsum("itc,pcnh->pitnh", x, self.qkv)
         if self.config.qkv_bias:
             q = q + self.qkv_bias[0]
@@ -163,6 +165,7 @@ class InternViT(nnx.Module):
         x = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))
         x = x + position.at[0].add(class_token)
 
+        # The layers are one stack [L, ...]: compiled once, gathered one at a time.
         def layer(x, block):
             return gather(block, axes, dtype)(x), None
 

@@ -58,6 +58,7 @@ class Connector(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps merged patches to embeddings: float[I, M, 4C] -> float[I, M, D]."""
+        # The weights are stored split over the devices; here they are whole, for this call.
         w = gather(self, self.compute.rules.vision_gather, x.dtype)
         x = layer_norm(x, w.norm, w.norm_bias, CONNECTOR_EPS)
         hidden = jnp.einsum("imc,cd->imd", x, w.up)
@@ -174,6 +175,7 @@ class R1V3(nnx.Module):
 
         tokens int32[P, T], padded on the right; lengths int32[P].
         """
+        # The tower has run before: a prompt is read once, whatever the number of its samples.
         x = self.embed(tokens, image_embeddings, image_index)
         return self.language.prefill(x, lengths)
 
@@ -196,6 +198,7 @@ class R1V3(nnx.Module):
 
         int32[B, T] each -> hidden states float[B, T, D]; see `Qwen2.extend`.
         """
+        # Samples are text: their images are in the prompts, which the cache holds.
         x = self.language.embed(tokens)
         return self.language.extend(x, positions, segment_ids, prompt, prompt_of_row)
 

@@ -110,6 +110,7 @@ def run_stage(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
 
     Returns the model after it, and its account.
     """
+    # Done in an earlier run of this directory: nothing is computed again.
     done = context.workdir / name / "done"
     if done.exists():
         mesh = jax.sharding.get_mesh()

@@ -121,6 +121,7 @@ def check_init(config: Run) -> None:
         saved_model = Checkpoint.open(directory).config
     saved = model_fields(saved_model)
     wanted = model_fields(config.model)
+    # A field that only one side has is a difference too: a tower where there was none.
     differing = [
         f"{name} is {saved.get(name)!r} there and {wanted.get(name)!r} here"
         for name in {**saved, **wanted}

@@ -35,6 +35,7 @@ def set_chat(config: Run, directory: Path) -> None:
         return
     current = load(directory, text_only=config.model.vision is None).chat
     wanted = current.override(config.system, config.opening)
+    # Unchanged templates are left as the checkpoint has them, byte for byte.
     if wanted != current:
         processor_files.replace_template(directory, chat_template(wanted))
 
@@ -43,6 +44,7 @@ def make_processor(config: Run, directory: Path) -> Processor:
     """Returns the processor of a run, with the tokenizer in `directory`."""
     tokenizer = load(directory, text_only=config.model.vision is None)
     tokenizer.check_model(config.model)
+    # A model that never writes </think> gets no reward for its format, and may never learn to.
     opening = tokenizer.chat.opening
     is_rewarded = any(stage.IS_REWARDED for stage in config.to_run().values())
     if is_rewarded and "<think>" not in opening:

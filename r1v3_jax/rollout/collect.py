@@ -57,8 +57,11 @@ def collect(
         if begin_next is not None:
             started.append(begin_next())
 
+    # A pass samples P prompts. Without refills there is one; with refills, as many as it takes to
+    # have P groups with signal, but no more than `refills` after the first.
     while len(with_signal) < config.prompts and len(lengths) <= config.refills:
         if pending is None:
+            # The weights are laid out for decoding once a step.
             if decoding_model is None:
                 decoding_model = for_decoding(model, int8=config.rollout_int8)
             pending = begin(
@@ -78,6 +81,7 @@ def collect(
             kept = group.has_signal or not config.refills
             (with_signal if kept else without_signal).append(group)
 
+    # Over all groups that were sampled, also those that were replaced.
     flat = sum(not group.has_signal for group in with_signal) + len(without_signal)
     counts = {
         "frac_reward_zero_std": flat / (len(with_signal) + len(without_signal)),

@@ -41,6 +41,7 @@ def json_rows(groups: list[Group]) -> Iterator[dict]:
     for group in groups:
         completions = group.completions
         for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True)):
+            # Slots behind the end of a sample hold padding.
             size = int(completions.lengths[g])
             yield {
                 "id": group.example.id,

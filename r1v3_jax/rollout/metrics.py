@@ -15,6 +15,7 @@ def not_finite(groups: list[Group]) -> str:
         if not np.all(np.isfinite(totals)):
             return f"a reward of {group.example.id} is"
         logprobs = group.completions.logprobs
+        # Slots behind the end of a sample may hold anything.
         slots = np.arange(logprobs.shape[1])
         is_sampled = slots < group.completions.lengths[:, None]
         if not np.isfinite(logprobs[is_sampled]).all():
@@ -28,6 +29,7 @@ def statistics(groups: list[Group], token_limit: int) -> dict[str, float]:
     With several sources the accuracy of each is among them.
     """
     scores = [score for group in groups for score in group.scores]
+    # A failed verification has no reward; it is counted in `verifier_errors` and nowhere else.
     known = [score for score in scores if score.total is not None]
     lengths = np.concatenate([group.completions.lengths for group in groups])
     ended = np.concatenate([group.completions.ended for group in groups])

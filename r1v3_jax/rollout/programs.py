@@ -95,8 +95,10 @@ def rollout_programs(
         programs.append(Program("encode_images", lower, resident=resident))
     lower = lower_on_mesh(mesh, lambda: prefill.lower(model, *prefill_args, **static))
     programs.append(Program("prefill", lower, resident=resident))
+    # Two bounds: tokens allowed in a completion, and how many samples must be finished.
     decode_args = (model, state, key, bound, bound)
     samples = prompts * group_size
+    # With 32 samples in 8 slots the loop runs at most 4 times as long as one sample.
     rounds = -(-samples // (slots or samples))
     programs.append(
         Program(

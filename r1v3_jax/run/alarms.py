@@ -22,6 +22,7 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
     def rises_above(metric: str, threshold: float) -> bool:
         return bool(threshold) and metrics.get(metric, np.nan) > threshold
 
+    # {name: (whether it rings, text)}; nan compares false with everything.
     h = config
     known = {
         "entropy_collapse": (
@@ -66,6 +67,7 @@ class Alarms:
     def step(self, step: int, metrics: dict[str, float]) -> dict[str, int]:
         """Logs the alarms that begin with a step; returns {"alarm/NAME": 1} for all that ring."""
         texts = alarms(metrics, self.config)
+        # Only what did not ring in the step before is logged.
         for name in texts.keys() - self.ringing:
             if first_process():
                 logging.warning(
@@ -84,6 +86,7 @@ def not_finite(config: Health, what: str, batch, path: Path, skipped: int) -> No
     """
     if first_process():
         path.parent.mkdir(parents=True, exist_ok=True)
+        # {".rows.tokens": array}: a name that says where it was in the batch.
         leaves = jax.tree_util.tree_flatten_with_path(batch)[0]
         arrays = {
             jax.tree_util.keystr(key).lstrip("."): np.asarray(x) for key, x in leaves

@@ -88,6 +88,7 @@ class States:
         first. If a directory of this step already exists, from an unfinished save or one that was
         skipped as damaged, it is replaced.
         """
+        # One save at a time, of all states of this process: the disk is shared.
         for other in list(_saving):
             other.wait()
         target = self.directory / str(step)
@@ -95,6 +96,7 @@ class States:
         with self._errors():
             _first_process_does(lambda: (_remove(target), target.mkdir(parents=True)))
             saver, thread = _background()
+            # Orbax gets the leaves by number: names of modules may change, numbers do not.
             leaves = {str(i): leaf for i, leaf in enumerate(arrays.values())}
             saver.save(target.resolve() / "state", args=ocp.args.StandardSave(leaves))
             self._pending = thread.submit(
@@ -126,6 +128,7 @@ class States:
 
     def wait(self) -> None:
         """Waits until no save of these states is under way."""
+        # Forgotten first: if the save failed, the error is raised once.
         pending = self._pending
         self._pending = None
         if pending is not None:
@@ -185,6 +188,7 @@ class States:
 
     def _agreed_steps(self) -> list[int]:
         """Returns the steps that process 0 sees: a shared disk may show them to others later."""
+        # A broadcast needs one shape on all processes: the newest 64, with -1 for no step.
         newest = np.full(64, -1, np.int64)
         steps = self.steps()[-len(newest) :]
         newest[: len(steps)] = steps
@@ -197,6 +201,7 @@ class States:
         problems = "; ".join(checksums.check_manifest(self.directory / str(step)))
         if jax.process_count() == 1:
             return problems
+        # Each process has checked a share of the files; if any found a problem, all skip the step.
         anywhere = multihost_utils.process_allgather(np.int32(bool(problems))).any()
         return problems or ("found by another process" if anywhere else "")
 
@@ -229,6 +234,7 @@ def check_same(path, saved: dict, current: dict, advice: str = "") -> None:
         if saved.get(name) != current.get(name)
     ]
     if differing:
+        # Eight fields are enough to see what kind of run it was.
         more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
         advice = advice or (
             "Put them back, choose another --workdir, or --accept_changes"

@@ -73,6 +73,7 @@ class Logger:
     def __enter__(self) -> "Logger":
         if not first_process():
             return self
+        # Steps that will be logged again are taken out first: each step is in the file once.
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "metrics.jsonl"
         drop_lines(path, self.stage, self.resume_step)
@@ -108,6 +109,7 @@ class Logger:
         self.last_step = step
         if self.file is None:
             return
+        # In the order of names, so that two runs of one seed write the same bytes.
         row = {"stage": self.stage, "step": step}
         row |= {key: values[key] for key in sorted(values)}
         self.file.write(dumps(row) + "\n")
@@ -167,6 +169,7 @@ class _TensorBoard:
         with self._harmless():
             from tensorboardX.proto.summary_pb2 import Summary
 
+            # TensorBoard has no place for nan and infinities.
             scalars = [
                 Summary.Value(tag=f"{self.stage}/{key}", simple_value=values[key])
                 for key in sorted(values)

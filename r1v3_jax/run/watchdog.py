@@ -74,6 +74,7 @@ class Watchdog:
         self._set_clocks(self.limit())
 
     def _set_clocks(self, limit: float) -> None:
+        # Both clocks are set anew; the one that was set before no longer counts.
         self.began = self.began or time.monotonic()
         if self.config.stuck_after_medians:
             faulthandler.dump_traceback_later(max(limit, 0.001))
@@ -136,6 +137,7 @@ class HostClock:
             return {"time/host_0_s": float(seconds)}
         by_host = multihost_utils.process_allgather(seconds)
         slowest = int(by_host.argmax())
+        # Against the median of the others: with two hosts that is the other one.
         late = float(by_host[slowest] - np.median(np.delete(by_host, slowest)))
         if config.slow_host_above_s and late > config.slow_host_above_s:
             is_own = slowest == jax.process_index()

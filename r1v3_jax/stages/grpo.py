@@ -60,6 +60,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     Returns the chosen model, and the account of the choice.
     """
     optimizer, update = make_update(config)
+    # A copy: the first update donates the arrays of the policy.
     reference = jax.tree.map(jnp.copy, model) if config.kl_coef else None
     state = create(model, optimizer, trainable(config.trainable))
     del model  # its arrays belong to `state` now, and the first update donates them
@@ -174,6 +175,7 @@ def check_verifiers(source: Callable, settings: Verify) -> None:
     That is a function that is not allowed, or a model where there is none: all samples of such a
     row would be errors.
     """
+    # A bad row is dropped when its turn comes; only its verifier is looked at here.
     for index in range(CHECKED):
         with contextlib.suppress(DroppedRow):
             example = source(index)
@@ -267,6 +269,7 @@ def speed(timer, config: GRPO, collected: Collected) -> dict:
 
     Off-policy the whole step counts: the devices sample during all of it.
     """
+    # On-policy the devices sample in this step's rollout, and nowhere else.
     seconds = timer.values["time/rollout_s"]
     if config.off_policy_steps:
         seconds = sum(timer.values.values())

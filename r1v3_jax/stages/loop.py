@@ -122,6 +122,7 @@ class Loop:
 
         batch: arrays of the devices, or of this host. A step of several updates counts once.
         """
+        # Two updates of one step, both bad, are one skipped step.
         self.skipped += step != self._skipped_at
         self._skipped_at = step
         path = self.context.workdir / "not_finite" / f"{self.stage}_{step:06d}.npz"
@@ -143,6 +144,7 @@ class Loop:
         extra: what `Resume` needs besides the step. save: whether to save in any case.
         """
         self.states.check()
+        # All processes get the same answer here, so that all save the same step.
         preempted = preemption.preempted()
         leaves = preempted and not self.is_last(step)
         if save or preempted or self.is_saved(step):

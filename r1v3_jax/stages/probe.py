@@ -76,6 +76,7 @@ class Probe:
             self.context.key("probe"),
         )
         measured = {"accuracy": accuracy.accuracy(groups), **self.entropies(groups)}
+        # The weights are kept while they may be chosen: `candidates` removes the others.
         self.checkpoints.append({"step": step + 1, **measured})
         self.candidates.chosen = selection.selectable(self.checkpoints)
         self.candidates.save(step + 1, model, measured)
@@ -125,6 +126,7 @@ def choose(
     last_step: int,
 ) -> tuple[R1V3, int, str]:
     """Returns the weights of the best checkpoint that can be read, its step, and why it is best."""
+    # The last step's weights are in `state`; those of earlier steps are read from the disk.
     readable = checkpoints
     while True:
         best, why = selection.select(readable, select_by)

@@ -24,6 +24,7 @@ def trainable(names: str) -> Callable:
             f"trainable {names!r}: no part {unknown[0]!r}; name all, or some of "
             f"{', '.join(PARTS)} joined by +"
         )
+    # A path is ("language", "blocks", "q"): its first word is the part.
     roots = {PARTS[name] for name in wanted}
     return lambda path, value: path[0] in roots
 
@@ -62,6 +63,7 @@ def schedule(config: Optimizer, total_steps: int) -> optax.Schedule:
         after_warmup = optax.cosine_decay_schedule(
             config.lr, decay_steps, config.final_lr_fraction
         )
+    # Without warm-up the first piece is one step at the full rate.
     start = 0.0 if config.warmup_steps else config.lr
     warmup = optax.linear_schedule(start, config.lr, max(config.warmup_steps, 1))
     return optax.join_schedules([warmup, after_warmup], [config.warmup_steps])

@@ -155,6 +155,7 @@ def repeat_prompts(prompts: PromptBatch, copies: int) -> PromptBatch:
 
 def fill_fraction(batch: PolicyBatch) -> float:
     """Returns the share of the tokens that an update computes, prompts aside, that were sampled."""
+    # Segment 0 is padding. Micro-batches beyond `used` are not computed.
     is_sampled = batch.rows.segment_ids > 0
     computed = batch.used * is_sampled[0].size
     return float(is_sampled.sum() / computed)
@@ -220,6 +221,7 @@ def first_fit(sizes: list[int], room: int) -> list[list[int]]:
     """
     rows: list[list[int]] = []
     free: list[int] = []
+    # The largest first; of equal sizes the first first, so that the plan is a function of lengths.
     for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
         row = next((r for r, left in enumerate(free) if sizes[i] <= left), len(rows))
         if row == len(rows):

@@ -50,6 +50,7 @@ def summed_gradients(loss: Callable, args: tuple, batch, count=None):
     loss: `(*args, micro_batch) -> (loss, metrics)`; the gradients are with respect to `args`. Each
     array of `batch` is [N, ...]; used are its first `count` micro-batches (int32[]; None: all N).
     """
+    # With respect to every one of `args`: parameters, and perhaps what was computed of them before.
     gradient = jax.value_and_grad(loss, argnums=tuple(range(len(args))), has_aux=True)
 
     def add_micro_batch(i, total):
@@ -57,6 +58,7 @@ def summed_gradients(loss: Callable, args: tuple, batch, count=None):
         part = (grads, {"loss": value, **metrics})
         return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, part)
 
+    # Sums start at zeros of the right shapes: nothing is computed for them.
     value, metrics = jax.eval_shape(lambda: loss(*args, micro_batch(batch, 0)))
     shapes = (args, {"loss": value, **metrics})
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), shapes)
