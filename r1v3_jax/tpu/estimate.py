@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 
 from r1v3_jax.tpu import hlo, splash
 from r1v3_jax.tpu.chips import HOST_RATE, OP_SECONDS, Chip
-from r1v3_jax.tpu.torus import COLLECTIVES, Torus, Transfer
+from r1v3_jax.tpu.hlo import Op, Ops
+from r1v3_jax.tpu.torus import COLLECTIVES, Coords, Torus, Transfer
 from r1v3_jax.tpu.work import Module
 
 # Ops that take no time: they name or order what exists already.
@@ -81,7 +82,11 @@ class Estimate:
 
 
 def estimate(
-    text: str, *, chip: Chip, coords: Sequence[tuple[int, ...]], dynamic_trips: int = 1
+    text: str,
+    *,
+    chip: Chip,
+    coords: Sequence[Coords],
+    dynamic_trips: int = 1,
 ) -> Estimate:
     """Estimates the time of one run of an optimised, scheduled program on `chip`.
 
@@ -89,8 +94,10 @@ def estimate(
     a count, is assumed to make `dynamic_trips` trips. A loop around such a loop, which interrupts
     it now and then to refill decode slots, is assumed to make one.
     """
-    simulation = Simulation(Module(text), Torus(chip, coords), dynamic_trips)
-    cost = simulation.cost(simulation.module.entry)
+    module = Module(text)
+    torus = Torus(chip, coords)
+    simulation = Simulation(module, torus, dynamic_trips)
+    cost = simulation.cost(module.entry)
     return Estimate(
         seconds=cost.seconds,
         parts={part: cost.parts[part] for part in PARTS},
@@ -192,7 +199,7 @@ class Simulation:
             self.costs[name] = self.walk(ops)
         return self.costs[name]
 
-    def walk(self, ops: hlo.Ops) -> Cost:
+    def walk(self, ops: Ops) -> Cost:
         """Runs the ops of a computation in the order of the schedule."""
         cost = Cost()
         in_flight = {}  # op that started a transfer -> (kind, time of arrival)
@@ -219,7 +226,7 @@ class Simulation:
         cost.expose("copy", max(0.0, hidden))
         return cost
 
-    def run(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
+    def run(self, op: Op, ops: Ops, cost: Cost) -> None:
         """Runs an op that the cores do or wait for."""
         if op.opcode == "while":
             self.loop(op, ops, cost)
@@ -235,7 +242,7 @@ class Simulation:
         else:
             self.compute(op, ops, cost)
 
-    def start(self, op: hlo.Op, cost: Cost) -> Transfer | None:
+    def start(self, op: Op, cost: Cost) -> Transfer | None:
         """Returns the transfer that `op` starts, if it starts one."""
         is_start = op.opcode.endswith("-start")
         collective = op if is_start and op.kind in COLLECTIVES else None
@@ -248,26 +255,28 @@ class Simulation:
             return transfer
         return self.start_copy(op, cost) if is_start else None
 
-    def start_copy(self, op: hlo.Op, cost: Cost) -> Transfer:
+    def start_copy(self, op: Op, cost: Cost) -> Transfer:
         """Starts a copy, or a slice of an array, into or out of the chip's memory."""
         # Its shape holds source and result, and a flag of 4 bytes. The smaller one is what moves.
-        arrays = [array for array in hlo.arrays(op.shape) if hlo.bytes_of(array) > 4]
+        parts = hlo.arrays(op.shape)
+        arrays = [array for array in parts if hlo.bytes_of(array) > 4]
         moved = min(map(hlo.bytes_of, arrays), default=0.0)
         ends_in_hbm = sum(map(hlo.in_hbm, arrays[:2]))
         if op.opcode == "copy-start" and ends_in_hbm == 2:
             cost.copies[op.name, arrays[0], moved] += 1
         touched = moved * ends_in_hbm
-        cost.work.update(bytes=touched, busy=touched / self.chip.reached_hbm)
+        busy = touched / self.chip.reached_hbm
+        cost.work.update(bytes=touched, busy=busy)
         if "S(5)" in op.shape:  # one end is on the host
             return Transfer("copy", "host", moved, moved / HOST_RATE)
         return Transfer("copy", "memory", moved, moved / self.chip.reached_hbm)
 
-    def is_end(self, op: hlo.Op) -> bool:
+    def is_end(self, op: Op) -> bool:
         """Tells whether `op` waits for a transfer."""
         is_done = op.opcode.endswith("-done")
         return is_done or self.module.calls_target(op, "AsyncCollectiveDone")
 
-    def loop(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
+    def loop(self, op: Op, ops: Ops, cost: Cost) -> None:
         """Runs a while loop: one trip is simulated and multiplied."""
         body = op.called("body")
         trip = Cost()
@@ -289,7 +298,7 @@ class Simulation:
         return any(self.module.trips(loop, ops) is None for loop in loops)
 
     def block(
-        self, op: hlo.Op, cost: Cost, *, scattered: bool = False, overlap: float = 0.0
+        self, op: Op, cost: Cost, *, scattered: bool = False, overlap: float = 0.0
     ) -> None:
         """Runs a collective that the cores wait for, except for `overlap` seconds of other work.
 
@@ -310,7 +319,7 @@ class Simulation:
 
     # --- the cores
 
-    def compute(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
+    def compute(self, op: Op, ops: Ops, cost: Cost) -> None:
         """Runs a fusion or a single op, with the collectives in it."""
         name = op.called() or ""
         # A collective that runs behind several matmuls is in each of their fusions. It was counted
@@ -328,7 +337,7 @@ class Simulation:
         else:
             self._elementwise(op, ops, cost)
 
-    def _matmul(self, op: hlo.Op, ops: hlo.Ops, flops: float, cost: Cost) -> float:
+    def _matmul(self, op: Op, ops: Ops, flops: float, cost: Cost) -> float:
         """Runs a matmul and returns its seconds."""
         moved = self.module.traffic(op, ops)
         memory_seconds = moved / self.chip.reached_hbm
@@ -342,7 +351,7 @@ class Simulation:
         cost.spend("matmul", seconds, "memory" if is_memory_bound else "matrix units")
         return seconds
 
-    def _elementwise(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
+    def _elementwise(self, op: Op, ops: Ops, cost: Cost) -> None:
         """Runs an op without matmuls: it takes as long as its bytes."""
         moved = self.module.traffic(op, ops)
         memory_seconds = moved / self.chip.reached_hbm
@@ -366,7 +375,7 @@ class Simulation:
 
     # --- kernels
 
-    def custom_call(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
+    def custom_call(self, op: Op, ops: Ops, cost: Cost) -> None:
         """Runs a Pallas kernel, or something of the compiler's own."""
         if '"tpu_custom_call"' not in op.text:  # an allocation, a top-k
             seconds = (op.cycles or 0) / self.chip.clock
@@ -379,7 +388,7 @@ class Simulation:
         else:
             self._pallas(op, ops, cost)
 
-    def _pallas(self, op: hlo.Op, ops: hlo.Ops, cost: Cost) -> None:
+    def _pallas(self, op: Op, ops: Ops, cost: Cost) -> None:
         """Runs a Pallas kernel by its own cost estimate."""
         # A kernel reads only what it needs of its operands: one layer of a cache, or the slots in
         # use. Only the kernel can say how much that is, by pl.CostEstimate. Without one it is

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from r1v3_jax.tpu import hlo
 from r1v3_jax.tpu.chips import HOP_SECONDS, Chip
+from r1v3_jax.tpu.hlo import Op
 
 COLLECTIVES = {
     "all-gather",
@@ -18,6 +19,11 @@ COLLECTIVES = {
     "all-to-all",
     "collective-permute",
 }
+
+
+Coords = tuple[int, ...]  # of a chip in the torus
+# The axis, whether forward, and the chip that the link leaves.
+Link = tuple[int, bool, Coords]
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,14 @@ class Transfer:
 class Torus:
     """A slice of chips by their coordinates, `coords`: one tuple for each partition, in order."""
 
-    def __init__(self, chip: Chip, coords: Sequence[tuple[int, ...]]):
+    def __init__(self, chip: Chip, coords: Sequence[Coords]):
         self.chip = chip
         self.coords = [_three_axes(c) for c in coords]
         by_axis = zip(*self.coords, strict=True)
         self.dims = [max(axis) + 1 for axis in by_axis]
         self.rings = chip.rings(self.dims)
 
-    def collective(self, op: hlo.Op) -> Transfer:
+    def collective(self, op: Op) -> Transfer:
         """Estimates one collective, started or blocking."""
         if op.kind == "collective-permute":
             return self._permute(op)
@@ -121,15 +127,13 @@ class Torus:
             order = _integers(iota[3])
         return hlo.strided(sizes, order)[:group_size]
 
-    def _permute(self, op: hlo.Op) -> Transfer:
+    def _permute(self, op: Op) -> Transfer:
         """Estimates messages between pairs of chips.
 
         Messages take the shortest way, axis by axis, and share the links that they have in common.
         """
         size = max(map(hlo.bytes_of, hlo.arrays(op.shape)))
-        load = (
-            Counter()
-        )  # (axis, direction, chip) -> messages that leave it by this link
+        load = Counter()  # link -> messages on it
         longest = 0  # hops
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
         for source, target in re.findall(r"(\d+),(\d+)", pairs):
@@ -144,8 +148,8 @@ class Torus:
         channel = busiest and busiest[:2]  # axis and direction
         return Transfer("collective-permute", channel, size, seconds)
 
-    def _route(self, source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple]:
-        """Lists the links from one chip to another, each as (axis, direction, chip)."""
+    def _route(self, source: Coords, target: Coords) -> list[Link]:
+        """Lists the links from one chip to another."""
         links = []
         position = list(source)
         for axis, size in enumerate(self.dims):
@@ -161,16 +165,17 @@ class Torus:
         return links
 
 
-def _three_axes(coords: Sequence[int]) -> tuple[int, ...]:
+def _three_axes(coords: Sequence[int]) -> Coords:
     """Adds zeros to the coordinates of a torus of two axes."""
-    return tuple(coords) + (0,) * (3 - len(coords))
+    missing = 3 - len(coords)
+    return (*coords, *[0] * missing)
 
 
 def _integers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def _result_bytes(op: hlo.Op, size: int) -> float:
+def _result_bytes(op: Op, size: int) -> float:
     """Returns the bytes of a collective's result on one chip, in a group of `size` chips."""
     sizes = list(map(hlo.bytes_of, hlo.arrays(op.shape)))
     if op.opcode == op.kind:

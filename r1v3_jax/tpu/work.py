@@ -7,6 +7,7 @@ import math
 import re
 
 from r1v3_jax.tpu import hlo
+from r1v3_jax.tpu.hlo import Op, Ops
 from r1v3_jax.tpu.torus import COLLECTIVES
 
 SLICES = ("dynamic-slice", "slice", "gather")  # ops that read a part of their operand 0
@@ -19,17 +20,17 @@ class Module:
     def __init__(self, text: str):
         self.computations, self.entry = hlo.parse(text)
 
-    def callee(self, op: hlo.Op) -> hlo.Ops:
+    def callee(self, op: Op) -> Ops:
         """Returns the computation that a fusion or an async op calls; {} if it calls none."""
         return self.computations.get(op.called(), {})
 
-    def calls_target(self, op: hlo.Op, target: str) -> bool:
+    def calls_target(self, op: Op, target: str) -> bool:
         """Tells whether a fusion has a custom call of this target in it."""
         wanted = f'custom_call_target="{target}"'
         inner_ops = self.callee(op).values()
         return any(wanted in inner.text for inner in inner_ops)
 
-    def collectives(self, op: hlo.Op) -> list[hlo.Op]:
+    def collectives(self, op: Op) -> list[Op]:
         """Lists the collectives in a fusion or an async op, at any depth."""
         listed = []
         for inner in self.callee(op).values():
@@ -41,7 +42,7 @@ class Module:
 
     # --- loops
 
-    def trips(self, loop: hlo.Op, ops: hlo.Ops) -> int | None:
+    def trips(self, loop: Op, ops: Ops) -> int | None:
         """Returns how often a while loop runs; None if the compiler knows no count."""
         if known := re.search(r"known_trip_count\D+(\d+)", loop.text):
             return int(known[1])
@@ -76,7 +77,7 @@ class Module:
 
     # --- matmuls
 
-    def flops(self, op: hlo.Op, ops: hlo.Ops) -> float:
+    def flops(self, op: Op, ops: Ops) -> float:
         """Returns the FLOPs of the matmuls in `op`."""
         if op.opcode == "dot":
             return hlo.dot_flops(op, ops)
@@ -87,7 +88,7 @@ class Module:
 
     # --- memory
 
-    def traffic(self, op: hlo.Op, ops: hlo.Ops) -> float:
+    def traffic(self, op: Op, ops: Ops) -> float:
         """Returns the bytes that an op reads from the chip's memory and writes to it."""
         read = 0
         for i, name in enumerate(op.operands):
@@ -96,7 +97,7 @@ class Module:
                 read += self._bytes_read(op, i, ops)
         return read + self._bytes_written(op, ops)
 
-    def _bytes_read(self, op: hlo.Op, i: int, ops: hlo.Ops) -> float:
+    def _bytes_read(self, op: Op, i: int, ops: Ops) -> float:
         """Returns the bytes of operand `i` that `op` reads: of a slice, only the slice."""
         whole = hlo.bytes_of(hlo.operand(op, i, ops).shape)
         if i == 0 and op.opcode in SLICES:
@@ -112,7 +113,7 @@ class Module:
                 return min(whole, used)
         return whole
 
-    def _bytes_used(self, value: hlo.Op, ops: hlo.Ops) -> float:
+    def _bytes_used(self, value: Op, ops: Ops) -> float:
         """Returns the bytes of a value in a fusion that the rest of the fusion reads."""
         total = hlo.bytes_of(value.shape) if value.is_root else 0.0
         for user in ops.values():
@@ -126,7 +127,7 @@ class Module:
                     total += self._bytes_read(user, i, ops)
         return total
 
-    def _retiles(self, op: hlo.Op) -> bool:
+    def _retiles(self, op: Op) -> bool:
         """Tells whether an op in a fusion only reads its operand in other tiles, in place.
 
         8-bit numbers reach a matmul this way.
@@ -136,7 +137,7 @@ class Module:
         opcodes = [inner.opcode for inner in self.callee(op).values()]
         return opcodes == ["parameter", "copy"]
 
-    def _bytes_written(self, op: hlo.Op, ops: hlo.Ops) -> float:
+    def _bytes_written(self, op: Op, ops: Ops) -> float:
         """Returns the bytes that an op writes: of an update in place, only the update."""
         if op.opcode == "fusion":
             return self._bytes_written_by_fusion(op)
@@ -154,7 +155,7 @@ class Module:
         in_memory = filter(hlo.in_hbm, hlo.arrays(op.shape))
         return sum(map(hlo.bytes_of, in_memory))
 
-    def _bytes_written_by_fusion(self, op: hlo.Op) -> float:
+    def _bytes_written_by_fusion(self, op: Op) -> float:
         callee = self.callee(op)
         root = hlo.root(callee)
         results = [root]

@@ -85,9 +85,8 @@ def test_matmuls_with_a_window(window, inputs, outputs, hits):
 
 def test_after_code_generation_matmuls_take_the_compilers_cycles():
     cycles = ', backend_config={"window_config":{"estimated_cycles":"17500"}}'
-    assert run(WEIGHTS + f"%y = {MATMUL}{cycles}").seconds == pytest.approx(
-        10 * US
-    )  # at 1.75 GHz
+    result = run(WEIGHTS + f"%y = {MATMUL}{cycles}")
+    assert result.seconds == pytest.approx(10 * US)  # at 1.75 GHz
 
 
 @pytest.mark.parametrize(
@@ -327,9 +326,8 @@ def test_splash_attention_by_tiles():
     full = 16 * 1216 + 16 * 450 + 4 * 700
     result = splash("fwd", 2, causal=True)
     assert result.seconds == result.parts["attention"]
-    assert result.seconds == pytest.approx(
-        2 * 5 / 2 * causal / 1.75e9 / 0.9
-    )  # two cores
+    # Two cores.
+    assert result.seconds == pytest.approx(2 * 5 / 2 * causal / 1.75e9 / 0.9)
     assert result.flops == 2 * 2048**2 * 128 * 2 * 5
     result = splash("fwd", 2, causal=False)
     assert result.seconds == pytest.approx(2 * 5 / 2 * full / 1.75e9 / 0.9)
