@@ -182,8 +182,7 @@ class Run:
             fields[f"compute.{key}"] = repr(getattr(self.compute, key))
         for key in ("seed", "system", "opening"):
             fields[key] = repr(getattr(self, key))
-        # What files hold counts, not only how they are called: a file with other rows is another
-        # run, the same rows under another name are not.
+        # What files hold counts as well as how they are called: other rows are another run.
         for key in ("train", "validation"):
             source = getattr(stage, key, None)
             if hasattr(source, "fingerprint"):

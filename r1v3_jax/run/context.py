@@ -49,6 +49,7 @@ class Context:
 
     def states(self, stage: str, name: str, **kept) -> States:
         """Returns the states of a stage in WORKDIR/STAGE/NAME; kept: which of them stay."""
+        # Written into every state, and compared before one is restored.
         about = {"stage": stage, **self.run.identity(stage)}
         about["tokenizer"] = checksums.digest(self.workdir / "tokenizer")
         return States(

@@ -86,6 +86,7 @@ def load_weights(directory, *, compute: Compute | None = None, mesh=None) -> r1v
     else:
         placed = shardings(nnx.merge(graph, state), compute.rules, mesh)
 
+    # Each device reads its own part of each array.
     def with_sharding(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

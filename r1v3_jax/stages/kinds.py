@@ -18,6 +18,7 @@ from r1v3_jax.data.reader import Reader
 from r1v3_jax.run.program import Program
 from r1v3_jax.stages import grpo, sft
 
+# The type of a stage's config -> its module.
 KINDS = {SFT: sft, GRPO: grpo}
 
 

@@ -99,7 +99,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, di
                 else:
                     best = {**best, "since": best["since"] + 1}
 
-            # 5. Write down.
+            # 5. Write down. A new best is saved at once: it is what `patience` goes back to.
             loop.log(step, metrics)
             called = [f"{name}/step"]
             if "eval/loss" in metrics:
@@ -223,6 +223,7 @@ def validation_loss(model: R1V3, batch: Batch) -> jax.Array:
 
 def work(config: SFT) -> StepWork:
     """Returns what a step of full size computes, for its FLOPs."""
+    # Rows are full; a token attends, on average, to half of its row.
     tokens = config.rows * config.row_tokens
     return StepWork(
         learnt=((tokens, config.row_tokens / 2),), updates=1, new_tokens=tokens
@@ -233,6 +234,7 @@ def programs(
     config: Run, stage: SFT, mesh, banned: tuple[int, ...] = ()
 ) -> list[Program]:
     """Returns the programs of a step with the shapes they get. Nothing is sampled: no `banned`."""
+    # The same functions as in `run`, with shapes in place of numbers.
     batch = batch_of(
         config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate
     )
