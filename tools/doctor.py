@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
             "error: wanted one argument, the directory of a run: tools/doctor.py runs/digits"
         )
     workdir = Path(argv[1])
+    # Title in the report -> the function that yields its lines.
     checks = {
         "checkpoints": checkpoints,
         "metrics": metrics_lines,
@@ -186,6 +187,7 @@ def environment(workdir: Path) -> Iterator[Finding]:
             yield good(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             yield bad(f"{package} is not installed; pip install -e .")
+    # Other versions are no fault: the run goes on, but perhaps not to the bit.
     summary = workdir / "summary.json"
     if summary.exists():
         versions = files.read_json(summary)["versions"]
@@ -202,6 +204,7 @@ def environment(workdir: Path) -> Iterator[Finding]:
 def disk(workdir: Path) -> Finding:
     """Checks whether there is room for three more states."""
     free = shutil.disk_usage(workdir).free
+    # A save needs room beside the states that are kept.
     states = sorted(workdir.glob("*/states/*/state"))
     size = 0
     if states:

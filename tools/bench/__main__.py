@@ -77,6 +77,7 @@ def check_flags() -> None:
             raise ValueError(
                 "--compare is made on one CPU; leave out --mesh and --attention"
             )
+    # The picture goes beside the JSON file, so there must be one.
     elif GROWTH.value and not OUT.value:
         raise ValueError(
             "--growth writes two files; name the first with --out=FILE.json"
@@ -129,15 +130,17 @@ def show(result: dict) -> None:
         print(f"peak memory of the process after {part}: {gib:.2f} GiB")
     if "peak_device_gib" in result:
         print(f"peak memory of the device: {result['peak_device_gib']:.2f} GiB")
+    # Only on an accelerator whose peak is known.
     for name, share in result.get("mfu", {}).items():
         print(f"MFU of {name}: {share:.1%} (what has to be computed, over time x peak)")
 
 
 def print_row(name: str, cells: list[str]) -> None:
-    padded = [
-        f"{cell:>{column.width}}" for cell, column in zip(cells, COLUMNS, strict=True)
-    ]
-    print(f"{name:{NAME_WIDTH}}{''.join(padded)}")
+    """Prints a line of the table; a cell is as wide as its column, to the right."""
+    line = f"{name:{NAME_WIDTH}}"
+    for cell, column in zip(cells, COLUMNS, strict=True):
+        line += cell.rjust(column.width)
+    print(line)
 
 
 def three_numbers(row: dict) -> str:

@@ -57,6 +57,7 @@ def compare(names: list[str]) -> dict:
         "trl": pair_with_trl,
         "transformers": pair_with_transformers,
     }
+    # All are checked before the first is run, which takes minutes.
     for name in names:
         check_peer(name, list(peers))
     result = {}
@@ -119,6 +120,7 @@ def pair_with_tunix(directory: Path) -> tuple[dict, dict]:
         [*script, "--what=sampler", f"--runs={RUNS.value}"], directory / "a"
     )
     our_sampler = ours("tunix", "distinct", directory / "b")
+    # Three steps warm up, and are not counted by the script.
     their_step = run(
         [*script, "--what=grpo", f"--steps={RUNS.value + 3}"], directory / "c"
     )
@@ -141,6 +143,7 @@ def pair_with_tunix(directory: Path) -> tuple[dict, dict]:
 def pair_with_trl(directory: Path) -> tuple[dict, dict]:
     """Measures its step; its rollout is `generate` alone, without what TRL does around it."""
     script = [TRL_PYTHON.value, f"{BASELINES.value}/trl_baseline.py", *vocabulary()]
+    # Two steps warm up, and are not counted by the script.
     their_step = run([*script, f"--steps={RUNS.value + 2}"], directory / "a")
     our_step = ours("trl", "step", directory / "b")
     theirs = quantities(
@@ -157,6 +160,7 @@ def pair_with_transformers(directory: Path) -> tuple[dict, dict]:
     directory.mkdir()
     shape = selected_shape()
     bench = parts.Bench(shape)
+    # The script reads weights, ids and tiles: nothing is tokenised or drawn twice.
     hf.save(bench.state.model, directory / "hf")
     prompts = bench.prompts()
     tiles = np.asarray(prompts.tiles)[0] if shape.tiles else np.zeros(0, np.float32)

@@ -73,7 +73,9 @@ def naive_batch(groups: list[Group], config: GRPO, processor: Processor) -> Naiv
     if vision is not None:
         prompts = len(groups) // parts  # of a micro-batch
         tiles = [group.prompt.tiles for group in groups]
-        tiles_of_parts = [tiles[i * prompts : (i + 1) * prompts] for i in range(parts)]
+        tiles_of_parts = []
+        for start in range(0, parts * prompts, prompts):
+            tiles_of_parts.append(tiles[start : start + prompts])
         slots = TileSlots(tiles_of_parts, prompts, vision.image_size)
         batch = dataclasses.replace(batch, tiles=slots)
 

@@ -73,6 +73,7 @@ class Bench:
             slots=slots,
         )
 
+        # Weights that end samples at uneven lengths, if the shape has such.
         model = build.init(shape.model, shape.compute)
         if shape.shortest:
             model = count_down(model, shape.shortest, shape.new_tokens)
@@ -100,6 +101,7 @@ class Bench:
 
     def sample_static(self) -> None:
         """Times as many samples in batches of `slots`: each batch waits for its longest sample."""
+        # 8 slots and 4 samples a prompt: batches of 2 prompts.
         prompts, remainder = divmod(self.sampler.slots, self.shape.group_size)
         if remainder or not prompts or self.shape.prompts % prompts:
             raise ValueError(
@@ -117,6 +119,7 @@ class Bench:
 
     def sample_distinct(self) -> None:
         """Times as many samples, each with its own prompt: nothing is shared."""
+        # Every prompt has an image of one tile, or none has one.
         rows = self.shape.prompts * self.shape.group_size
         tiles = rows if self.shape.tiles else 0
         with self.clock("distinct") as run:
@@ -141,6 +144,7 @@ class Bench:
         model = build.for_decoding(self.state.model)
         mesh = jax.sharding.get_mesh()
         prompts = placement.place(self.prompts(), model.compute.rules, mesh)
+        # What a program is compiled for.
         static = {
             "group_size": self.shape.group_size,
             "sampling": self.sampler.sampling,
