@@ -35,7 +35,7 @@ config = replace(
         ),
         "grpo": replace(
             smoke.stages["grpo"],
-            steps=15,
+            steps=10,
             prompts=8,
             tiles=8,
             checkpoint_every=3,
@@ -44,9 +44,9 @@ config = replace(
         ),
         "connector": replace(
             smoke.stages["connector"],
-            steps=20,
+            steps=10,
             checkpoint_every=5,
-            validate_every=10,
+            validate_every=5,
             patience=0,
         ),
     },

@@ -182,7 +182,7 @@ def test_sigterm(place, whole, shows):
     workdir = runs.copy_cold_start(whole, place.directory / "term")
     flags = ["--config.stage=grpo", "--config.grpo.checkpoint_every=1000"]
     processes = place.start(workdir, *flags)
-    runs.wait_for_line(workdir, processes, "grpo", 4)
+    runs.wait_for_line(workdir, processes, "grpo", 3)
     began = time.monotonic()
     processes[0].send_signal(signal.SIGTERM)
     code = processes[0].wait(timeout=120)

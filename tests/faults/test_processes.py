@@ -20,14 +20,6 @@ TWO = {"devices": 2, "processes": 2}
 HEARTBEAT = 10
 
 
-@pytest.fixture(scope="module")
-def pair(place, whole):
-    """The workdir of GRPO on two processes, from the cold start of the whole run."""
-    workdir = runs.copy_cold_start(whole, place.directory / "pair")
-    place.run(workdir, *FLAGS, **TWO)
-    return workdir
-
-
 def grpo(workdir):
     return runs.lines(workdir, "grpo")
 
@@ -55,7 +47,43 @@ def ends(processes, timeout):
     return codes, time.monotonic() - began
 
 
-def test_sigterm_to_one(place, whole, pair, shows):
+@pytest.fixture(scope="module")
+def stopped(place, whole):
+    """(workdir, exit codes) of a run that nobody ends; one of its two hosts stands still for 5 s.
+
+    What is killed and goes on must end with the same numbers.
+    """
+    workdir, processes = begin(
+        place, whole, "stopped", "--config.health.slow_host_above_s=2"
+    )
+    processes[1].send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    processes[1].send_signal(signal.SIGCONT)
+    codes, _ = ends(processes, 300)
+    return workdir, codes
+
+
+def test_a_host_that_is_stopped_for_five_seconds(stopped, shows):
+    workdir, codes = stopped
+    shows("7 SIGSTOP for 5 s: exit codes", codes, [0, 0], codes == [0, 0])
+    named = "process 1 (" in runs.said(
+        workdir, 1
+    ) and "kept the others waiting" in runs.said(workdir, 0)
+    shows("7 SIGSTOP for 5 s: the log names the host", named, True, named)
+    rows = [
+        json.loads(line)
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    longest = max(row.get("time/host_1_s", 0) for row in rows)
+    shows(
+        "7 SIGSTOP for 5 s: the metric of that host",
+        f"{longest:.1f}",
+        "over 4",
+        longest > 4,
+    )
+
+
+def test_sigterm_to_one(place, whole, stopped, shows):
     workdir, processes = begin(
         place, whole, "term", "--config.grpo.checkpoint_every=1000"
     )
@@ -70,11 +98,11 @@ def test_sigterm_to_one(place, whole, pair, shows):
     last = str(grpo(workdir)[-1]["step"] + 1)
     shows("4 SIGTERM to one of two: saved", saved, [last], saved == [last])
     place.run(workdir, *FLAGS, **TWO)
-    same = grpo(workdir) == grpo(pair)
+    same = grpo(workdir) == grpo(stopped[0])
     shows("4 resumed: the same numbers", same, True, same)
 
 
-def test_sigkill_of_one(place, whole, pair, shows):
+def test_sigkill_of_one(place, whole, stopped, shows):
     workdir, processes = begin(place, whole, "killed")
     commands.kill(processes[1:])
     codes, took = ends(processes[:1], 120)
@@ -85,7 +113,7 @@ def test_sigkill_of_one(place, whole, pair, shows):
     shows("5 SIGKILL of one of two: seconds", f"{took:.1f}", limit, took <= limit)
     commands.kill(processes[:1])
     place.run(workdir, *FLAGS, **TWO)
-    same = grpo(workdir) == grpo(pair)
+    same = grpo(workdir) == grpo(stopped[0])
     shows("5 resumed: the same numbers", same, True, same)
 
 
@@ -165,32 +193,4 @@ def test_a_stuck_host(place, whole, shows):
     )
     shows(
         "6 stuck host: the sleeping line is shown", True, True, "in faulty" in stacks[1]
-    )
-
-
-def test_a_host_that_is_stopped_for_five_seconds(place, whole, pair, shows):
-    workdir, processes = begin(
-        place, whole, "stopped", "--config.health.slow_host_above_s=2"
-    )
-    processes[1].send_signal(signal.SIGSTOP)
-    time.sleep(5)
-    processes[1].send_signal(signal.SIGCONT)
-    codes, _ = ends(processes, 300)
-    shows("7 SIGSTOP for 5 s: exit codes", codes, [0, 0], codes == [0, 0])
-    same = grpo(workdir) == grpo(pair)
-    shows("7 SIGSTOP for 5 s: the same numbers", same, True, same)
-    named = "process 1 (" in runs.said(
-        workdir, 1
-    ) and "kept the others waiting" in runs.said(workdir, 0)
-    shows("7 SIGSTOP for 5 s: the log names the host", named, True, named)
-    rows = [
-        json.loads(line)
-        for line in (workdir / "metrics.jsonl").read_text().splitlines()
-    ]
-    longest = max(row.get("time/host_1_s", 0) for row in rows)
-    shows(
-        "7 SIGSTOP for 5 s: the metric of that host",
-        f"{longest:.1f}",
-        "over 4",
-        longest > 4,
     )

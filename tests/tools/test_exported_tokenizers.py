@@ -38,7 +38,7 @@ def export(directory: Path, work: Path, cases: list[tuple[str, Path]]) -> list[P
         commands.append(
             ["export_hf", f"--checkpoint={source}", out, f"--layout={layout}"]
         )
-    for code, _, stderr in run_all(directory / "log", commands):
+    for code, _, stderr in run_all(commands):
         assert code == 0, stderr
     return [directory / f"{i}-out" for i in range(len(cases))]
 

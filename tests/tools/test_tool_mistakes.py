@@ -280,7 +280,7 @@ def mistakes(work, tmp_path_factory):
     table = {}
     for part in (of_images, of_prompts, of_checkpoints, of_options):
         table |= part(work, bad)
-    results = run_all(bad / "log", [arguments for arguments, _ in table.values()])
+    results = run_all([arguments for arguments, _ in table.values()])
     # No mistake leaves a file behind.
     assert not (bad / "out").exists()
     assert not (bad / "out.npz").exists()

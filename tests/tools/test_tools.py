@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from small_checkpoints import CONFIG, write_language_model
-from tools_for_tests import ENVIRONMENT, run_all, succeed
+from tools_for_tests import run_all, succeed
 from torch_reference import ImageProcessorOnly
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil,
@@ -114,7 +114,7 @@ def test_every_directory_gives_the_same_logits(work, tmp_path):
         commands.append(["logits", *flags, prompt, *pictures])
     flags = [f"--hf={work}/hf", f"--out={tmp_path}/text", "--dtype=bfloat16"]
     commands.append(["logits", *flags, "--prompt=Hello"])
-    codes = [code for code, *_ in run_all(tmp_path / "log", commands)]
+    codes = [code for code, *_ in run_all(commands)]
     assert codes == [0] * 4
 
     published, *exported = (np.load(tmp_path / f"{name}.npz") for name in names)
@@ -142,7 +142,7 @@ def test_a_language_model_alone_goes_through_the_tools(tmp_path, work):
             "--dtype=float32",
         ],
     ]
-    for code, _, stderr in run_all(tmp_path / "log", commands):
+    for code, _, stderr in run_all(commands):
         assert code == 0, stderr
     imported = load_file(source / "model.safetensors")
     exported = load_file(tmp_path / "out" / "model.safetensors")
@@ -159,10 +159,8 @@ def test_a_language_model_alone_goes_through_the_tools(tmp_path, work):
     np.testing.assert_allclose(logits["logits"], wanted.numpy(), atol=1e-4)
 
 
-def test_the_tools_split_the_weights_over_a_mesh(tmp_path, work, monkeypatch):
+def test_the_tools_split_the_weights_over_a_mesh(tmp_path, work):
     """The same checkpoint, files and logits; one row goes through a mesh that could split four."""
-    count = "--xla_force_host_platform_device_count=8"
-    monkeypatch.setitem(ENVIRONMENT, "XLA_FLAGS", count)
     mesh, image = "--mesh=1,4,2", f"--image={work}/0.png"
     logits = ["logits", f"--hf={work}/hf", "--prompt=What?", image]
     commands = [
@@ -171,7 +169,7 @@ def test_the_tools_split_the_weights_over_a_mesh(tmp_path, work, monkeypatch):
         [*logits, f"--out={tmp_path}/many.npz", mesh],
         [*logits, f"--out={tmp_path}/single.npz"],
     ]
-    for code, _, stderr in run_all(tmp_path / "log", commands):
+    for code, _, stderr in run_all(commands, devices=8):
         assert code == 0, stderr
     imported = load_file(work / "hf" / "model.safetensors")
     exported = load_file(tmp_path / "out" / "model.safetensors")
@@ -198,7 +196,7 @@ def test_rope_impl_comes_from_the_command_line(tmp_path, work):
         [*logits, f"--out={tmp_path}/hf.npz"],
         [*logits, f"--out={tmp_path}/static.npz", static],
     ]
-    for code, _, stderr in run_all(tmp_path / "log", commands):
+    for code, _, stderr in run_all(commands):
         assert code == 0, stderr
     text = weights.read_config(tmp_path / "ckpt")[0].text
     assert (text.rope_factor, text.rope_impl) == (2.0, "vllm_static")
