@@ -7,6 +7,7 @@ from absl import logging
 
 from r1v3_jax import checksums
 from r1v3_jax.config import ModelConfig, Run
+from r1v3_jax.config.load import REPLACED
 from r1v3_jax.files import read_json
 from r1v3_jax.hf.load import Checkpoint
 from r1v3_jax.models import build
@@ -27,6 +28,11 @@ CHOICES = (
     "vocab_multiple",
     "rope_impl",
     "tie_embeddings",
+)
+
+OLDER_VERSION = (
+    "It was started by an older version, which wrote the algorithm by name; if the same algorithm "
+    "is meant, --accept_changes goes on from its states, else choose another --workdir"
 )
 
 
@@ -90,12 +96,20 @@ def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> N
     except ValueError as error:
         logging.warning("%s (a stage that is done stays as it is)", error)
     unfinished = parts - finished
+    advice = (
+        OLDER_VERSION if REPLACED.keys() & {last_word(key) for key in saved} else ""
+    )
     try:
-        check_same(path, only(saved, unfinished), only(current, unfinished))
+        check_same(path, only(saved, unfinished), only(current, unfinished), advice)
     except ValueError as error:
         if not accept_changes:
             raise
         logging.warning("%s (accepted)", error)
+
+
+def last_word(field: str) -> str:
+    """Returns the last word of a field: "lr" of "grpo.optimizer.lr"."""
+    return field.rpartition(".")[2]
 
 
 def part_of(field: str) -> str:
@@ -125,8 +139,7 @@ def check_init(config: Run) -> None:
     differing = [
         f"{name} is {saved.get(name)!r} there and {wanted.get(name)!r} here"
         for name in {**saved, **wanted}
-        if saved.get(name) != wanted.get(name)
-        and name.rpartition(".")[2] not in CHOICES
+        if saved.get(name) != wanted.get(name) and last_word(name) not in CHOICES
     ]
     if differing:
         raise ValueError(

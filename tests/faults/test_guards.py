@@ -1,6 +1,7 @@
 """What a run refuses before it touches a device, and what the package never does."""
 
 import dataclasses
+import json
 import random
 import re
 import shutil
@@ -105,6 +106,14 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
         ValueError, match="grpo.evaluate.probe_questions is 8 there and 4 here"
     ):
         preflight.check_workdir(replace(config, evaluate=evaluate), begun)
+    older = tmp_path / "older"  # of a version that wrote algorithms by name
+    shutil.copytree(begun, older)
+    fields = json.loads((older / "run.json").read_text())
+    fields = {k: v for k, v in fields.items() if not k.startswith("grpo.aggregation")}
+    fields |= {"grpo.aggregation": "'token'", "grpo.clip_high": "0.28"}
+    (older / "run.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="started by an older version"):
+        preflight.check_workdir(config, older)
     other = tmp_path / "run"
     shutil.copytree(begun, other)
     settings = files.read_json(other / "tokenizer" / "tokenizer.json")
