@@ -44,7 +44,7 @@ TOPOLOGY = flags.DEFINE_string(
     "A TPU slice in place of the config's, as v5p:2x2x4; mesh.data follows it.",
 )
 DRY_RUN_OUT = flags.DEFINE_string(
-    "dry_run_out", None, "A JSON file for what the dry run found."
+    "dry_run_out", None, "A JSON file for what the dry run found; asks for a dry run."
 )
 DRY_RUN_FULL = flags.DEFINE_bool(
     "dry_run_full",
@@ -68,7 +68,7 @@ LIST_CONFIGS = flags.DEFINE_bool(
 def main() -> None:
     """Parses the command line and runs; see the module's docstring."""
     # ml_collections reads sys.argv when a flag is defined, so the config must be known before.
-    # The flag is taken out of them: absl would read --config=NAME as a value for the whole config.
+    # `--config=NAME` is removed from sys.argv: absl would read it as a value for the whole config.
     names = [a for a in sys.argv[1:] if a.startswith("--config=")]
     for argument in names:
         sys.argv.remove(argument)

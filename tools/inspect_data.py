@@ -43,7 +43,7 @@ OUT = flags.DEFINE_string("out", None, "An HTML file to write.")
 def main():
     # 1. The data, and the model's side of it: a tokenizer is written only to be read again.
     config = load.load_config(CONFIG.value)
-    stage = STAGE.value or next(iter(config.to_run()))
+    stage = STAGE.value or next(iter(config.selected_stages()))
     if stage not in config.stages:
         raise ValueError(f"--stage={stage}: choose from {', '.join(config.stages)}")
     source = None

@@ -60,8 +60,8 @@ class GRPO:
     # Rollout passes that a step may add to replace groups whose rewards are all equal (dynamic
     # sampling, DAPO).
     refills: NonNegativeInt = 0
-    # 1: the devices sample for a step while the samples of the step before are scored, with weights
-    # that are an update old; `importance_cap` corrects for it.
+    # 1: while a step's samples are scored, the devices already sample for the next step, with
+    # weights one update old; `importance_cap` corrects for it.
     off_policy_steps: NonNegativeInt = 0
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
     # half the bytes of its weights. `importance_cap` corrects for it.

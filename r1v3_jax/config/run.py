@@ -27,7 +27,7 @@ from r1v3_jax.sharding import check_mesh_shape
 # What a stage may be. What each kind does: `stages.kinds`.
 Stage = SFT | GRPO
 
-# The stages that `Evaluate.after` names by default; a run need not have them all.
+# Names that `Evaluate.after` may have although the run has no such stage.
 USUAL_STAGES = ("base", "cold_start", "grpo", "connector")
 
 
@@ -136,18 +136,18 @@ class Run:
                 "--config.opening=$'<think>\\n'"
             )
         self._check_mesh()
-        for name, stage in self.to_run().items():
+        for name, stage in self.selected_stages().items():
             stage.check_fit(name, self)
         if self.evaluate.sets or self.evaluate.probe is not None:
-            batch = self.evaluate
-            check_splits(self.mesh, "evaluate.batch", batch.batch, "data")
-            check_splits(self.mesh, "evaluate.slots", batch.slots, "data")
+            evaluate = self.evaluate
+            check_splits(self.mesh, "evaluate.batch", evaluate.batch, "data")
+            check_splits(self.mesh, "evaluate.slots", evaluate.slots, "data")
             if self.model.vision is not None:
                 axes = "data fsdp tensor"
-                check_splits(self.mesh, "evaluate.tiles", batch.tiles, axes)
+                check_splits(self.mesh, "evaluate.tiles", evaluate.tiles, axes)
 
-    def to_run(self) -> dict[str, Stage]:
-        """The stages that this process runs, in order."""
+    def selected_stages(self) -> dict[str, Stage]:
+        """Returns the stages to run, in order: all, or the one that `stage` names."""
         return {self.stage: self.stages[self.stage]} if self.stage else self.stages
 
     def stage_named(self, name: str) -> Stage:

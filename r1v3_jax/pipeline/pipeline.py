@@ -57,7 +57,7 @@ def run(
     summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
     with jax.set_mesh(make_mesh(config.mesh)):
         # 1. The stages, each from the weights of the one before.
-        names = list(config.to_run())
+        names = list(config.selected_stages())
         model = initial_model(context, first_stage=names[0])
         for name in names:
             model, account = run_stage(context, name, model)

@@ -50,7 +50,7 @@ def check(
     check_functions(config.verify)
 
     # 2. The data of each stage, and the held-out questions.
-    for stage in config.to_run().values():
+    for stage in config.selected_stages().values():
         kind_of(stage).check(config, stage)
     check_sources(*[source for _, source in config.evaluate.sets])
 

@@ -46,7 +46,7 @@ def make_processor(config: Run, directory: Path) -> Processor:
     tokenizer.check_model(config.model)
     # A model that never writes </think> gets no reward for its format, and may never learn to.
     opening = tokenizer.chat.opening
-    is_rewarded = any(stage.IS_REWARDED for stage in config.to_run().values())
+    is_rewarded = any(stage.IS_REWARDED for stage in config.selected_stages().values())
     if is_rewarded and "<think>" not in opening:
         logging.warning(
             "The assistant's turn begins with %r, not with <think>; a reward asks for </think> and "

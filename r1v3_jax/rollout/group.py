@@ -21,7 +21,7 @@ class Group:
     texts: list[str]
     scores: list[Score]
     # Tokens sampled in its rollout for each of the decode slots in each of the steps.
-    fill_fraction: float = 1.0
+    busy_slots: float = 1.0
 
     @property
     def rewards(self) -> np.ndarray:

@@ -49,7 +49,7 @@ def statistics(groups: list[Group], token_limit: int) -> dict[str, float]:
         "completions/min_length": int(lengths.min()),
         "completions/max_length": int(lengths.max()),
         "completions/clipped_ratio": float(1 - ended.mean()),
-        "slots/busy": float(np.mean([group.fill_fraction for group in groups])),
+        "slots/busy": float(np.mean([group.busy_slots for group in groups])),
         "length_limit": token_limit,
         **accuracy_by_source(groups),
     }

@@ -132,7 +132,7 @@ class GroupSampler:
         scores: list[Score | None] = [None] * count
         block = own_block(count)
 
-        # 1. Decode and score what is finished, while the devices sample on.
+        # 1. Turn finished samples into text and score them, while the devices sample on.
         for snapshot in pending.snapshots:
             completions, is_finished, decode_steps = snapshot
             newly_finished = [
@@ -140,7 +140,7 @@ class GroupSampler:
             ]
             if newly_finished and np.all(is_finished):
                 when_all_are_sampled()
-            self._decode(newly_finished, completions, texts)
+            self._write_texts(newly_finished, completions, texts)
             # Every process scores its own block of the samples.
             to_score = [i for i in newly_finished if i in block]
             with watchdog.own_work():
@@ -162,24 +162,26 @@ class GroupSampler:
 
         # 3. Cut the samples into groups. Each decode slot could have sampled a token in each step.
         slot_steps = (self.slots or count) * decode_steps
-        fill_fraction = float(completions.lengths.sum() / slot_steps)
+        busy_slots = float(completions.lengths.sum() / slot_steps)
         groups = []
         for p, example in enumerate(pending.examples):
             rows = slice(p * self.group_size, (p + 1) * self.group_size)
-            own_completions = jax.tree.map(lambda x, rows=rows: x[rows], completions)
+            group_completions = jax.tree.map(lambda x, rows=rows: x[rows], completions)
             groups.append(
                 Group(
                     example=example,
                     prompt=pending.encoded[p],
-                    completions=own_completions,
+                    completions=group_completions,
                     texts=texts[rows],
                     scores=scores[rows],
-                    fill_fraction=fill_fraction,
+                    busy_slots=busy_slots,
                 )
             )
         return groups
 
-    def _decode(self, samples: list[int], completions, texts: list[str | None]) -> None:
+    def _write_texts(
+        self, samples: list[int], completions, texts: list[str | None]
+    ) -> None:
         """Writes the text of the named samples into `texts`."""
         ids = [completions.tokens[i, : completions.lengths[i]] for i in samples]
         decoded = self.processor.tokenizer.decode_all(ids, skip_special=True)
@@ -269,7 +271,7 @@ def sample(
                 break
     if dropped:
         warnings.warn(
-            f"the questions asked are without bad rows: {format_counts(dropped)}",
+            f"bad rows were left out of the questions: {format_counts(dropped)}",
             stacklevel=2,
         )
 

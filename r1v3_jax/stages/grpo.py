@@ -43,7 +43,7 @@ from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.stages.probe import Probe, make_sampler
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
-from r1v3_jax.train.policy_batch import fill_fraction, policy_batch, policy_batch_of
+from r1v3_jax.train.policy_batch import busy_rows, policy_batch, policy_batch_of
 from r1v3_jax.train.policy_gradient import (
     gradients,
     needs_old_logprobs,
@@ -210,7 +210,7 @@ def rollout_ahead(
     model: R1V3,
     step: int,
 ) -> Callable[[], PendingRollout] | None:
-    """Returns what starts the rollout of the step after `step`, with the weights before its update.
+    """Returns a function that starts the next step's rollout, with the weights of `step`.
 
     Off-policy, the devices start sampling for the next step while this step's samples are scored.
     Not across a save: after a resumption (as after a preemption) the next step would be sampled
@@ -259,7 +259,7 @@ def sample_metrics(
     return {
         **statistics(collected.groups, config.length_limit(step)),
         **collected.counts,
-        "rows/busy": fill_fraction(batch),
+        "rows/busy": busy_rows(batch),
         "prompts/padded_length": padded_length(batch),
     }
 

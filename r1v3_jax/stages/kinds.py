@@ -1,10 +1,14 @@
-"""The kinds of stages. A new kind is a config, a module with these names, and a line in KINDS.
+"""The kinds of stages, by the type of their config.
 
-    run(context, name, config, model)  -> (model, account)
-    reader(config, processor, data)    -> the rows that it learns from
-    check(run, config)                 refuses what can be refused on the host
-    programs(run, config, mesh, banned) -> what one step calls, for the dry run and its test
-    work(config)                       -> what one step computes, for its FLOPs
+A new kind is a config with the methods of `SFT` (`check_fit`, `may_change`, `depends_on`,
+`IS_REWARDED`), its type in `config.run.Stage`, a line in KINDS, and a module with these names:
+
+    run(context, name, config, model)    -> (model, account)
+    reader(config, processor, data, *, source=None, **position)
+                                         -> the rows that it learns from
+    check(run, config)                      refuses what can be refused on the host
+    programs(run, config, mesh, banned)  -> what one step calls, for the dry run and its test
+    work(config)                         -> what one step computes, for its FLOPs
 
 This table is the only place that asks for the kind of a stage.
 """

@@ -60,7 +60,7 @@ class Compiled:
 
 def show_samples(config: Run, processor: Processor, count: int = 3) -> None:
     """Prints what the model sees of the first good rows of each stage."""
-    for name, stage in config.to_run().items():
+    for name, stage in config.selected_stages().items():
         reader = open_reader(stage, processor, config.data)
         with contextlib.closing(reader):
             items, consumed = reader.take(count)
@@ -100,7 +100,7 @@ def run(
     # 3. What a step of each stage takes.
     peak_flops = CHIPS[topology.kind].flops
     steps = {}
-    for name in config.to_run():
+    for name in config.selected_stages():
         programs = programs_of_stage(name, compiled)
         # A step is only known if all of its programs are.
         if not only and all(program.fits for program in programs.values()):
@@ -125,7 +125,7 @@ def run(
 def programs_by_name(config: Run, mesh, banned: tuple[int, ...]) -> dict[str, Program]:
     """Returns {"grpo/decode": Program, ...}: of every stage, and of the held-out questions."""
     table = {}
-    for name in config.to_run():
+    for name in config.selected_stages():
         for program in stage_programs(config, name, mesh, banned):
             table[f"{name}/{program.label}"] = program
     if config.evaluate.sets:

@@ -153,7 +153,7 @@ def repeat_prompts(prompts: PromptBatch, copies: int) -> PromptBatch:
     return dataclasses.replace(prompts, **repeated)
 
 
-def fill_fraction(batch: PolicyBatch) -> float:
+def busy_rows(batch: PolicyBatch) -> float:
     """Returns the share of the tokens that an update computes, prompts aside, that were sampled."""
     # Segment 0 is padding. Micro-batches beyond `used` are not computed.
     is_sampled = batch.rows.segment_ids > 0

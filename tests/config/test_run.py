@@ -27,8 +27,8 @@ def run(**changes) -> Run:
 
 
 def test_stages_run_in_the_order_of_their_table():
-    assert list(run().to_run()) == ["warm", "grpo", "again"]
-    assert list(run(stage="grpo").to_run()) == ["grpo"]
+    assert list(run().selected_stages()) == ["warm", "grpo", "again"]
+    assert list(run(stage="grpo").selected_stages()) == ["grpo"]
     before = [run().stage_before(name) for name in run().stages]
     assert before == ["", "warm", "grpo"]
 

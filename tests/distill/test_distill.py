@@ -151,7 +151,7 @@ def test_the_share_of_right_answers_of_each_question(monkeypatch):
         return source(index)
 
     with pytest.warns(
-        UserWarning, match="the questions asked are without bad rows: 1 answer"
+        UserWarning, match="bad rows were left out of the questions: 1 answer"
     ):
         groups = sample(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
         rows = pass_rates.pass_rates(groups)

@@ -193,7 +193,7 @@ def test_the_share_of_slots_in_use_by_hand():
     def batch(lengths, slot_steps):
         completions = types.SimpleNamespace(lengths=np.asarray(lengths))
         group = types.SimpleNamespace(
-            completions=completions, fill_fraction=sum(lengths) / slot_steps
+            completions=completions, busy_slots=sum(lengths) / slot_steps
         )
         return [group]
 

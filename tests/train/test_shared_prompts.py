@@ -352,7 +352,7 @@ def test_the_share_of_an_update_that_was_sampled(groups):
         groups, dataclasses.replace(CONFIG, accumulate=6), Processor
     )
     sampled = sum(int(group.completions.lengths.sum()) for group in groups)
-    assert policy_batch.fill_fraction(batch) == pytest.approx(
+    assert policy_batch.busy_rows(batch) == pytest.approx(
         sampled / (int(batch.used) * 4 * C)
     )
 

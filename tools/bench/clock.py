@@ -14,7 +14,7 @@ class Run:
     wall_s: float = 0.0
     cpu_s: float = 0.0  # of all threads of this process
     tokens: int = 0  # sampled
-    fill_fraction: float = 0.0  # of a rollout: tokens for each decode slot and step
+    busy_slots: float = 0.0  # of a rollout: tokens for each decode slot and step
 
 
 class Clock:
@@ -48,8 +48,8 @@ def summary(runs: list[Run]) -> dict:
         result[f"compile_{unit}"] = getattr(first_run, unit) - median
     if first_run.tokens:
         result["tokens"] = [run.tokens for run in steady]
-        if first_run.fill_fraction:
-            fractions = [run.fill_fraction for run in steady]
+        if first_run.busy_slots:
+            fractions = [run.busy_slots for run in steady]
             result["busy"] = statistics.median(fractions)
         wall_rates = [run.tokens / run.wall_s for run in steady]
         cpu_rates = [run.tokens / run.cpu_s for run in steady]

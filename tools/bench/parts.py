@@ -97,7 +97,7 @@ class Bench:
         """Times one rollout: G samples of each of the P prompts."""
         with self.clock("sampler") as run:
             groups = self.groups(self.sampler)
-            run.tokens, run.fill_fraction = counts_of([groups])
+            run.tokens, run.busy_slots = counts_of([groups])
 
     def sample_static(self) -> None:
         """Times as many samples in batches of `slots`: each batch waits for its longest sample."""
@@ -115,7 +115,7 @@ class Bench:
             batches = []
             for start in range(0, self.shape.prompts, prompts):
                 batches.append(self.groups(sampler, prompts=prompts, start=start))
-            run.tokens, run.fill_fraction = counts_of(batches)
+            run.tokens, run.busy_slots = counts_of(batches)
 
     def sample_distinct(self) -> None:
         """Times as many samples, each with its own prompt: nothing is shared."""
@@ -125,16 +125,16 @@ class Bench:
         with self.clock("distinct") as run:
             sampler = dataclasses.replace(self.sampler, group_size=1, tiles=tiles)
             groups = self.groups(sampler, prompts=rows)
-            run.tokens, run.fill_fraction = counts_of([groups])
+            run.tokens, run.busy_slots = counts_of([groups])
 
     def step(self) -> None:
         """Times one GRPO step, and its rollout, batch (on the host) and update."""
         with self.clock("step") as whole:
             with self.clock("rollout") as run:
                 groups = self.groups(self.sampler)
-                run.tokens, run.fill_fraction = counts_of([groups])
+                run.tokens, run.busy_slots = counts_of([groups])
                 whole.tokens = run.tokens
-                whole.fill_fraction = run.fill_fraction
+                whole.busy_slots = run.busy_slots
             with self.clock("batch"):
                 batch = self.place(policy_batch(groups, self.config, self.processor))
             self.learn("update", self.update, batch)
@@ -325,5 +325,5 @@ def counts_of(batches: list[list[Group]]) -> tuple[int, float]:
     for batch in batches:
         count = sum(int(group.completions.lengths.sum()) for group in batch)
         tokens += count
-        places += count / batch[0].fill_fraction
+        places += count / batch[0].busy_slots
     return tokens, tokens / places
