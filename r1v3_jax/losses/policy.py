@@ -5,9 +5,9 @@ Every loss is a sum over tokens of weight times term. The weights carry the aggr
 micro-batches add up to that of the full batch.
 
 A loss that a config may choose is a frozen dataclass: its fields are its strengths, and its
-docstring is its equation. To add one, write a class with the same `__call__`. A loss that needs more than these
-four arrays, as the ratio of a whole sample in GSPO, also needs `rows.segment_ids`: add it to
-`PolicyLoss`, to every loss, and to the call in `train/policy_gradient.py`.
+docstring is its equation. To add one, write a class with the same `__call__`. A loss that needs
+more than these four arrays, as the ratio of a whole sample in GSPO, also needs `rows.segment_ids`:
+add it to `PolicyLoss`, to every loss, and to the call in `train/policy_gradient.py`.
 """
 
 import dataclasses
