@@ -17,7 +17,7 @@ from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli
 from r1v3_jax.config import Run, list_configs, load_config, topology
-from r1v3_jax.config.fields import children, flatten_fields, is_table
+from r1v3_jax.config.fields import algorithm_fields, children, flatten_fields, is_table
 from r1v3_jax.config.load import REPLACED
 from r1v3_jax.files import first_process, write_json
 from r1v3_jax.run import processes
@@ -127,10 +127,10 @@ def config_lines(config: Run) -> list[str]:
 
 
 def chosen_objects(config, path: str) -> set[str]:
-    """Returns the paths of the objects with fields of their own, as config.grpo.loss."""
+    """Returns the paths of the objects that a config file chooses, as config.grpo.loss."""
     if not dataclasses.is_dataclass(config):
         return set()
-    paths = {path} if callable(config) else set()
+    paths = {f"{path}.{name}" for name in algorithm_fields(config)}
     for name, value in children(config).items():
         paths |= chosen_objects(value, f"{path}.{name}")
     return paths
@@ -229,7 +229,7 @@ def check_name(config: Run, name: str) -> None:
         fields = ", ".join(f"--{path}.{field}" for field in children(node))
         raise ValueError(
             f"--{path}: a {type(node).__name__} is an object, chosen in a config file; flags "
-            f"set its fields: {fields or 'it has none'}"
+            f"set its fields: {fields or 'it has none'}. Objects are in r1v3_jax.losses"
         )
 
 
@@ -237,6 +237,8 @@ def hint(part: str, path: str, known: dict) -> str:
     """Says what a field that does not exist may have meant; "" if nothing is there."""
     # A typing error of a field that exists comes first, then a name of an older version, then
     # whatever is nearest.
+    if part == "stages":
+        return "stages stand at the top, as --config.grpo.steps; "
     near = difflib.get_close_matches(part, known, n=1, cutoff=0.8)
     replaced = difflib.get_close_matches(part, REPLACED, n=1, cutoff=0.8)
     if replaced and not near:
@@ -267,7 +269,7 @@ def freeze(config, values: config_dict.ConfigDict):
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if is_table(value):
+        if is_table(field):
             changes[field.name] = {
                 name: freeze(part, values[name]) for name, part in value.items()
             }

@@ -40,7 +40,7 @@ def main():
     max_tokens = MAX_TOKENS.value
     if max_tokens is None:
         # No sample is longer than this, so the filter lets all lengths pass.
-        max_tokens = config.stage_named("grpo").max_completion_tokens
+        max_tokens = config.rewarded_stage().max_completion_tokens
     keep = chains.Filter(max_tokens)
     sampling = {name: flag.value for name, flag in SAMPLING.items()}
     with cli.set_mesh(MESH):

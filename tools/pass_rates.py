@@ -46,7 +46,7 @@ def main():
     if not Path(OUT.value).absolute().parent.is_dir():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = load.load_config(CONFIG.value)
-    source = config.stage_named("grpo").train
+    source = config.rewarded_stage().train
     if DATA.value:
         source = Rows(DATA.value, schema=SCHEMA.value, root=ROOT.value)
     if hasattr(source, "check"):  # a function of an index has nothing to check

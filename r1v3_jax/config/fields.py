@@ -6,6 +6,8 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+TABLE = {"table": True}  # metadata of a field that holds configs by name
+
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
@@ -73,33 +75,38 @@ def children(config) -> dict[str, Any]:
     out = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if is_table(value):
+        if is_table(field):
             out |= value
         else:
             out[field.name] = value
     return out
 
 
-def is_table(value) -> bool:
-    """Whether a field's value is a table of configs by name."""
-    return isinstance(value, dict) and all(
-        map(dataclasses.is_dataclass, value.values())
-    )
+def is_table(field: dataclasses.Field) -> bool:
+    """Whether a field is declared as a table of configs by name: `field(metadata=TABLE)`."""
+    return field.metadata.get("table", False)
+
+
+def algorithm_fields(config) -> tuple[str, ...]:
+    """Returns the fields that hold an object chosen in a config file, as `GRPO.loss`."""
+    return getattr(type(config), "ALGORITHM", ())
 
 
 def flatten_fields(config, prefix: str = "") -> dict[str, str]:
     """Returns every field as {"grpo.optimizer.lr": "1e-05", ...}.
 
     The words are the same in every process: functions appear by their name and by what they
-    enclose. An object that is chosen, as a loss or a source, adds its own type: {"grpo.loss":
-    "Clipped"}.
+    enclose. The object of an algorithm adds its own type: {"grpo.loss": "Clipped"}.
     """
     if not dataclasses.is_dataclass(config):
         return {prefix: format_value(config)}
-    # TokenMean() and SequenceMean() have no fields: without this line they would be equal.
-    out = {prefix: type(config).__name__} if callable(config) else {}
+    out = {}
     for name, value in children(config).items():
-        out |= flatten_fields(value, f"{prefix}.{name}" if prefix else name)
+        path = f"{prefix}.{name}" if prefix else name
+        # TokenMean() and SequenceMean() have no fields: without their types they would be equal.
+        if name in algorithm_fields(config):
+            out[path] = type(value).__name__
+        out |= flatten_fields(value, path)
     return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 from r1v3_jax.config.fields import (
+    Limit,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
@@ -27,6 +28,16 @@ from r1v3_jax.losses import (
     PolicyLoss,
     SequenceMean,
 )
+
+# How configs of before named an algorithm, and the object that it is.
+OLDER_WORDS = {
+    "token": "TokenMean()",
+    "sequence": "SequenceMean()",
+    "constant": "ConstantLength()",
+    "k1": "K1()",
+    "k2": "K2()",
+    "k3": "K3()",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +73,7 @@ class GRPO:
     refills: NonNegativeInt = 0
     # 1: while a step's samples are scored, the devices already sample for the next step, with
     # weights one update old; `importance_cap` corrects for it.
-    off_policy_steps: NonNegativeInt = 0
+    off_policy_steps: Annotated[int, Limit(lambda n: n in (0, 1), "0 or 1")] = 0
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
     # half the bytes of its weights. `importance_cap` corrects for it.
     rollout_int8: bool = False
@@ -103,6 +114,13 @@ class GRPO:
     checkpoint_every: PositiveInt = 20
     rollouts_every: NonNegativeInt = 10  # steps between rollouts written to disk
 
+    # The fields above that hold an object of `r1v3_jax.losses`.
+    ALGORITHM: ClassVar[tuple[str, ...]] = (
+        "advantage",
+        "aggregation",
+        "loss",
+        "kl_estimator",
+    )
     # Whether answers are rewarded, and therefore must be well formed.
     IS_REWARDED: ClassVar[bool] = True
     # What may change when a stage is resumed: where and how often, not what is computed.
@@ -182,21 +200,21 @@ class GRPO:
         return parts
 
     def _check_algorithm(self) -> None:
-        """Raises ValueError for a name in place of an object, as configs had before."""
-        for field in ("advantage", "aggregation", "loss", "kl_estimator"):
+        """Raises ValueError for a name or a class in place of an object."""
+        for field in self.ALGORITHM:
             value = getattr(self, field)
-            default = type(self.__dataclass_fields__[field].default).__name__
-            if not callable(value):
-                raise ValueError(
-                    f"GRPO.{field} is {value!r}; it must be an object of r1v3_jax.losses, as "
-                    f"{default}()"
-                )
+            if callable(value) and not isinstance(value, type):
+                continue
+            if isinstance(value, type):
+                example = f"{value.__name__}()"
+            else:
+                default = type(self.__dataclass_fields__[field].default).__name__
+                example = OLDER_WORDS.get(value, f"{default}()")
+            raise ValueError(
+                f"GRPO.{field} is {value!r}; it must be an object of r1v3_jax.losses, as {example}"
+            )
 
     def _check_off_policy(self) -> None:
-        if self.off_policy_steps not in (0, 1):
-            raise ValueError(
-                f"GRPO.off_policy_steps is {self.off_policy_steps}; it must be 0 or 1"
-            )
         if self.off_policy_steps and (self.refills or not self.importance_cap):
             raise ValueError(
                 f"GRPO.off_policy_steps = 1 wants refills = 0, not {self.refills}, and an "

@@ -1,6 +1,6 @@
 """The published models by name, and two tiny ones for tests.
 
-    from r1v3_jax.presets import PRESETS
+    from r1v3_jax.config import PRESETS
     config = PRESETS["r1v3_38b"]
 
 Dimensions: `config.json` of the OpenGVLab/InternVL3 family and of Skywork-R1V3 (its language

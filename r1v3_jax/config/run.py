@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from r1v3_jax.config import topology
 from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.fields import (
+    TABLE,
     Limit,
     NonNegativeFloat,
     NonNegativeInt,
@@ -26,6 +27,20 @@ from r1v3_jax.sharding import check_mesh_shape
 
 # What a stage may be. What each kind does: `stages.kinds`.
 Stage = SFT | GRPO
+
+# What a run writes below its workdir, where each stage has a directory of its name; and words of
+# summary.json. A stage may have none of these names.
+RESERVED = (
+    "answer_prior",
+    "blind",
+    "export",
+    "not_finite",
+    "plots",
+    "report",
+    "rollouts",
+    "tensorboard",
+    "tokenizer",
+)
 
 # Names that `Evaluate.after` may have although the run has no such stage.
 USUAL_STAGES = ("base", "cold_start", "grpo", "connector")
@@ -103,7 +118,7 @@ class Run:
     model: ModelConfig
     # name -> SFT or GRPO, in the order in which they run; the kind of a stage is its type. A field
     # of a stage is changed by --config.NAME.FIELD=VALUE.
-    stages: dict[str, Stage]
+    stages: dict[str, Stage] = dataclasses.field(metadata=TABLE)
     stage: str = ""  # the name of one stage, to run it alone; empty: all, in order
     compute: Compute = Compute()
     mesh: tuple[int, int, int] = (
@@ -157,6 +172,15 @@ class Run:
                 f"{self.name} has no stage {name!r}; it has {', '.join(self.stages)}"
             )
         return self.stages[name]
+
+    def rewarded_stage(self) -> GRPO:
+        """Returns the first stage whose answers are rewarded. ValueError if the run has none."""
+        for stage in self.stages.values():
+            if stage.IS_REWARDED:
+                return stage
+        raise ValueError(
+            f"{self.name} has no stage with rewards, as GRPO; it has {', '.join(self.stages)}"
+        )
 
     def stage_before(self, name: str) -> str:
         """The name of the stage in front of `name`; "" for the first."""
@@ -219,10 +243,15 @@ class Run:
                 raise ValueError(
                     f"Run.stages[{name!r}] is {stage!r}; it must be SFT(...) or GRPO(...)"
                 )
-            if not name.isidentifier() or name in fields:
+            if not name.isidentifier():
                 raise ValueError(
-                    f"Run.stages: a stage cannot be named {name!r}, which is a field of Run or no "
-                    f"word; {name + '_stage' if name in fields else 'grpo'!r} would do"
+                    f"Run.stages: a stage cannot be named {name!r}, which is no word; 'grpo' would "
+                    "do"
+                )
+            if name in fields or name in RESERVED:
+                raise ValueError(
+                    f"Run.stages: a stage cannot be named {name!r}, which is a field of Run or a "
+                    f"file of its workdir; {name + '_stage'!r} would do"
                 )
         known = ", ".join(self.stages)
         if self.stage and self.stage not in self.stages:

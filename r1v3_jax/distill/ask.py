@@ -31,11 +31,11 @@ def ask(
 ) -> Iterator[tuple[int, Group]]:
     """Asks a checkpoint of ours the first `count` good rows of `source`, `samples` times each.
 
-    Yields (index of the row, its samples), see `rollout.sample`. The lengths of prompts and
-    completions and the tiles of a prompt are those of the config's stage "grpo".
+    Yields (index of the row, its samples), see `rollout.sampler.sample`. The lengths of prompts and
+    completions and the tiles of a prompt are those of the config's first stage with rewards.
     """
     # 1. The tokenizer of the checkpoint, with the chat format that the config's GRPO would use.
-    grpo = config.stage_named("grpo")
+    grpo = config.rewarded_stage()
     model_config, _ = weights.read_config(directory)
     text_only = model_config.vision is None
     tokenizer = load(f"{directory}/tokenizer", text_only=text_only)

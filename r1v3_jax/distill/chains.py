@@ -57,7 +57,8 @@ def chains(
 ) -> tuple[list[dict], dict[str, int]]:
     """Returns a JSON row for each question with a kept chain, and {verdict: samples}.
 
-    Of several kept chains of a question the shortest is taken. `groups`: of `rollout.sample`.
+    Of several kept chains of a question the shortest is taken. groups: what
+    `rollout.sampler.sample` yields.
     """
     rows = []
     counts = collections.Counter()

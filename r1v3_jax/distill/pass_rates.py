@@ -10,7 +10,7 @@ from r1v3_jax.rollout.group import Group
 
 
 def pass_rates(groups: Iterable[tuple[int, Group]]) -> list[dict]:
-    """Returns {index, id, source, pass_rate, samples} of each question of `rollout.sample`.
+    """Returns {index, id, source, pass_rate, samples} of each question of `rollout.sampler.sample`.
 
     pass_rate is the share of right answers among the samples whose verifier did not fail, and
     `samples` is their number; if all failed, pass_rate is None (null in JSON).

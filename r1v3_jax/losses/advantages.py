@@ -29,6 +29,10 @@ class GroupRelative:
 
     eps: float = 1e-6
 
+    def __post_init__(self):
+        if not self.eps > 0:
+            raise ValueError(f"GroupRelative.eps is {self.eps!r}; it must be positive")
+
     def __call__(self, rewards, valid):
         centred, count = centre(rewards, valid)
         # Samples that are not valid are 0 in `centred`, and add nothing.

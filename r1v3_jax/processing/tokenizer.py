@@ -414,7 +414,7 @@ def _mark_images(messages: list[dict], num_images: int) -> list[str]:
 def export_template(directory: str | Path, layout: str) -> str | None:
     """Returns a chat template for exporting with the tokenizer in `directory`.
 
-    None if the tokenizer's own template will do. `layout` is one of `hf_config.LAYOUTS`.
+    None if the tokenizer's own template will do. `layout` is one of `hf.read_config.LAYOUTS`.
     transformers' InternVLProcessor replaces <IMG_CONTEXT>. vLLM replaces <image> in the original
     layout, and puts it there itself if a template knows strings only.
     """

@@ -22,8 +22,10 @@ from r1v3_jax.report.run_numbers import (
     percent,
     read_rows,
     read_summary,
+    rewarded_stage,
     series,
     smooth,
+    supervised_stages,
 )
 
 # Okabe and Ito's palette, told apart with any colour vision; lines differ in style as well.
@@ -34,8 +36,8 @@ PURPLE = "#CC79A7"
 SKY = "#56B4E9"
 GREY = "#7F7F7F"
 GRPO_STEP = "GRPO step (faint: as logged, bold: moving mean)"
-SUPERVISED = ("base", "cold_start", "connector")
 TO = "\N{RIGHTWARDS ARROW}"
+# Stages of other names are purple.
 COLOURS = {
     "base": SKY,
     "cold_start": BLUE,
@@ -69,7 +71,7 @@ def plot_run(directory) -> list[Path]:
 
 def reward(rows: list[dict], summary: dict):
     """Draws mean reward and its two parts against the step."""
-    total = series(rows, "grpo", "reward")
+    total = series(rows, rewarded_stage(rows), "reward")
     if total is None:
         return None
     start, end = ends(total)
@@ -78,8 +80,8 @@ def reward(rows: list[dict], summary: dict):
     figure, (axes,) = blank(title)
     lines = {
         "reward": (total, BLUE, "-"),
-        "accuracy part": (series(rows, "grpo", "accuracy"), ORANGE, "--"),
-        "format part": (series(rows, "grpo", "format"), GREEN, "-."),
+        "accuracy part": (series(rows, rewarded_stage(rows), "accuracy"), ORANGE, "--"),
+        "format part": (series(rows, rewarded_stage(rows), "format"), GREEN, "-."),
     }
     draw(axes, lines)
     # A little room at both ends, so that lines at 0 and 1 can be seen.
@@ -93,10 +95,10 @@ def reward(rows: list[dict], summary: dict):
 
 def length(rows: list[dict], summary: dict):
     """Draws completion tokens, and the share that was cut off at the limit."""
-    mean = series(rows, "grpo", "completions/mean_length")
-    longest = series(rows, "grpo", "completions/max_length")
-    clipped = series(rows, "grpo", "completions/clipped_ratio")
-    limit = series(rows, "grpo", "length_limit")
+    mean = series(rows, rewarded_stage(rows), "completions/mean_length")
+    longest = series(rows, rewarded_stage(rows), "completions/max_length")
+    clipped = series(rows, rewarded_stage(rows), "completions/clipped_ratio")
+    limit = series(rows, rewarded_stage(rows), "length_limit")
     # A run without GRPO has none of these metrics.
     if mean is None:
         return None
@@ -135,8 +137,8 @@ def length(rows: list[dict], summary: dict):
 
 def entropy(rows: list[dict], summary: dict):
     """Draws the entropy of all sampled tokens, and where a critical word begins."""
-    mean = series(rows, "grpo", "entropy")
-    critical = series(rows, "grpo", "critical_entropy")
+    mean = series(rows, rewarded_stage(rows), "entropy")
+    critical = series(rows, rewarded_stage(rows), "critical_entropy")
     if mean is None:
         return None
     start, end = ends(mean)
@@ -183,7 +185,7 @@ def _draw_bars(axes, x: list[float], percents, width: float, stage: str) -> None
         x,
         mean,
         width,
-        color=COLOURS[stage],
+        color=COLOURS.get(stage, PURPLE),
         label=label(stage),
         zorder=2,
     )
@@ -278,7 +280,11 @@ def _draw_points(figure, axes, points: list[dict], chosen: int | None) -> None:
 
 def loss(rows: list[dict], summary: dict):
     """Draws training and validation loss of the supervised stages, a panel for each."""
-    stages = [stage for stage in SUPERVISED if series(rows, stage, "loss") is not None]
+    stages = [
+        stage
+        for stage in supervised_stages(rows)
+        if series(rows, stage, "loss") is not None
+    ]
     if not stages:
         return None
     parts = []

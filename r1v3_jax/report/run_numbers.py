@@ -45,6 +45,22 @@ def series(rows: list[dict], stage: str, name: str) -> Series | None:
     return np.asarray(steps, int), values
 
 
+def stages_that_log(rows: list[dict], name: str) -> list[str]:
+    """Returns the stages that log a metric, in the order in which they ran."""
+    return list(dict.fromkeys(row["stage"] for row in rows if name in row))
+
+
+def rewarded_stage(rows: list[dict]) -> str:
+    """Returns the stage whose rewards are drawn: the first that has any; "" if none has."""
+    return next(iter(stages_that_log(rows, "reward")), "")
+
+
+def supervised_stages(rows: list[dict]) -> list[str]:
+    """Returns the stages with a loss that learn from no reward."""
+    rewarded = stages_that_log(rows, "reward")
+    return [stage for stage in stages_that_log(rows, "loss") if stage not in rewarded]
+
+
 def smooth(values: np.ndarray) -> np.ndarray:
     """Returns the centred moving mean, weighted by a bell (Hann) an eighth of the values wide.
 

@@ -142,7 +142,7 @@ class GroupSampler:
                 when_all_are_sampled()
             self._write_texts(newly_finished, completions, texts)
             # Every process scores its own block of the samples.
-            to_score = [i for i in newly_finished if i in block]
+            to_score = [i for i in newly_finished if block.start <= i < block.stop]
             with watchdog.own_work():
                 scored = score_all(
                     [texts[i] for i in to_score],

@@ -51,7 +51,9 @@ def newest(states: States, state: TrainState) -> tuple[TrainState, Resume]:
         return state, Resume()
     release(state.model)
     step, state, extra = saved
-    return state, Resume(step, **extra)
+    # A state may hold more than this version reads.
+    known = {field.name for field in dataclasses.fields(Resume)}
+    return state, Resume(step, **{k: v for k, v in extra.items() if k in known})
 
 
 def check_sources(*sources) -> None:

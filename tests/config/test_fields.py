@@ -10,6 +10,7 @@ import pytest
 
 from r1v3_jax.config import load_config
 from r1v3_jax.config.fields import (
+    TABLE,
     NonNegativeInt,
     PositiveFloat,
     Share,
@@ -135,15 +136,36 @@ class Chosen:
 
 
 @dataclasses.dataclass(frozen=True)
+class Choosing:
+    ALGORITHM = ("loss",)
+    loss: object = Chosen()
+    source: object = Chosen()
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
-    stages: dict
+    stages: dict = dataclasses.field(metadata=TABLE)
+    weights: dict = dataclasses.field(default_factory=dict)
 
 
-def test_which_object_was_chosen_is_a_field_of_its_own():
-    assert flatten_fields(Outer(source=Chosen(0.3)))["source"] == "Chosen"
-    assert flatten_fields(Outer(source=Chosen(0.3)))["source.high"] == "0.3"
+def test_which_algorithm_was_chosen_is_a_field_of_its_own():
+    """Not of a source: states of before name its fields alone."""
+    assert flatten_fields(Choosing(loss=Chosen(0.3))) == {
+        "loss": "Chosen",
+        "loss.high": "0.3",
+        "source.high": "0.2",
+    }
 
 
 def test_a_table_of_configs_has_its_names_at_the_top():
     table = Table({"second": Inner(2.0), "first": Inner(1.0)})
-    assert flatten_fields(table) == {"second.lr": "2.0", "first.lr": "1.0"}
+    assert flatten_fields(table) == {
+        "second.lr": "2.0",
+        "first.lr": "1.0",
+        "weights": "{}",
+    }
+
+
+def test_a_dict_of_configs_that_is_no_table_stays_one_field():
+    table = Table({}, weights={"lr": Inner(2.0)})
+    assert flatten_fields(table) == {"weights": "{'lr': Inner(lr=2.0)}"}

@@ -70,6 +70,10 @@ def test_another_algorithm_is_another_run():
             "cannot be named 'seed'.*'seed_stage' would do",
         ),
         ({"stages": {"a b": SFT(source)}}, "cannot be named 'a b'.*'grpo' would do"),
+        (
+            {"stages": {"export": SFT(source)}},
+            "cannot be named 'export'.*'export_stage' would do",
+        ),
         ({"stages": {"grpo": 3}}, r"Run.stages\['grpo'\] is 3; it must be SFT"),
         ({"stage": "rl"}, "no stage 'rl'; choose from warm, grpo, again"),
     ],
@@ -88,11 +92,19 @@ def test_a_held_out_measurement_after_a_stage_that_is_not_there_is_refused():
         dataclasses.replace(smoke, evaluate=evaluate)
 
 
-def test_an_algorithm_by_name_is_refused_with_the_object_to_write():
-    with pytest.raises(
-        ValueError, match=r"GRPO.aggregation is 'token'.*as SequenceMean\(\)"
-    ):
-        GRPO(source, aggregation="token")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregation": "token"}, r"GRPO.aggregation is 'token'.*as TokenMean\(\)"),
+        ({"kl_estimator": "k1"}, r"GRPO.kl_estimator is 'k1'.*as K1\(\)"),
+        ({"aggregation": "mean"}, r"GRPO.aggregation is 'mean'.*as SequenceMean\(\)"),
+        ({"loss": Clipped}, r"GRPO.loss is <class.*as Clipped\(\)"),
+        ({"off_policy_steps": -1}, "GRPO.off_policy_steps is -1; it must be 0 or 1"),
+    ],
+)
+def test_an_algorithm_by_name_is_refused_with_the_object_to_write(changes, message):
+    with pytest.raises(ValueError, match=message):
+        GRPO(source, **changes)
 
 
 OLD = """

@@ -277,7 +277,7 @@ def test_sampled_ids_are_never_encoded_again(groups, shows):  # noqa: F811
 
 
 def test_text_comes_back_from_its_ids(tmp_path, shows):
-    """A byte-level vocabulary; Qwen's own in test_tokens.py."""
+    """A byte-level vocabulary; Qwen's own in processing/test_tokenizer.py."""
     write_tiny_tokenizer(tmp_path)
     tokenizer, rng, changed = load(tmp_path), np.random.default_rng(0), 0
     letters = list(

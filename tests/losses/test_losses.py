@@ -164,3 +164,8 @@ def test_importance_weights_are_capped_and_constant():
 def test_bounds_that_cannot_be_are_refused(bounds, message):
     with pytest.raises(ValueError, match=message):
         Clipped(**bounds)
+
+
+def test_a_deviation_without_eps_is_refused():
+    with pytest.raises(ValueError, match="GroupRelative.eps is 0; it must be positive"):
+        GroupRelative(eps=0)

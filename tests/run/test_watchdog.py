@@ -93,14 +93,14 @@ def test_a_step_that_may_compile_has_the_time_of_the_first(monkeypatch):
 
 STUCK = """
 import time
-from r1v3_jax import health
+from r1v3_jax.run import watchdog
 from r1v3_jax.config import Health
 
 def a_step_that_hangs():
     time.sleep(60)
 
 limits = Health(stuck_after_medians=2, stuck_after_s=0.5, stuck_first_step_s=30)
-with health.Watchdog(limits) as dog:
+with watchdog.Watchdog(limits) as dog:
     for _ in range(3):
         dog.step()
     a_step_that_hangs()
@@ -120,9 +120,9 @@ def test_a_pause_of_this_host_is_measured():
     """A stopped process cannot measure while it is stopped: it sees the time that is missing."""
     code = """
     import os, sys, time
-    from r1v3_jax import health
+    from r1v3_jax.run import watchdog
     from r1v3_jax.config import Health
-    with health.HostClock() as clock:
+    with watchdog.HostClock() as clock:
         time.sleep(0.5)
         print("ready", flush=True)
         sys.stdin.readline()
@@ -177,12 +177,12 @@ def test_a_step_of_several_updates_is_skipped_once(tmp_path):
 def test_the_first_sigterm_is_told_the_second_ends_the_process():
     code = """
     import os, signal, time
-    from r1v3_jax import health
-    health.catch_sigterm()
-    assert not health.preempted()
+    from r1v3_jax.run import preemption
+    preemption.catch_sigterm()
+    assert not preemption.preempted()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.1)
-    assert health.preempted() and health.preempted()
+    assert preemption.preempted() and preemption.preempted()
     print("saved", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
@@ -197,16 +197,16 @@ def test_a_sigterm_between_stages_is_heard_of_in_the_next_one():
     code = """
     import os, signal, socket, time
     import jax
-    from r1v3_jax import health
+    from r1v3_jax.run import preemption
     with socket.socket() as s:
         s.bind(("", 0))
         port = s.getsockname()[1]
     jax.distributed.initialize(f"localhost:{port}", 1, 0)
-    health.catch_sigterm()
-    assert not any(health.preempted() for step in range(150))
+    preemption.catch_sigterm()
+    assert not any(preemption.preempted() for step in range(150))
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(2)
-    heard = [health.preempted() for step in range(5)]
+    heard = [preemption.preempted() for step in range(5)]
     assert any(heard) and heard[-1], heard
     print("heard", flush=True)
     os._exit(0)

@@ -24,9 +24,10 @@ def main(memory_bytes: int, deadline_s: int, *functions: str) -> None:
     _silence()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        from r1v3_jax.rewards.verifiers import custom, routing
+        # Imported now, so that they take no time and no memory of the first item that needs them:
+        # `expressions` brings sympy and math-verify.
+        from r1v3_jax.rewards.verifiers import custom, expressions, routing  # noqa: F401
 
-        # Imported now, so that they take no time and no memory of the first item that needs them.
         for name in functions:
             custom.load(name)
     except Exception as error:

@@ -1,8 +1,8 @@
-"""The time of transformers' own `generate`, for `bench.py --compare=transformers`.
+"""The time of transformers' own `generate`, for `python tools/bench --compare=transformers`.
 
 Knows nothing of this program and needs none of its packages but torch and transformers: it runs in
 whatever environment --transformers_python names. --directory holds `hf`, a checkpoint, and
-prompts.npz, as bench.py writes them. Temperature 1; every sample runs to its last token.
+prompts.npz, as `tools/bench` writes them. Temperature 1; every sample runs to its last token.
 """
 
 import argparse
