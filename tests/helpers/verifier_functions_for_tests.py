@@ -61,3 +61,10 @@ def over(answer, box):
 
 def maybe(answer, box):
     return "maybe"
+
+
+def parsers_are_loaded(answer, box):
+    """Whether this process imported sympy before it was asked anything."""
+    import sys
+
+    return "sympy" in sys.modules

@@ -241,6 +241,14 @@ def test_a_sigterm_to_the_whole_job_leaves_the_verifiers_at_work(pool):
     )
 
 
+def test_a_process_has_loaded_its_parsers_before_the_first_item():
+    """Or the first answer that needs them would pay for it with its deadline and its memory."""
+    name = f"{FUNCTIONS_FILE}:parsers_are_loaded"
+    settings = Verify(processes=1, deadline_s=5.0, custom=(name,))
+    (check,) = verify_all(["</think> \\boxed{1}"], ["1"], verifiers=[name], verify=settings)
+    assert check.verdict is RIGHT, check
+
+
 def test_processes_are_replaced_after_so_many_items(monkeypatch):
     monkeypatch.setattr("r1v3_jax.rewards.verifiers.pool.MAX_ITEMS", 4)
     pool = Pool(1, 3.0, 2**30)
