@@ -26,6 +26,7 @@ from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run import weights
 from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.types import StepInfo
 
 
 def main():
@@ -58,10 +59,11 @@ def compare(config, workdir, count: int) -> tuple[list[tuple[str, str, str]], in
         tiles=count,
         group_size=1,
     )
-    model = for_decoding(weights.load_weights(workdir / list(config.stages)[-1] / "done"))
-    groups = sampler.groups(
-        model, examples, jax.random.key(0), config.evaluate.max_tokens
+    model = for_decoding(
+        weights.load_weights(workdir / list(config.stages)[-1] / "done")
     )
+    info = StepInfo(0, jax.random.key(0), config.evaluate.max_tokens, 1.0)
+    groups = sampler.groups(model, examples, info)
 
     processor = ImageProcessorOnly.from_pretrained(workdir / "export")
     theirs = AutoModelForImageTextToText.from_pretrained(

@@ -22,7 +22,7 @@ from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.processing.chat import ChatFormat
 from r1v3_jax.run import metrics, weights
 from r1v3_jax.sharding import make_mesh
-from r1v3_jax.train import update
+from r1v3_jax.stages import loop
 
 ROOT = Path(__file__).parents[2]
 UNTAUGHT = (
@@ -388,9 +388,9 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     assert done and len(done) < 3  # it was stopped on the way
     released = []
     monkeypatch.setattr(
-        update,
+        loop,
         "release",
-        lambda model, now=update.release: released.append(model) or now(model),
+        lambda model, now=loop.release: released.append(model) or now(model),
     )
     pipeline.run(short, tmp_path, quiet=True, accept_changes=True)  # of the source
     # What the stage would have begun with does not stay beside what it goes on from.
