@@ -25,10 +25,39 @@ every_process.share_compiled_programs()
 # -------------------------------------------------------------------------------------------------
 # the circles
 
-# What starts launchers or tools, or compiles large programs, in CPU seconds of a whole run. It is
-# left out by --quick; the longest files come first, so that no process of pytest is left alone
-# with one at the end.
-DEAR: dict[str, int] = {}
+# Files that start the launcher or a tool, or compile large programs, and the CPU seconds they take
+# with the programs of an earlier run. --quick leaves them out. In a whole run the longest come
+# first, so that no process of pytest is left alone with one at the end.
+DEAR = {
+    "faults/test_processes.py": 200,
+    "faults/test_kills.py": 150,
+    "faults/test_numbers.py": 110,
+    "pipeline/test_pipeline.py": 95,
+    "faults/test_two_processes.py": 60,
+    "hf/test_hf.py": 50,
+    "faults/test_damage.py": 50,
+    "models/test_decode_kernels.py": 45,
+    "train/test_shared_prompts.py": 40,
+    "stages/test_programs.py": 35,
+    "sampling/test_sampling_slots.py": 30,
+    "tools/test_bench.py": 30,
+    "tpu/test_dry_run.py": 30,
+    "sampling/test_sampling.py": 25,
+    "models/test_models.py": 25,
+    "tools/test_tools.py": 25,
+    "models/test_int8.py": 20,
+    "sampling/test_next_token.py": 20,
+    "test_sharding.py": 20,
+    "models/test_model_precision.py": 20,
+    "train/test_train.py": 20,
+    "tools/test_exported_tokenizers.py": 20,
+    "tpu/test_tpu_compile.py": 10,
+    "launch/test_launch.py": 10,
+    "tools/test_tool_mistakes.py": 5,
+    "tools/test_convert_data.py": 3,
+    "tools/test_verify_tool.py": 2,
+    "tools/test_doctor.py": 1,
+}
 
 
 def pytest_addoption(parser):
@@ -51,12 +80,15 @@ def pytest_configure(config):
 
 
 def refuse_dear(event: str, arguments: tuple) -> None:
-    """Keeps --quick quick: fails a test that starts a launcher or a tool of the program."""
-    if event == "subprocess.Popen":
-        command = " ".join(map(str, arguments[1] or ()))
-        dear = ("r1v3_jax.launch", "fork_server", "tools/", "test_tpu_compile")
-        if any(name in command for name in dear):
-            raise RuntimeError(f"not quick, so it belongs into DEAR: {command}")
+    """Keeps --quick quick: fails a test that starts a command of the program, or a compiler."""
+    if event != "subprocess.Popen":
+        return
+    command = [str(argument) for argument in arguments[1]]
+    names = ("r1v3_jax.launch", "fork_server.py", "tools/", "/test_")
+    if command[0] == sys.executable and any(
+        name in " ".join(command) for name in names
+    ):
+        raise RuntimeError(f"not quick, so it belongs into DEAR: {command}")
 
 
 def pytest_collection_modifyitems(config, items):
