@@ -117,7 +117,7 @@ config = Run(
             prompts=24,
             group_size=8,
             max_prompt_tokens=26,
-            max_completion_tokens=52,  # most chains of the cold start; evaluation allows all of them
+            max_completion_tokens=52,  # most chains of the cold start; evaluation allows all
             tiles=24,
             aggregation=TokenMean(),
             loss=Clipped(high=0.28),
