@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "r1v3_jax/__init__.py").read_text())[1]
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "r1v3_jax/__init__.py").read_text()
+)[1]
 
 # Files of other kinds than JSON lines and tar. Nothing here needs TensorFlow.
 DATA = [

@@ -245,7 +245,9 @@ def test_a_process_has_loaded_its_parsers_before_the_first_item():
     """Or the first answer that needs them would pay for it with its deadline and its memory."""
     name = f"{FUNCTIONS_FILE}:parsers_are_loaded"
     settings = Verify(processes=1, deadline_s=5.0, custom=(name,))
-    (check,) = verify_all(["</think> \\boxed{1}"], ["1"], verifiers=[name], verify=settings)
+    (check,) = verify_all(
+        ["</think> \\boxed{1}"], ["1"], verifiers=[name], verify=settings
+    )
     assert check.verdict is RIGHT, check
 
 
