@@ -55,6 +55,9 @@ class Data:
     )
     # Examples made before they are wanted; their images are in memory, decoded.
     ahead: PositiveInt = 64
+    # How images become RGB. served: as transformers and vLLM do it for the exported model, turned
+    # by EXIF and with white behind transparent pixels. reference: as the code of Skywork-R1V3.
+    image_conversion: Literal["served", "reference"] = "served"
     # A stage stops when more than this share of its rows is dropped. 1,000 rows (or one pass, if
     # that is shorter) are added to the count, so that a few bad rows at the start do not stop it.
     max_drop_fraction: Annotated[
@@ -206,6 +209,7 @@ class Run:
             fields[f"compute.{key}"] = repr(getattr(self.compute, key))
         for key in ("seed", "system", "opening"):
             fields[key] = repr(getattr(self, key))
+        fields["data.image_conversion"] = repr(self.data.image_conversion)
         # What files hold counts as well as how they are called: other rows are another run.
         for key in ("train", "validation"):
             source = getattr(stage, key, None)

@@ -150,7 +150,7 @@ class Reader:
     def make(self, index: int) -> Item | dict:
         """Makes the row at an index, or says why it is left out. The threads call this."""
         try:
-            example = decoded(self.source(index))
+            example = decoded(self.source(index), self.data.image_conversion)
             encoded = self._encoded(example)
         except DroppedRow as drop:
             # The fields and not the exception: it would keep the images of its frames in memory.
@@ -202,13 +202,18 @@ def format_counts(reasons: collections.Counter) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
-def decoded(example: Example) -> Example:
-    """Returns the example with its images decoded; DroppedRow if one cannot be."""
+def decoded(example: Example, conversion: str = "served") -> Example:
+    """Returns the example with its images decoded; DroppedRow if one cannot be.
+
+    conversion: how they become RGB, see `config.Data.image_conversion`.
+    """
     images = []
     for image in example.images:
         try:
             # Sources that draw their images themselves have decoded ones already.
-            images.append(image.decode() if isinstance(image, StoredImage) else image)
+            if isinstance(image, StoredImage):
+                image = image.decode(conversion)
+            images.append(image)
         except ImageError as error:
             raise DroppedRow(
                 example.source, example.id, error.reason, str(error)

@@ -3,6 +3,11 @@
 `open_image` decodes one image, `StoredImage` does so only where its pixels are wanted, `confined`
 keeps the paths of data rows inside a folder. Whatever is wrong with an image becomes an ImageError
 with a reason; failures of the disk, the network or the memory stay what they are.
+
+An image is converted in one of two ways. "served": as transformers and vLLM do it for the exported
+model. It is turned as its EXIF data say, and transparent pixels show white. "reference": as the
+code of Skywork-R1V3 does it, by `convert("RGB")` alone. Transparent pixels then show the colour
+that they hide, which is mostly black. Both cut values of 16 bits off at 255.
 Pillow only. Knows nothing about tiles, tokens, models or devices.
 """
 
@@ -17,13 +22,25 @@ import urllib.parse
 import warnings
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000  # RGB takes 4 bytes a pixel in Pillow: 200 MB
 MAX_BYTES = 32 * 2**20
 MAX_ASPECT = 200  # Qwen2-VL's smart_resize has the same limit; 1 x 20000 is no picture
 # TIFF, EPS and some sixty more stay shut: rare in data, and each is another decoder to attack.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# EXIF orientation -> what turns the image upright. 1 is upright, and so is any other number.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations whose width becomes the height
+STRIP_PIXELS = 1_000_000  # that are put on white at a time
 
 
 class ImageError(ValueError):
@@ -47,11 +64,12 @@ def open_image(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
     formats: tuple[str, ...] = IMAGE_FORMATS,
+    conversion: str = "served",
 ) -> Image.Image:
     """Decodes a path or bytes to a PIL image, mode RGB. Of an animation, the start frame.
 
     Size in bytes, format and size in pixels are checked on the header, before anything is decoded.
-    EXIF rotation is not applied: the reference does not apply it, so the model never saw it.
+    conversion: "served" or "reference", see above; `changes` tells what was done.
     ImageError (a ValueError) for whatever is wrong with the data; for a missing file the error is
     a FileNotFoundError too. Pillow's own limit of 2 * Image.MAX_IMAGE_PIXELS (179 Mpx) holds even
     if max_pixels is larger.
@@ -62,8 +80,7 @@ def open_image(
             image = Image.open(io.BytesIO(data), formats=formats)  # the header only
             problem = _size_problem(image, max_pixels)
             if not problem:
-                image.load()
-                return to_rgb(image)
+                return _upright_rgb(image, conversion)
         except UnidentifiedImageError as error:
             actual = f"data starting with {data[:8]!r}"
             wanted = f"one of {', '.join(formats)}"
@@ -110,6 +127,9 @@ def _decoding_bytes(image: Image.Image) -> int:
         return 16
     if image.info.get("progressive"):  # JPEG: the coefficients of the whole image
         return 12
+    is_copied = orientation(image) in TURNS or "transparency" in image.info
+    if image.mode == "RGB" and is_copied:  # turned, or on white
+        return 8
     return {"RGB": 4, "L": 5, "P": 5, "1": 5}.get(image.mode, 8)
 
 
@@ -145,7 +165,7 @@ class StoredImage:
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, as the header says."""
+        """(width, height) in pixels as the header says, of the image turned upright."""
         if isinstance(self.source, bytes):
             name = "bytes"
             opened = io.BytesIO(self.read())
@@ -171,15 +191,17 @@ class StoredImage:
             problem = _size_problem(image, MAX_PIXELS)
             if problem:
                 raise _image_error(name, *problem, "image_size")
-            return image.size
+            width, height = image.size
+            return (height, width) if orientation(image) in SIDEWAYS else image.size
 
     def read(self) -> bytes:
         """Returns the bytes of the file."""
         _, data = _read(self.source, MAX_BYTES)
         return data
 
-    def decode(self) -> Image.Image:
-        return open_image(self.source)
+    def decode(self, conversion: str = "served") -> Image.Image:
+        """Decodes the image, mode RGB. By "reference" it is not turned, whatever `size` says."""
+        return open_image(self.source, conversion=conversion)
 
 
 def _reason(error: Exception) -> str:
@@ -280,12 +302,73 @@ def _quiet_pillow():
         yield
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns the image in mode RGB; without a copy if it is RGB already."""
-    if image.mode == "RGB":  # convert() would copy
+def orientation(image: Image.Image) -> int:
+    """Reads how an image is turned, 1 to 8, off its header; 1 if it does not say."""
+    # EXIF data behind the pixels of a PNG are not looked for: all pixels would have to be decoded
+    # for the size. The method of PngImageFile does so; that of every other image is used.
+    try:
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # whatever damaged EXIF data make of Pillow's reader
+        _raise_machine_error(error)
+        return 1
+    return value if value in TURNS else 1
+
+
+def _upright_rgb(image: Image.Image, conversion: str) -> Image.Image:
+    """Decodes an opened image, and converts it; see the head of this file."""
+    image.load()
+    notes = ()
+    turn = orientation(image)
+    if conversion == "served" and turn in TURNS:
+        image = image.transpose(TURNS[turn])
+        notes = (f"turned by EXIF orientation {turn}",)
+    rgb = to_rgb(image, conversion)
+    if rgb is not image:
+        notes += changes(rgb)
+    # A PNG may bring an entry of any name: none of the file's is kept.
+    rgb.info = {"changes": notes}
+    return rgb
+
+
+def to_rgb(image: Image.Image, conversion: str = "served") -> Image.Image:
+    """Returns the image in mode RGB; without a copy if it is RGB and opaque already."""
+    is_opaque = "A" not in image.getbands() and "transparency" not in image.info
+    if image.mode == "RGB" and is_opaque:  # convert() would copy
         return image
     with _quiet_pillow():
-        return image.convert("RGB")
+        if conversion == "served" and not is_opaque:
+            rgb, is_changed = _on_white(image)
+            notes = ("transparent pixels on white",) if is_changed else ()
+        else:
+            rgb = image.convert("RGB")
+            notes = ()
+    if image.mode.startswith(("I", "F")):
+        notes += (f"mode {image.mode}: values above 255 cut off",)
+    # Without the other entries: what meant "transparent" in the file is only a colour here.
+    rgb.info = {"changes": notes}
+    return rgb
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Returns the image on white, mode RGB, and whether any pixel was transparent."""
+    width, height = image.size
+    rgb = Image.new("RGB", image.size)
+    is_changed = False
+    # In strips: of a whole image Pillow would hold four copies at a time.
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = image.crop((0, top, width, bottom)).convert("RGBA")
+        lowest_alpha, _ = strip.getextrema()[3]
+        is_changed |= lowest_alpha < 255
+        white = Image.new("RGBA", strip.size, "white")
+        rgb.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return rgb, is_changed
+
+
+def changes(image: Image.Image) -> tuple[str, ...]:
+    """Tells how a decoded image differs from its file, as ("turned by EXIF orientation 6",)."""
+    return image.info.get("changes", ())
 
 
 def refusal(name: str, actual: str, wanted: str, change: str) -> ValueError:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from r1v3_jax.data import reader
-from r1v3_jax.processing import tiling
+from r1v3_jax.processing import image_files, tiling
 from r1v3_jax.processing.processor import Encoded, Processor
 from r1v3_jax.types import REASONS
 
@@ -89,13 +89,23 @@ def runs(encoded: Encoded, processor: Processor) -> list[tuple[str, str]]:
 
 
 def line(item: reader.Item) -> str:
-    """Writes the name of a row and its size."""
+    """Writes the name of a row, its size, and what was done to its images."""
     encoded = item.encoded
     num_learnt = int(encoded.loss_mask.sum())
     learnt = f", {num_learnt} learnt from" if num_learnt else ""
-    return plain(
-        f"{item.example.id}: {len(encoded.tokens)} tokens{learnt}, {len(encoded.tiles)} tiles"
-    )
+    size = f"{len(encoded.tokens)} tokens{learnt}, {len(encoded.tiles)} tiles"
+    return plain("; ".join([f"{item.example.id}: {size}", *image_changes(item)]))
+
+
+def image_changes(item: reader.Item) -> list[str]:
+    """Tells which images of a row were changed on the way, and how.
+
+    ["image 2 turned by EXIF orientation 6"]
+    """
+    notes = []
+    for number, image in enumerate(item.example.images, start=1):
+        notes += [f"image {number} {change}" for change in image_files.changes(image)]
+    return notes
 
 
 def on_terminal(item: reader.Item, processor: Processor) -> str:

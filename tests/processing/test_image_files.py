@@ -53,13 +53,91 @@ def test_first_frame_of_an_animation():
     assert image_files.open_image(data).getpixel((4, 4)) == (255, 0, 0)
 
 
-def test_exif_rotation_is_not_applied():
+STROKES = Image.new("RGBA", (64, 48))  # black on nothing, and black where nothing is
+STROKES.paste((0, 0, 0, 255), (8, 8, 24, 12))
+PALETTE = Image.new("P", (64, 48))
+PALETTE.putpalette(bytes(6))
+PALETTE.paste(1, (8, 8, 24, 12))
+TRANSPARENT = {
+    "RGBA": encoded(STROKES, "PNG"),
+    "LA": encoded(STROKES.convert("LA"), "PNG"),
+    "WebP": encoded(STROKES, "WEBP", lossless=True),
+    "palette": encoded(PALETTE, "PNG", transparency=b"\x00\xff"),
+    "GIF": encoded(STROKES, "GIF"),
+    "colour key": encoded(noise(64, 48), "PNG", transparency=(1, 2, 3)),
+    "half": encoded(noise(64, 48).convert("RGBA").rotate(30), "PNG"),
+}
+DEEP = encoded(Image.fromarray(RNG.integers(0, 999, (48, 64)).astype("uint16")), "PNG")
+
+
+def with_orientation(number: int, format: str = "JPEG", mode: str = "RGB") -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees
-    assert image_files.open_image(encoded(noise(40, 30), "JPEG", exif=exif)).size == (
-        40,
-        30,
+    exif[0x0112] = number
+    return encoded(noise(64, 48).convert(mode), format, exif=exif)
+
+
+OPAQUE = {
+    **{f"JPEG {number}": with_orientation(number) for number in range(10)},
+    **{f"{format} 6": with_orientation(6, format) for format in ("PNG", "WEBP")},
+    "16 bits": DEEP,
+    "grey": with_orientation(8, mode="L"),
+    "CMYK": encoded(noise(64, 48).convert("CMYK"), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", [*TRANSPARENT, *OPAQUE])
+def test_images_become_rgb_as_transformers_makes_them(name, tmp_path):
+    """Proves: an exported model is shown the pixels that it was trained on, bit by bit."""
+    from transformers.image_transforms import convert_to_rgb
+    from transformers.image_utils import load_image
+
+    data = (TRANSPARENT | OPAQUE)[name]
+    (tmp_path / "a").write_bytes(data)
+    opened = image_files.open_image(data)
+    if name in OPAQUE:
+        expected = load_image(str(tmp_path / "a"))
+    else:  # what its image processors do with an image that has an alpha channel
+        expected = convert_to_rgb(Image.open(tmp_path / "a"), return_numpy=True)
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(expected))
+    stored = image_files.StoredImage(data)
+    assert stored.size == stored.decode().size == opened.size
+    reference = Image.open(tmp_path / "a").convert("RGB")
+    np.testing.assert_array_equal(
+        np.asarray(stored.decode("reference")), np.asarray(reference)
     )
+
+
+def test_black_ink_on_nothing_is_black_on_white():
+    expected = np.full((48, 64, 3), 255)
+    expected[8:12, 8:24] = 0
+    for name in ("RGBA", "LA", "WebP", "palette", "GIF"):
+        opened = image_files.open_image(TRANSPARENT[name])
+        np.testing.assert_array_equal(np.asarray(opened), expected, name)
+        assert image_files.changes(opened) == ("transparent pixels on white",)
+        hidden = image_files.open_image(TRANSPARENT[name], conversion="reference")
+        assert not image_files.changes(hidden)
+    pixels = np.asarray(tiling.to_rgb(STROKES))  # one that was never a file
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_what_is_done_to_an_image_is_told():
+    turned = image_files.open_image(with_orientation(6))
+    assert turned.size == (48, 64)
+    assert image_files.changes(turned) == ("turned by EXIF orientation 6",)
+    cut_off = ("mode I;16: values above 255 cut off",)
+    assert image_files.changes(image_files.open_image(DEEP)) == cut_off
+    opaque = encoded(noise(9, 9).convert("RGBA"), "PNG")
+    assert image_files.changes(image_files.open_image(opaque)) == ()
+    text = png_chunk(b"tEXt", b"changes\0nothing")
+    forged = image_files.open_image(black_png(9, 9, extra=text))
+    assert image_files.changes(forged) == ()
+
+
+def test_damaged_exif_data_turn_nothing():
+    for exif in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"x" * 99):
+        data = encoded(noise(40, 30), "JPEG", exif=exif)
+        assert image_files.open_image(data).size == (40, 30)
+        assert image_files.StoredImage(data).size == (40, 30)
 
 
 def test_opening_and_tiling_an_odd_palette_does_not_warn():
@@ -228,6 +306,10 @@ def hostile_images():
         "largest colour": (big(7070, 7070, "RGB", "PNG", **nearly), (7070, 7070)),
         "largest with alpha": (big(5590, 5590, "RGBA", "PNG", **nearly), (5590, 5590)),
         "too large with alpha": (big(5600, 5600, "LA", "PNG", **nearly), size),
+        "largest turned": (big(5590, 5590, "RGB", "JPEG", exif=exif), (5590, 5590)),
+        "too large turned": (big(5600, 5600, "RGB", "JPEG", exif=exif), size),
+        "too large with a key": (
+            big(5600, 5600, "RGB", "PNG", transparency=(1, 2, 3), **nearly), size),
         "largest progressive": (big(4560, 4560, "CMYK", "JPEG", progressive=True), (4560, 4560)),
         "too large progressive": (big(4570, 4570, "L", "JPEG", progressive=True), size),
         "largest webp": (big(3950, 3950, "RGB", "WEBP", method=0), (3950, 3950)),
@@ -256,7 +338,7 @@ def hostile_images():
         "palette and alpha": (
             encoded(small.quantize(4), "PNG", transparency=b"\x00\x80\xff\x10"), (60, 40)),
         "alpha": (encoded(rgba, "PNG"), (60, 40)),
-        "turned by exif": (encoded(small, "JPEG", exif=exif), (60, 40)),
+        "turned by exif": (encoded(small, "JPEG", exif=exif), (40, 60)),
         "heavy": (PNG + bytes(image_files.MAX_BYTES), size),
         "zip": (b"PK\x03\x04" + bytes(100), form),
     }  # fmt: skip
