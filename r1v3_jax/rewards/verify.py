@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards.verifiers import custom, model, pool, routing
-from r1v3_jax.rewards.verifiers.boxes import only_box
+from r1v3_jax.rewards.verifiers import custom, golds, model, pool, routing
+from r1v3_jax.rewards.verifiers.boxes import only_box, summary_boxes
 from r1v3_jax.rewards.verifiers.routing import describe
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 
@@ -22,21 +22,26 @@ def verify(
     """Checks whether the last box of a completion holds `answer`, by the rules of `verifier`.
 
     Balanced boxes after </think> that differ in more than spelling are WRONG, whatever they hold,
-    and so is a box that does not parse. ERROR: `answer` cannot be compared with anything
+    unless `answer` is a list and each box one of its values, in order. A box that does not parse is
+    WRONG too. ERROR: `answer` cannot be compared with anything
     (`check_gold` finds these in advance), or the mathematics raised. Raises nothing itself.
 
     This is for a question or two: it runs in this process and has no deadline, so it calls no
     user's function and no model verifier. `verify_all` is for batches.
     """
-    box, problem = only_box(completion, thinking=thinking)
-    if problem:
-        return Check(Verdict.WRONG, box, problem)
+    boxes = summary_boxes(completion, thinking=thinking)
+    box, problem = only_box(boxes)
+    if box is None:
+        return Check(Verdict.WRONG, None, problem)
     try:
         parsed = routing.parse(verifier)
         check_allowed(parsed, Verify())
     except ValueError as error:
         return Check(Verdict.ERROR, box, str(error)[:200])
-    return routing.check(parsed.rules, answer, box)
+    items = _items(boxes, problem, answer, parsed.rules)
+    if not items:
+        return Check(Verdict.WRONG, box, problem)
+    return _join([routing.check(item.rules, item.answer, item.box) for item in items])
 
 
 def verify_all(
@@ -58,11 +63,10 @@ def verify_all(
     count = len(completions)
     verify = verify or Verify()
     checks: list[Check | None] = [None] * count
-    # Boxes that need a process, and their rows: the same box of the same answer is checked once.
-    items: dict[pool.Item, list[int]] = {}
+    items: dict[int, list[pool.Item]] = {}  # row -> what is compared for it
     appeals: dict[int, tuple[str, str, str]] = {}  # row -> question, answer, box
 
-    # 1. Here: what has no answer to compare, and letters, text and plain numbers.
+    # 1. What has no answer to compare.
     rows = zip(
         completions,
         answers,
@@ -71,33 +75,73 @@ def verify_all(
         strict=True,
     )
     for row, (completion, answer, text, question) in enumerate(rows):
-        box, problem = only_box(completion, thinking=thinking)
-        # A missing box and a second one are not open to appeal.
-        if problem:
-            checks[row] = Check(Verdict.WRONG, box, problem)
+        boxes = summary_boxes(completion, thinking=thinking)
+        box, problem = only_box(boxes)
+        if box is None:
+            checks[row] = Check(Verdict.WRONG, None, problem)
             continue
         try:
             verifier = _read_verifier(text, progress, verify)
         except ValueError as error:
             checks[row] = Check(Verdict.ERROR, box, str(error)[:200])
             continue
-        if verifier.model:
+        items[row] = _items(boxes, problem, answer, verifier.rules)
+        if not items[row] and problem:
+            checks[row] = Check(Verdict.WRONG, box, problem)
+        # A missing box and a second one are not open to appeal.
+        if verifier.model and not problem:
             appeals[row] = (question, answer, box)
-        if routing.is_quick(verifier.rules, answer, box):
-            checks[row] = routing.check(verifier.rules, answer, box)
-        else:
-            item = pool.Item(verifier.rules, answer, box)
-            items.setdefault(item, []).append(row)
 
-    # 2. In the processes: what needs a parser or calls a user's function.
-    verdicts = processes(verify).run(list(items))
-    for check, item_rows in zip(verdicts, items.values(), strict=True):
-        for row in item_rows:
-            checks[row] = check
+    # 2. By the rules.
+    verdicts = _compare([item for of_row in items.values() for item in of_row], verify)
+    for row, of_row in items.items():
+        if of_row:
+            checks[row] = _join([verdicts[item] for item in of_row])
 
     # 3. By the model.
     _judge(checks, appeals, verify)
     return checks
+
+
+def _items(
+    boxes: list[str], problem: str, answer: str, rules: tuple[routing.Rule, ...]
+) -> list[pool.Item]:
+    """Returns what is to be compared: the box with the answer, or the boxes of a list one by one.
+
+    It is empty if the boxes differ and are no list.
+    """
+    pairs = golds.pair_boxes(answer, boxes, [rule.name for rule in rules])
+    if not pairs and not problem:
+        pairs = [(answer, boxes[-1])]
+    return [pool.Item(rules, value, box) for value, box in pairs]
+
+
+def _compare(items: list[pool.Item], verify: Verify) -> dict[pool.Item, Check]:
+    """Applies the rules to each item once: letters, text and plain numbers in this process.
+
+    What needs a parser or calls a user's function is done in the processes of the pool.
+    """
+    checks: dict[pool.Item, Check | None] = dict.fromkeys(items)
+    slow = []
+    for item in checks:
+        if routing.is_quick(item.rules, item.answer, item.box):
+            checks[item] = routing.check(item.rules, item.answer, item.box)
+        else:
+            slow.append(item)
+    verdicts = processes(verify).run(slow)
+    return checks | dict(zip(slow, verdicts, strict=True))
+
+
+def _join(checks: list[Check]) -> Check:
+    """Makes one verdict of those on the values of a list: RIGHT if all are."""
+    if len(checks) == 1:
+        return checks[0]
+    extracted = ", ".join(check.extracted for check in checks)
+    for verdict in (Verdict.WRONG, Verdict.ERROR):
+        for check in checks:
+            if check.verdict is verdict:
+                return Check(verdict, extracted, check.reason)
+    return Check(Verdict.RIGHT, extracted, "equal")
 
 
 def _read_verifier(text: str, progress: float, verify: Verify) -> routing.Verifier:
@@ -179,7 +223,8 @@ def endpoint(verify: Verify) -> model.Judge:
 def check_gold(answer: str, verifier: str = "") -> str | None:
     """Returns the problem of a reference answer; None if it verifies against itself.
 
-    For data loading. Text always does. Of mathematics each part must parse and equal itself.
+    For data loading. Of mathematics each part must parse and equal itself. Text always does, but a
+    sentence is refused under `mathematics`, and so are boxes that differ (`golds`).
     """
     try:
         parsed = routing.parse(verifier)
@@ -188,6 +233,9 @@ def check_gold(answer: str, verifier: str = "") -> str | None:
     # A model says nothing before a run, and a user's function runs only in a process.
     if parsed.model or any(rule.name not in routing.NAMES for rule in parsed.rules):
         return None
+    problem = golds.problem(answer, [rule.name for rule in parsed.rules])
+    if problem:
+        return problem
     check = routing.check(parsed.rules, answer, answer)
     if check.verdict is Verdict.RIGHT:
         return None

@@ -1,7 +1,8 @@
 r"""Finds the answer of a completion: the last balanced \boxed{...} of its summary.
 
 A prompt ends in "<think>\n", so a completion is "reasoning</think>summary". Only the summary is
-searched. This file does not know which answers are right.
+searched. The value of a reference answer is found here too. This file does not know which answers
+are right.
 """
 
 import re
@@ -51,18 +52,53 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
     return [text[start:end].strip() for start, end in spans], unfinished
 
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+# Of GSM8K: the working, then "#### 72". The value may stand below a heading: "#### Answer".
+_HASHES = re.compile(
+    r"[^#]*#{4}[ \t]*(?:(?i:(?:final )?answer)[ :]*(?=\n))?\s*([^#\n]+?)\s*"
+)
+# The answer is 72.   **Final answer:** 72   答案是72。   答：72
+_STATED = re.compile(
+    r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*|(?:答案[是为]?|^答)[:：]?\s*"
+)
 
 
-def unboxed(text: str) -> str:
-    """Returns a reference answer without <answer> tags and without the box around it."""
-    tagged = _ANSWER.search(text)
+# Verifiers that compare a value. To the others a text is what it is: "Answer: 72" off an image.
+_OF_VALUES = frozenset(["mathematics", "choice", "number", "set", "model"])
+
+
+def unboxed(text: str, verifier: str = "") -> str:
+    r"""Returns the value that a reference answer gives, without what stands around it.
+
+    <answer>72</answer> and \boxed{72} -> 72. Under a verifier that compares values also
+    "24+48=72\n#### 72" and "The answer is 72." -> 72.
+
+    Boxes that differ, and sentences with no such words, stay as they are: `golds` refuses them.
+    """
+    tagged = _TAGGED.search(text)
     if tagged is not None:
         text = tagged[1]
-    boxes, _ = find_boxes(text)
-    # Boxes that differ are no wrapping: the text stays as it is.
-    contents = set(boxes)
-    return (contents.pop() if len(contents) == 1 else text).strip()
+    rules = {rule.split()[0] for rule in verifier.split("|") if rule.strip()}
+    has_value = rules <= _OF_VALUES
+    hashes = _HASHES.fullmatch(text) if has_value else None
+    if hashes is not None:
+        text = hashes[1]
+    contents = set(find_boxes(text)[0])
+    if contents:
+        return (contents.pop() if len(contents) == 1 else text).strip()
+    return _stated(text.strip()) if has_value else text.strip()
+
+
+def _stated(text: str) -> str:
+    """Returns what a text says that the answer is; the text itself if it does not say so."""
+    matches = list(_STATED.finditer(text))
+    if not matches:
+        return text
+    value = text[matches[-1].end() :].strip(" *").rstrip(".。").rstrip(" *")
+    # "The answer is not unique" and a value on several lines are left to `golds`.
+    if not value or "\n" in value or value.lower().startswith("not "):
+        return text
+    return value
 
 
 def extract(completion: str, *, thinking: bool = True) -> str | None:
@@ -70,28 +106,29 @@ def extract(completion: str, *, thinking: bool = True) -> str | None:
 
     With thinking False (NoThink) a completion without </think> is all summary.
     """
-    boxes = _summary_boxes(completion, thinking)
+    boxes = summary_boxes(completion, thinking=thinking)
     return boxes[-1] if boxes else None
 
 
-def only_box(completion: str, *, thinking: bool = True) -> tuple[str | None, str]:
+def summary_boxes(completion: str, *, thinking: bool = True) -> list[str]:
+    """Returns the contents of all boxes of the summary, in their order."""
+    text = summary(completion, thinking)
+    return [] if text is None else find_boxes(text)[0]
+
+
+def only_box(boxes: list[str]) -> tuple[str | None, str]:
     """Returns the last box, and "" or the reason why it is no answer.
 
     The reason is NO_ANSWER (there is no box, and None is returned for it) or SEVERAL (there are
     boxes that differ in more than spelling).
     """
-    boxes = _summary_boxes(completion, thinking)
     if not boxes:
         return None, NO_ANSWER
-    return boxes[-1], SEVERAL if _differ(boxes) else ""
+    return boxes[-1], SEVERAL if differ(boxes) else ""
 
 
-def _summary_boxes(completion: str, thinking: bool) -> list[str]:
-    text = summary(completion, thinking)
-    return [] if text is None else find_boxes(text)[0]
-
-
-def _differ(boxes: list[str]) -> bool:
+def differ(boxes: list[str]) -> bool:
+    """Returns whether boxes differ in more than spelling."""
     different = sorted(set(boxes), key=len)
     if len(different) == 1:
         return False
