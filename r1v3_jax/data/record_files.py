@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.data import schemas
+from r1v3_jax.data import fields
 from r1v3_jax.types import DroppedRow
 
 MAX_RECORD = 64 * 2**20  # bytes; image_files.MAX_BYTES of an image are 43 MiB of base64
@@ -49,8 +49,8 @@ def _parsed(shard, i: int, text: bytes) -> dict:
     if size > MAX_RECORD:
         raise _damaged(shard, i, f"{size} bytes, at most {MAX_RECORD} are read")
     try:
-        record = schemas.loads(text)
-    except schemas.InvalidRecord as error:
+        record = fields.loads(text)
+    except fields.InvalidRecord as error:
         raise DroppedRow(shard.name, shard.name_of(i), *error.args) from error
     return _object(shard, i, record)
 
@@ -138,8 +138,8 @@ class JsonList:
         self.name = Path(file).stem
         text = Path(file).read_bytes().removeprefix(BYTE_ORDER_MARK)
         try:
-            self.records = schemas.loads(text)
-        except schemas.InvalidRecord as error:
+            self.records = fields.loads(text)
+        except fields.InvalidRecord as error:
             raise ValueError(
                 f"{file}: {error.args[1]}; one object a line goes as .jsonl"
             ) from error

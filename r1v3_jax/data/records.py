@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1v3_jax.data import schemas
+from r1v3_jax.data import fields, media, schemas, turns
 from r1v3_jax.data.downloads import Downloads, is_address
-from r1v3_jax.data.schemas import InvalidRecord
+from r1v3_jax.data.fields import InvalidRecord
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
 from r1v3_jax.rewards import verify
@@ -94,21 +94,21 @@ def canonical(record, schema: str = "") -> dict:
     # The schema gives the fields that the record has; then each is checked and made one type.
     row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
     for name in ("id", "source"):
-        row[name] = schemas.read_text(row[name], name, MAX_NAME)
-    row["question"] = schemas.read_text(row["question"], "question").strip()
+        row[name] = fields.read_text(row[name], name, MAX_NAME)
+    row["question"] = fields.read_text(row["question"], "question").strip()
     # \boxed{3} and 3 are one answer.
-    answer = schemas.read_text(row["answer"], "answer")
+    answer = fields.read_text(row["answer"], "answer")
     row["answer"] = boxes.unboxed(answer)
-    row["images"] = schemas.read_images(row["images"])
-    row["before"] = schemas.read_turns(row["before"])
+    row["images"] = media.read_images(row["images"])
+    row["before"] = turns.read_turns(row["before"])
     # A chain of thought of spaces says as little as an empty column.
-    chain = schemas.read_text(row["chain"], "chain")
+    chain = fields.read_text(row["chain"], "chain")
     row["chain"] = chain if chain.strip() else None
     for name in ("level", "verifier"):
-        row[name] = schemas.read_text(row[name], name, MAX_NAME)
+        row[name] = fields.read_text(row[name], name, MAX_NAME)
     row["level"] = row["level"] or "normal"
-    row["accuracy_weight"] = schemas.read_weight(row["accuracy_weight"])
-    row["metadata"] = schemas.read_metadata(row["metadata"])
+    row["accuracy_weight"] = fields.read_weight(row["accuracy_weight"])
+    row["metadata"] = fields.read_metadata(row["metadata"])
     return row
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from r1v3_jax.data import records, schemas, stores
 from r1v3_jax.data.downloads import Downloads
+from r1v3_jax.data.fields import InvalidRecord
 from r1v3_jax.data.record_files import kind
 from r1v3_jax.types import DroppedRow, Example
 
@@ -169,7 +170,7 @@ class Rows:
         for number in self._sampled_rows():
             try:
                 counts[self.schema or schemas.recognise(self.record(number))] += 1
-            except (DroppedRow, schemas.InvalidRecord):
+            except (DroppedRow, InvalidRecord):
                 counts["none"] += 1
         return dict(counts)
 

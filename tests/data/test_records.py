@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rows_for_tests import DAMAGE, GOOD, damaged_line, digit, write_images
 
-from r1v3_jax.data import Rows, reader, records, schemas
+from r1v3_jax.data import Rows, fields, reader, records, schemas
 from r1v3_jax.processing.image_files import StoredImage
 from r1v3_jax.types import REASONS, DroppedRow, Example
 
@@ -133,7 +133,7 @@ def test_markers_count_in_what_the_user_and_the_system_say():
         row([], "<image>", 2),
         row([assistant], "<image>", 2),
     ):
-        with pytest.raises(schemas.InvalidRecord, match="markers"):
+        with pytest.raises(fields.InvalidRecord, match="markers"):
             records.check(bad)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from rows_for_tests import ASK, RECORDS, V_TRIUNE
 
-from r1v3_jax.data import records, schemas
+from r1v3_jax.data import fields, records, schemas
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -96,16 +96,16 @@ def with_image(image) -> dict:
     ],
 )
 def test_what_is_in_no_layout_is_refused(record, reason, message):
-    with pytest.raises(schemas.InvalidRecord, match=message) as error:
+    with pytest.raises(fields.InvalidRecord, match=message) as error:
         records.canonical(record)
     assert error.value.args[0] == reason
 
 
 def test_json_is_strict():
-    assert schemas.loads('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
+    assert fields.loads('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
     for text in ("NaN", "-Infinity", "1e999", "[" * 100_000, "{", b"\xff", "9" * 5000):
-        with pytest.raises(schemas.InvalidRecord) as error:
-            schemas.loads(text)
+        with pytest.raises(fields.InvalidRecord) as error:
+            fields.loads(text)
         assert error.value.args[0] == "json"
 
 
@@ -113,4 +113,4 @@ def test_metadata_is_small():
     small = {f"c{i}": i for i in range(100)}
     others = {"long": "x" * 201, "nested": {"a": 1}, "b": None}
     row = records.canonical(small | others | {"question": "q", "answer": "a"})
-    assert row["metadata"] == {f"c{i}": i for i in range(schemas.MAX_METADATA)}
+    assert row["metadata"] == {f"c{i}": i for i in range(fields.MAX_METADATA)}

@@ -1,0 +1,123 @@
+"""Fields of records, read one by one: texts, numbers, metadata, JSON.
+
+Whatever is wrong with a record becomes an InvalidRecord. Nothing in a record is executed.
+"""
+
+import json
+import math
+import re
+
+# Limits keep a hostile or broken row from filling the memory of every process.
+MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
+MAX_METADATA = 32  # entries, of at most 200 characters each
+
+
+class InvalidRecord(Exception):
+    """The problem of a record: (a key of `types.REASONS`, what was found in the record)."""
+
+
+def first_filled(record: dict, *names: str):
+    """Returns the first of these fields that is not empty; None if all are."""
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    return None
+
+
+def small_fields(record: dict, *used: str) -> dict:
+    """Returns the fields of a record that are not used and small enough for metadata."""
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in used and is_small(value)
+    }
+
+
+def is_small(value) -> bool:
+    # A longer text is content, not a fact about the row: a solution, a caption.
+    if isinstance(value, str):
+        return len(value) <= 200
+    return isinstance(value, bool) or is_number(value)
+
+
+def is_number(value) -> bool:
+    """Whether a value is an integer of 64 bits or a finite float; True and False are not."""
+    if isinstance(value, bool):
+        return False
+    # JSON allows integers of any length; no column of a table does.
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def read_text(value, name: str, limit: int = MAX_TEXT) -> str:
+    """Reads a text; a number becomes text, None becomes "".
+
+    InvalidRecord for other types, and for a text that is too long or cannot be stored as UTF-8.
+    """
+    if value is None:
+        return ""
+    if is_number(value):
+        value = str(value)
+    if not isinstance(value, str):
+        raise InvalidRecord(
+            "fields", f"{name} of type {type(value).__name__}, wanted a text"
+        )
+    if len(value) > limit:
+        raise InvalidRecord(
+            "text", f"{name} has {len(value)} characters, at most {limit} are read"
+        )
+    # "\ud800" is what JSON makes of half a character; writing it down would fail much later.
+    if "\0" in value or re.search("[\ud800-\udfff]", value):
+        raise InvalidRecord("text", f"{name} has a NUL or half of a surrogate pair")
+    return value
+
+
+def read_weight(value) -> float | None:
+    """Reads the weight of accuracy in the reward, 0 to 1 or None."""
+    if value is not None and not (is_number(value) and 0 <= value <= 1):
+        raise InvalidRecord(
+            "fields", f"accuracy_weight is {str(value)[:50]}, wanted 0 to 1"
+        )
+    return None if value is None else float(value)
+
+
+def read_metadata(metadata: dict) -> dict:
+    """Reads metadata: the first MAX_METADATA entries that are small, checked as texts."""
+    entries = {}
+    for name, value in metadata.items():
+        if is_small(value):
+            entries[str(name)[:200]] = value
+    # All of them are checked: a NUL in an entry beyond the limit is damage as well.
+    for name, value in entries.items():
+        read_text(name, "metadata")
+        read_text(str(value), "metadata")
+    return dict(list(entries.items())[:MAX_METADATA])
+
+
+# JSON
+
+
+def loads(text: str | bytes):
+    """Reads a JSON value.
+
+    InvalidRecord for what is not JSON, for NaN and infinite numbers, which Python's reader would
+    take, and for nesting too deep to read.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord("json", f"{type(error).__name__}: {error}") from error
+
+
+def _refuse(constant: str):
+    """Called by the reader for NaN, Infinity and -Infinity."""
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """Called by the reader for each float; 1e999 would be infinite."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:30]} is no number")
+    return value
