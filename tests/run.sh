@@ -26,6 +26,7 @@ done
 
 ruff check .
 ruff format --check .
-# Two processes, a file at a time: a test uses little more than one core.
-python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=15 \
+# Three processes on two cores, a file at a time: the tests of faults wait for other processes and for
+# clocks during half of their time.
+python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=15 \
     ${arguments[@]+"${arguments[@]}"}
