@@ -55,11 +55,11 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 # Of GSM8K: the working, then "#### 72". The value may stand below a heading: "#### Answer".
 _HASHES = re.compile(
-    r"[^#]*#{4}[ \t]*(?:(?i:(?:final )?answer)[ :]*(?=\n))?\s*([^#\n]+?)\s*"
+    r"(?:(?!####)[\s\S])*####[ \t]*(?:(?i:(?:final )?answer)[ :]*(?=\n))?\s*([^#\n]+?)\s*"
 )
 # The answer is 72.   **Final answer:** 72   答案是72。   答：72
 _STATED = re.compile(
-    r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*|(?:答案[是为]?|^答)[:：]?\s*"
+    r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*|(?:答案(?:是|为|[:：])|^答[:：])[:：]?\s*"
 )
 
 
@@ -83,9 +83,9 @@ def unboxed(text: str, verifier: str = "") -> str:
     hashes = _HASHES.fullmatch(text) if has_value else None
     if hashes is not None:
         text = hashes[1]
-    contents = set(find_boxes(text)[0])
+    contents, _ = find_boxes(text)
     if contents:
-        return (contents.pop() if len(contents) == 1 else text).strip()
+        return text.strip() if differ(contents) else contents[-1]
     return _stated(text.strip()) if has_value else text.strip()
 
 

@@ -42,7 +42,8 @@ _CLOSING = frozenset(")]")
 # A letter behind one of them is chosen. Behind any other word it belongs to that word: point B.
 _CHOOSING = (_POINTING - {"the", "my", "our"}) | frozenset(
     """then but while although though however maybe perhaps possibly probably likely or and not nor
-    either neither rather than actually also no yes wait instead take say mean prefer guess think
+    else even still either neither rather than actually also no yes wait instead take say mean
+    prefer guess think
     was were seems i'd that's to versus vs wrong incorrect false because since if unless except
     alternatively with , ; ? / & | ( [ { — → ⇒ " “ … 或 和 与 及 即 除 非 不 而 但 且 此
     \\to \\rightarrow \\Rightarrow \\implies \\therefore \\lor \\vee \\land \\wedge \\ne
