@@ -11,7 +11,6 @@ docs/results/pod.md.
 
 from r1v3_jax.config import GRPO, R1V3_38B, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.data import Rows
-from r1v3_jax.losses import Clipped
 
 COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")
 
@@ -39,7 +38,6 @@ config = Run(
             tiles=512,
             accumulate=16,  # 64 rows at a time, one for each shard
             prompt_parts=4,  # one tile of each chip at a time
-            loss=Clipped(high=0.28),
             optimizer=Optimizer(lr=1e-5),
             evaluate_every=20,
             checkpoint_every=20,

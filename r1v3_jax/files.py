@@ -187,5 +187,20 @@ def partial_directory(directory: Path) -> Path:
     return partial
 
 
+def follow_umask(directory: Path) -> None:
+    """Gives the files in a directory the mode that a new file gets, read by whom the umask lets.
+
+    Libraries write some files for their user alone (safetensors: 0600), and copies keep the mode of
+    their source: a file server or another user of the machine could not read them.
+    """
+    new_file = directory / uuid.uuid4().hex
+    new_file.touch()
+    mode = new_file.stat().st_mode
+    new_file.unlink()
+    for path in directory.iterdir():
+        if path.is_file():
+            path.chmod(mode)
+
+
 def _partial_name(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.partial")

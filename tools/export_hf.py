@@ -24,6 +24,9 @@ CHECKPOINT = flags.DEFINE_string(
 )
 OUT = flags.DEFINE_string("out", None, "Directory to write.", required=True)
 LAYOUT = flags.DEFINE_enum("layout", "hf", list(LAYOUTS), "Names of the weights.")
+NONFINITE = flags.DEFINE_bool(
+    "allow_nonfinite", False, "Also weights with nan or inf, for a look at them."
+)
 MESH = cli.define_mesh()
 
 
@@ -40,7 +43,12 @@ def main():
     with cli.set_mesh(MESH):
         model = load_weights(CHECKPOINT.value)
         hf.save(
-            model, OUT.value, LAYOUT.value, tokenizer=source, chat_template=template
+            model,
+            OUT.value,
+            LAYOUT.value,
+            tokenizer=source,
+            chat_template=template,
+            allow_nonfinite=NONFINITE.value,
         )
     print(f"{OUT.value}: {hf.describe(model)}, layout {LAYOUT.value}")
 

@@ -7,7 +7,7 @@ from absl import flags
 
 from r1v3_jax import cli, hf
 from r1v3_jax.files import empty_directory
-from r1v3_jax.hf.load import Checkpoint
+from r1v3_jax.hf.checkpoint import Checkpoint
 from r1v3_jax.processing import tokenizer
 from r1v3_jax.run.weights import save_weights
 
@@ -17,6 +17,9 @@ HF = flags.DEFINE_string(
 OUT = flags.DEFINE_string("out", None, "Checkpoint directory to write.", required=True)
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the weights; default: as stored."
+)
+NONFINITE = flags.DEFINE_bool(
+    "allow_nonfinite", False, "Also weights with nan or inf, for a look at them."
 )
 ROPE_IMPL = cli.define_rope_impl()
 MESH = cli.define_mesh()
@@ -29,7 +32,12 @@ def main():
     text_only = checkpoint.config.vision is None
     tokenizer.load(HF.value, text_only=text_only).check_model(checkpoint.config)
     with cli.set_mesh(MESH):
-        model = hf.load(checkpoint, DTYPE.value, rope_impl=ROPE_IMPL.value)
+        model = hf.load(
+            checkpoint,
+            DTYPE.value,
+            rope_impl=ROPE_IMPL.value,
+            allow_nonfinite=NONFINITE.value,
+        )
         save_weights(OUT.value, model, tokenizer=HF.value)
     print(f"{OUT.value}: {hf.describe(model)}")
 

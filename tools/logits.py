@@ -18,7 +18,7 @@ from absl import flags
 
 from r1v3_jax import cli, hf
 from r1v3_jax.config import Compute
-from r1v3_jax.hf.load import Checkpoint
+from r1v3_jax.hf.checkpoint import Checkpoint
 from r1v3_jax.processing import image_files, tiling
 from r1v3_jax.processing.tokenizer import check_prompt_length, image_index, load
 from r1v3_jax.sharding import TRAIN

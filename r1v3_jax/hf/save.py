@@ -20,8 +20,9 @@ from safetensors.numpy import save_file
 
 from r1v3_jax.checksums import write_sums
 from r1v3_jax.config import ModelConfig
-from r1v3_jax.files import atomic_directory, write_settings
-from r1v3_jax.hf.load import INDEX, flatten_state
+from r1v3_jax.files import atomic_directory, follow_umask, write_settings
+from r1v3_jax.hf.checkpoint import INDEX, shortened
+from r1v3_jax.hf.load import all_finite, flatten_state
 from r1v3_jax.hf.processor_files import write_processor_files
 from r1v3_jax.hf.read_config import LAYOUTS
 from r1v3_jax.hf.weights import VOCAB, Piece, pieces
@@ -38,6 +39,7 @@ def save(
     tokenizer=None,
     chat_template: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Writes a Hugging Face checkpoint directory in the `hf` or the `original` layout.
 
@@ -47,11 +49,20 @@ def save(
     is always written, also a tied one.
 
     tokenizer: a directory whose tokenizer files are copied. chat_template: Jinja in place of their
-    own template. On several processes all of them call this, and the first one writes.
+    own template. allow_nonfinite: for a look at weights that hold nan or inf, which are refused
+    with a ValueError otherwise, before anything is written. On several processes all of them call
+    this, and the first one writes.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     arrays = flatten_state(nnx.state(model))
+    nonfinite = _nonfinite(model.config, arrays, layout)
+    if nonfinite and not allow_nonfinite:
+        raise ValueError(
+            f"nan or inf in {shortened(nonfinite)}; such weights compute nothing. Export an "
+            "earlier checkpoint, or pass allow_nonfinite=True "
+            "(tools/export_hf.py --allow_nonfinite) to look at these"
+        )
     dtype = str(arrays["language.embedding"].dtype)
     settings = config_json(model.config, layout, dtype)
     with atomic_directory(directory) as (partial, writes_files):
@@ -66,6 +77,7 @@ def save(
             # Last, so that what an interrupted save leaves behind does not load.
             write_settings(partial / "config.json", settings)
             write_sums(partial)
+            follow_umask(partial)
 
 
 def describe(model: R1V3) -> str:
@@ -73,6 +85,24 @@ def describe(model: R1V3) -> str:
     config = model.config
     kind = config.architecture if config.vision is not None else "a language model"
     return f"{kind}, {num_params(config):,} parameters, {model.compute.param_dtype}"
+
+
+def _nonfinite(
+    config: ModelConfig, arrays: dict[str, jax.Array], layout: str
+) -> list[str]:
+    """Returns the names that tensors with nan or inf would have in the files."""
+    bad = {name for name, array in arrays.items() if not bool(all_finite(array))}
+    if not bad:
+        return []
+    names = []
+    for piece in pieces(config, layout if config.vision is not None else "text"):
+        # A parameter of all layers is many tensors: which of them?
+        index = np.asarray(piece.index, np.int32)
+        if piece.param in bad and not bool(
+            all_finite(_take(arrays[piece.param], index))
+        ):
+            names.append(piece.name)
+    return names
 
 
 def _write_weights(
@@ -131,7 +161,7 @@ def _fetch(array: jax.Array, piece: Piece) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="everywhere")
-def _take(array, index, *, everywhere: bool):
+def _take(array, index, *, everywhere: bool = False):
     for i in index:
         array = jax.lax.dynamic_index_in_dim(array, i, 0, keepdims=False)
     if everywhere:

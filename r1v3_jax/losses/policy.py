@@ -75,10 +75,18 @@ class KLEstimator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class K1:
-    """d = logprobs - ref_logprobs: unbiased, may be negative."""
+    """d = logprobs - ref_logprobs: unbiased, may be negative. Its gradient is that of d^2 / 2.
+
+    The gradient of d itself is that of logprobs alone, and zero on average over samples of the
+    policy: a loss with it would not pull the policy to the reference at all. So the value is d and
+    the gradient is K2's, whose average is that of the KL.
+    """
 
     def __call__(self, logprobs, ref_logprobs):
-        return logprobs - ref_logprobs
+        d = logprobs - ref_logprobs
+        half_square = 0.5 * d * d
+        # In value d; the second term alone has a gradient.
+        return jax.lax.stop_gradient(d - half_square) + half_square
 
 
 @dataclasses.dataclass(frozen=True)

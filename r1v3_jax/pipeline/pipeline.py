@@ -65,9 +65,10 @@ def run(
                 summary["accuracy"][name] = account.pop("accuracy")
             summary |= account
 
-        # 2. How much of the accuracy needs the images.
+        # 2. How much of the accuracy needs the images. A language model sees none.
         if config.evaluate.sets:
-            summary["blind"] = accuracy_without_images(context, model)
+            if config.model.vision is not None:
+                summary["blind"] = accuracy_without_images(context, model)
             summary["answer_prior"] = dict(config.evaluate.answer_prior)
 
         # 3. The weights for other programs.

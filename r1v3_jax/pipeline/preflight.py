@@ -9,7 +9,7 @@ from r1v3_jax import checksums
 from r1v3_jax.config import ModelConfig, Run
 from r1v3_jax.config.load import REPLACED
 from r1v3_jax.files import read_json
-from r1v3_jax.hf.load import Checkpoint
+from r1v3_jax.hf.checkpoint import Checkpoint
 from r1v3_jax.models import build
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verify import check_functions

@@ -61,6 +61,8 @@ def chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
         re.DOTALL,
     )
     # Text templates want a string; templates of vision models may want a list of parts.
+    renderings = []
+    failures = []
     for content in (sentinel, [{"type": "text", "text": sentinel}]):
         try:
             rendering = hf.apply_chat_template(
@@ -69,12 +71,15 @@ def chat_format(hf: PreTrainedTokenizerBase, directory: Path) -> ChatFormat:
                 tokenize=False,
             )
         except Exception as error:  # a template is a program: it may fail in any way
-            rendering = f"{type(error).__name__}: {error}"
+            failures.append(f"{type(error).__name__}: {error}")
+            continue
         if match := shape.fullmatch(rendering):
             return ChatFormat(system=match[1], opening=match[2])
-    # The rendering in the message is that of the second form, a list of parts.
+        renderings.append(rendering)
+    # A template for texts fails at a list of parts: what it renders of a text says more.
+    shown = next(iter([*renderings, *failures]))
     raise ValueError(
-        f"the chat template in {str(directory)!r} is not ChatML, it renders {rendering[:200]!r}; "
+        f"the chat template in {str(directory)!r} is not ChatML, it renders {shown[:200]!r}; "
         "pass the format: load(directory, chat=ChatFormat(system=..., opening=...))"
     )
 

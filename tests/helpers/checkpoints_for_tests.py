@@ -16,7 +16,7 @@ import torch
 import torch_reference as reference
 from safetensors.torch import load_file, save_file
 
-from r1v3_jax.hf.load import INDEX
+from r1v3_jax.hf.checkpoint import INDEX
 
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -1,11 +1,13 @@
 """What is refused of a directory: every problem by name, before a device is touched."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints_for_tests import (
@@ -15,11 +17,13 @@ from checkpoints_for_tests import (
     vision_language,
     write_checkpoint,
 )
+from flax import nnx
 from safetensors.torch import load_file, save_file
 
 from r1v3_jax import hf
 from r1v3_jax.files import read_json
-from r1v3_jax.hf.load import INDEX
+from r1v3_jax.hf.checkpoint import INDEX
+from r1v3_jax.hf.load import flatten_state
 from r1v3_jax.hf.weights import name_in_layout
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +86,25 @@ def directory_alone(directory: Path) -> None:
     (directory / "model.safetensors").mkdir()
 
 
+def only_an_adapter(directory: Path) -> None:
+    remove_shards(directory)
+    (directory / "config.json").unlink()
+    (directory / "adapter_model.safetensors").write_bytes(b"")
+    (directory / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "base_model_name_or_path": "OpenGVLab/InternVL3-1B"}'
+    )
+
+
+def add_lora(directory: Path) -> None:
+    """PEFT's own names, as a model has them that was saved without merging."""
+    change_tensors(
+        directory,
+        lambda t: t.update(
+            {"base_model.model.model.layers.0.q_proj.lora_A.weight": torch.ones(2, 4)}
+        ),
+    )
+
+
 NORM = "language_model.model.layers.0.input_layernorm.weight"  # in the first shard
 K = "language_model.model.layers.0.self_attn.k_proj.weight"
 
@@ -128,6 +151,14 @@ BROKEN = {
     "unknown-tensor": (
         lambda d: change_tensors(d, lambda t: t.update({"lora.weight": torch.ones(2)})),
         f"{SHARD}: lora.weight is not a weight of this model",
+    ),
+    "adapter-alone": (
+        only_an_adapter,
+        "holds an adapter of OpenGVLab/InternVL3-1B and no model; merge the two first",
+    ),
+    "adapter-not-merged": (
+        add_lora,
+        "holds low-rank adapters that are not merged (base_model.model.model.layers.0",
     ),
     "twice": (store_twice, f"{NORM} is in both copy.safetensors and {SHARD}"),
     "outside": (
@@ -327,3 +358,111 @@ def test_above_a_tied_embedding_only_the_head_may_be_left_over(tmp_path):
         directory,
         "model.safetensors: draft.lm_head.weight is not a weight of this model",
     )
+
+
+# -------------------------------------------------------------------------------------------------
+# wrapped names
+
+
+WRAPPERS = {
+    "DistributedDataParallel": lambda name: f"module.{name}",
+    "PEFT, merged": lambda name: f"base_model.model.{name}",
+    "both": lambda name: f"module.base_model.model.{name}",
+    "torch.compile": lambda name: f"_orig_mod.{name}",
+    "torch.compile of each layer": lambda name: re.sub(
+        r"(layers?\.\d+)\.", r"\1._orig_mod.", name
+    ),
+    "FSDP": lambda name: f"_fsdp_wrapped_module.{name}".replace(
+        "layers.0.", "layers.0._fsdp_wrapped_module._checkpoint_wrapped_module."
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("layout", ["hf", "original", "memory"])
+def test_names_of_a_wrapper_are_read(tmp_path, wrapper, layout, caplog):
+    plain = write_checkpoint(
+        tmp_path / "plain", vision_language("rms-qwen2"), layout, "float32", shards=2
+    )
+    wrapped = shutil.copytree(plain, tmp_path / "wrapped")
+    rename = WRAPPERS[wrapper]
+    for path in wrapped.glob("*.safetensors"):
+        tensors = load_file(path)
+        save_file({rename(name): x for name, x in tensors.items()}, path)
+    change_json(
+        wrapped / INDEX,
+        lambda index: index.update(
+            weight_map={rename(n): f for n, f in index["weight_map"].items()}
+        ),
+    )
+    expected = flatten_state(nnx.state(hf.load(plain)))
+    with caplog.at_level("WARNING"):
+        ours = flatten_state(nnx.state(hf.load(wrapped)))
+    assert "hold what a wrapper put there" in caplog.text
+    assert ours.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_a_prefix_that_not_all_names_have_is_no_wrapper(tmp_path, good):
+    directory = shutil.copytree(good, tmp_path / "half")
+    change_tensors(directory, lambda t: t.update({f"module.{NORM}": t.pop(NORM)}))
+    (directory / INDEX).unlink()
+    message = refusal(lambda: hf.load(directory))
+    assert f"module.{NORM} is not a weight of this model" in message
+
+
+# -------------------------------------------------------------------------------------------------
+# numbers that are not finite
+
+
+UP = "language_model.model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    directory = tmp_path / "in"
+    write_checkpoint(directory, vision_language("rms-qwen2"), "hf", "float32")
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors[UP][3, 2] = value
+    save_file(tensors, path)
+
+    # 1. In: refused, unless one wants to look.
+    message = refusal(lambda: hf.load(directory))
+    assert f"{directory}: nan or inf in {UP};" in message
+    model = hf.load(directory, allow_nonfinite=True)
+
+    # 2. Out: the same.
+    out = tmp_path / "out"
+    message = refusal(lambda: hf.save(model, out))
+    assert message.startswith(f"nan or inf in {UP};")
+    assert not list(tmp_path.glob("out*"))
+    hf.save(model, out, allow_nonfinite=True)
+    again = load_file(out / "model.safetensors")[UP]
+    assert torch.equal(again.isfinite(), tensors[UP].isfinite())
+
+
+def test_a_number_too_large_for_the_dtype_is_refused(tmp_path):
+    """3.4e38 is finite in float32; bfloat16 rounds it up to infinity."""
+    directory = tmp_path / "in"
+    write_checkpoint(directory, vision_language("rms-qwen2"), "hf", "float32")
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors[NORM][0] = 3.4028e38
+    save_file(tensors, path)
+    hf.load(directory)
+    assert f"nan or inf in {NORM};" in refusal(lambda: hf.load(directory, "bfloat16"))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_an_export_can_be_read_by_whom_the_umask_lets(tmp_path, good, umask):
+    model = hf.load(good)
+    old = os.umask(umask)
+    try:
+        hf.save(model, tmp_path / "out")
+    finally:
+        os.umask(old)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {0o666 & ~umask}

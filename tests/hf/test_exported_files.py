@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from r1v3_jax import hf
 from r1v3_jax.config import TINY, TINY_300M
 from r1v3_jax.files import read_json, write_json
-from r1v3_jax.hf.load import INDEX
+from r1v3_jax.hf.checkpoint import INDEX
 from r1v3_jax.hf.processor_files import write_processor_files
 from r1v3_jax.hf.write_config import config_json
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from r1v3_jax import hf
 from r1v3_jax.config import TINY
 from r1v3_jax.files import write_json
-from r1v3_jax.hf.load import INDEX
+from r1v3_jax.hf.checkpoint import INDEX
 from r1v3_jax.hf.weights import pieces
 from r1v3_jax.hf.write_config import config_json
 

@@ -148,6 +148,32 @@ def test_kl_estimators_are_right_on_average():
         np.testing.assert_allclose(mean, exact, rtol=1e-5)
 
 
+def test_kl_estimators_pull_towards_the_reference_on_average():
+    """The mean gradient over samples is that of the KL: of k1 and k2 exactly, of k3 its direction.
+
+    The samples are fixed: their probabilities have no gradient, as in a loss over rollouts.
+    """
+    logits = jnp.asarray([0.3, -0.8, 1.1, 0.2])
+    reference = jnp.log(jnp.asarray([0.4, 0.1, 0.3, 0.2]))
+
+    def kl(logits):
+        logprobs = jax.nn.log_softmax(logits)
+        return jnp.sum(jnp.exp(logprobs) * (logprobs - reference))
+
+    def mean(logits, estimator):
+        logprobs = jax.nn.log_softmax(logits)
+        frequencies = jax.lax.stop_gradient(jnp.exp(logprobs))
+        return jnp.sum(frequencies * estimator(logprobs, reference))
+
+    exact = jax.grad(kl)(logits)
+    for estimator in (K1(), K2()):
+        gradient = jax.grad(mean)(logits, estimator)
+        np.testing.assert_allclose(gradient, exact, rtol=1e-5, atol=1e-7)
+    k3 = jax.grad(mean)(logits, K3())
+    cosine = jnp.vdot(k3, exact) / jnp.linalg.norm(k3) / jnp.linalg.norm(exact)
+    assert cosine > 0.9
+
+
 def test_importance_weights_are_capped_and_constant():
     old, sampled = jnp.asarray([0.0, 0.0, 0.0]), jnp.asarray([0.0, -2.0, 1.0])
     np.testing.assert_allclose(

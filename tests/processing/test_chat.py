@@ -164,6 +164,11 @@ PARTS_ONLY = (
 
 
 LLAMA_LIKE = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+# It adds texts, so a list of parts makes it fail: what it renders of a text must be shown.
+LLAMA_3_LIKE = (
+    "{% for m in messages %}"
+    "{{ '<|header|>' + m['role'] + '<|end|>' + m['content'] }}{% endfor %}"
+)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,7 @@ def test_format_is_read_off_the_checkpoint(tmp_path, template, chat):
     "template, shown",
     [
         (LLAMA_LIKE, "[INST]"),
+        (LLAMA_3_LIKE, "renders '<|header|>user<|end|>the text of the user'"),
         ("{{ messages[0].content + 1 }}", "TypeError"),
         ("{% for %}", "TemplateSyntaxError"),
         ("<s>" + PARTS_ONLY, "<s>"),
