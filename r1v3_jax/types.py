@@ -13,8 +13,10 @@ import jax
 REASONS = {
     "json": "no JSON object: damaged, NaN or Infinity in it, nested too deep, or no UTF-8",
     "record": "the file is damaged where the record lies, or the record is too large",
-    "fields": "a field is missing or of the wrong type, or no layout is recognised",
-    "text": "a text with a NUL, a control token or half of a surrogate pair, or far too long",
+    "fields": "a field is missing or of the wrong type, no schema is recognised, or it "
+    "has a picture, a film, options, a thought or a weight in a field that is not read",
+    "text": "a text with a NUL, a control token, half of a surrogate pair or a picture, or far too "
+    "long",
     "markers": "another number of <image> markers than of images",
     "image_missing": "an image is not where its path says",
     "image_path": "the path of an image leads out of the data's root, or is an address",
@@ -24,6 +26,8 @@ REASONS = {
     "no_question": "the question is empty",
     "no_answer": "there is no answer to verify, or neither an answer nor a chain of thought",
     "no_chain": "there is no chain of thought to learn from",
+    "open_thought": "a reply without </think>, where the turn begins with <think>",
+    "chain": "the box of the chain is not the answer",
     "answer": "the reference answer does not verify against itself",
     "verifier": "the verifier that the row names does not exist",
     "duplicate": "an earlier row is the same",

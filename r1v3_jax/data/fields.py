@@ -3,6 +3,8 @@
 Whatever is wrong with a record becomes an InvalidRecord. Nothing in a record is executed.
 """
 
+import ast
+import contextlib
 import json
 import math
 import re
@@ -10,17 +12,42 @@ import re
 # Limits keep a hostile or broken row from filling the memory of every process.
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
 MAX_METADATA = 32  # entries, of at most 200 characters each
+MAX_LIST = 20_000  # characters of a text that holds a list
 
 
 class InvalidRecord(Exception):
     """The problem of a record: (a key of `types.REASONS`, what was found in the record)."""
 
 
+def is_empty(value) -> bool:
+    """Whether a field says nothing: None, NaN, nothing in it, or an object of such fields."""
+    # A table has every column in every row, and a struct all entries, as {"path": None}.
+    # Deeper is not looked: a hostile record may be nested as deep as Python's stack.
+    values = value.values() if isinstance(value, dict) else [value]
+    return all(x is None or x in ("", b"", [], {}) or x != x for x in values)
+
+
 def first_filled(record: dict, *names: str):
     """Returns the first of these fields that is not empty; None if all are."""
     for name in names:
-        if record.get(name) is not None:
+        if not is_empty(record.get(name)):
             return record[name]
+    return None
+
+
+def parse_list(text: str):
+    """Reads a text that holds a list or an object, as JSON or as Python writes it.
+
+    "['cat', 'dog']" -> ["cat", "dog"].    None if it is neither. Nothing is executed.
+    """
+    if not text.lstrip().startswith(("[", "{")) or len(text) > MAX_LIST:
+        return None
+    for parse in (loads, ast.literal_eval):
+        # literal_eval may run out of stack or memory on a hostile text; it says so.
+        with contextlib.suppress(
+            InvalidRecord, ValueError, SyntaxError, RecursionError, MemoryError
+        ):
+            return parse(text.strip())
     return None
 
 

@@ -7,22 +7,29 @@ have to be trained on, its images, and rows as JSON. Files of records are read b
 import base64
 import functools
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1v3_jax.data import fields, media, schemas, turns
+from r1v3_jax.data import fields, media, options, schemas, unread
 from r1v3_jax.data.downloads import Downloads, is_address
 from r1v3_jax.data.fields import InvalidRecord
+from r1v3_jax.data.turns import THOUGHT_END
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import boxes, routing
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.types import DroppedRow, Example
 
 # Tokens that stand for structure in a chat, in every checkpoint of the family. A row with one in
 # its text could end its own turn and begin another.
 CONTROL = (chat.TURN_START, chat.TURN_END, *chat.IMAGE_TOKENS, "<|endoftext|>")
+# Pictures and films as HTML, Markdown, data: URIs, or the markers of other programs.
+PICTURE_IN_TEXT = re.compile(
+    r"<(?:img|video|audio)\b[^<>]*>|!\[[^\[\]\n]*\]\([^()\s]+\)|\bdata:(?:image|video|audio)/"
+)
 DATA_URI = "data:;base64,"
 MAX_NAME = 1000  # characters of an id, a source, a level or a verifier
 
@@ -43,9 +50,12 @@ def example(
     images may be fetched from; None: an address is refused. Of each image the header is read here,
     and the pixels when the example is wanted (`reader.decoded`).
     """
+    # A problem is listed under the record's own name, where it has one.
+    own_source, own_id = own_names(record)
+    source = own_source or source
+    id = own_id or id
     try:
         row = canonical(record, schema)
-        # From here on a problem is listed under the record's own name, where it has one.
         source = row["source"] or source
         id = row["id"] or id
         check(row)
@@ -91,16 +101,16 @@ def canonical(record, schema: str = "") -> dict:
         raise InvalidRecord("json", f"wanted an object, got {type(record).__name__}")
     schema = schema or schemas.recognise(record)
     check_schema(schema)
-    # The schema gives the fields that the record has; then each is checked and made one type.
-    row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
+    try:
+        row = _assembled(record, schema)
+    except RecursionError as error:
+        raise InvalidRecord("json", "nested too deep") from error
     for name in ("id", "source"):
         row[name] = fields.read_text(row[name], name, MAX_NAME)
     row["question"] = fields.read_text(row["question"], "question").strip()
     # \boxed{3} and 3 are one answer.
     answer = fields.read_text(row["answer"], "answer")
     row["answer"] = boxes.unboxed(answer)
-    row["images"] = media.read_images(row["images"])
-    row["before"] = turns.read_turns(row["before"])
     # A chain of thought of spaces says as little as an empty column.
     chain = fields.read_text(row["chain"], "chain")
     row["chain"] = chain if chain.strip() else None
@@ -110,6 +120,43 @@ def canonical(record, schema: str = "") -> dict:
     row["accuracy_weight"] = fields.read_weight(row["accuracy_weight"])
     row["metadata"] = fields.read_metadata(row["metadata"])
     return row
+
+
+def _assembled(record: dict, schema: str) -> dict:
+    """Puts a row together from what its schema reads and what every schema has; texts unchecked."""
+    # 1. What the schema reads.
+    row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
+    read = row.pop("read")
+
+    # 2. Options go into the question before its markers are counted: an option may have one.
+    options.add_options(record, row)
+    images = media.all_images(record, row["images"])
+    media.order_images(row, images)
+
+    # 3. What is left: facts about the row, or something that must not be lost.
+    unread.check_unread(record, row["chain"], read)
+    left = unread.unread_fields(record, read)
+    row["metadata"] = left | row["metadata"]
+    return row
+
+
+def own_names(record) -> tuple[str, str]:
+    """Returns the source and the id that a record names, also where nothing else in it is good."""
+    if not isinstance(record, dict):
+        return "", ""
+    extra = record.get("extra_info")
+    extra = extra if isinstance(extra, dict) else {}
+    source = fields.first_filled(record, "source", "data_source")
+    id = fields.first_filled(record | {"extra": extra.get("id")}, "id", "qid", "extra")
+    return _name(source), _name(id)
+
+
+def _name(value) -> str:
+    """Reads a name; "" for what cannot be one."""
+    try:
+        return fields.read_text(value, "name", MAX_NAME)
+    except InvalidRecord:
+        return ""
 
 
 def check_schema(schema: str) -> None:
@@ -123,8 +170,9 @@ def check_schema(schema: str) -> None:
 def check(row: dict) -> None:
     """InvalidRecord if a canonical row cannot be trained on, whatever the model.
 
-    Reasons: an empty question or answer, control tokens, more or fewer markers than images, a
-    verifier that does not exist, an answer that does not verify against itself.
+    Reasons: an empty question or answer, control tokens, a picture or film that is named in a text,
+    more or fewer markers than images, a verifier that does not exist, an answer that does not
+    verify against itself, a chain that ends in another answer.
     """
     if not row["question"]:
         raise InvalidRecord("no_question", "")
@@ -138,6 +186,12 @@ def check(row: dict) -> None:
         for control in CONTROL:
             if control in text:
                 raise InvalidRecord("text", f"the control token {control} in a text")
+    for text in asked_texts:
+        if picture := PICTURE_IN_TEXT.search(text):
+            shown = picture[0][:50]
+            raise InvalidRecord(
+                "text", f"{shown!r} in a text shows no picture; put it into images"
+            )
 
     # Images go where the user and the system put markers. Without any marker they go in front of
     # the question; an assistant that writes "<image>" shows none.
@@ -154,6 +208,24 @@ def check(row: dict) -> None:
         problem = _gold_problem(row["answer"], row["verifier"])
         if problem:
             raise InvalidRecord("answer", problem)
+    if row["answer"] and row["chain"]:
+        _check_chain(row["chain"], row["answer"], row["verifier"])
+
+
+def _check_chain(chain: str, answer: str, verifier: str) -> None:
+    """InvalidRecord if the box of a chain is not the row's answer; a chain may have no box."""
+    thinking = THOUGHT_END in chain
+    box = boxes.extract(chain, thinking=thinking)
+    # Most boxes are the answer letter by letter, and need no parser.
+    if box is None or box == answer:
+        return
+    with _parsing:
+        check = verify.verify(chain, answer, thinking=thinking, verifier=verifier)
+    # With partial credit an answer may be near.
+    if check.verdict is Verdict.WRONG and not check.credit:
+        raise InvalidRecord(
+            "chain", f"the box {box[:80]!r}, the answer {answer[:80]!r}: {check.reason}"
+        )
 
 
 def _contents(row: dict, by_assistant: bool) -> Iterator[str]:

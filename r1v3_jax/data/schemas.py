@@ -21,17 +21,20 @@ from collections.abc import Callable
 from r1v3_jax.data.fields import (
     InvalidRecord,
     first_filled,
+    is_empty,
     is_number,
     loads,
-    small_fields,
 )
-from r1v3_jax.data.media import images_of
+from r1v3_jax.data.media import column_images
 from r1v3_jax.data.turns import are_objects, dialogue, read_turns
+from r1v3_jax.data.unread import unread_fields
 from r1v3_jax.processing import chat
 from r1v3_jax.rewards.verifiers import boxes
 
 # The fields that may hold an answer; the first that is filled counts.
-ANSWERS = ("answer", "solution", "ground_truth")
+ANSWERS = ("clean_answer", "answer", "solution", "ground_truth")
+# The fields that a schema is recognised by.
+RECOGNISED = "conversations reward_model prompt messages problem question".split()
 # The canonical row of a record that fills no field.
 CANONICAL = {
     "id": "",
@@ -54,11 +57,14 @@ def recognise(record: dict) -> str:
     InvalidRecord if in none.
     """
     # A table of several data sets has the columns of all of them, and a row leaves most empty.
-    filled = {name for name, value in record.items() if value is not None}
+    filled = {name for name, value in record.items() if not is_empty(value)}
+    if not filled & set(RECOGNISED):
+        # "question": "" says at least which schema it is.
+        filled = {name for name, value in record.items() if value is not None}
     # From the most particular field to the least: "question" is in many schemas.
     if "conversations" in filled:
         return "llava"
-    if isinstance(record.get("reward_model"), dict):
+    if "reward_model" in filled and isinstance(record["reward_model"], dict):
         return "vtriune" if record["reward_model"].get("verifier") else "verl"
     if filled & {"prompt", "messages"}:
         return "trl"
@@ -75,6 +81,9 @@ def recognise(record: dict) -> str:
 
 
 # Schemas. Each function takes a record and returns the fields of a canonical row that it has.
+# Images and options in fields of the record are read in the same way for every schema, after these
+# functions. Of what they return, `images` are those in the turns, `metadata` is what the record has
+# besides its other small fields, and `read` are the names of the fields that were read.
 
 
 def _from_own(record: dict) -> dict:
@@ -82,19 +91,26 @@ def _from_own(record: dict) -> dict:
 
     {"question": "Which? <image>", "answer": "3", "images": ["a.png"], "level": "easy"}
     """
-    fields = {}
+    row = {}
     for name in CANONICAL:
-        if record.get(name) is not None:
-            fields[name] = record[name]
-    if "question" not in fields:
+        if record.get(name) is not None and name != "images":
+            row[name] = record[name]
+    if "question" not in row:
         raise InvalidRecord("fields", "no question")
-    metadata = fields.get("metadata", {})
+    if isinstance(record.get("images"), str):
+        raise InvalidRecord("fields", "images of type str, wanted a list")
+    metadata = row.get("metadata", {})
     # In parquet a column has one type, so metadata is stored there as a text of JSON.
     if isinstance(metadata, str):
-        metadata = loads(metadata)
+        metadata = loads(metadata) if metadata else {}
     if not isinstance(metadata, dict):
         raise InvalidRecord("fields", f"metadata of type {type(metadata).__name__}")
-    return fields | {"metadata": small_fields(record, *CANONICAL) | metadata}
+    row["before"], row["images"] = read_turns(row.get("before", []))
+    return row | {
+        "answer": first_filled(record, "clean_answer", "answer"),
+        "metadata": unread_fields(metadata, ()),
+        "read": (*CANONICAL, "clean_answer"),
+    }
 
 
 def _from_easyr1(record: dict) -> dict:
@@ -102,14 +118,12 @@ def _from_easyr1(record: dict) -> dict:
 
     {"problem": "<image>Which?", "answer": "A", "images": [{"bytes": ..., "path": None}]}
     """
-    used = ("problem", "images", "image", "id", "source", *ANSWERS)
     return {
         "id": first_filled(record, "id"),
         "source": first_filled(record, "source"),
         "question": first_filled(record, "problem"),
         "answer": first_filled(record, *ANSWERS),
-        "images": images_of(record),
-        "metadata": small_fields(record, *used),
+        "read": ("problem", "id", "source", *ANSWERS),
     }
 
 
@@ -118,12 +132,11 @@ def _from_mmk12(record: dict) -> dict:
 
     {"qid": "Processed-1", "question": "<image>Which?", "answer": "\\boxed{2}", "image": ["a.png"]}
     """
-    fields = dict(record)
-    fields.pop("image", None)
-    fields.pop("qid", None)
-    fields["id"] = first_filled(record, "id", "qid")
-    fields["images"] = images_of(record)
-    return _from_own(fields)
+    row = _from_own(record)
+    return row | {
+        "id": first_filled(record, "id", "qid"),
+        "read": (*row["read"], "qid"),
+    }
 
 
 def _from_verl(record: dict) -> dict:
@@ -137,18 +150,13 @@ def _from_verl(record: dict) -> dict:
     extra = record.get("extra_info") or {}
     if not isinstance(model, dict) or not isinstance(extra, dict):
         raise InvalidRecord("fields", "reward_model and extra_info must be objects")
-    # V-Triune's rows name the file of an image that is not in the row.
-    path = extra.get("image_path")
-    stored = [] if path is None else [path]
-    used = ("data_source", "prompt", "images", "image", "reward_model", "extra_info")
     # extra_info repeats the question and the answer, sometimes in other words.
-    metadata = small_fields(extra, "id", "question", "answer", "image_path")
     return dialogue(record.get("prompt")) | {
         "id": first_filled(extra, "id"),
         "source": first_filled(record, "data_source"),
         "answer": first_filled(model, "ground_truth", "answer"),
-        "images": images_of(record) or stored,
-        "metadata": metadata | small_fields(record, *used),
+        "metadata": unread_fields(extra, ("id", "question", "answer")),
+        "read": ("data_source", "prompt", "reward_model", "extra_info"),
     }
 
 
@@ -205,13 +213,11 @@ def _from_trl(record: dict) -> dict:
             "fields", "prompt, messages and completion must be lists of turns, or texts"
         )
     row = dialogue(turns + completion)
-    inputs = ("prompt", "messages", "completion", "images", "image")
     return row | {
         "id": first_filled(record, "id"),
         "source": first_filled(record, "source", "data_source"),
         "answer": _answer_or_box(first_filled(record, *ANSWERS), row["chain"]),
-        "images": images_of(record),
-        "metadata": small_fields(record, *inputs, "id", "source", *ANSWERS),
+        "read": ("prompt", "messages", "completion", "id", "source", *ANSWERS),
     }
 
 
@@ -221,12 +227,11 @@ def _from_llava(record: dict) -> dict:
     {"id": 12, "image": "coco/a.png", "conversations": [
      {"from": "human", "value": "<image>\\nWhich?"}, {"from": "gpt", "value": "Zero."}]}
     """
-    turns = record.get("conversations")
-    images = images_of(record)
-    if not are_objects(turns):
+    conversation = record.get("conversations")
+    if not are_objects(conversation):
         raise InvalidRecord("fields", "conversations must be a list of {from, value}")
-    turns = [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]
-    turns = read_turns(turns)
+    turns, in_turns = read_turns(conversation)
+    images = column_images(record)
     # Without a marker of the user's, images belong to the first question and not to the last one,
     # before which they would go otherwise. A marker in a reply is only text.
     user_turns = [turn for turn in turns if turn["role"] == "user"]
@@ -234,14 +239,12 @@ def _from_llava(record: dict) -> dict:
     if images and user_turns and not has_marker:
         markers = f"{chat.IMAGE_MARKER}\n" * len(images)
         user_turns[0]["content"] = markers + user_turns[0]["content"]
-    row = dialogue(turns)
-    used = ("id", "image", "images", "conversations", "source", "answer")
+    row = dialogue(turns) | {"images": in_turns}
     return row | {
         "id": first_filled(record, "id"),
         "source": first_filled(record, "source"),
-        "answer": _answer_or_box(first_filled(record, "answer"), row["chain"]),
-        "images": images,
-        "metadata": small_fields(record, *used),
+        "answer": _answer_or_box(first_filled(record, *ANSWERS), row["chain"]),
+        "read": ("id", "conversations", "source", *ANSWERS),
     }
 
 

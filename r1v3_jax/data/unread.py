@@ -1,0 +1,99 @@
+"""What a record holds and nothing reads: refused by its name where a row would lose something.
+
+Pictures, films and sounds, thoughts and weights are refused. Other small fields are metadata, and
+other long ones are not read: a caption, a worked solution.
+"""
+
+from r1v3_jax.data import media, turns
+from r1v3_jax.data.fields import InvalidRecord, is_empty, parse_list
+from r1v3_jax.data.options import option_fields
+
+# Fields of a record with a thought that is in no turn, besides `turns.THOUGHT_KEYS`.
+THOUGHT_FIELDS = (
+    *turns.THOUGHT_KEYS,
+    *"thought thoughts rationale rationales cot chain_of_thought".split(),
+)
+# Fields of a record that weigh it or its turns in the loss. A number in `weight` may be a fact.
+WEIGHT_FIELDS = "loss_weight loss_weights sample_weight loss_mask".split()
+LIST_WEIGHT_FIELDS = "weight weights message_weights turn_weights train_on".split()
+
+
+def unread_fields(fields: dict, read: tuple[str, ...]) -> dict:
+    """Returns the fields of a record, or of an object in it, that nothing reads.
+
+    read: the names that its schema reads.
+    """
+    known = {*read, *option_fields(fields)}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in known
+        and not is_empty(value)
+        and not media.is_image_field(name, value)
+    }
+
+
+def check_unread(record: dict, chain, read: tuple[str, ...]) -> None:
+    """InvalidRecord if a record holds what a row must not lose, in a field that nothing reads.
+
+    chain: the reply of the row; a thought that is in it is not lost.
+    """
+    for prefix, fields in media.places(record):
+        # The nested objects have turns of their own in this loop.
+        names = read if not prefix else ()
+        left = unread_fields(fields, (*names, *media.NESTED))
+        for name, value in left.items():
+            _check_text_field(f"{prefix}{name}"[:100], str(name).lower(), value, chain)
+        _refuse_media(left, prefix)
+
+
+def _check_text_field(path: str, name: str, value, chain) -> None:
+    """InvalidRecord if a field is a thought, or a weight that is not 1."""
+    if name in THOUGHT_FIELDS and not isinstance(value, bool | int | float):
+        is_in_chain = isinstance(value, str) and value.strip() in str(chain)
+        if not is_in_chain:
+            raise InvalidRecord(
+                "fields",
+                f"{path}: a thought that is in no reply; write it into the chain, as "
+                r"thought\n</think>\n\nreply",
+            )
+    is_weight = name in WEIGHT_FIELDS
+    if is_weight or (name in LIST_WEIGHT_FIELDS and isinstance(value, list)):
+        weights = value if isinstance(value, list) else [value]
+        if any(weight != 1 for weight in weights):
+            raise InvalidRecord(
+                "fields",
+                f"{path}: weights of the loss, which are not read; leave them out",
+            )
+
+
+def _refuse_media(fields: dict, prefix: str) -> None:
+    """InvalidRecord for a picture, a film or a sound in these fields, however deep."""
+    # A list and not a recursion: a record may be nested as deep as Python's stack.
+    waiting = [(f"{prefix}{name}", "", value) for name, value in fields.items()]
+    while waiting:
+        path, key, value = waiting.pop()
+        problem = ""
+        if isinstance(value, bytes | bytearray) and value:
+            problem = "bytes"
+        elif isinstance(value, str) and value:
+            problem = media.media_in(value) or _by_name(key)
+            waiting.append((path, key, parse_list(value)))
+        elif isinstance(value, dict):
+            waiting += [(f"{path[:150]}.{name}", name, x) for name, x in value.items()]
+        elif isinstance(value, list):
+            waiting += [(path, key, entry) for entry in value]
+        if problem:
+            raise InvalidRecord(
+                "fields", f"{path[:150]}: {problem}, in a field that is not read"
+            )
+
+
+def _by_name(key) -> str:
+    """Says what the key of an object in a field promises; "" for other keys."""
+    key = str(key).lower()
+    if key in media.IMAGE_FIELDS or media.NUMBERED_FIELD.fullmatch(key):
+        return "an image, by its name"
+    if media.FILM_FIELD.fullmatch(key):
+        return "a film or a sound, by its name"
+    return "a thought" if key in turns.THOUGHT_KEYS else ""
