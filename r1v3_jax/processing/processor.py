@@ -93,10 +93,12 @@ class Processor:
     def supervised(self, example: Example) -> Encoded:
         """Encodes prompt, chain of thought and answer, to learn from.
 
-        The loss is on what follows the prompt, and on the assistant's earlier turns.
+        The loss is on what follows the prompt, and on the assistant's earlier turns. DroppedRow if
+        there is nothing to learn from, or a reply that never ends its thought.
         """
         if example.chain is None:
             raise DroppedRow(example.source, example.id, "no_chain")
+        self._check_thoughts(example)
         tiles = self.tiles(example)
         question = ("user", example.question)
         answer = ("assistant", example.chain)
@@ -112,6 +114,19 @@ class Processor:
         if example.image_labels:
             labels = self._label_images(example, ids, mask)
         return Encoded(tokens=ids, labels=labels, loss_mask=mask, tiles=tiles)
+
+    def _check_thoughts(self, example: Example) -> None:
+        """DroppedRow if a reply never ends the thought that its turn begins with.
+
+        Without </think>, "A cat." would be learnt as a thought that ends the turn.
+        """
+        if "<think>" not in self.tokenizer.chat.opening:
+            return
+        replies = [text for role, text in example.before if role == "assistant"]
+        for reply in (*replies, example.chain):
+            if "</think>" not in reply:
+                detail = f"{reply[:100]!r} has no </think>"
+                raise DroppedRow(example.source, example.id, "open_thought", detail)
 
     def _label_images(
         self, example: Example, ids: np.ndarray, mask: np.ndarray
