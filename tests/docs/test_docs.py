@@ -20,7 +20,8 @@ import pytest
 from r1v3_jax.config import Run, list_configs, load_config
 from r1v3_jax.data import records, schemas
 from r1v3_jax.launch import check_names
-from r1v3_jax.rewards.verify import verify
+from r1v3_jax.rewards.verifiers.boxes import unboxed
+from r1v3_jax.rewards.verify import check_gold, verify
 
 ROOT = pages.ROOT
 PAGES = {page.name: page for page in map(pages.read, pages.PAGES)}
@@ -323,16 +324,37 @@ def test_rows_of_each_schema_are_recognised():
         records.check(records.canonical(record))
 
 
-def test_verifiers_accept_and_refuse_what_the_table_says():
-    """Proves: each row of the table in docs/rewards.md, by the verifier itself."""
-    rows = next(
-        t for t in pages.tables(PAGES["docs/rewards.md"]) if t[0][-1] == "refused"
-    )[1:]
+def test_verifiers_accept_and_refuse_what_the_tables_say():
+    """Proves: each row of the tables of answers in docs/rewards.md, by the verifier itself."""
+    rows = []
+    for table in pages.tables(PAGES["docs/rewards.md"]):
+        if table[0] == ["verifier", "reference", "accepted", "refused"]:
+            rows += table[1:]
+    assert len(rows) > 25
     for row in rows:
         verifier, answer, accepted, refused = (cell.strip("`") for cell in row)
-        for box, verdict in ((accepted, "right"), (refused, "wrong")):
-            check = verify(f"so\n</think>\n\\boxed{{{box}}}", answer, verifier=verifier)
-            assert check.verdict.value == verdict, (verifier, answer, box, check.reason)
+        for text, verdict in ((accepted, "right"), (refused, "wrong")):
+            # Several boxes are written out.
+            summary = text if r"\boxed" in text else rf"\boxed{{{text}}}"
+            check = verify(f"so\n</think>\n{summary}", answer, verifier=verifier)
+            got = check.verdict.value
+            assert got == verdict, (verifier, answer, text, check.reason)
+
+
+def test_reference_answers_are_what_the_table_says():
+    """Proves: each row of the table of references in docs/rewards.md."""
+    [rows] = (
+        table[1:]
+        for table in pages.tables(PAGES["docs/rewards.md"])
+        if table[0] == ["verifier", "answer", "reference"]
+    )
+    for row in rows:
+        verifier, answer, reference = (cell.strip("`") for cell in row)
+        gold = unboxed(answer, verifier)
+        if reference == "left out":
+            assert check_gold(gold, verifier), answer
+        else:
+            assert gold == reference and check_gold(gold, verifier) is None, answer
 
 
 # Links and paths

@@ -59,7 +59,8 @@ _HASHES = re.compile(
 )
 # The answer is 72.   **Final answer:** 72   答案是72。   答：72
 _STATED = re.compile(
-    r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*|(?:答案(?:是|为|[:：])|^答[:：])[:：]?\s*"
+    r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*"
+    r"|(?:答案(?:是|为|[:：])|^答[:：])[:：]?\s*"
 )
 
 
