@@ -173,7 +173,8 @@ def _is_flag(value) -> bool:
 def _pictures(field: str, value) -> Pictures:
     """Reads a field with images: a list of them, a text that holds a list, or one alone."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_list(value) or value
+        parsed = parse_list(value)
+        value = value if parsed is None else parsed
     images = value if isinstance(value, list) else [value]
     by_number = {}
     for number, image in enumerate(images, start=1):
@@ -190,6 +191,7 @@ def _one_set(columns: list[Pictures]) -> dict[int, Picture]:
 
     InvalidRecord if the fields differ: one of them would be lost.
     """
+    columns = [column for column in columns if column.by_number]
     if not columns:
         return {}
     # Bytes are better than names, and among equals the longest field.

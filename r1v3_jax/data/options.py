@@ -24,7 +24,7 @@ SINGLE_FIELD = re.compile(r"([A-J])|(?:options?|choices?|op)_?([A-Ja-j]|\d{1,2})
 LABEL_KEYS = ("label", "id", "key", "letter", "option")
 TEXT_KEYS = ("text", "content", "value")
 # What may stand between the letter of an option and its text.
-_AFTER_LETTER = r"[*]*\s*[).:、．\]]\s*[*]*\s*"
+_AFTER_LETTER = r"[*]*\s*[).:）：、．\]]\s*[*]*\s*"
 _OWN_LABEL = re.compile(rf"[(\[*]*([A-Z]){_AFTER_LETTER}(.*)", re.DOTALL)
 _LABEL_IN_TEXT = re.compile(rf"(?:^|\s)[(\[*]*([A-J]){_AFTER_LETTER}")
 
@@ -72,7 +72,8 @@ def _options(record: dict) -> Options:
         for name in option_fields(fields):
             match = SINGLE_FIELD.fullmatch(str(name))
             if match is None:
-                by_field[prefix + name] = _read(fields[name], prefix + name)
+                read = _read(fields[name], prefix + name)
+                by_field |= {prefix + name: read} if read else {}
             else:
                 single[(match[1] or match[2]).upper()] = fields[name]
         if single:
@@ -94,7 +95,11 @@ def _read(value, field: str) -> Options:
     {"label": ["A", "B"], "text": ["cat", "dog"]}, [{"label": "A", "text": "cat"}, ...]
     """
     if isinstance(value, str):
-        value = parse_list(value) or _split(value)
+        parsed = parse_list(value)
+        value = _split(value) if parsed is None else parsed
+    # MMMU writes "[]" where a question has no options.
+    if value == []:
+        return []
     if isinstance(value, dict):
         labels = _entry(value, LABEL_KEYS)
         texts = _entry(value, TEXT_KEYS)

@@ -24,6 +24,7 @@ from r1v3_jax.data.fields import (
     is_empty,
     is_number,
     loads,
+    parse_list,
 )
 from r1v3_jax.data.media import column_images
 from r1v3_jax.data.turns import are_objects, dialogue, read_turns
@@ -97,7 +98,8 @@ def _from_own(record: dict) -> dict:
             row[name] = record[name]
     if "question" not in row:
         raise InvalidRecord("fields", "no question")
-    if isinstance(record.get("images"), str):
+    images = record.get("images")
+    if isinstance(images, str) and images and parse_list(images) is None:
         raise InvalidRecord("fields", "images of type str, wanted a list")
     metadata = row.get("metadata", {})
     # In parquet a column has one type, so metadata is stored there as a text of JSON.
