@@ -46,6 +46,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
         "pillow>=11.0",
+        "pint>=0.24",  # units of answers
         "protobuf>=5.0",  # transformers reads sentencepiece models with it
         "safetensors>=0.5",
         "sentencepiece>=0.2",
