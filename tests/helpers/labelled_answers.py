@@ -340,5 +340,5 @@ ANSWERS = {
     "listen": (["Listen"], ["silent"]),
     r"\angle ABC": ([r"\angle ABC", "∠ABC"], [r"\angle BAC", "ABC"]),
     "3:2": (["3 : 2", "3：2", "3∶2"], ["2:3", "32", "3/2", "6:4"]),
-    "5 apples": (["5 apples", r"5\text{ apples}"], ["5", "5 pears", "apples"]),
+    "5 apples": (["5 apples", r"5\text{ apples}", "5"], ["5 pears", "apples", "6"]),
 }

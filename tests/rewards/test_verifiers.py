@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -154,10 +155,18 @@ def test_choices():
 
 
 def test_units_convert():
-    assert units.factor("mm", "cm") * 10 == 1
-    assert units.factor("km/h", "m/s") * 18 == 5
-    assert units.factor("L", "cm3") == 1000
-    assert units.factor("m2", "m") is None and units.factor("kg", "m") is None
+    def factor(unit, target):
+        return units.factor(units.read(unit), units.read(target))
+
+    assert factor("mm", "cm") * 10 == 1
+    assert factor("km/h", "m/s") * 18 == 5
+    assert factor("L", "cm3") == 1000
+    assert factor("kWh", "J") == 3_600_000
+    assert factor("N m", "J") == 1
+    assert factor("mph", "km/h") == Fraction(1609344, 1000000)
+    assert factor("m2", "m") is None and factor("kg", "m") is None
+    # A scale is no multiple of another one.
+    assert factor("℃", "K") is None and factor("℃", "℉") is None
 
 
 def test_numbers_have_a_tolerance():

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import math_verify
 import mpmath
 from latex2sympy2_extended import NormalizationConfig, latex2sympy2
-from sympy import Basic, Eq, Expr, Float, Integer, Number, Rational
+from latex2sympy2_extended.symbols import get_symbol
+from sympy import Basic, Eq, Expr, Float, Integer, Number, Rational, Symbol
 
 from r1v3_jax.rewards.verifiers import strings
 
@@ -41,7 +42,19 @@ def _number(_, text: str) -> Number:
     return Float(text)
 
 
+def _letter(parser, text: str, enforce_case: bool = True) -> Symbol:
+    """Returns a letter as it is written; the library would read M as m."""
+    return Symbol(text, real=parser.is_real)
+
+
+def _symbol(text: str, is_real: bool | None, lowercase_symbols: bool = False) -> Basic:
+    """Returns a letter as it is written, or what it stands for: i, e, pi."""
+    return get_symbol(text, is_real, lowercase_symbols=False)
+
+
 latex2sympy2._Latex2Sympy.parse_number = _number
+latex2sympy2._Latex2Sympy.create_symbol = _letter
+latex2sympy2.get_symbol = _symbol
 
 _EXPONENT = re.compile(r"\^\{((?:[^{}^]|\\frac\{[^{}^]*\}\{[^{}^]*\})*)\}")
 # Without units=True, which would take the h off \pi r^2 h.
@@ -134,18 +147,29 @@ def _value(node: Basic, point: dict):
     return value
 
 
-def _values(expression: Expr, symbols: list[str]) -> list | None:
-    """Returns the values at three points; None if one of them has none.
+_POINTS = ((0.37, 0.29), (1.13, 0.29), (-0.45, 0.29))
+# Also where the sign of a difference changes: |x-2| is x-2 on one side only.
+_MORE_POINTS = ((-0.61, 1.7), (11.7, -17.3))
+_FOLDS = re.compile(r"\||\\sqrt.*\^")
+
+
+def _values(expression: Expr, symbols: list[str], points=_POINTS) -> list | None:
+    """Returns the values at some points; None if one of them has none.
 
     The first symbol is negative at one point, so that sqrt(x^2) is |x| and not x.
     """
-    # Symbols a, b, c at the first point: 0.37, 0.66, 0.95.
-    points = [
-        {symbol: _ARITHMETIC.mpf(start + 0.29 * i) for i, symbol in enumerate(symbols)}
-        for start in (0.37, 1.13, -0.45)
-    ]
+    # A point has a start and a step. Symbols a, b, c at the first one: 0.37, 0.66, 0.95.
     try:
-        return [_value(expression, point) for point in points]
+        return [
+            _value(
+                expression,
+                {
+                    symbol: _ARITHMETIC.mpf(start + step * i)
+                    for i, symbol in enumerate(symbols)
+                },
+            )
+            for start, step in points
+        ]
     except (LookupError, ArithmeticError, ValueError, TypeError, RecursionError):
         return None
 
@@ -179,8 +203,12 @@ def difference(gold: str, box: str) -> str | None:
 
     # Only gold's variables have values. Another one in the box has none.
     symbols = sorted(symbol.name for symbol in parsed_gold.expression.free_symbols)
-    gold_values = _values(parsed_gold.expression, symbols)
-    box_values = _values(parsed_box.expression, symbols)
+    points = _POINTS + _MORE_POINTS if _FOLDS.search(gold + box) else _POINTS
+    gold_values = _values(parsed_gold.expression, symbols, points)
+    if gold_values is None:  # x^{99} is too large at the points far out
+        points = _POINTS
+        gold_values = _values(parsed_gold.expression, symbols, points)
+    box_values = _values(parsed_box.expression, symbols, points)
     if gold_values is None:  # infinity, f(x)
         return strings.text_difference(gold, box)
     if box_values is None:

@@ -13,15 +13,10 @@ import re
 
 from r1v3_jax.rewards.verifiers import choice
 from r1v3_jax.rewards.verifiers.boxes import differ, find_boxes
-from r1v3_jax.rewards.verifiers.spelling import (
-    MAX_ANSWER,
-    MAX_PARTS,
-    SET,
-    as_sets,
-    normalise,
-    read_number,
-    take_apart,
-)
+from r1v3_jax.rewards.verifiers.digits import read_number
+from r1v3_jax.rewards.verifiers.relations import as_sets
+from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise
+from r1v3_jax.rewards.verifiers.structure import SET, take_apart
 
 # 1. Golds that no box can match
 

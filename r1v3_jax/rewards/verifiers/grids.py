@@ -7,7 +7,8 @@ between spaces, commas, | or &; lines of single characters (12 and 34).
 import json
 import re
 
-from r1v3_jax.rewards.verifiers.spelling import normalise, read_number
+from r1v3_jax.rewards.verifiers.digits import read_number
+from r1v3_jax.rewards.verifiers.spelling import normalise
 
 MAX_TEXT = 20_000  # characters: 60 x 60 cells, with brackets and spaces
 

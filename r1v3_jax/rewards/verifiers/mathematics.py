@@ -20,22 +20,32 @@ executed.
 
 import functools
 import re
+from fractions import Fraction
 
-from r1v3_jax.rewards.verifiers import strings, units
+from r1v3_jax.rewards.verifiers import names, strings, units
+from r1v3_jax.rewards.verifiers.digits import (
+    Number,
+    read_number,
+    same_in_base,
+)
+from r1v3_jax.rewards.verifiers.relations import as_sets, without_words
 from r1v3_jax.rewards.verifiers.spelling import (
     MAX_ANSWER,
     MAX_DEPTH,
     MAX_PARTS,
-    NAMED,
-    SET,
-    UNION,
-    Number,
-    as_sets,
-    nesting,
     normalise,
-    read_number,
+)
+from r1v3_jax.rewards.verifiers.structure import (
+    DIFFERENCE,
+    INTERSECTION,
+    UNION,
+    UNORDERED,
+    nesting,
     take_apart,
 )
+
+# sympy is slow to import, and most runs start without it: `expressions` and `reals`, which bring
+# it, are imported where they are used.
 
 
 def difference(answer: str, box: str) -> str | None:
@@ -44,8 +54,8 @@ def difference(answer: str, box: str) -> str | None:
     ValueError, or what sympy raises, if `answer` cannot be compared with it.
     """
     # One character more than allowed: a longer text is refused below without being read whole.
-    gold = normalise(answer[: MAX_ANSWER + 1])
-    spelled = normalise(box[: MAX_ANSWER + 1])
+    gold = without_words(normalise(answer[: MAX_ANSWER + 1]))
+    spelled = without_words(normalise(box[: MAX_ANSWER + 1]))
     if not gold or len(answer) > MAX_ANSWER or nesting(gold) > MAX_DEPTH:
         raise ValueError(
             f"the answer must have 1 to {MAX_ANSWER} characters and at most {MAX_DEPTH} brackets "
@@ -58,12 +68,26 @@ def difference(answer: str, box: str) -> str | None:
     return _difference(as_sets(gold), as_sets(spelled))
 
 
+def is_quick(answer: str, box: str) -> bool:
+    """Returns whether `box` needs no parser: `answer` is text, or a number in digits."""
+    kind = _quick_kind(answer)
+    # An exact value beside a rounded one is computed.
+    return kind == "text" or (
+        kind == "number" and not _ROUNDED.search(normalise(box[: MAX_ANSWER + 1]))
+    )
+
+
 @functools.lru_cache(maxsize=4096)  # the samples of a group share their answer
-def is_quick(answer: str) -> bool:
-    """Returns whether no box needs the parser: `answer` is text, or a number in digits."""
-    gold = normalise(answer[: MAX_ANSWER + 1])
+def _quick_kind(answer: str) -> str:
+    gold = without_words(normalise(answer[: MAX_ANSWER + 1]))
+    if strings.is_text(gold):
+        return "text"
     body, _ = units.split(as_sets(gold).strip(" ~"))
-    return strings.is_text(gold) or read_number(body) is not None
+    _, body = names.split(body)
+    return "number" if read_number(body) is not None else ""
+
+
+# 1. One value
 
 
 def _difference(gold: str, box: str) -> str | None:
@@ -78,25 +102,39 @@ def _difference(gold: str, box: str) -> str | None:
         return _converted_difference(gold, gold_unit, box, box_unit)
 
     # 2. Names. x=5 is compared as 5 with x=5 and with 5; with y=5 as an equation.
-    gold_named = NAMED.fullmatch(gold)
-    box_named = NAMED.fullmatch(box)
-    if gold_named and box_named and _same_name(gold_named[1], box_named[1]):
-        return _difference(gold_named[2], box_named[2])
-    if gold_named and not box_named and "=" not in box:
-        return _difference(gold_named[2], box)
-    if box_named and not gold_named and "=" not in gold:
-        return _difference(gold, box_named[2])
+    gold_name, gold_value = names.split(gold)
+    box_name, box_value = names.split(box)
+    gold = gold if gold_name else gold_value
+    box = box if box_name else box_value
+    if gold_name and box_name:
+        if names.are_same(gold_name, box_name):
+            return _difference(gold_value, box_value)
+        # y=x/2 may be x=2y; but x=(1,7), AB=5 and f(2)=5 are no equations.
+        if take_apart(gold_value)[0] or not names.are_variables(gold_name, box_name):
+            return "another name"
+    elif gold_name and "=" not in box:
+        return _difference(gold_value, box)
+    elif box_name and "=" not in gold:
+        return _difference(gold, box_value)
 
-    # 3. Numbers in digits: no parser. 24 is 24 apples too.
+    # 3. Numbers in digits: no parser.
     gold_number = read_number(gold)
     box_number = read_number(box)
-    if gold_number and not gold_unit and not box_number:
-        box_number = read_number(units.without_noun(box))
     if gold_number and box_number:
         return _number_difference(gold_number, box_number)
+    if "_{" in gold or "_{" in box:
+        is_same_number = same_in_base(gold, box)
+        if is_same_number is not None:
+            return None if is_same_number else "another number or base"
 
-    # 4. Lists, sets, intervals, expressions, equations.
-    return _structure_difference(gold, box, gold_named, gold_number)
+    # 4. An exact value with the same one rounded beside it.
+    gold_values = _alternatives(gold)
+    box_values = _alternatives(box)
+    if len(gold_values) > 1 or len(box_values) > 1:
+        return _rounded_difference(gold_values, box_values)
+
+    # 5. Lists, sets, intervals, expressions, equations.
+    return _structure_difference(gold, box, gold_number)
 
 
 def _converted_difference(
@@ -104,23 +142,13 @@ def _converted_difference(
 ) -> str | None:
     """Compares numbers in two units: 50 mm is 5 cm."""
     factor = units.factor(box_unit, gold_unit)
-    gold_number = read_number(gold)
-    box_number = read_number(box)
+    gold_number = read_number(names.split(gold)[1])
+    box_number = read_number(names.split(box)[1])
     if factor is None or not gold_number or not box_number:
         return "another unit"
     if box_number.value * factor == gold_number.value:
         return None
     return "another number"
-
-
-def _same_name(gold: str, box: str) -> bool:
-    """Returns whether two names may be of the same thing: x and x_{1}, y and f(x)."""
-    if gold == box or {gold, box} == {"y", "f(x)"}:
-        return True
-    gold_bare = re.sub(r"_\{[0-9]+\}", "", gold)
-    box_bare = re.sub(r"_\{[0-9]+\}", "", box)
-    # Equal without indices, and one of the two has none: x_{1} and x_{2} are two things.
-    return gold_bare == box_bare and (gold_bare == gold or box_bare == box)
 
 
 def _number_difference(gold: Number, box: Number) -> str | None:
@@ -131,8 +159,67 @@ def _number_difference(gold: Number, box: Number) -> str | None:
     return "not written as an integer" if is_integer and not box.plain else None
 
 
+# 2. An exact value and the same one rounded
+
+_ROUNDED = re.compile(
+    r"(?<![ ~,;(])[ ~,;]*(\()?(?:\bor[ ~])?(?:\\approx(?![A-Za-z])|"
+    r"\b(?:about|approximately|approx|roughly)\b\.?|大?约)[ ~]*"
+)
+_MAX_ALTERNATIVES = 4
+_MAX_VALUE = 100  # characters of a value that is computed
+_AGREEMENT = Fraction(1, 100)
+
+
+def _alternatives(text: str) -> list[str]:
+    r"""Returns the ways in which a text writes one value.
+
+    \sqrt{17}\approx4.12 -> [\sqrt{17}, 4.12]
+    Also \sqrt{17}(\approx4.12) and \sqrt{17} or about 4.12; a text of one value is returned whole.
+    """
+    match = _ROUNDED.search(text)
+    if match is None or match.start() == 0:
+        return [text]
+    if match[1] and text.endswith(")"):
+        text = text[:-1]
+    pieces = [text[: match.start()], *_ROUNDED.split(text[match.end() :])[::2]]
+    return pieces if all(pieces) and len(pieces) <= _MAX_ALTERNATIVES else [text]
+
+
+def _rounded_difference(gold_values: list[str], box_values: list[str]) -> str | None:
+    """Compares values that are written in several ways: any way of gold's will do."""
+    if len(box_values) > 1 and not _agree(box_values):
+        return "two values"
+    differences = [_difference(gold, box) for gold in gold_values for box in box_values]
+    return None if None in differences else differences[0]
+
+
+def _agree(values: list[str]) -> bool:
+    """Returns whether all values are numbers within 1% of the first one."""
+    numbers = [_value(text) for text in values]
+    if None in numbers:
+        return False
+    return all(
+        abs(number - numbers[0]) <= _AGREEMENT * abs(numbers[0]) for number in numbers
+    )
+
+
+def _value(text: str) -> Fraction | None:
+    text = units.split(names.split(text)[1].strip(" ~"))[0]
+    number = read_number(text)
+    if number:
+        return number.value
+    if len(text) > _MAX_VALUE:
+        return None
+    from r1v3_jax.rewards.verifiers import expressions
+
+    return expressions.constant(text)
+
+
+# 3. Values of several parts
+
+
 def _structure_difference(
-    gold: str, box: str, gold_named: re.Match | None, gold_number: Number | None
+    gold: str, box: str, gold_number: Number | None
 ) -> str | None:
     """Compares texts part by part; the parts of a set or union in any order."""
     # 1,234 is one number and not two.
@@ -141,24 +228,42 @@ def _structure_difference(
     if not gold_kind and not box_kind:
         if [gold, box] != gold_parts + box_parts:  # brackets around one of them
             return _difference(*gold_parts, *box_parts)
-        if gold_named and take_apart(gold_named[2])[0]:  # x=(1,7) is no equation
-            return "another name"
         if gold_number:
             return "not a plain number"
-        # Imported here: sympy is slow to import, and most runs start without it.
         from r1v3_jax.rewards.verifiers import expressions
 
         return expressions.difference(gold, box)
+    if not gold_number and {gold_kind, box_kind} & {UNION, INTERSECTION, DIFFERENCE}:
+        from r1v3_jax.rewards.verifiers import reals
+
+        is_same_set = reals.are_equal(gold, box)
+        if is_same_set is not None:
+            return None if is_same_set else "another set"
     if gold_kind != box_kind or len(gold_parts) != len(box_parts):
         return "put together otherwise"
     if len(gold_parts) > MAX_PARTS:
         raise ValueError(
             f"the answer has {len(gold_parts)} parts, at most {MAX_PARTS} are compared"
         )
-    if gold_kind in (SET, UNION):
+    # A part may be a relation: 1<x is x>1.
+    gold_parts = [as_sets(part) for part in gold_parts]
+    box_parts = [as_sets(part) for part in box_parts]
+    if gold_kind in UNORDERED and not _have_an_order(gold_parts, box_parts):
         return _unordered_difference(gold_parts, box_parts)
     differences = map(_difference, gold_parts, box_parts)
     return next(filter(None, differences), None)
+
+
+def _have_an_order(gold_parts: list[str], box_parts: list[str]) -> bool:
+    """Returns whether one list names different things, x=1, y=2, and the other leaves names out.
+
+    If both have all names, the names say what belongs together: y=2, x=1.
+    """
+    if not names.of_different_things(gold_parts) and not names.of_different_things(
+        box_parts
+    ):
+        return False
+    return not all(names.split(part)[0] for part in gold_parts + box_parts)
 
 
 def _unordered_difference(gold_parts: list[str], box_parts: list[str]) -> str | None:

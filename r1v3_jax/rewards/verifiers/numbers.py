@@ -8,15 +8,10 @@ import functools
 import re
 from fractions import Fraction
 
-from r1v3_jax.rewards.verifiers import units
-from r1v3_jax.rewards.verifiers.spelling import (
-    MAX_ANSWER,
-    MAX_DEPTH,
-    NAMED,
-    nesting,
-    normalise,
-    read_number,
-)
+from r1v3_jax.rewards.verifiers import names, units
+from r1v3_jax.rewards.verifiers.digits import read_number
+from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, MAX_DEPTH, normalise
+from r1v3_jax.rewards.verifiers.structure import nesting
 
 MAX_EXPRESSION = 100  # characters, such as \frac{1+\sqrt{5}}{2}
 
@@ -62,7 +57,7 @@ def _is_digits(text: str) -> bool:
 def _read(text: str) -> tuple[Fraction, str] | None:
     """Returns the value in the unit that is written, and that unit or ""; None if it is no number.
 
-    9.8 m/s^2 -> 49/5, "m/s2"
+    9.8 m/s^2 -> 49/5, "meter second^-2"
     """
     body, unit = _split(text)
     number = read_number(body)
@@ -84,9 +79,11 @@ _APPROXIMATELY = re.compile(r"^(?:\\approx|about |approximately |around |大?约
 
 
 def _split(text: str) -> tuple[str, str]:
-    r"""Returns a number without name and brackets, and its unit: x=(5)\text{ cm} -> 5, cm."""
+    r"""Returns a number without name and brackets, and its unit.
+
+    x=(5)\text{ cm} -> 5, "centimeter"
+    """
     text = _APPROXIMATELY.sub("", normalise(text))
     body, unit = units.split(text.strip(" ~"))
-    named = NAMED.fullmatch(body)
-    body = named[2] if named else body
+    _, body = names.split(body)
     return re.sub(r"^\((.*)\)$", r"\1", body), unit

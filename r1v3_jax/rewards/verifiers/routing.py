@@ -141,7 +141,7 @@ def is_quick(rules: tuple[Rule, ...], answer: str, box: str) -> bool:
 
 def _is_quick(name: str, answer: str, box: str) -> bool:
     if name == "mathematics":
-        return mathematics.is_quick(answer)
+        return mathematics.is_quick(answer, box)
     if name == "number":
         return numbers.is_quick(answer, box)
     return name in ("choice", "string")

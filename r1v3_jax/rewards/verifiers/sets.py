@@ -7,15 +7,10 @@ red, blue, green   green, blue and red   \{red,...\}     red, blue   red or blue
 
 import re
 
-from r1v3_jax.rewards.verifiers import mathematics
-from r1v3_jax.rewards.verifiers.spelling import (
-    MAX_ANSWER,
-    MAX_PARTS,
-    UNION,
-    normalise,
-    read_number,
-    take_apart,
-)
+from r1v3_jax.rewards.verifiers import mathematics, names
+from r1v3_jax.rewards.verifiers.digits import read_number
+from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise
+from r1v3_jax.rewards.verifiers.structure import UNION, take_apart
 
 MAX_TEXT = 4 * MAX_ANSWER  # characters
 MAX_ELEMENTS = 100
@@ -32,6 +27,10 @@ def difference(answer: str, box: str) -> str | None:
     elements = _elements(box) if len(box) <= MAX_TEXT else []
     if not elements or len(elements) > MAX_ELEMENTS:
         return "no set, or too long"
+
+    # The values of different things have an order: x=1, y=2 is not 2, 1.
+    if names.of_different_things(gold) and not all(names.split(e)[0] for e in elements):
+        return "values without names"
 
     # 1. Elements with the same spelling are equal. An element written twice counts once.
     shared = set(gold) & set(elements)
@@ -61,7 +60,7 @@ def _are_equal(gold: str, box: str) -> bool:
 def _elements(text: str) -> list[str]:
     """Returns the elements that a text lists; the whole text if it lists nothing."""
     text = re.sub(r"\s*\n\s*", ", ", text.strip())
-    text = re.sub(r",?[ ~]*(?:\band\b|和|与)[ ~]*", ";", normalise(text))
+    text = re.sub(r"(?<![ ~,;])[ ~,;]*(?:\band\b|和|与)[ ~]*", ";", normalise(text))
     if read_number(text):  # 1,234 is one number
         return [text]
     kind, parts = take_apart(text)

@@ -3,24 +3,26 @@
 import re
 import unicodedata
 
-from r1v3_jax.rewards.verifiers import units
-from r1v3_jax.rewards.verifiers.spelling import JOIN, NAMED
+from r1v3_jax.rewards.verifiers import names, units
+from r1v3_jax.rewards.verifiers.relations import JOIN
 
 _LETTERS = re.compile(r"[~([{]*[^\W\d_](?:[^\W\d_]|[ ~,;.()\[\]{}])*")
 _COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+")
 # AB, listen, 3:2, 等腰三角形. Three small letters may be a product, as in 2abc.
+_WORDS = re.compile(r"[A-Za-z]{4}|[^\x00-\x7f]")
 _WORDY = re.compile(r"[A-Z]{2}|[A-Za-z]{4}|:|[^\x00-\x7f]")
 
 
 def is_text(gold: str) -> bool:
     """Returns whether gold is compared as text: choices, words, names of points, ratios, signs."""
-    body, _ = units.split(gold)
-    named = NAMED.fullmatch(body)
-    if named:
-        body = named[2]
+    body, unit = units.split(gold)
+    _, body = names.split(body)
+    # A matrix may hold words: its entries are compared one by one.
+    if body.startswith((r"\begin{", r"(\begin{", r"[\begin{", r"\{\begin{")):
+        return False
     # "\sqrt" and "or" are no words of the answer.
     body = _COMMANDS.sub(" ", JOIN.sub(",", body))
-    if _WORDY.search(body) or _LETTERS.fullmatch(gold):
+    if _WORDY.search(body) or (_LETTERS.fullmatch(gold) and not unit):
         return True
     return not re.search(r"[^\W_]", gold)
 
@@ -28,9 +30,14 @@ def is_text(gold: str) -> bool:
 def text_difference(gold: str, box: str) -> str | None:
     """Returns what differs between two normalised texts; None if they are the same text."""
     # Between letters punctuation does not count either: ACD is A, C, D.
-    ignored = r"[ ~,;.()\[\]{}]" if _LETTERS.fullmatch(gold) else "[ ~]"
-    gold_letters = re.sub(ignored, "", gold).casefold().replace(";", ",")
-    box_letters = re.sub(ignored, "", box).casefold().replace(";", ",")
+    is_letters = _LETTERS.fullmatch(gold)
+    ignored = r"[ ~,;.()\[\]{}]" if is_letters else "[ ~]"
+    gold_letters = re.sub(ignored, "", gold).replace(";", ",")
+    box_letters = re.sub(ignored, "", box).replace(";", ",")
+    # In a formula r and R are two things.
+    if is_letters or _WORDS.search(_COMMANDS.sub(" ", gold)):
+        gold_letters = gold_letters.casefold()
+        box_letters = box_letters.casefold()
     return None if gold_letters == box_letters else "another text"
 
 

@@ -1,105 +1,199 @@
-"""Units by rule: the unit behind a number, its one spelling, and its size in other units."""
+r"""Units: the unit behind a number, its one spelling, and its size in another one, from pint.
 
+9.8\text{ m/s^2} -> 9.8 and "meter second^-2"      20 \Omega,  6 people,  5cm,  72^\circ F
+
+5 m is a length and 5m a product: a symbol that may be letters needs a space or a tie before it.
+"""
+
+import functools
 import re
 from fractions import Fraction
 
-# A unit in others, as base unit, power, factor: 1 L = 1/1000 m^3. A unit that is not in this table
-# converts into no other one.
-_CONVERSIONS = {
-    "mm": ("m", 1, "1/1000"),
-    "cm": ("m", 1, "1/100"),
-    "dm": ("m", 1, "1/10"),
-    "km": ("m", 1, "1000"),
-    "inch": ("m", 1, "0.0254"),
-    "ft": ("m", 1, "0.3048"),
-    "mile": ("m", 1, "1609.344"),
-    "L": ("m", 3, "1/1000"),
-    "mL": ("m", 3, "1/1000000"),
-    "g": ("kg", 1, "1/1000"),
-    "t": ("kg", 1, "1000"),
-    "min": ("s", 1, "60"),
-    "h": ("s", 1, "3600"),
-    "day": ("s", 1, "86400"),
-}
+from r1v3_jax.rewards.verifiers.unit_names import OTHERS, PINT
 
-# One unit between semicolons. Its first spelling is its name; a plural s is allowed for all.
-_SPELLINGS = r"""
-    mm millimeter millimetre 毫米; cm centimeter centimetre 厘米; dm decimeter decimetre 分米;
-    m meter metre 米; km kilometer kilometre 千米 公里; inch inches; ft foot feet; mile;
-    L l liter litre 升; mL ml milliliter millilitre 毫升; g gram 克; kg kilogram 千克 公斤;
-    t ton tonne 吨; s sec second 秒; min minute 分钟; h hr hour 小时; day 天; year 年 岁;
-    degree deg 度 ^\circ; ℃ ^\circ~C; rad radian; dollar; yuan 元; N newton 牛; J joule;
-    W watt; V volt; A ampere; Pa pascal; Hz hertz; mol; unit; 个; 人"""
-_UNIT_NAMES = {
-    spelling: unit.split()[0]
-    for unit in _SPELLINGS.split(";")
-    for spelling in unit.split()
-}
-_UNIT_NAMES[r"^\circ C"] = "℃"  # its space would end a spelling in the table
-# Longest first, or the "m" of "mm" would match alone.
-_LONGEST_FIRST = sorted(_UNIT_NAMES, key=len, reverse=True)
-_SPELLED = "|".join(map(re.escape, _LONGEST_FIRST))
-_UNIT = rf"(?:(square|sq|平方)|(cubic|cu|立方))? ?({_SPELLED})s?(?:\^\{{([23])\}})?"
-_WITH_UNIT = re.compile(rf"(.*(?:[0-9)}}%]|\\pi))([ ~]?){_UNIT}(?:(?:/| per ){_UNIT})?")
+# 1. Reading
+
+# As spelling.py leaves them: \mu for µ, \Omega for Ω. "um" is written for µm.
+_NAMES = {}
+for _spelling, _name in (PINT | OTHERS).items():
+    _spelling = _spelling.replace("~", " ").replace("Ω", r"\Omega")
+    _NAMES[_spelling.replace("µ", r"\mu ")] = _name
+    _NAMES.setdefault(_spelling.replace("µ", "u"), _name)
+_WORD = re.compile(
+    r"\\mu[ ~]?(?:[A-Za-z]+|\\Omega)|[kMGm]?\\Omega(?![A-Za-z])|\^\\circ(?:[ ~]?[CF](?![A-Za-z]))?"
+    r"|(?:fluid|light|nautical|degrees?)[ ~][A-Za-z]+|[A-Za-zÅ]+|[\u3400-\u9fff℃]+"
+)
+_POWER_WORD = re.compile(r"(?:(square|sq)|(cubic|cu))(?:\.[ ~]?|[ ~])|(平方)|(立方)")
+_POWER = re.compile(r"\^\{([+-]?[1-9])\}|([23])(?![0-9])|[ ~](squared)|[ ~](cubed)")
+_DIVIDED = re.compile(r"[ ~]?(?:/|\bper\b|每)[ ~]?(\()?")
+_TIMES = re.compile(
+    r"[ ~]?(?:\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|[*-]|(?<=[^ ~])[ ~])[ ~]?"
+)
+_FRACTION = re.compile(
+    r"\\frac\{[ ~]?([^{}]+(?:\{[+-]?[1-9]\})?)[ ~]?\}\{[ ~]?([^{}]+(?:\{[+-]?[1-9]\})?)[ ~]?\}"
+)
+_START = re.compile(
+    r"(?<=[0-9)}%\]])[ ~]?(?=[A-Za-zÅ\\^\u3400-\u9fff℃])|(?<=\\pi)[ ~](?=[A-Za-z\\])"
+)
+# No products of letters: 5cm.
+_NEEDS_NO_SPACE = "mm cm dm km kg mL ml ft Hz Pa hr".split()
 
 
+@functools.lru_cache(maxsize=4096)
 def split(text: str) -> tuple[str, str]:
-    r"""Returns the text without its unit, and the unit in one spelling, or "".
+    r"""Returns a normalised text without its unit, and the unit in one spelling, or "".
 
-    9.8\text{ m/s^2} -> 9.8, m/s2
+    9.8~m/s^{2} -> 9.8, "meter second^-2";    24~apples -> 24, "#apple"
     """
-    match = _WITH_UNIT.fullmatch(text)
-    if not match:
-        return text, ""
-    number, space, *groups = match.groups()
-    # 5m is a product; 5 m is a length.
-    if not space and re.fullmatch("[A-Za-z]", groups[2]):
-        return text, ""
-    parts = []
-    # Two units of four groups each: the numerator and the denominator of m/s^{2}.
-    for square, cubic, name, power in (groups[:4], groups[4:]):
-        if name:
-            words_power = (square and "2") or (cubic and "3") or ""
-            parts.append(_UNIT_NAMES[name] + (power or words_power))
-    return number, "/".join(parts)
+    # The longest unit, whose number is the shortest: 5 kg m is no number "5 kg" of metres.
+    for start in _START.finditer(text):
+        is_close = (
+            start[0] == "" or text[: start.start()].endswith(r"\pi") and start[0] == " "
+        )
+        if is_close and not _may_be_close(text, start.end()):
+            continue
+        factors = _read(text[start.end() :])
+        if factors:
+            return text[: start.start()], _spelled(factors)
+    noun = _NOUN.fullmatch(text)
+    if noun and not _NO_NOUNS.fullmatch(noun[2]):
+        return noun[1], f"#{noun[2].removesuffix('s')}"
+    return text, ""
+
+
+def _may_be_close(text: str, start: int) -> bool:
+    """Returns whether what follows a number without a space may be its unit: 5cm, but not 5m."""
+    if re.match(r"m/s(?:\^\{2\}|2)?$", text[start:]):
+        return True
+    word = _WORD.match(text, start)
+    if word is None:
+        return text.startswith((r"\frac", "square", "平方", "立方"), start)
+    # 2\mu g may be friction times a weight.
+    if word[0] == r"\mu g":
+        return False
+    return len(word[0]) >= 3 or word[0] in _NEEDS_NO_SPACE or not word[0].isascii()
+
+
+def read(text: str) -> str:
+    """Returns the one spelling of a unit that stands alone; "" for anything else: km/h, cm3."""
+    factors = _read(text)
+    return _spelled(factors) if factors else ""
+
+
+def _spelled(factors: dict[str, int]) -> str:
+    """Returns {meter: 1, second: -2} as "meter second^-2"."""
+    powers = sorted((name, power) for name, power in factors.items() if power)
+    return " ".join(name if power == 1 else f"{name}^{power}" for name, power in powers)
+
+
+def _read(text: str) -> dict[str, int] | None:
+    r"""Returns the powers of the units in a text: m/s^{2} -> {meter: 1, second: -2}."""
+    fraction = _FRACTION.fullmatch(text)
+    if fraction:
+        text = f"{fraction[1]}/({fraction[2]})"
+    factors: dict[str, int] = {}
+    sign = 1
+    is_bracketed = False
+    position = 0
+    while True:
+        word_power = _POWER_WORD.match(text, position)
+        position = word_power.end() if word_power else position
+        word = _WORD.match(text, position)
+        name = _name(word[0]) if word else None
+        if name is None:
+            return None
+        position = word.end()
+        power = _POWER.match(text, position)
+        position = power.end() if power else position
+        factors[name] = factors.get(name, 0) + sign * _exponent(word_power, power)
+        if is_bracketed and text[position : position + 1] == ")":
+            is_bracketed = False
+            sign = 1
+            position += 1
+        if position == len(text):
+            return None if is_bracketed else factors
+        # A slash divides by one unit, or by what its bracket holds: J/(kg K).
+        divided = _DIVIDED.match(text, position)
+        times = divided or _TIMES.match(text, position)
+        if times is None or (divided and is_bracketed):
+            return None
+        position = times.end()
+        is_bracketed = is_bracketed or bool(divided and divided[1])
+        sign = -1 if divided or is_bracketed else 1
+
+
+def _name(word: str) -> str | None:
+    """Returns the name of a unit: km and kilometers -> kilometer."""
+    word = word.replace("~", " ")
+    if word.startswith(("\\mu", "^")):
+        word = re.sub(r"^(\\mu|\^\\circ) ?(?=.)", r"\1 ", word)
+    for spelling in (word, word.lower() if len(word) >= 4 else word):
+        if spelling in _NAMES:
+            return _NAMES[spelling]
+        if len(spelling) >= 3 and spelling[-1] == "s" and spelling[:-1] in _NAMES:
+            return _NAMES[spelling[:-1]]
+    return None
+
+
+def _exponent(word: re.Match | None, power: re.Match | None) -> int:
+    """Returns the power of one unit: square cm -> 2, cm^{-3} -> -3."""
+    if power:
+        digits = power[1] or power[2]
+        return int(digits) if digits else 2 if power[3] else 3
+    if word:
+        return 2 if word[1] or word[3] else 3
+    return 1
 
 
 # A plural behind a number counts something, unless it scales the number or takes it back.
-_NOUN = re.compile(r"(.*[0-9])[ ~]([a-z]{2,20}s|people|children)")
+_NOUN = re.compile(r"(.*[0-9])[ ~]([a-z]{2,20}s)")
 _NO_NOUNS = re.compile(
     r".*ths|(?:hundred|thousand|million|billion|trillion|dozen|half|halve|third|quarter|percent)s?|"
-    r"time[s]?|perhaps|minus|plus|less|guess|unless|versus|as|is|was|this|thus|its|yes|always|others?"
+    r"time[s]?|perhaps|minus|plus|less|guess|unless|versus|as|is|was|this|thus|its|yes|always|others?|"
+    r"does|has|units?|ness|cos|radians?"
 )
 
 
-def without_noun(text: str) -> str:
-    """Takes off the noun that a number counts: 24~apples -> 24;    24~thousands stays."""
-    match = _NOUN.fullmatch(text)
-    return match[1] if match and not _NO_NOUNS.fullmatch(match[2]) else text
+# 2. Converting
 
 
+@functools.cache
+def _registry():
+    """Returns pint's units, made when two different units first meet."""
+    import pint
+
+    return pint.UnitRegistry(non_int_type=Fraction)
+
+
+@functools.lru_cache(maxsize=4096)
 def factor(unit: str, target: str) -> Fraction | None:
     """Returns how many `target` one `unit` is; None if they measure different things.
 
-    Both are spelled as `split` returns them.    mm, cm -> 1/10    km/h, m/s -> 5/18
+    Both are spelled as `split` returns them.    millimeter, centimeter -> 1/10
     """
-    powers, scale = _base(unit)
-    target_powers, target_scale = _base(target)
-    return scale / target_scale if powers == target_powers else None
+    powers, others = _powers(unit)
+    target_powers, target_others = _powers(target)
+    if others != target_others:
+        return None
+    # One quotient, so that pint compares what they measure: km/h divided by m/s is a number.
+    quantity = _registry().Quantity(Fraction(1))
+    for name, power in powers.items():
+        quantity *= _registry().Unit(name) ** power
+    for name, power in target_powers.items():
+        quantity /= _registry().Unit(name) ** power
+    if not quantity.dimensionless:
+        return None
+    return Fraction(quantity.to_base_units().magnitude)
 
 
-def _base(unit: str) -> tuple[dict[str, int], Fraction]:
-    """Returns a unit's powers of base units, and its size in them.
+_PINTS_NAMES = frozenset(PINT.values())
 
-    m/s2 -> {m: 1, s: -2}, 1;    km/h -> {m: 1, s: -1}, 1000/3600;    mL -> {m: 3}, 1/10^6
-    """
-    powers: dict[str, int] = {}
-    scale = Fraction(1)
-    # The part behind the slash divides. A unit without one has one part.
-    for sign, part in zip((1, -1), unit.split("/"), strict=False):
-        name, digit = re.fullmatch(r"(.*?)([23]?)", part).groups()
-        base, base_power, base_scale = _CONVERSIONS.get(name, (name, 1, "1"))
-        power = sign * int(digit or 1)
-        powers[base] = powers.get(base, 0) + base_power * power
-        scale *= Fraction(base_scale) ** power
-    return powers, scale
+
+def _powers(unit: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns the powers of pint's units, and those of the others: #apple, dollar, degree."""
+    known: dict[str, int] = {}
+    others: dict[str, int] = {}
+    for part in unit.split():
+        name, _, power = part.partition("^")
+        (known if name in _PINTS_NAMES else others)[name] = int(power or 1)
+    return known, others
