@@ -212,6 +212,30 @@ def test_a_row_that_only_teaches_is_no_prompt(processor):
         processor.prompt(teaches)
 
 
+@pytest.mark.parametrize(
+    ("before", "chain"),
+    [
+        ("1</think>1", "A cat"),
+        ("1</think>1", "It is \\boxed{5}."),
+        ("1</think>1", "<think>It is \\boxed{5}."),
+        ("1</think>1", "<THINK>why</THINK>5"),
+        ("1</think>1", "<|begin_of_thought|>why<|end_of_thought|><answer>5</answer>"),
+        ("A digit.", "1</think>1"),  # an earlier turn is learnt from as well
+    ],
+)
+def test_a_reply_that_never_ends_its_thought_is_left_out(processor, before, chain):
+    """Where the turn begins with <think>; a model that never thinks may learn such replies."""
+    turns = (("user", "Which?"), ("assistant", before))
+    example = dataclasses.replace(source(1), before=turns, chain=chain, source="set")
+    with pytest.raises(DroppedRow, match=r"has no </think> \(open_thought\)"):
+        processor.supervised(example)
+    chat = dataclasses.replace(processor.tokenizer.chat, opening="")
+    tokenizer = dataclasses.replace(processor.tokenizer, chat=chat)
+    never_thinks = Processor(processor.config, tokenizer)
+    assert never_thinks.supervised(example).loss_mask.any()
+    processor.prompt(dataclasses.replace(example, answer="5"))  # a prompt has no reply
+
+
 def test_prompts_are_padded_on_the_right(processor):
     examples = [source(i) for i in (0, 2, 3)]  # one image, two, none
     encoded = [processor.prompt(example) for example in examples]

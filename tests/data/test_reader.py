@@ -101,6 +101,22 @@ def test_every_good_row_comes_once_in_order_and_every_bad_one_is_named():
     assert consumed_1.followed_by(consumed_2).drops == consumed.drops
 
 
+def test_images_are_converted_as_the_config_says():
+    """By default a black picture that is wholly transparent is white, as it is served."""
+    file = io.BytesIO()
+    Image.new("RGBA", (8, 8)).save(file, "PNG")
+    stored = image_files.StoredImage(file.getvalue())
+    colours = []
+    for conversion in ("served", "reference"):
+        data = Data(image_conversion=conversion)
+        transparent = Example("1", (stored,), "x", "")
+        with reader(data=data, source=lambda _, example=transparent: example) as rows:
+            colours.append(next(rows).example.images[0].getpixel((0, 0)))
+    assert colours == [(255, 255, 255), (0, 0, 0)]
+    with pytest.raises(ValueError, match="image_conversion"):
+        Data(image_conversion="white")
+
+
 def test_order_does_not_depend_on_threads_nor_on_what_is_made_ahead():
     """So all processes of a run plan the same, whatever their machines are."""
     outcomes = []

@@ -154,3 +154,83 @@ def test_dropped_is_one_line_and_survives_a_process():
     assert without_detail.startswith(f"set, set/1: {REASONS['markers']}")
     twin = copy.copy(dropped)  # by the way that exceptions go from process to process
     assert (twin.source, twin.id, twin.reason, twin.detail) == dropped.args
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": "r-7", "question": "q", "answer": True},
+        {"qid": "r-7", "question": 3.5, "answer": "a", "video": "a.mp4"},
+        {"id": "r-7", "source": "set", "nothing": "else"},
+        {"prompt": 3, "extra_info": {"id": "r-7"}, "data_source": "set"},
+        {"id": "r-7", "conversations": "hello"},
+        {"id": "r-7", "question": "q", "answer": "a", "images": ["none.png"]},
+    ],
+)
+def test_a_row_that_is_refused_keeps_its_own_id(record, tmp_path):
+    with pytest.raises(DroppedRow) as error:
+        records.example(record, source="rows", id="rows/13", root=tmp_path)
+    assert error.value.id == "r-7"
+    assert error.value.source == record.get("source", record.get("data_source", "rows"))
+
+
+def test_an_id_that_is_none_is_replaced_by_the_place_in_the_file():
+    for id in (None, "", ["r-7"], {"a": 1}, "x" * 2000, "a\0"):
+        with pytest.raises(DroppedRow) as error:
+            records.example({"id": id, "question": "q", "answer": True}, id="rows/13")
+        assert error.value.id == "rows/13"
+    with pytest.raises(DroppedRow, match="rows/13"):
+        records.example([], id="rows/13")
+
+
+def test_empty_texts_are_empty_columns():
+    """A table fills its columns with "" where another has nothing."""
+    foreign = dict.fromkeys(("conversations", "messages", "prompt", "problem"), "")
+    row = records.canonical(
+        foreign | {"question": "q", "answer": "", "clean_answer": "3", "image": ""}
+    )
+    assert (row["question"], row["answer"], row["images"]) == ("q", "3", [])
+    row = records.canonical({"problem": "q", "answer": "", "solution": "\\boxed{3}"})
+    assert row["answer"] == "3"
+    with pytest.raises(fields.InvalidRecord) as error:
+        records.check(records.canonical({"question": "", "answer": "a"}))
+    assert error.value.args[0] == "no_question"
+
+
+def test_a_clean_answer_comes_before_the_others():
+    for question in ("question", "problem", "prompt"):
+        record = {question: "q", "answer": "24+48=72, so 72.", "clean_answer": 72}
+        assert records.canonical(record)["answer"] == "72"
+
+
+@pytest.mark.parametrize(
+    ("chain", "answer", "verifier"),
+    [
+        ("why\n</think>\n\n\\boxed{0.5}", "\\frac{1}{2}", ""),
+        ("\\boxed{7}, no\n</think>\n\n\\boxed{5}", "5", ""),  # only a thought
+        ("why\n</think>\n\nIt is 6.", "5", ""),  # no box
+        ("(B) \\boxed{B}", "B", "choice"),
+        ("\\boxed{5}", "6", "model"),  # whose verdict nobody knows here
+    ],
+)
+def test_a_chain_with_the_answer_in_its_box_is_kept(chain, answer, verifier):
+    record = {"question": "q", "chain": chain, "answer": answer, "verifier": verifier}
+    records.check(records.canonical(record))
+
+
+@pytest.mark.parametrize(
+    ("chain", "answer"),
+    [
+        ("why\n</think>\n\n\\boxed{6}", "5"),
+        ("\\boxed{6}", "5"),
+        ("\\boxed{5}\n</think>\n\n\\boxed{B}", "C"),
+    ],
+)
+def test_a_chain_with_another_answer_in_its_box_is_refused(chain, answer):
+    for record in (
+        {"question": "q", "chain": chain, "answer": answer},
+        {"prompt": "q", "completion": chain, "solution": answer},
+    ):
+        with pytest.raises(fields.InvalidRecord, match="the box") as error:
+            records.check(records.canonical(record))
+        assert error.value.args[0] == "chain"
