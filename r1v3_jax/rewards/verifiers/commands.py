@@ -38,6 +38,11 @@ _NAMES |= dict.fromkeys(",;:> ", " ")
 _NAMES |= dict.fromkeys("()[]!$/", "") | {"%": "%", "&": "&", "#": "#", "_": "_"}
 # "\\" is a line break, so that the "n" of "\\neq" is no part of a command.
 _CONTROL = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_NEGATED = re.compile(r"\\not *(=|\\in(?![A-Za-z]))")
+# \mathbf x changes one letter; \mathbf{x} is a frame.
+_FONT = re.compile(
+    r"\\(?:math(?:bf|rm|it|sf|tt)|boldsymbol|bm|pmb)(?![A-Za-z]) *(?=[A-Za-z0-9\\])"
+)
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z])")
 
 
@@ -46,7 +51,9 @@ def renamed(text: str) -> str:
     # Some data has every backslash twice. Where there are rows, "\\" ends one.
     if r"\begin" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
-    return _CONTROL.sub(lambda match: _NAMES.get(match[1], match[0]), text)
+    text = _CONTROL.sub(lambda match: _NAMES.get(match[1], match[0]), text)
+    text = _NEGATED.sub(lambda match: r"\ne " if match[1] == "=" else r"\notin ", text)
+    return _FONT.sub("", text)
 
 
 # 2. Frames

@@ -83,7 +83,8 @@ def _is_plain(text: str) -> bool:
             degree *= math.prod(int(number) for number in numbers)
     if degree > 100 or len(exponents) != text.count("^"):
         return False
-    if re.search("[<>!'\"]", text):
+    # Also f(2,3) and A\|B.
+    if re.search(r"[<>!'\";]|\\\||[A-Za-z]\([^()]*,", text):
         return False
     return set(re.findall(r"\\[A-Za-z]+", text)) <= _COMMANDS
 

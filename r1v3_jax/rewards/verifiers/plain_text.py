@@ -9,9 +9,10 @@ import re
 
 _OPERATORS = {
     "**": "^", "<=>": r"\Leftrightarrow ", "=>": r"\Rightarrow ", "->": r"\rightarrow ",
-    "<=": r"\le ", "=<": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "=/=": r"\ne ", "+/-": r"\pm ",
+    "<=": r"\le ", "=<": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "=/=": r"\ne ",
+    "...": r"\dots ", "+/-": r"\pm ",
 }  # fmt: skip
-_OPERATOR = re.compile(r"\*\*|<=>|=>|->|<=|=<|>=|(?<=\S)!=|(?<= )!=|=/=|\+/-")
+_OPERATOR = re.compile(r"\*\*|<=>|=>|->|<=|=<|>=|(?<=\S)!=|(?<= )!=|=/=|\.\.\.|\+/-")
 
 _WORDS = {
     word: rf"\{word} "

@@ -115,7 +115,7 @@ _FRENCH = re.compile(  # ]1,2] is (1,2]
 def as_sets(text: str) -> str:
     r"""Gives relations and sets one spelling, as above; 1 and 7 -> 1;7;  2>a+b -> a+b<2."""
     # Cases and systems hold relations of their own.
-    if r"\begin{" in text:
+    if r"\begin{" in text or "&" in text:
         return text
     text = re.sub(r"^[a-z]\\in ?(?=\\\{)", "", without_words(text))
     text = _FRENCH.sub(_unfrench, text)
@@ -144,7 +144,11 @@ def _listed_relations(text: str) -> str:
     if r"\ne " not in text or not re.search("[,;]", text):
         return ""
     pieces = split_list(text)
-    return _united(pieces, r"\cap") if all(map(_interval, pieces)) else ""
+    return (
+        _united(pieces, r"\cap")
+        if all(_interval(_ascending(piece)) for piece in pieces)
+        else ""
+    )
 
 
 def _united(pieces: list[str], sign: str) -> str:
