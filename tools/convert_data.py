@@ -35,7 +35,9 @@ FORMAT = flags.DEFINE_enum(
     "to", "array_record", ["array_record", "parquet"], "What to write."
 )
 DIRECTORY = flags.DEFINE_string("out", None, "A directory to make.", required=True)
-SCHEMA = flags.DEFINE_string("schema", "", "The layout; empty: recognised, row by row.")
+SCHEMA = flags.DEFINE_string(
+    "schema", "", "Of the rows; empty: recognised, row by row."
+)
 ROOT = flags.DEFINE_string("root", "", "The folder of the images; empty: of the files.")
 NAME = flags.DEFINE_string(
     "name", "", "The data set's, for rows that do not say; empty: PATH's."
@@ -60,8 +62,8 @@ def main():
         DATA.value, SCHEMA.value, ROOT.value, NAME.value, cache=CACHE.value
     ).open()
     counts = source.recognised().items()
-    layouts = ", ".join(f"{name} {count}" for name, count in counts)
-    print(f"{DATA.value}: {len(source):,} rows; layouts of some: {layouts}")
+    schemas = ", ".join(f"{name} {count}" for name, count in counts)
+    print(f"{DATA.value}: {len(source):,} rows; schemas of some: {schemas}")
 
     # 2. The rows. Until all of them are written, the directory has another name: nobody trains on
     # half of the data.

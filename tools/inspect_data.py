@@ -4,7 +4,8 @@ python tools/inspect_data.py --config=tpu_v5e_8 --data=data/grpo.jsonl --out=dat
 
 The tokenizer, the tiles and the room for a row are those of a stage of the config; without --data
 its own training data is shown. The page has the tiles as pictures, the text with the parts that are
-learnt from marked, and why rows were left out; without --out a few lines a row are printed.
+learnt from marked, what was done to images (turned, put on white, cut off at 8 bits), and why rows
+were left out; without --out a few lines a row are printed.
 """
 
 import collections
@@ -19,8 +20,11 @@ from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.data.reader import format_counts
 from r1v3_jax.pipeline import start
+from r1v3_jax.processing import image_files
 from r1v3_jax.report import rows
+from r1v3_jax.rewards.verifiers import boxes
 from r1v3_jax.stages.kinds import open_reader
+from r1v3_jax.types import Example
 
 CONFIG = flags.DEFINE_string(
     "config", None, "Whose model sees the rows.", required=True
@@ -32,7 +36,7 @@ DATA = flags.DEFINE_string(
 ROOT = flags.DEFINE_string(
     "root", "", "The folder of --data's images; default: that of the file."
 )
-SCHEMA = flags.DEFINE_string("schema", "", "The layout of --data; default: recognised.")
+SCHEMA = flags.DEFINE_string("schema", "", "That of --data; default: recognised.")
 ROWS = flags.DEFINE_integer("rows", 8, "Rows to show.", lower_bound=1)
 SCAN = flags.DEFINE_integer(
     "scan", 500, "Rows to look at, for the counts.", lower_bound=1
@@ -59,14 +63,15 @@ def main():
     count = SCAN.value
     if source:
         count = min(count, len(source))
-    shown, sizes, dropped = read_rows(reader, count, ROWS.value)
+    shown, sizes, dropped, notes = read_rows(reader, count, ROWS.value)
 
     # 3. What is shown.
     facts = describe(count, sizes, dropped)
+    facts += [f"{note}: {number} rows" for note, number in notes.most_common()]
     if source:
-        layouts = source.recognised().items()
-        names = ", ".join(f"{name} ({number})" for name, number in layouts)
-        facts.insert(0, f"layout of some rows: {names}")
+        schemas = source.recognised().items()
+        names = ", ".join(f"{name} ({number})" for name, number in schemas)
+        facts.insert(0, f"schemas of some rows: {names}")
     title = f"{DATA.value or CONFIG.value} as {stage} of {CONFIG.value} sees it"
     if OUT.value:
         page = rows.page(title, facts, shown, dropped, processor)
@@ -78,24 +83,42 @@ def main():
     print(rows.plain("\n".join([title, *facts])))
 
 
-def read_rows(reader, count: int, num_shown: int) -> tuple[list, list, list[dict]]:
+def read_rows(
+    reader, count: int, num_shown: int
+) -> tuple[list, list, list[dict], collections.Counter]:
     """Reads `count` rows.
 
-    Returns (up to `num_shown` items, (tokens, tiles) of each good row, the dropped rows).
+    Returns (up to `num_shown` items, (tokens, tiles) of each good row, the dropped rows, and how
+    many rows have what `notes_of` says).
     """
     shown = []
     sizes = []
     dropped = []
+    notes = collections.Counter()
     for index in range(count):
         item = reader.make(index)
         if isinstance(item, dict):  # why the row was dropped
             dropped.append(item)
             continue
         sizes.append((len(item.encoded.tokens), len(item.encoded.tiles)))
+        notes.update(notes_of(item.example))
         # The others are not kept: 500 rows of images would fill the memory.
         if len(shown) < num_shown:
             shown.append(item)
-    return shown, sizes, dropped
+    return shown, sizes, dropped, notes
+
+
+def notes_of(example: Example) -> set[str]:
+    """Says what is worth a look in a good row."""
+    notes = set()
+    for image in example.images:
+        notes |= {f"an image {change}" for change in image_files.changes(image)}
+    # A chain with another answer in its box is left out. One without a box may be meant so.
+    if example.chain is not None and example.answer:
+        thinking = "</think>" in example.chain
+        if boxes.extract(example.chain, thinking=thinking) is None:
+            notes.add("a chain without a box, beside an answer")
+    return notes
 
 
 def describe(count: int, sizes: list, dropped: list[dict]) -> list[str]:

@@ -201,7 +201,7 @@ def test_tar_without_json_and_with_bad_json(tmp_path):
     files = [("a.png", b"x"), ("b.json", b"{"), ("c.txt", b"hello")]
     path = write_tar(tmp_path / "a.tar", files)
     tar = record_files.Tar(path)
-    assert tar[0] == {"images": [b"x"]} and tar[2] == {}  # no layout: dropped as rows
+    assert tar[0] == {"images": [b"x"]} and tar[2] == {}  # no schema: dropped as rows
     with pytest.raises(DroppedRow, match="a, a/b: JSONDecodeError"):
         tar[1]
 

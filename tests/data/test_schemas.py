@@ -36,7 +36,7 @@ def test_columns_that_a_row_leaves_empty_say_nothing():
         assert records.canonical(row_of_table) == schemas.CANONICAL | expected
 
 
-def test_every_layout_has_a_record():
+def test_every_schema_has_a_record():
     assert {schema for schema, *_ in RECORDS.values()} == set(schemas.SCHEMAS)
 
 
@@ -95,7 +95,7 @@ def with_image(image) -> dict:
         (with_image("data:image/png,hello"), "image_damaged", "wanted data:"),
     ],
 )
-def test_what_is_in_no_layout_is_refused(record, reason, message):
+def test_what_is_in_no_schema_is_refused(record, reason, message):
     with pytest.raises(fields.InvalidRecord, match=message) as error:
         records.canonical(record)
     assert error.value.args[0] == reason

@@ -160,7 +160,7 @@ def test_the_same_rows_at_every_kind_of_path(tmp_path, cache):
 
 
 @pytest.mark.parametrize("name", rows_for_tests.RECORDS)
-def test_each_layout_from_a_file(tmp_path, cache, name):
+def test_each_schema_from_a_file(tmp_path, cache, name):
     """As tables have them: structs for objects, and columns that only another row fills."""
     schema, record, expected = rows_for_tests.RECORDS[name]
     table = [record | {"later": None}, {"later": "x"}]

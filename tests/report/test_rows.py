@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html.parser
 import io
+import json
 import re
 from pathlib import Path
 
@@ -161,4 +162,41 @@ def test_the_tool_shows_a_file_and_what_is_wrong_with_it(tmp_path):
     assert "1 json" in done.stdout and "1 image_missing" in done.stdout
     page = out.read_text()
     assert page.count("data:image/png;base64,") == 2 and "no JSON object" in page
-    assert "layout of some rows: " in done.stdout
+    assert "schemas of some rows: own (3), none (1)" in done.stdout
+
+
+def test_the_tool_says_what_it_did_to_images_and_what_chains_lack(tmp_path):
+    """Proves: nothing is turned, put on white, cut off or left out without a word."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (56, 28), "red").save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGBA", (56, 56)).save(tmp_path / "clear.png")
+    Image.new("I;16", (56, 56), 300).save(tmp_path / "deep.png")
+    row = {"question": "Copy all four digits.", "answer": "12"}
+    good = "12 34\n</think>\n\\boxed{12}"
+    rows_of_file = [
+        row | {"id": "turned", "images": ["turned.jpg"], "chain": good},
+        row | {"id": "clear", "images": ["clear.png"], "chain": good},
+        row | {"id": "deep", "images": ["deep.png"], "chain": good},
+        row | {"id": "open", "images": ["clear.png"], "chain": "12 34 \\boxed{12}"},
+        row | {"id": "other", "chain": good.replace("{12}", "{13}")},
+        row | {"id": "bare", "images": ["clear.png"], "chain": "12\n</think>\n12"},
+    ]
+    lines = [json.dumps(line) for line in rows_of_file]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    flags = ["--config=digits_smoke", "--stage=cold_start"]
+    done = run_tool("inspect_data", *flags, f"--data={tmp_path}/rows.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "6 rows looked at, 2 left out: " in done.stdout
+    assert "1 open_thought" in done.stdout and "1 chain" in done.stdout
+    changes = {
+        "turned": "turned by EXIF orientation 6",
+        "clear": "transparent pixels on white",
+        "deep": "mode I;16: values above 255 cut off",
+    }
+    shown = done.stdout.splitlines()
+    for name, change in changes.items():
+        (line,) = (line for line in shown if line.startswith(f"{name}: "))
+        assert line.endswith(f"tiles; image 1 {change}")
+    assert "an image transparent pixels on white: 2 rows" in shown
+    assert "a chain without a box, beside an answer: 1 rows" in shown

@@ -38,7 +38,7 @@ def noise_png(seed):
 
 
 def write_data(folder):
-    """Rows of every layout, 30 of ours, 10 with large images, one with an id that was there, every
+    """Rows of every schema, 30 of ours, 10 with large images, one with an id that was there, every
     kind of damage and a row that was there.
     """
     folder.mkdir()
@@ -78,7 +78,7 @@ def test_what_is_converted_reads_back_equal(tmp_path, kind):
     dropped = f"{expected.total()} dropped ("
     assert f"{out}: {count} rows in 4 shards of {kind}; {dropped}" in process.stdout
     total = f"{len(DAMAGE) + count + 1:,} rows"
-    assert f"{total}; layouts of some: own" in process.stdout
+    assert f"{total}; schemas of some: own" in process.stdout
     lines = (out / "drops.jsonl").read_text().splitlines()
     drops = [json.loads(line) for line in lines]
     assert collections.Counter(drop["reason"] for drop in drops) == expected
