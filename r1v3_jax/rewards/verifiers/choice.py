@@ -27,13 +27,14 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+(?:'[a-z]+)?|[0-9]+|\S")
 
 # They point at a letter: the correct answer is B. "not" is none of them.
 _POINTING = frozenset(
-    """the my our only both so thus hence therefore it it's is are be should must choose pick select
-    final correct right true best letter letters answer answers option options choice choices
+    """the my our we i'd i'll only both so thus hence therefore clearly it it's is are be should
+    must choose pick select final correct right true best ans answer answers letter letters option
+    options choice choices
     正 确 最 终 答 案 选 项 择 应 该 故 因 此 所 以 是 为 的 对 都 均 : . ! ✓ ✔""".split()
 )
 _OPTION_WORDS = frozenset("option choice answer 选 项 案".split())
 _JOINING = frozenset([",", ";", "&", "+", "and", "和", "与", "及"])
-_BRACKETS = frozenset("()[]\"'“”")
+_BRACKETS = frozenset('()[]"“”')
 _AROUND = _POINTING | _BRACKETS | {",", ";"}
 _BETWEEN = _OPTION_WORDS | _JOINING | _BRACKETS | {"."}
 _OPENING = frozenset("([")
@@ -45,7 +46,7 @@ _CHOOSING = (_POINTING - {"the", "my", "our"}) | frozenset(
     else even still either neither rather than actually also no yes wait instead take say mean
     prefer guess think
     was were seems i'd that's to versus vs wrong incorrect false because since if unless except
-    alternatively with , ; ? / & | ( [ { — → ⇒ " “ … 或 和 与 及 即 除 非 不 而 但 且 此
+    alternatively with , ; ? / & | ( [ — → ⇒ " “ … 或 和 与 及 即 除 非 不 而 但 且 此
     \\to \\rightarrow \\Rightarrow \\implies \\therefore \\lor \\vee \\land \\wedge \\ne
     \\neq""".split()
 )
@@ -58,10 +59,15 @@ _VERBS = frozenset(
     """is are was and or but seems looks fits can could may might would should instead too also
     because if works""".split()
 )
-_QUANTIFIERS = frozenset("both either neither all none any two only".split())
+_QUANTIFIERS = frozenset(
+    "both either neither all none any two only options statements choices".split()
+)
 _QUANTIFIERS_BEHIND = frozenset("only alone both are 都 均".split())
 _OF_OPTIONS = frozenset("of options statements choices".split())
 _OTHERS_JOINING = _JOINING | {"or", "nor", "(", ")"}
+_LED_JOINING = _OTHERS_JOINING | {".", "to"}
+_REASONING = frozenset("because since which as".split())
+_ARROWS = frozenset(["→", "⇒", r"\to", r"\rightarrow", r"\Rightarrow"])
 # "is incorrect" and "cannot be right" judge a letter; "cannot be determined" is an option.
 _JUDGING_VERBS = frozenset("is are was isn't aren't can can't cannot".split())
 _JUDGING = frozenset("wrong incorrect false impossible correct right answer".split())
@@ -81,7 +87,8 @@ def read(text: str) -> frozenset[str] | None:
     if label and _about_options(behind, label):
         is_clear = not _chooses_again(_behind_options(behind), label)
         return frozenset(label.upper()) if is_clear else None
-    letters = _pointed_at(tokens)
+    # "I only" and "I and II" name statements.
+    letters = None if behind[:1] == ["I"] else _pointed_at(tokens)
     if letters is not None:
         return letters
     if label:
@@ -95,7 +102,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"[*`]|(?<![^\W_])_+|_+(?![^\W_{])", "", text)
     text = normalise(text).replace(r"\&", "&").replace("~", " ")
     text = re.sub(r"\\[{}]|\\checkmark(?![a-z])", "", text).strip(" .,;")
-    text = re.sub(r"^\{([^{}]*)\}$", r"\1", text)
+    text = re.sub(r"^(?:\{([^{}]*)\}|'([^']*)')$", r"\1\2", text)
     # The pronoun is no letter.
     return re.sub(r"\b[Ii] (?:would )?(?=(?:choose|pick|select)\b)", "", text)
 
@@ -108,7 +115,7 @@ def _pointed_at(tokens: list[str]) -> frozenset[str] | None:
     # 1. One word of letters: ACD. Among other words it must be in capitals: "bad" is a word.
     runs = [token for token in tokens if _is_run(token, len(tokens) == 1)]
     letters = [token for token in tokens if _is_letter(token)]
-    if not letters + runs:
+    if bool(letters) == bool(runs):  # none at all, or an option's text: B. DNA
         return None
     # Words may stand around the letters, between them only what joins them.
     is_chosen = [token in runs + letters for token in tokens]
@@ -159,16 +166,35 @@ def _split_label(tokens: list[str]) -> tuple[str, list[str]]:
     # 2. With a mark: B. 7, B: Paris, B) 7
     if tokens[1] in (".", ":", ")"):
         return tokens[0], tokens[2:]
-    # 3. Only in capitals. B, 7;  B - Paris;  B (7 cm), but not the formulas P(A) and C(5,2)
+    # 3. Only in capitals. B, 7;  B - Paris;  B = 7;  B, since it is 7;  B (7 cm), but not the
+    # formulas P(A) and C(5,2)
     if not tokens[0].isupper():
         return "", []
-    if tokens[1] in (",", ";", "-", "—"):
-        is_value = tokens[2][0] in "0123456789\\" or tokens[2].istitle()
-        is_text = is_value and not _is_letter(tokens[2])
+    if tokens[1].lower() in _REASONING:
+        return tokens[0], tokens[1:]
+    if tokens[1] in _ARROWS | {",", ";", "-", "—", "="}:
+        is_text = _begins_a_text(tokens[2]) or (
+            tokens[1] == "," and tokens[2] in _REASONING
+        )
         return (tokens[0], tokens[2:]) if is_text else ("", [])
     if tokens[1] == "(" and "," not in tokens and not _is_letter(tokens[2]):
         return tokens[0], tokens[1:]
     return _split_number(tokens)
+
+
+def _begins_a_text(token: str) -> bool:
+    """Returns whether an option's text may begin so behind a comma: 7, \\frac, Paris, 等.
+
+    "wrong" and 错 judge the letter before them.
+    """
+    if _is_letter(token):
+        return False
+    return (
+        token[0] in "0123456789\\"
+        or token.istitle()
+        or "一" <= token <= "鿿"
+        and token not in "错不误非否但"
+    )
 
 
 def _split_number(tokens: list[str]) -> tuple[str, list[str]]:
@@ -197,13 +223,14 @@ def _last_label(tokens: list[str]) -> frozenset[str] | None:
     if not _is_letter(letter) or not front:
         return None
     # 2. Its text: "not (B)" is none, and f(B) and \sin(B) are formulas. 25. (B) has a full stop.
-    if front[-1] in (".", ",", ";"):
+    if front[-1] in _ARROWS | {".", ",", ";", ":"}:
         front = front[:-1]
     last = front[-1] if front else "not"
     is_formula = not is_pointed_at and (_is_letter(last) or last.startswith("\\"))
     if last == r"\circ":
         is_formula = False
-    if is_formula or last.lower() in _CHOOSING or _chooses_again(front, letter):
+    is_denied = last.lower() in _CHOOSING or front[-2:-1] == ["not"]
+    if is_formula or is_denied or _chooses_again(front, letter):
         return None
     return frozenset(letter.upper())
 
@@ -214,9 +241,8 @@ def _last_label(tokens: list[str]) -> frozenset[str] | None:
 def _is_judged(tokens: list[str]) -> bool:
     """Returns whether a sentence judges the letter before it: "is incorrect"."""
     words = {token.lower() for token in tokens}
-    return (
-        bool(tokens) and tokens[0].lower() in _JUDGING_VERBS and bool(words & _JUDGING)
-    )
+    is_sentence = bool(tokens) and tokens[0].lower() in _JUDGING_VERBS
+    return is_sentence and bool(words & _JUDGING)
 
 
 def _about_options(tokens: list[str], label: str) -> bool:
@@ -226,7 +252,10 @@ def _about_options(tokens: list[str], label: str) -> bool:
     """
     end = len(tokens) - len(_behind_options(tokens))
     letters = {token for token in tokens[:end] if _is_letter(token)}
-    return len(letters) > 1 and label not in letters
+    # "only A" and "A only" are whole texts.
+    is_single = len(tokens) == end == 2 and "only" in map(str.lower, tokens)
+    wanted = 1 if is_single else 2
+    return label not in letters and len(letters) >= wanted
 
 
 def _behind_options(tokens: list[str]) -> list[str]:
@@ -287,10 +316,27 @@ def _chooses(tokens: list[str], i: int, label: str) -> bool:
         return True
     if after == "." and i + 2 < len(tokens) and not _is_letter(tokens[i + 2]):
         return True
-    # 5. At the start or behind a word that chooses, and no part of a formula.
-    if not i or before in _CHOOSING:
-        return after not in _FORMULA
-    return False
+    # 5. At the start or behind a word that chooses, and no part of a formula
+    is_chosen = not i or before in _CHOOSING or _is_dashed(tokens, i)
+    return is_chosen and not _begins_a_formula(tokens[i:])
+
+
+def _is_dashed(tokens: list[str], i: int) -> bool:
+    """Returns whether a dash, and no minus, stands before tokens[i]: "5 - B", not "x - B"."""
+    if i < 2 or tokens[i - 1] != "-":
+        return False
+    return tokens[i - 2].isalnum() and not _is_letter(tokens[i - 2])
+
+
+def _begins_a_formula(tokens: list[str]) -> bool:
+    """Returns whether a letter and what stands behind it are no label: A + B, P(A), H2O, X-ray."""
+    behind = [token.lower() for token in tokens[1:4]]
+    if not behind:
+        return False
+    is_function = len(behind) == 3 and behind[0] == "(" and _is_letter(behind[1])
+    is_compound = behind[0] == "-" and len(behind) > 1 and behind[1] not in _CHOOSING
+    is_compound = is_compound and behind[1].isalpha() and not _is_letter(behind[1])
+    return behind[0] in _FORMULA or behind[0].isdigit() or is_function or is_compound
 
 
 def _leader(tokens: list[str], i: int) -> int | None:
@@ -298,19 +344,17 @@ def _leader(tokens: list[str], i: int) -> int | None:
     start = i
     while start > 1:
         step = start - 1
-        while step > 0 and tokens[step].lower() in _OTHERS_JOINING | {"."}:
+        while step > 0 and tokens[step].lower() in _LED_JOINING:
             step -= 1
-        if (
-            step == start - 1
-            or tokens[start - 1] == "("
-            or not _is_letter(tokens[step])
-        ):
+        is_joined = step < start - 1 and tokens[start - 1] != "("
+        if not is_joined or not _is_letter(tokens[step]):
             break
         start = step
     if start == i or not start:
         return None
     noun = tokens[start - 1].lower()
-    return start if noun.isalpha() and len(noun) > 1 else None
+    is_noun = noun.isalpha() and not _is_letter(noun)
+    return start if is_noun else None
 
 
 def difference(answer: str, box: str) -> str | None:
