@@ -34,7 +34,9 @@ KNOWN = {("Paris", "Par is")}
 def test_rules_agree_with_the_labels(capsys):
     """The labels say what a careful mathematician would. The last 375 pairs were written after the
     rules had been mended for the first 899, which agreed with 96.4% of those; of the 375 they
-    agreed with 99.2% unseen, and took none that was wrong.
+    agreed with 99.2% unseen, and took none that was wrong. Of 484 pairs after these, in the kinds
+    of public bug reports, the rules agreed with 61.6% before they were mended, and took 10 that
+    were wrong.
     """
     disagree, categories = [], Counter()
     for pair in PAIRS:
@@ -50,7 +52,7 @@ def test_rules_agree_with_the_labels(capsys):
             f"\nverifiers: {agreement:.2%} of {len(PAIRS)} labelled pairs, known: {disagree}"
         )
     assert set(disagree) <= KNOWN
-    assert agreement >= 0.995 and len(PAIRS) >= 400
+    assert agreement >= 0.995 and len(PAIRS) >= 1600
     assert categories["hedged"] >= 70 and categories["several boxes"] >= 20
 
 
