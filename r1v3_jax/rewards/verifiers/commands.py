@@ -48,6 +48,8 @@ _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z])")
 
 def renamed(text: str) -> str:
     r"""Gives each command one name: \dfrac{1}{2} -> \frac{1}{2}, \left[ -> [, 5\% -> 5%."""
+    if "\\" not in text:
+        return text
     # Some data has every backslash twice. Where there are rows, "\\" ends one.
     if r"\begin" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)

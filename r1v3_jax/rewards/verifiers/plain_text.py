@@ -38,8 +38,16 @@ _SPACED_BRACKET = re.compile(r"(\\sqrt|[\^]) +(?=\()|(?<![A-Za-z\\])abs +(?=\()"
 _BRACKET = re.compile(r"((?:\\sqrt|\^|(?<![A-Za-z\\])abs)?\()|[()\[\]]")
 
 
+# A quick look: what has no word and no operator of two characters is as it should be.
+_MAY_BE_PLAIN = re.compile(
+    r"(?<![\\A-Za-z])[A-Za-z]{2}|[*<>!(]|=[</>]|\.\.|\+/|\\sqrt|-1"
+)
+
+
 def as_latex(text: str) -> str:
     """Returns a text whose plain operators, names and functions are LaTeX's."""
+    if not _MAY_BE_PLAIN.search(text):
+        return text
     text = _OPERATOR.sub(lambda match: _OPERATORS[match[0]], text)
     text = _WORD.sub(_latex_word, text)
     text = _INVERSE.sub(r"\\arc\1 ", text)

@@ -86,8 +86,14 @@ _INTEGERS = re.compile(
 )
 
 
+# A quick look: what has no sign of a relation, no word and no bracket is no set.
+_MAY_BE_SET = re.compile(r"[<>&;,\[\]]|\\(?![fscdp])|[a-z]{2}|[^\x00-\x7f]")
+
+
 def without_words(text: str) -> str:
     r"""Turns words and set builders into signs: all real numbers -> (-\infty,\infty)."""
+    if not _MAY_BE_SET.search(text):
+        return text
     builder = _BUILDER.fullmatch(text)
     if builder and _SIGN.search(builder[2]):
         return _DOMAIN.sub("", builder[2])
@@ -114,6 +120,8 @@ _FRENCH = re.compile(  # ]1,2] is (1,2]
 
 def as_sets(text: str) -> str:
     r"""Gives relations and sets one spelling, as above; 1 and 7 -> 1;7;  2>a+b -> a+b<2."""
+    if not _MAY_BE_SET.search(text):
+        return text
     # Cases and systems hold relations of their own.
     if r"\begin{" in text or "&" in text:
         return text

@@ -6,6 +6,7 @@ first, then spaces, exponents and the rest.
 
 import functools
 import re
+from typing import NamedTuple
 
 from r1v3_jax.rewards.verifiers import characters, commands, plain_text
 
@@ -14,23 +15,58 @@ MAX_ANSWER = 400  # characters
 MAX_DEPTH = 8  # of brackets
 MAX_PARTS = 16  # of a list or a union
 
-_DELIMITERS = re.compile(r"\$|[¥￥€£]")
-# Applied in this order. END is the end of a command's name: \le is no part of \left.
-_SPELLINGS = [
-    (re.compile(pattern.replace("END", "(?![A-Za-z])")), replacement)
-    for pattern, replacement in [
-        (r"\{,\}", ","),
-        (r"(\\[A-Za-z]+)\{ ?\}", r"\1 "),  # x^\circ{} is x^\circ
-        (r"(?:^|(?<=/))\{([0-9]+)\}", r"\1"),
-        (r"\+ *(?=\\infty)", ""),
-        (r"\^ *\{ *\\circ *\}|\^ *\\circEND", r"^\\circ "),
-        # Braces around exponents and indices: x^2 -> x^{2}
-        (r"([\^_]) *([+-]?[0-9]+|[A-Za-z])", r"\1{\2}"),
-        (r"([\^_]) *(\\(?!(?:circ|frac|sqrt)END)[A-Za-z]+)", r"\1{\2}"),
-        # The third root of the second is \sqrt[3]{2}, written ³√2.
-        (r"(?:^|(?<=[-+*/=(,; ]))\^\{([0-9])\}\\sqrt(?=\{)", r"\\sqrt[\1]"),
+
+class _Rule(NamedTuple):
+    needs: str  # a text without this character stays as it is
+    pattern: re.Pattern
+    replacement: str
+
+
+def _rules(*rows: tuple[str, str, str]) -> list[_Rule]:
+    """Makes rules that are applied in order. END is the end of a command's name."""
+    return [
+        _Rule(needs, re.compile(pattern.replace("END", "(?![A-Za-z])")), replacement)
+        for needs, pattern, replacement in rows
     ]
-]
+
+
+_BRACES = _rules(
+    ("{", r"\{,\}", ","),
+    ("}", r"(\\[A-Za-z]+)\{ ?\}", r"\1 "),  # x^\circ{} is x^\circ
+    ("{", r"(?:^|(?<=/))\{([0-9]+)\}", r"\1"),
+    ("+", r"\+ *(?=\\infty)", ""),
+    ("^", r"\^ *\{ *\\circ *\}|\^ *\\circEND", r"^\\circ "),
+    # Braces around exponents and indices: x^2 -> x^{2}
+    ("^", r"\^ *([+-]?[0-9]+|[A-Za-z]|\\(?!(?:circ|frac|sqrt)END)[A-Za-z]+)", r"^{\1}"),
+    ("_", r"_ *([+-]?[0-9]+|[A-Za-z]|\\(?!(?:circ|frac|sqrt)END)[A-Za-z]+)", r"_{\1}"),
+    # The third root of the second is \sqrt[3]{2}, written ³√2.
+    ("^", r"(?:^|(?<=[-+*/=(,; ]))\^\{([0-9])\}\\sqrt(?=\{)", r"\\sqrt[\1]"),
+)
+_SPACES = _rules(
+    # A tie before a word says that it was text: "5~m" is a length.
+    ("~", r"~[~ ]*", "~"),
+    ("c", r"(?:(?<=[^ ~])|^)[ ~]*\b(?:per ?cent|pct)\b", "%"),
+    (" ", r", (?=[0-9])", ";"),  # 1, 234 is two numbers, 1,234 is one
+    (" ", r"(\\[A-Za-z]+) (?![A-Za-z])", r"\1"),
+    (" ", r"(?<![^\W_]) | (?![^\W_])", ""),
+)
+_ENDS = _rules(
+    ("=", r"^=~?(?=.)", ""),
+    # The patterns of relations find \le, \ge and \ne by the one space behind them.
+    ("\\", r"\\([lgn]e)END ?", r"\\\1 "),
+    ("e", r"(?<=[0-9])e([+-]?[0-9]{1,3})$", r"\\times10^{\1}"),
+    ("E", r"(?<=[0-9])E([+-]?[0-9]{1,3})$", r"\\times10^{\1}"),
+)
+_is_digits = re.compile("[0-9]+").fullmatch
+_WHITE = re.compile(r"\s+")
+_MONEY = re.compile(r"[$¥￥€£]")
+
+
+def _apply(rules: list[_Rule], text: str) -> str:
+    for needs, pattern, replacement in rules:
+        if needs in text:
+            text = pattern.sub(replacement, text)
+    return text
 
 
 @functools.lru_cache(maxsize=4096)  # the samples of a group share their answer
@@ -38,23 +74,14 @@ def normalise(text: str) -> str:
     """Returns one spelling: no markup, spaces only between words or digits, no final full stop."""
     # 1. One name for each sign and command. Most answers are a few digits.
     text = text.strip(" \n`*$")
-    if re.fullmatch("[0-9]+", text):
+    if _is_digits(text):
         return text
-    text = _DELIMITERS.sub(
-        "", commands.renamed(characters.as_latex(text).replace("~", " "))
-    )
-    text = plain_text.as_latex(commands.unframed(text))
-    text = commands.braced(text)
-    for pattern, replacement in _SPELLINGS:
-        text = pattern.sub(replacement, text)
+    text = commands.renamed(characters.as_latex(text).replace("~", " "))
+    text = plain_text.as_latex(commands.unframed(_MONEY.sub("", text)))
+    text = _apply(_BRACES, commands.braced(text))
 
-    # 2. Spaces. A tie before a word says that it was text: "5~m" is a length.
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"~[~ ]*", "~", text)
-    text = re.sub(r"(?:(?<=[^ ~])|^)[ ~]*\b(?:per ?cent|pct)\b", "%", text)
-    text = re.sub(r", (?=[0-9])", ";", text)  # 1, 234 is two numbers, 1,234 is one
-    text = re.sub(r"(\\[A-Za-z]+) (?![A-Za-z])", r"\1", text)
-    text = re.sub(r"(?<![^\W_]) | (?![^\W_])", "", text)
+    # 2. Spaces.
+    text = _apply(_SPACES, _WHITE.sub(" ", text))
 
     # 3. What stands around it all.
     text = text.strip("*").rstrip("~.,;").lstrip("~")
@@ -62,7 +89,4 @@ def normalise(text: str) -> str:
         if text[:1] != "{" or commands.brace_pairs(text).get(0) != len(text) - 1:
             break
         text = text[1:-1].strip("~")
-    text = re.sub(r"^=~?(?=.)", "", text)
-    # The patterns of relations find \le and \ge by the one space behind them.
-    text = re.sub(r"\\([lgn]e)(?![A-Za-z]) ?", r"\\\1 ", text)
-    return re.sub(r"(?<=[0-9])[eE]([+-]?[0-9]{1,3})$", r"\\times10^{\1}", text)
+    return _apply(_ENDS, text)
