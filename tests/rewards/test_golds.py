@@ -36,6 +36,10 @@ RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
         ("<answer> B </answer>", "B"),
         ("答案是72。", "72"),
         ("答：72个", "72个"),
+        ("解：24+48=72\n答：72", "72"),
+        ("The final answer is $72$. I hope it is correct.", "$72$"),
+        ("The answer is 7.2. This is because she has 7.", "7.2"),
+        ("The answer is Mt. Everest.", "Mt. Everest"),
         ("Answer: (B)", "(B)"),
         # Left as they are
         ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
@@ -76,6 +80,7 @@ KEPT = r"""Yes|isosceles triangle|Main Street 5|等腰三角形|No solution|does
 PROSE = """She has 72 apples left.|Natalia sold 72 clips|There are 72 apples.|x is greater than 3
     |Since AB = AC, it is 72|Because the sides are equal, the triangle is isosceles
     |小明一共有72个苹果|因为三角形等腰，所以是72|The value of x is 5|Therefore, x = 5|面积是12
+    |Total: 72
     |We add 24 and 48. So we get 72 clips altogether in May.|72 because 24+48=72
     |The set of all real numbers greater than or equal to two|x can be 3 or -3|#### 3\n#### 4"""
 

@@ -53,15 +53,12 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
 
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-# Of GSM8K: the working, then "#### 72". The value may stand below a heading: "#### Answer".
-_HASHES = re.compile(
-    r"(?:(?!####)[\s\S])*####[ \t]*(?:(?i:(?:final )?answer)[ :]*(?=\n))?\s*([^#\n]+?)\s*"
-)
-# The answer is 72.   **Final answer:** 72   答案是72。   答：72
+# The answer is 72.   **Final answer:** 72   答案是72。   解：x=72
 _STATED = re.compile(
     r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*"
-    r"|(?:答案(?:是|为|[:：])|^答[:：])[:：]?\s*"
+    r"|(?:答案(?:是|为|[:：])|(?m:^)[答解][:：])[:：]?\s*"
 )
+_NEXT_SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 
 
 # Verifiers that compare a value. To the others a text is what it is: "Answer: 72" off an image.
@@ -81,13 +78,26 @@ def unboxed(text: str, verifier: str = "") -> str:
         text = tagged[1]
     rules = {rule.split()[0] for rule in verifier.split("|") if rule.strip()}
     has_value = rules <= _OF_VALUES
-    hashes = _HASHES.fullmatch(text) if has_value else None
-    if hashes is not None:
-        text = hashes[1]
+    if has_value:
+        text = _behind_hashes(text)
     contents, _ = find_boxes(text)
     if contents:
         return text.strip() if differ(contents) else contents[-1]
     return _stated(text.strip()) if has_value else text.strip()
+
+
+def _behind_hashes(text: str) -> str:
+    """Returns what GSM8K writes behind ####; the text itself if that is no single value.
+
+    The value may stand below a heading: "#### Answer", then 72 in the next line.
+    """
+    working, hashes, value = text.rpartition("####")
+    heading, _, below = value.strip().partition("\n")
+    if heading.strip(" :").lower() in ("answer", "final answer"):
+        heading = below.strip()
+        below = ""
+    is_single = hashes and "####" not in working and not below
+    return heading if is_single and heading and "\n" not in heading else text
 
 
 def _stated(text: str) -> str:
@@ -95,11 +105,17 @@ def _stated(text: str) -> str:
     matches = list(_STATED.finditer(text))
     if not matches:
         return text
-    value = text[matches[-1].end() :].strip(" *").rstrip(".。").rstrip(" *")
-    # "The answer is not unique" and a value on several lines are left to `golds`.
+    value = text[matches[-1].end() :].strip()
+    # "The answer is not unique" is left to `golds`, and so is a value on several lines.
     if not value or "\n" in value or value.lower().startswith("not "):
         return text
-    return value
+    # "$72$. I hope it is correct." Not "Mt. Everest": no digit is in the word before the full stop.
+    for match in _NEXT_SENTENCE.finditer(value[:MAX_ANSWER]):
+        before = value[: match.start()]
+        if re.search("[0-9]", before.split()[-1] if before.strip() else ""):
+            value = before
+            break
+    return value.strip(" *").rstrip(".。").rstrip(" *")
 
 
 def extract(completion: str, *, thinking: bool = True) -> str | None:

@@ -43,9 +43,10 @@ _REASON = re.compile(
     r"(?i)\b(?:because|since|therefore|thus|hence|so)\b|因为|因此|所以|由于"
 )
 _VERB = re.compile(
-    r"(?i)\b(?:is|are|was|were|am|has|have|had|equals?|becomes?|will|can|must|needs?|costs?|takes?"
-    r"|makes?|gives?|gets?|earns?|sold|spent)\b|.(?:等于|需要?|[是有为共])(?= ?[0-9])"
+    r"(?i)\b(?:it's|that's|is|are|was|were|am|has|have|had|equals?|becomes?|will|can|must|needs?"
+    r"|costs?|takes?|makes?|gives?|gets?|earns?|sold|spent)\b|.(?:等于|需要?|[是有为共])(?= ?[0-9])"
 )
+_CAPTION = re.compile(r"[A-Za-z]{2}[A-Za-z ]*[:：] *[$(-]?[0-9\\]")  # Total: 72
 _NEXT_SENTENCE = re.compile(r"[.!?]\s+[A-Z][a-z]|[。！？，；][一-鿿]")
 _CHINESE = re.compile("[一-鿿]")
 
@@ -72,7 +73,7 @@ def is_prose(answer: str) -> bool:
     if _REASON.search(text) and (has_number or len(words) > 2 or len(characters) > 5):
         return True
     # "There are 72 apples" hides 72; "They are equal" hides nothing.
-    if has_number and _VERB.search(text):
+    if has_number and (_VERB.search(text) or _CAPTION.match(text)):
         return True
     if len(words) > 5 or len(characters) > 7:
         return bool(_NEXT_SENTENCE.search(text))
