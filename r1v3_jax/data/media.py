@@ -36,6 +36,8 @@ NUMBERED_FIELD = re.compile(r"(?:image|img|picture|photo|decoded_image)_?(\d{1,3
 FILM_FIELD = re.compile(
     r"(?:video|audio|film|movie)s?(?:_?(?:path|url|file|bytes|\d+)s?)?"
 )
+# Names a film, which may have been cut into images.
+FILM_NAME_FIELD = re.compile(r"(?:video|audio|film|movie)_?(?:id|uid|name)")
 # Objects in a record that belong to the row as its own fields do.
 NESTED = ("extra_info", "metadata")
 
@@ -73,7 +75,7 @@ _DATA_URI = re.compile(
 _BASE64 = re.compile(
     r"\s*(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/])[A-Za-z0-9+/\s]{90,}[=\s]*"
 )
-_NUMBERED_MARKER = re.compile(r"<image[ _]?(\d{1,3})>")
+_NUMBERED_MARKER = re.compile(r"<\|?image[ _]?(\d{1,3})\|?>", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,19 @@ def all_images(record: dict, in_turns: list) -> dict[int, Picture]:
     columns = list(_columns(record))
     if in_turns:
         columns.append(_pictures("a part of a turn", in_turns))
-    return _one_set(columns)
+    images = _one_set(columns)
+    if not images:
+        for prefix, fields in places(record):
+            for name, value in fields.items():
+                if FILM_NAME_FIELD.fullmatch(str(name).lower()) and not is_empty(value):
+                    raise _film(f"{prefix}{name}")
+    return images
+
+
+def _film(field: str) -> InvalidRecord:
+    # Without its frames the question of a film is not the same question.
+    detail = f"{field[:100]}: a row about a video or a sound; cut it into images"
+    return InvalidRecord("fields", detail)
 
 
 def _columns(record: dict) -> Iterator[Pictures]:
@@ -142,12 +156,8 @@ def _columns(record: dict) -> Iterator[Pictures]:
             field = f"{prefix}{name}"
             if is_empty(value):
                 continue
-            # Without its frames the question of a film is not the same question.
             if FILM_FIELD.fullmatch(str(name).lower()) and not _is_flag(value):
-                detail = (
-                    f"{field[:100]}: a row about a video or a sound; cut it into images"
-                )
-                raise InvalidRecord("fields", detail)
+                raise _film(field)
             if not is_image_field(name, value):
                 continue
             number = NUMBERED_FIELD.fullmatch(str(name).lower())
@@ -167,7 +177,8 @@ def _rank(item: tuple) -> int:
 
 
 def _is_flag(value) -> bool:
-    return isinstance(value, bool | int | float)
+    # "video": 4010069381 is a number of a film.
+    return isinstance(value, bool | int | float) and value in (0, 1)
 
 
 def _pictures(field: str, value) -> Pictures:
@@ -192,8 +203,8 @@ def _one_set(columns: list[Pictures]) -> dict[int, Picture]:
     InvalidRecord if the fields differ: one of them would be lost.
     """
     columns = [column for column in columns if column.by_number]
-    if not columns:
-        return {}
+    if len(columns) < 2:
+        return columns[0].by_number if columns else {}
     # Bytes are better than names, and among equals the longest field.
     best = max(columns, key=lambda column: (_has_bytes(column), len(column.by_number)))
     kept = list(best.by_number.values())
@@ -296,6 +307,9 @@ def _from_uri(uri: str) -> bytes:
 
 def _from_base64(text: str) -> bytes:
     """Decodes base64, which may be broken into lines."""
+    # Most have no line ends, and looking for them takes longer than decoding.
+    with contextlib.suppress(binascii.Error, ValueError):
+        return base64.b64decode(text, validate=True)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:

@@ -18,8 +18,10 @@ from r1v3_jax.rewards.verifiers import boxes
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Fields that hold all options: a list, {"A": ...}, or a text with either in it.
 LIST_FIELDS = ("options", "choices", "answer_choices", "multiple_choices")
-# Fields that hold one option each, by letter or number: A, option_a, choiceB, opa, option1.
-SINGLE_FIELD = re.compile(r"([A-J])|(?:options?|choices?|op)_?([A-Ja-j]|\d{1,2})")
+# Fields that hold one option each, by letter or number: A, option_a, choiceB, opa, answerA.
+SINGLE_FIELD = re.compile(
+    r"([A-J])|(?i:(?:options?|choices?|op)[ _]?([A-J]|\d{1,2}))|answer_?([A-J])"
+)
 # Keys of an option that is an object: {"label": "A", "text": "cat"}.
 LABEL_KEYS = ("label", "id", "key", "letter", "option")
 TEXT_KEYS = ("text", "content", "value")
@@ -75,7 +77,8 @@ def _options(record: dict) -> Options:
                 read = _read(fields[name], prefix + name)
                 by_field |= {prefix + name: read} if read else {}
             else:
-                single[(match[1] or match[2]).upper()] = fields[name]
+                label = match[1] or match[2] or match[3]
+                single[label.upper()] = fields[name]
         if single:
             shown = f"{prefix}options {', '.join(single)}"
             by_field[shown] = _by_label(single, shown)

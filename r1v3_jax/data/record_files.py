@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.data import fields
+from r1v3_jax.data import fields, media
 from r1v3_jax.types import DroppedRow
 
 MAX_RECORD = 64 * 2**20  # bytes; image_files.MAX_BYTES of an image are 43 MiB of base64
@@ -223,7 +223,8 @@ class Tar:
 
     The index is the offset and the size of each member; nothing is extracted to disk. KEY.json
     gives the fields. Members that are images replace the paths in the JSON; they are in order of
-    their names, with numbers as numbers: 2.png before 10.png.
+    their names, with numbers as numbers: 2.png before 10.png. A film, a sound or an image of
+    another format becomes a field with the member's name, for which the row is left out.
 
         a/7.json  a/7.1.png  a/7.2.png  ->  {"question": ..., "images": [bytes, bytes]}
     """
@@ -265,11 +266,14 @@ class Tar:
 
     def __getitem__(self, i: int) -> dict:
         record = {}
+        unread = {}
         images = []
         for ending, start, size in self.places[i]:
             is_image = ending.endswith(self.IMAGES)
             # Other members, such as 001.cls, are not read at all.
             if not is_image and not ending.endswith(".json"):
+                if media.media_in(ending):
+                    unread[ending] = self.keys[i] + ending
                 continue
             if size > MAX_RECORD:
                 detail = f"a member of {size} bytes, at most {MAX_RECORD} are read"
@@ -280,10 +284,10 @@ class Tar:
             else:
                 record = _parsed(self, i, data)
         if not images:
-            return record
+            return record | unread
         # A path in the JSON would be looked for on this disk, where the image is not.
-        fields = {name: value for name, value in record.items() if name != "image"}
-        return fields | {"images": images}
+        kept = {name: value for name, value in record.items() if name != "image"}
+        return kept | unread | {"images": images}
 
     def name_of(self, i: int) -> str:
         """Names record i by its members' name without the ending: "shard/set/001"."""

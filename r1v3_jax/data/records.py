@@ -26,9 +26,11 @@ from r1v3_jax.types import DroppedRow, Example
 # Tokens that stand for structure in a chat, in every checkpoint of the family. A row with one in
 # its text could end its own turn and begin another.
 CONTROL = (chat.TURN_START, chat.TURN_END, *chat.IMAGE_TOKENS, "<|endoftext|>")
-# Pictures and films as HTML, Markdown, data: URIs, or the markers of other programs.
+# Pictures and films as HTML, as Markdown, as data: URIs, and as markers of other programs:
+# <|image_pad|>, <ImageHere>, <Image>. Our own marker is <image>.
 PICTURE_IN_TEXT = re.compile(
     r"<(?:img|video|audio)\b[^<>]*>|!\[[^\[\]\n]*\]\([^()\s]+\)|\bdata:(?:image|video|audio)/"
+    r"|<\|(?:image|vision|video|audio)\w*\|>|<(?!image>)(?i:image(?:here)?)>"
 )
 DATA_URI = "data:;base64,"
 MAX_NAME = 1000  # characters of an id, a source, a level or a verifier

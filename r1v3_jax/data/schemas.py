@@ -202,7 +202,8 @@ def _from_trl(record: dict) -> dict:
     {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]},
      {"role": "assistant", "content": "It.\n</think>\n\\boxed{0}"}], "images": ["a.png"]}
     """
-    turns = first_filled(record, "messages", "prompt")
+    name = "prompt" if is_empty(record.get("messages")) else "messages"
+    turns = record.get(name)
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
     # `messages` end with the reply; `prompt` may have it apart, as `completion`.
@@ -219,7 +220,7 @@ def _from_trl(record: dict) -> dict:
         "id": first_filled(record, "id"),
         "source": first_filled(record, "source", "data_source"),
         "answer": _answer_or_box(first_filled(record, *ANSWERS), row["chain"]),
-        "read": ("prompt", "messages", "completion", "id", "source", *ANSWERS),
+        "read": (name, "completion", "id", "source", *ANSWERS),
     }
 
 

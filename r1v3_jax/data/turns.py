@@ -77,7 +77,8 @@ def read_turns(turns) -> tuple[list[dict], list]:
 
         # 2. What is said.
         content = first_filled(turn, "content", "value")
-        if isinstance(content, list):
+        if isinstance(content, list | dict):
+            content = content if isinstance(content, list) else [content]
             parts = [_part(part, role, name, images) for part in content]
             content = "".join(parts)
         content = read_text(content, name)

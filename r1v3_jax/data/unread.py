@@ -77,12 +77,15 @@ def _refuse_media(fields: dict, prefix: str) -> None:
         if isinstance(value, bytes | bytearray) and value:
             problem = "bytes"
         elif isinstance(value, str) and value:
-            problem = media.media_in(value) or _by_name(key)
+            problem = media.media_in(value)
             waiting.append((path, key, parse_list(value)))
         elif isinstance(value, dict):
             waiting += [(f"{path[:150]}.{name}", name, x) for name, x in value.items()]
         elif isinstance(value, list):
             waiting += [(path, key, entry) for entry in value]
+        # Numbers are counts: {"images": 2}.
+        if isinstance(value, str | list | dict) and not is_empty(value):
+            problem = problem or _by_name(key)
         if problem:
             raise InvalidRecord(
                 "fields", f"{path[:150]}: {problem}, in a field that is not read"

@@ -62,6 +62,15 @@ def test_a_part_of_a_turn_may_hold_its_image(part, image):
     assert (row["question"], row["images"]) == ("What?<image>And?<image>", [image, B])
 
 
+def test_a_turn_may_be_one_part():
+    row = row_of(asked({"text": "Which?", "type": "text"}))
+    assert row["question"] == "Which?"
+    row = row_of(
+        {"messages": [{"role": "user", "content": {"image": A}}], "answer": "5"}
+    )
+    assert (row["question"], row["images"]) == ("<image>", [A])
+
+
 def test_images_of_earlier_turns_come_first():
     turns = [
         {"role": "user", "content": [{"type": "image", "image": A}, TEXT]},
@@ -129,6 +138,8 @@ def test_numbered_markers_give_order_and_repetition():
     row = row_of(MMMU | {"question": question})
     assert row["question"] == "Is <image> or <image> larger, and <image>?"
     assert row["images"] == [B, A, B]
+    row = row_of(MMMU | {"question": "<|image_2|>, <Image 1>?"})
+    assert (row["question"], row["images"]) == ("<image>, <image>?", [B, A])
     options = "['<image 2>', 'none']"
     row = row_of(MMMU | {"question": "<image 1> is like", "options": options})
     assert row["question"] == "<image> is like\n(A) <image>\n(B) none"
@@ -238,10 +249,18 @@ def test_another_form_is_refused_by_its_keys(image, message):
         f"Look: {URI}",
         "<video>Which?",
         "<audio>\nWhich?",
+        "<|vision_start|><|image_pad|><|vision_end|>Which?",
+        "<ImageHere>Which?",
+        "<Image>Which?",
     ],
 )
 def test_a_picture_that_is_only_written_in_the_question_is_refused(text):
     assert problem_of({"question": text, "answer": "B"})[0] == "text"
+
+
+def test_a_film_that_was_cut_into_images_may_keep_its_name():
+    row = row_of({"question": "q", "answer": "5", "video_id": "v-1", "images": [A, B]})
+    assert row["images"] == [A, B] and row["metadata"] == {"video_id": "v-1"}
 
 
 def test_a_text_about_files_is_a_text():

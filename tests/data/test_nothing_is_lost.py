@@ -76,9 +76,12 @@ FIELDS = [
     ("figure", A64, REFUSED),
     ("caption", f"see {URI}", REFUSED),
     ("notes", {"by": "me", "pages": [{"image": "scan of page 1"}]}, REFUSED),
+    ("notes", {"image": {"path": "scan"}}, REFUSED),
     ("notes", {"reasoning": "because"}, REFUSED),
     # Films and sounds.
     ("video", "a", REFUSED),
+    ("video", 4010069381, REFUSED),
+    ("video_id", "v-1", REFUSED),
     ("videos", [b"\0\0\0 ftypisom"], REFUSED),
     ("video_path", "a.mp4", REFUSED),
     ("audio", {"bytes": b"RIFF", "path": None}, REFUSED),
@@ -182,6 +185,9 @@ def test_columns_of_letters_are_options(schema):
         ("option_a", "option_b"),
         ("choiceA", "choiceB"),
         ("opa", "opb"),
+        ("Option A", "Option B"),
+        ("option1", "option2"),
+        ("answerA", "answerB"),
     ):
         columns = dict(zip(names, ("cat", "dog"), strict=True))
         row = outcome(SCHEMA_ROWS[schema] | columns | {"C": None, "D": float("nan")})
@@ -230,6 +236,16 @@ def test_a_thought_in_a_field_of_a_reply_is_kept_once():
     assert outcome({"messages": [*ASK, reply]})["chain"] == twice["completion"]
     other = reply | {"thinking": "another"}
     assert "another one before </think>" in outcome({"messages": [*ASK, other]})
+
+
+def test_the_turns_that_are_not_read_are_searched_as_well():
+    turn = {"role": "user", "content": [{"type": "image", "image": "a.png"}]}
+    for record in (
+        {"messages": ASK, "prompt": [turn], "answer": "B"},
+        {"conversations": ASK, "messages": [turn], "answer": "B"},
+        {"problem": "Which?", "question": "![](a.png)", "turns": [turn], "answer": "B"},
+    ):
+        assert "a picture" in outcome(record) or "an image" in outcome(record)
 
 
 def test_only_the_assistant_thinks():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rows_for_tests import digit, write_array_record, write_tar
 
-from r1v3_jax.data import record_files
+from r1v3_jax.data import Rows, record_files
 from r1v3_jax.types import DroppedRow
 
 pytest.importorskip("array_record.python.array_record_module")
@@ -242,3 +242,13 @@ def test_tar_cut_short_or_damaged_between_members_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.tar: damaged or cut short at byte"):
             record_files.Tar(str(path))
+
+
+def test_a_film_in_a_tar_is_no_row_without_it(tmp_path):
+    row = json.dumps({"question": "q", "answer": "a"}).encode()
+    for ending in (".mp4", ".wav", ".left.tiff", ".SVG"):
+        members = [("7.json", row), (f"7{ending}", b"x"), ("7.cls", b"1")]
+        path = write_tar(tmp_path / f"a{ending}.tar", members)
+        with pytest.raises(DroppedRow, match=f"7{ending.lower()}") as error:
+            Rows(path)(0)
+        assert error.value.reason == "fields"
