@@ -111,5 +111,5 @@ def set_mesh(flag: flags.FlagHolder):
             f"--mesh={','.join(flag.value)}: wanted three whole numbers, data,fsdp,tensor, "
             "such as --mesh=8,1,1"
         )
-    tpu_flags.set_init_args()
+    tpu_flags.set_init_args(tpu_flags.kind_of_this_machine())
     return jax.set_mesh(make_mesh(tuple(map(int, flag.value))))

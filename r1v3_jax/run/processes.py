@@ -5,6 +5,7 @@ import os
 import jax
 from absl import flags
 
+from r1v3_jax.config.topology import parse
 from r1v3_jax.run import tpu_flags
 
 
@@ -42,7 +43,7 @@ def start_processes(holders: dict[str, flags.FlagHolder], topology: str) -> None
     values = {name: holder.value for name, holder in holders.items()}
     explicit = [values[name] for name in ("coordinator", "num_processes", "process_id")]
     if topology:
-        tpu_flags.set_init_args()
+        tpu_flags.set_init_args(parse(topology).kind)
 
     # 1. By flags, on any machine.
     if any(value is not None for value in explicit):

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TextIO
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax.config import Run
 from r1v3_jax.config.topology import Slice, parse
@@ -61,7 +63,7 @@ def environment(topology: Slice) -> dict[str, str]:
 def devices(topology: Slice) -> list:
     """Returns the chips of a slice to compile for, and sets the environment for them.
 
-    ImportError without the package libtpu.
+    ImportError without the package libtpu, ValueError if it is too old.
     """
     os.environ.update(environment(topology))
     try:
@@ -70,6 +72,7 @@ def devices(topology: Slice) -> list:
         raise ImportError(
             'the TPU compiler is not installed; pip install "r1v3_jax[tpu]"'
         ) from error
+    tpu_flags.installed_libtpu()
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")  # jax may have been imported before
@@ -77,6 +80,24 @@ def devices(topology: Slice) -> list:
         platform="tpu", topology_name=topology.name
     )
     return described.devices
+
+
+def check_options(chips: list, kind: str) -> None:
+    """Raises ValueError if the compiler refuses one of its options, with the line of their file.
+
+    chips: some of `devices`. A small all-gather between two of them is enough to find that out.
+    """
+    pair = chips[:2]
+    mesh = jax.sharding.Mesh(pair, "chips")
+    shards = NamedSharding(mesh, PartitionSpec("chips"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = jax.ShapeDtypeStruct((8 * len(pair), 128), jnp.float32, sharding=shards)
+    gather = jax.jit(lambda x: x, out_shardings=whole)
+    try:
+        gather.lower(rows).compile(compiler_options=tpu_flags.options(kind))
+    except jax.errors.JaxRuntimeError as error:
+        sentence = tpu_flags.refused_flag(str(error), kind)
+        raise ValueError(sentence or f"the TPU compiler fails: {error}") from error
 
 
 # -------------------------------------------------------------------------------------------------
@@ -101,7 +122,7 @@ def outcome_of(
     if path.is_file():
         outcome = json.loads(gzip.decompress(path.read_bytes()))
     else:
-        outcome = _compile_elsewhere(name, banned, full)
+        outcome = _compile_elsewhere(name, banned, full, parse(topology).kind)
         with atomic_file(path, shared=True) as partial:
             partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
     return outcome | {"arguments": arguments}
@@ -126,7 +147,8 @@ def _key(lowered: jax.stages.Lowered, topology: str, full: bool) -> str:
     variables = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
     values = [os.environ.get(variable, "") for variable in variables]
     # The text of a program does not say for which chip it is.
-    settings = [topology, tpu_flags.flags(), versions, values, full, OUTCOME]
+    options = tpu_flags.options(parse(topology).kind)
+    settings = [topology, options, versions, values, full, OUTCOME]
     identity = json.dumps([lowered.as_text(), *settings], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
@@ -135,8 +157,10 @@ def _key(lowered: jax.stages.Lowered, topology: str, full: bool) -> str:
 # the parent of a child process
 
 
-def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
-    """Compiles one program in a child process and returns its outcome."""
+def _compile_elsewhere(
+    name: str, banned: tuple[int, ...], full: bool, kind: str
+) -> dict:
+    """Compiles one program in a child process and returns its outcome; kind: of chips."""
     directory = Path(tempfile.mkdtemp(prefix="r1v3_dry_run_"))
     try:
         with (directory / "log").open("w+") as log:
@@ -149,7 +173,7 @@ def _compile_elsewhere(name: str, banned: tuple[int, ...], full: bool) -> dict:
             if outcome is not None:
                 return outcome
             log.seek(0)
-            return _excess(name, log.read())
+            return _excess(name, log.read(), kind)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -206,8 +230,8 @@ def _scheduled(directory: Path, name: str) -> dict | None:
     return {"hlo": text, "peak": int(peak[1])}
 
 
-def _excess(name: str, log: str) -> dict:
-    """Returns the outcome of a program that is too large.
+def _excess(name: str, log: str, kind: str) -> dict:
+    """Returns the outcome of a program that is too large for chips of a kind.
 
     ValueError if the child failed for another reason.
     """
@@ -226,6 +250,8 @@ def _excess(name: str, log: str) -> dict:
                 "peak": int(float(used) * unit[used_unit]),
                 "limit": int(float(limit) * unit[limit_unit]),
             }
+    if sentence := tpu_flags.refused_flag(log, kind):
+        raise ValueError(f"{name} does not compile: {sentence}")
     raise ValueError(f"{name} does not compile:\n{log[-4000:]}")
 
 
@@ -238,14 +264,17 @@ def compile_here(config: Run) -> None:
     job = json.loads(os.environ[CHILD])
     directory = Path(job["out"])
     banned = tuple(job["banned"])
-    mesh = make_mesh(config.mesh, devices(parse(config.topology)))
+    topology = parse(config.topology)
+    mesh = make_mesh(config.mesh, devices(topology))
     stage, _, label = job["name"].partition("/")
     if stage == "evaluate":
         table = evaluation_programs(config, mesh, banned)
     else:
         table = stage_programs(config, stage, mesh, banned)
     program = next(program for program in table if program.label == label)
-    compiled = program.lower().compile(compiler_options=tpu_flags.flags())
+    compiled = program.lower().compile(
+        compiler_options=tpu_flags.options(topology.kind)
+    )
     # The most that arguments, outputs and temporaries take together at any moment.
     memory = compiled.memory_analysis()
     peak = memory.peak_memory_in_bytes

@@ -79,7 +79,9 @@ def run(
     """
     # 1. The programs, by name.
     topology = parse(config.topology)
-    mesh = make_mesh(config.mesh, compiler.devices(topology))
+    chips = compiler.devices(topology)
+    compiler.check_options(chips, topology.kind)
+    mesh = make_mesh(config.mesh, chips)
     table = programs_by_name(config, mesh, banned)
     unknown = sorted(set(only) - set(table))
     if unknown:

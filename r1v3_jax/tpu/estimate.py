@@ -36,7 +36,6 @@ FREE = {
     "replica-id",
     "opt-barrier",
     "add-dependency",
-    "async-update",
 }
 # Where the time goes: matmuls; splash attention; other Pallas kernels; other ops, and waiting for
 # copies; waiting for collectives.
@@ -207,7 +206,9 @@ class Simulation:
         for op in ops.values():
             if op.opcode in FREE:
                 continue
-            if transfer := self.start(op, cost):
+            if hlo.starts_later(op):
+                continue
+            if transfer := self.start(op, ops, cost):
                 channel = transfer.channel
                 departure = max(cost.seconds, free_from[channel])
                 arrival = departure + transfer.seconds
@@ -242,13 +243,14 @@ class Simulation:
         else:
             self.compute(op, ops, cost)
 
-    def start(self, op: Op, cost: Cost) -> Transfer | None:
+    def start(self, op: Op, ops: Ops, cost: Cost) -> Transfer | None:
         """Returns the transfer that `op` starts, if it starts one."""
-        is_start = op.opcode.endswith("-start")
+        is_start = op.opcode.endswith("-start") or op.opcode == "async-update"
         collective = op if is_start and op.kind in COLLECTIVES else None
-        is_async = op.opcode == "async-start"
+        is_async = op.opcode in ("async-start", "async-update")
         if is_async or self.module.calls_target(op, "AsyncCollectiveStart"):
-            collective = next(iter(self.module.collectives(op)), None)
+            caller = hlo.async_start(op, ops) if is_async else op
+            collective = next(iter(self.module.collectives(caller)), None)
         if collective:
             transfer = self.torus.collective(collective)
             cost.count(transfer)

@@ -5,6 +5,7 @@ The text is HLO as the TPU compiler prints it after optimisation. Knows nothing 
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Ops that hand on the number they read.
@@ -67,8 +68,40 @@ def parse(hlo: str) -> tuple[dict[str, Ops], str]:
     computations = {}
     for computation, lines in lines_of.items():
         ops = map(parse_op, lines)
-        computations[computation] = {op.name: op for op in ops}
+        computations[computation] = _with_elements(ops)
     return computations, entry
+
+
+def _with_elements(ops: Iterable[Op]) -> Ops:
+    """Returns a computation's ops by name, with an op for each element of a tuple.
+
+    The compilers of libtpu 0.0.50 name an element where it is used, without an op of its own:
+
+        %y = f32[2] negate(%pair#1)  ->  %pair#1 = f32[2] get-tuple-element(%pair), index=1
+                                         %y = f32[2] negate(%pair#1)
+    """
+    by_name = {}
+    for op in ops:
+        for name in op.operands:
+            _add_element(name, by_name)
+        by_name[op.name] = op
+    return by_name
+
+
+def _add_element(name: str, ops: Ops) -> None:
+    """Adds the op that `name`, as NAME#K, stands for, unless it is there."""
+    whole, mark, index = name.rpartition("#")
+    if name in ops or not mark:
+        return
+    _add_element(whole, ops)  # an element of an element: "pair#1#0"
+    ops[name] = Op(
+        name=name,
+        shape=elements(ops[whole].shape)[int(index)],
+        opcode="get-tuple-element",
+        operands=(whole,),
+        text=f"(%{whole}), index={index}",
+        is_root=False,
+    )
 
 
 def parse_op(line: str) -> Op:
@@ -80,6 +113,8 @@ def parse_op(line: str) -> Op:
     end = length_of_parenthesis(body) if is_tuple else body.index(" ")
     call = body[end:].lstrip()
     opcode, arguments = call.split("(", 1)
+    # An async op that makes a call, with machine code: the name of what it calls is to_apply.
+    opcode = re.sub("^call-(start|update)", r"async-\1", opcode)
     text = f"({arguments}"
     end_of_operands = length_of_parenthesis(text)
     operands = re.findall(r"%([^\s,)]+)", text[:end_of_operands])
@@ -112,6 +147,22 @@ def length_of_parenthesis(text: str) -> int:
 def arrays(shape: str) -> list[str]:
     """Splits a shape into its arrays: "(f32[2]{0}, s32[])" -> ["f32[2]{0}", "s32[]"]."""
     return re.findall(r"[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?", shape)
+
+
+def elements(shape: str) -> list[str]:
+    """Splits the shape of a tuple into those of its elements.
+
+    "(f32[2,3]{1,0}, (s32[], pred[]))" -> ["f32[2,3]{1,0}", "(s32[], pred[])"]
+    """
+    parts = [""]
+    depth = 0
+    for character in shape[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def dims(array: str) -> list[int]:
@@ -163,6 +214,28 @@ def operand(op: Op, i: int, ops: Ops) -> Op:
     """Returns the op that made operand `i`; -1 is the last one."""
     name = op.operands[i]
     return ops[name]
+
+
+def starts_later(op: Op) -> bool:
+    """Tells whether a part of an async op moves nothing yet, or no more.
+
+    A SparseCore is woken before its data are there. They move from the second line on:
+
+        %s = ((), (), (s32[1])) async-start(), calls=%gather
+        %u = ((bf16[80]), bf16[5120]) async-update(%s, %shard)
+        %y = bf16[5120] async-done(%u)
+
+    Elsewhere the start has the data, and an update only hands on: async-update(%s).
+    """
+    data = {"async-start": 1, "async-update": 2}
+    return len(op.operands) < data.get(op.opcode, 0)
+
+
+def async_start(op: Op, ops: Ops) -> Op:
+    """Returns the async-start that an async-update goes on from; it names the computation."""
+    while op.opcode == "async-update":
+        op = operand(op, 0, ops)
+    return op
 
 
 def starter(op: Op, ops: Ops, in_flight: dict) -> str | None:

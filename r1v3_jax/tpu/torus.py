@@ -60,8 +60,12 @@ class Torus:
         links = [self._links(axis, span) for axis, span in enumerate(spans)]
         # Which way the compiler goes is known only after code generation. Before that, all-gathers
         # are assumed to go round one ring, the others along all axes at once.
+        # A SparseCore's way is known at once: its data go in parts, each by rings of its own.
         algorithm = "".join(re.findall(r'"(?:emitter|strategy)":"(\w+)"', op.text))
-        one_ring = "1D" in algorithm or (not algorithm and op.kind == "all-gather")
+        ways = op.text.count('"phase_rings"')
+        is_known = bool(algorithm or ways)
+        one_ring = "1D" in algorithm or 0 < ways <= 2
+        one_ring |= not is_known and op.kind == "all-gather"
         used_links = min(sum(links), 2) if one_ring else sum(links)
 
         # 2. The bytes. In a ring of 4 chips with shards of 1 MB each chip sends 3 MB in an

@@ -21,8 +21,11 @@ class Module:
         self.computations, self.entry = hlo.parse(text)
 
     def callee(self, op: Op) -> Ops:
-        """Returns the computation that a fusion or an async op calls; {} if it calls none."""
-        return self.computations.get(op.called(), {})
+        """Returns the computation that a fusion, an async op or a call runs; {} if it runs none."""
+        name = op.called()
+        if name is None and op.opcode in ("call", "async-start"):
+            name = op.called("to_apply")
+        return self.computations.get(name, {})
 
     def calls_target(self, op: Op, target: str) -> bool:
         """Tells whether a fusion has a custom call of this target in it."""

@@ -18,7 +18,6 @@ from tpu_compiler import needs_libtpu
 from r1v3_jax.config import load_config, topology
 from r1v3_jax.models import flops
 from r1v3_jax.pipeline import preflight
-from r1v3_jax.run import tpu_flags
 
 
 def launch(*arguments, cache: Path | None = None, timeout=900):
@@ -44,7 +43,7 @@ def check_refused(process, *messages):
         assert message in process.stderr
 
 
-# --- slices and flags --------------------------------------------------------------------------
+# --- slices ------------------------------------------------------------------------------------
 
 
 def test_slices():
@@ -64,27 +63,6 @@ def test_slices():
     ):
         with pytest.raises(ValueError, match="topology"):
             topology.parse(name)
-
-
-def test_every_flag_has_a_reason():
-    lines = tpu_flags.FLAGS.read_text().splitlines()
-    names = [line.partition(" =")[0] for line in lines if line and line[0] != "#"]
-    assert set(names) == set(tpu_flags.flags())
-    assert len(names) == len(set(names)) > 5
-    for previous, line in zip(lines, lines[1:], strict=False):
-        if line.startswith("xla"):
-            # In front of it is a comment, or another flag with the same reason.
-            assert previous.startswith(("#", "xla")), line
-
-
-def test_flags_reach_the_runtime_and_the_users_win(monkeypatch):
-    name, value = next(iter(tpu_flags.flags().items()))
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{name}=mine")
-    tpu_flags.set_init_args()
-    options = os.environ["LIBTPU_INIT_ARGS"].split()
-    assert f"--{name}=mine" in options
-    assert f"--{name}={value}" not in options
-    assert len(options) == len(tpu_flags.flags())
 
 
 # --- refusals ----------------------------------------------------------------------------------

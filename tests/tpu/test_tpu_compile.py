@@ -68,7 +68,7 @@ def test_the_attention_of_a_pods_update_becomes_machine_code(reports):
     """A chip's share of samples of 8,192 tokens after prompts of 4,096.
 
     Within the compiler's own limit of VMEM a kernel's blocks do not fit, within that of
-    `tpu_flags.flags()` they do.
+    `tpu_flags.options` they do.
     """
     assert reports["attention"]["kernels"] == {
         f"splash_mqa_{name}": 1 for name in ("dkv", "dq", "fwd")
@@ -97,7 +97,7 @@ def compile_all() -> dict:
     programs = lower_all()
     reports = {name: report(compiled(program)) for name, program in programs.items()}
     attention = attention_of_a_pod()
-    reports["attention"] = report(compiled(attention, tpu_flags.flags()))
+    reports["attention"] = report(compiled(attention, tpu_flags.options("v5p")))
     without_flags = compiled(attention)
     reports["attention without flags"] = without_flags.get("error", "compiles")
     return reports
