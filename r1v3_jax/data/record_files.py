@@ -273,7 +273,8 @@ class Tar:
             # Other members, such as 001.cls, are not read at all.
             if not is_image and not ending.endswith(".json"):
                 if media.media_in(ending):
-                    unread[ending] = self.keys[i] + ending
+                    name = self.keys[i] + ending
+                    unread[name] = name
                 continue
             if size > MAX_RECORD:
                 detail = f"a member of {size} bytes, at most {MAX_RECORD} are read"
