@@ -41,7 +41,8 @@ DRY_RUN = flags.DEFINE_bool(
 TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
-    "A TPU slice in place of the config's, as v5p:2x2x4; mesh.data follows it.",
+    "A TPU slice in place of the config's, as v5p:2x2x4, or several, as '2 x v5p:4x4x8'; "
+    "mesh.data follows it.",
 )
 DRY_RUN_OUT = flags.DEFINE_string(
     "dry_run_out", None, "A JSON file for what the dry run found; asks for a dry run."
@@ -100,7 +101,7 @@ def start(base: Run, values: config_dict.ConfigDict) -> None:
         values.topology = TOPOLOGY.value
         mesh_is_default = tuple(values.mesh) == base.mesh
         if mesh_is_default:
-            values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value).chips)
+            values.mesh = base.mesh_of(topology.parse(TOPOLOGY.value))
     config = freeze(base, values)
 
     # Exactly one of these, the cheapest first.

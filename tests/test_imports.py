@@ -12,7 +12,7 @@ PACKAGE = TESTS.parent / "r1v3_jax"
 # A room may import rooms of the lines above it in this list, and none of its own line.
 FLOORS = [
     "files sharding types losses",
-    "config checksums",
+    "config checksums slices",
     "models processing rewards",
     "data hf run sampling tasks",
     "cli report rollout",

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from r1v3_jax.config import topology
 from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.fields import (
     TABLE,
@@ -23,6 +22,7 @@ from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.model import Compute, ModelConfig
 from r1v3_jax.config.rewards import Verify
 from r1v3_jax.config.sft import SFT
+from r1v3_jax.config.topology import Topology, parse
 from r1v3_jax.sharding import check_mesh_shape
 
 # What a stage may be. What each kind does: `stages.kinds`.
@@ -129,7 +129,9 @@ class Run:
         1,
         1,
     )  # data, fsdp, tensor; what they do: `sharding`
-    topology: str = ""  # of a TPU slice, as "v5p:4x4x8"; empty: a CPU, or GPUs
+    # A TPU slice, as "v5p:4x4x8", or several, as "2 x v5p:4x4x8", which `data` of the mesh spans;
+    # empty: a CPU, or GPUs.
+    topology: str = ""
     seed: int = 0
     # A Hugging Face directory or a checkpoint of ours; empty: random weights.
     init_from: str = ""
@@ -222,20 +224,27 @@ class Run:
         free = stage.may_change()
         return {k: v for k, v in fields.items() if k.rpartition(".")[2] not in free}
 
-    def mesh_of(self, chips: int) -> tuple[int, int, int]:
-        """Returns this mesh for another number of chips.
+    @property
+    def slices(self) -> int:
+        """How many slices the mesh is on; 1 without a topology."""
+        return parse(self.topology).slices if self.topology else 1
 
-        `data` takes what `fsdp` and `tensor` leave; those two are halved only if they must be.
+    def mesh_of(self, chips: Topology) -> tuple[int, int, int]:
+        """Returns this mesh for other chips.
+
+        `data` takes what `fsdp` and `tensor` leave, on all slices; those two are halved only if
+        they must be.
 
             (16, 4, 2) on 64 chips -> (8, 4, 2)      on 4 chips -> (1, 2, 2)
+                       on 2 slices of 128 chips -> (32, 4, 2)
         """
         _, fsdp, tensor = self.mesh
-        while chips % (fsdp * tensor):
+        while chips.chips_a_slice % (fsdp * tensor):
             if fsdp > 1:
                 fsdp //= 2
             else:
                 tensor //= 2
-        return chips // (fsdp * tensor), fsdp, tensor
+        return chips.chips // (fsdp * tensor), fsdp, tensor
 
     def _check_names(self) -> None:
         """Raises ValueError for stages that flags cannot address, or for none at all."""
@@ -270,11 +279,17 @@ class Run:
         check_mesh_shape(self.mesh)
         if not self.topology:
             return
-        chips = topology.parse(self.topology).chips
+        chips = parse(self.topology)
         devices = math.prod(self.mesh)
-        if chips != devices:
+        if chips.chips != devices:
             raise ValueError(
                 f"Run.mesh {self.mesh} has {devices} devices and topology "
-                f"{self.topology} {chips} chips; a mesh that would do: "
-                f"{tuple(self.mesh_of(chips))}"
+                f"{self.topology} {chips.chips} chips; a mesh that would do: "
+                f"{self.mesh_of(chips)}"
+            )
+        data = self.mesh[0]
+        if data % chips.slices:
+            raise ValueError(
+                f"Run.mesh {self.mesh} has data {data}, which cannot span the {chips.slices} "
+                f"slices of {self.topology}; a mesh that would do: {self.mesh_of(chips)}"
             )

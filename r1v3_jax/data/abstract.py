@@ -52,7 +52,8 @@ def _tile_shapes(config: ModelConfig, parts: int, slots: int):
 
 def on_mesh(batch, config: Run, mesh):
     """Lays out a batch of shapes on `mesh` as `placement.place` lays out one of numbers."""
-    return with_shardings(batch, placement.specs(batch, config.compute.rules), mesh)
+    specs = placement.specs(batch, config.compute.rules, mesh)
+    return with_shardings(batch, specs, mesh)
 
 
 def with_shardings(shapes, specs, mesh):

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1v3_jax.sharding import Rules
+from r1v3_jax.sharding import Rules, present
 
 
 def split(batch, parts: int):
@@ -27,8 +27,8 @@ def split(batch, parts: int):
     return dataclasses.replace(batch, **arrays)
 
 
-def specs(batch, rules: Rules):
-    """Returns the PartitionSpec of each array of a Batch, PolicyBatch or PromptBatch.
+def specs(batch, rules: Rules, mesh):
+    """Returns the PartitionSpec on `mesh` of each array of a Batch, PolicyBatch or PromptBatch.
 
     Rows are sharded over the batch axes of the mesh, tile slots over the tile axes:
 
@@ -50,6 +50,7 @@ def specs(batch, rules: Rules):
         elif name == "prompt_of_row":
             axis = 1  # its last axis counts rows
         after = array.ndim - axis - 1
+        mesh_axes = present(mesh_axes, mesh)
         return PartitionSpec(*[None] * axis, mesh_axes, *[None] * after)
 
     return jax.tree_util.tree_map_with_path(spec, batch)
@@ -70,7 +71,7 @@ def place(batch, rules: Rules, mesh):
             array.shape, NamedSharding(mesh, spec), lambda index: array[index]
         )
 
-    return jax.tree.map(on_devices, batch, specs(batch, rules))
+    return jax.tree.map(on_devices, batch, specs(batch, rules, mesh))
 
 
 def fetch(tree):

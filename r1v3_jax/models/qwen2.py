@@ -42,7 +42,7 @@ from r1v3_jax.models.layers import (
     rope_angles,
     rotate,
 )
-from r1v3_jax.sharding import each_shard, gather, take_rows
+from r1v3_jax.sharding import each_shard, gather, look_up, take_rows
 
 
 class Block(nnx.Module):
@@ -175,8 +175,7 @@ class Qwen2(nnx.Module):
         # would stop growing at 256 occurrences.
         table = gather(table, rules.text_gather, table.dtype)
         spec = rules.spec("batch", None, None)
-        rows = table.at[tokens].get(out_sharding=spec)
-        return rows.astype(self.dtype)
+        return look_up(table, tokens, spec).astype(self.dtype)
 
     def __call__(
         self,

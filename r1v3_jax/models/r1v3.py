@@ -27,7 +27,7 @@ from r1v3_jax.models.caches import Cache, PromptCache
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.qwen2 import Qwen2
-from r1v3_jax.sharding import gather, replicate, reshape_rows
+from r1v3_jax.sharding import gather, look_up, replicate, reshape_rows
 
 CONNECTOR_EPS = 1e-5  # torch's default for LayerNorm, not the tower's 1e-6
 
@@ -134,8 +134,7 @@ class R1V3(nnx.Module):
         width = image_embeddings.shape[-1]
         flat = replicate(image_embeddings.reshape(-1, width))
         spec = self.compute.rules.spec("batch", None, None)
-        rows = flat.at[jnp.maximum(image_index, 0)]
-        images = rows.get(out_sharding=spec)
+        images = look_up(flat, jnp.maximum(image_index, 0), spec)
         # The token id at an image's place is the image token's; its embedding is replaced.
         is_image = (image_index >= 0)[..., None]
         return jnp.where(is_image, images.astype(x.dtype), x)

@@ -55,7 +55,7 @@ def run(
     started = time.time()
     context = prepare(config, workdir, quiet, accept_changes)
     summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
-    with jax.set_mesh(make_mesh(config.mesh)):
+    with jax.set_mesh(make_mesh(config.mesh, slices=config.slices)):
         # 1. The stages, each from the weights of the one before.
         names = list(config.selected_stages())
         model = initial_model(context, first_stage=names[0])

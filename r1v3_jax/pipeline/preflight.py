@@ -59,7 +59,7 @@ def check(
         check_workdir(config, workdir, accept_changes)
 
     # 4. The mesh: every array of the model must split over it, to train and to decode.
-    mesh = abstract_mesh(config.mesh)
+    mesh = abstract_mesh(config.mesh, slices=config.slices)
     for compute in (config.compute, build.decode_compute(config.compute)):
         build.abstract(config.model, compute, mesh)
 

@@ -70,7 +70,7 @@ def rollout_programs(
 
     # 2. The prompts and what is computed of them.
     batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
-    batch = with_shardings(batch, placement.specs(batch, compute.rules), mesh)
+    batch = with_shardings(batch, placement.specs(batch, compute.rules, mesh), mesh)
     images = None
     if config.model.vision is not None:
         images = jax.eval_shape(encode_images, model, batch.tiles)

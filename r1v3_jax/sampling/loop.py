@@ -40,6 +40,7 @@ from r1v3_jax.sampling.state import (
     no_completions,
 )
 from r1v3_jax.sharding import each_shard, split_rows, take_rows
+from r1v3_jax.slices import each_slice, max_over_slices, number_rows, share_of_slice
 
 
 def generate(
@@ -188,7 +189,7 @@ class Decoding:
     key: jax.Array  # the random key of the whole rollout
     limit: jax.Array  # int32[], tokens of a sample at most
     until: jax.Array  # int32[], so many finished samples end the call
-    samples: jax.Array  # int32[N], 0 to N - 1: the numbers of all samples
+    samples: jax.Array  # int32[N], the numbers of all samples (of a slice): 0 to N - 1
     tile: tuple[int, int]  # see `draw`
 
     def sample_keys(self, samples: jax.Array) -> jax.Array:
@@ -208,8 +209,22 @@ def decode(
 ) -> DecodeState:
     """Samples until `until` samples (int32[]), or all, have ended or have `limit` tokens.
 
-    The state is donated.
+    The state is donated. Each of several slices samples its share of them, and waits for no other
+    until the end.
     """
+    decode_slice = functools.partial(_decode, sampling=sampling)
+    return each_slice(decode_slice, model, state, key, limit, until, like=state)
+
+
+def _decode(
+    model: R1V3,
+    state: DecodeState,
+    key: jax.Array,
+    limit: jax.Array,
+    until: jax.Array,
+    sampling: SamplingParams,
+) -> DecodeState:
+    """Does `decode` for the samples of one slice."""
     rules = model.compute.rules
     count = len(state.finished)
     spec = rules.spec("batch")
@@ -220,26 +235,27 @@ def decode(
         sampling=sampling,
         key=key,
         limit=jnp.minimum(sampling.max_tokens, limit),
-        until=jnp.minimum(count, until),
-        samples=jax.lax.broadcasted_iota(jnp.int32, (count,), 0, out_sharding=spec),
+        until=jnp.minimum(count, share_of_slice(until)),
+        samples=number_rows(count, spec),
         tile=tile_of(state.logits.shape, batch_shards, vocab_shards),
     )
 
     # Without a queue slot b is sample b: a single loop over tokens.
     if state.queue is None:
         sample_keys = decoding.sample_keys(decoding.samples)
-        return jax.lax.while_loop(
+        state = jax.lax.while_loop(
             lambda state: jnp.sum(state.idle) < decoding.until,
             functools.partial(advance, decoding, sample_keys),
             state,
         )
-
     # With a queue: an outer loop over refills, and inside `serve` a loop over tokens.
-    return jax.lax.while_loop(
-        lambda state: jnp.sum(state.queue.finished) < decoding.until,
-        functools.partial(serve, decoding),
-        state,
-    )
+    else:
+        state = jax.lax.while_loop(
+            lambda state: jnp.sum(state.queue.finished) < decoding.until,
+            functools.partial(serve, decoding),
+            state,
+        )
+    return dataclasses.replace(state, step=max_over_slices(state.step))
 
 
 def advance(

@@ -20,6 +20,7 @@ class Chip:
     hbm_gib: float  # that a program may use, as the compiler reports it
     link: float  # bytes, one way, of one link to a neighbour
     axes: int  # of the torus that the links form
+    network: float  # bytes, one way, to other slices: its share of its host's
 
     @property
     def reached_flops(self) -> float:
@@ -41,11 +42,13 @@ class Chip:
 
 # FLOP/s and bytes/s: cloud.google.com/tpu/docs. Links: 90% of the nominal 100, 50, 100 GB/s of the
 # scaling-book. Clock: the one at which the matrix units have the published peak (v5p: 2 cores x 4
-# units of 128 x 128). Usable memory: what the compiler refuses to exceed.
+# units of 128 x 128). Usable memory: what the compiler refuses to exceed. Network, "data center
+# network bandwidth" of cloud.google.com/tpu/docs: v5p 50 Gbit/s a chip; v5e 6.4 and v6e 25.6 Tbit/s
+# for a pod of 256 chips.
 CHIPS = {
-    "v5p": Chip("v5p", 459e12, 1.75e9, 2, 2765e9, 95.74, 90e9, axes=3),
-    "v5e": Chip("v5e", 197e12, 1.50e9, 1, 819e9, 15.75, 45e9, axes=2),
-    "v6e": Chip("v6e", 918e12, 1.75e9, 1, 1640e9, 31.25, 90e9, axes=2),
+    "v5p": Chip("v5p", 459e12, 1.75e9, 2, 2765e9, 95.74, 90e9, 3, network=6.25e9),
+    "v5e": Chip("v5e", 197e12, 1.50e9, 1, 819e9, 15.75, 45e9, 2, network=3.125e9),
+    "v6e": Chip("v6e", 918e12, 1.75e9, 1, 1640e9, 31.25, 90e9, 2, network=12.5e9),
 }
 
 # The part of peak FLOP/s and of peak bytes/s that is reached. That of FLOP/s was read off
@@ -54,4 +57,5 @@ REACHED = 0.85
 
 OP_SECONDS = 1e-6  # to start and finish an op
 HOP_SECONDS = 1e-6  # from a chip to its neighbour
+NETWORK_SECONDS = 1e-4  # from a slice to another, assumed
 HOST_RATE = 16e9  # bytes/s between a chip and its host, nominal (scaling-book)

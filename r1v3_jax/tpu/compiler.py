@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1v3_jax.config import Run
-from r1v3_jax.config.topology import Slice, parse
+from r1v3_jax.config.topology import Topology, parse
 from r1v3_jax.files import atomic_file
 from r1v3_jax.rollout.programs import evaluation_programs
 from r1v3_jax.run import tpu_flags
@@ -48,7 +48,7 @@ stopped = threading.Event()
 # a slice that is not there
 
 
-def environment(topology: Slice) -> dict[str, str]:
+def environment(topology: Topology) -> dict[str, str]:
     """Returns the variables with which libtpu compiles for `topology` here, in any process."""
     return {
         "JAX_PLATFORMS": "cpu",
@@ -60,8 +60,8 @@ def environment(topology: Slice) -> dict[str, str]:
     }
 
 
-def devices(topology: Slice) -> list:
-    """Returns the chips of a slice to compile for, and sets the environment for them.
+def devices(topology: Topology) -> list:
+    """Returns the chips of all slices to compile for, and sets the environment for them.
 
     ImportError without the package libtpu, ValueError if it is too old.
     """
@@ -77,7 +77,9 @@ def devices(topology: Slice) -> list:
 
     jax.config.update("jax_platforms", "cpu")  # jax may have been imported before
     described = topologies.get_topology_desc(
-        platform="tpu", topology_name=topology.name
+        platform="tpu",
+        topology_name=topology.slice_name,
+        num_slices=topology.slices,
     )
     return described.devices
 
@@ -265,7 +267,7 @@ def compile_here(config: Run) -> None:
     directory = Path(job["out"])
     banned = tuple(job["banned"])
     topology = parse(config.topology)
-    mesh = make_mesh(config.mesh, devices(topology))
+    mesh = make_mesh(config.mesh, devices(topology), slices=topology.slices)
     stage, _, label = job["name"].partition("/")
     if stage == "evaluate":
         table = evaluation_programs(config, mesh, banned)

@@ -17,18 +17,19 @@ import math
 import time
 
 from r1v3_jax.config import Run
-from r1v3_jax.config.topology import Slice, parse
+from r1v3_jax.config.topology import Topology, parse
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.report import rows
 from r1v3_jax.rollout.programs import evaluation_programs
 from r1v3_jax.run.program import Program
-from r1v3_jax.sharding import make_mesh
+from r1v3_jax.sharding import make_mesh, slice_of
 from r1v3_jax.stages.kinds import kind_of, open_reader, stage_programs
 from r1v3_jax.tpu import compiler
 from r1v3_jax.tpu.chips import CHIPS
 from r1v3_jax.tpu.compiler import GIB, outcome_of, stopped
 from r1v3_jax.tpu.estimate import Estimate, estimate
+from r1v3_jax.tpu.torus import ACROSS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Compiled:
     @property
     def fits(self) -> bool:
         return self.peak <= self.limit
+
+    @property
+    def bytes_across_slices(self) -> float:
+        """Returns what a chip sends to other slices in one call; 0 with one slice."""
+        collectives = self.estimate.collectives.items()
+        return sum(c.bytes for kind, c in collectives if kind.endswith(ACROSS))
 
     @property
     def seconds(self) -> float:
@@ -81,7 +88,7 @@ def run(
     topology = parse(config.topology)
     chips = compiler.devices(topology)
     compiler.check_options(chips, topology.kind)
-    mesh = make_mesh(config.mesh, chips)
+    mesh = make_mesh(config.mesh, chips, slices=topology.slices)
     table = programs_by_name(config, mesh, banned)
     unknown = sorted(set(only) - set(table))
     if unknown:
@@ -154,14 +161,17 @@ def main_stage(config: Run, steps: dict) -> str:
 
 def compile_all(
     table: dict[str, Program],
-    topology: Slice,
+    topology: Topology,
     mesh,
     banned: tuple[int, ...],
     full: bool,
 ) -> dict[str, Compiled]:
     """Compiles the programs, two at a time, and prints a line about each."""
     chip = CHIPS[topology.kind]
-    coords = [tuple(device.coords) for device in mesh.devices.flat]
+    places = {
+        "coords": [tuple(device.coords) for device in mesh.devices.flat],
+        "slices": [slice_of(device) for device in mesh.devices.flat],
+    }
     compiled = {}
     pool = concurrent.futures.ThreadPoolExecutor(2)
     try:
@@ -173,7 +183,7 @@ def compile_all(
                 outcome_of, name, lowered, topology.name, banned, full
             )
         for name, outcome in outcomes.items():
-            compiled[name] = compiled_of(outcome.result(), table[name], chip, coords)
+            compiled[name] = compiled_of(outcome.result(), table[name], chip, places)
             print(program_line(name, compiled[name]), flush=True)
     finally:  # after a failure or an interruption nothing more is started
         stopped.set()
@@ -182,12 +192,15 @@ def compile_all(
     return compiled
 
 
-def compiled_of(outcome: dict, program: Program, chip, coords) -> Compiled:
-    """Returns one program's figures from the outcome of its compilation."""
+def compiled_of(outcome: dict, program: Program, chip, places: dict) -> Compiled:
+    """Returns one program's figures from the outcome of its compilation.
+
+    places: `coords` and `slices` of the chips, as `tpu.estimate.estimate` takes them.
+    """
     estimated = None
     if outcome["hlo"]:
         estimated = estimate(
-            outcome["hlo"], chip=chip, coords=coords, dynamic_trips=program.trips
+            outcome["hlo"], chip=chip, dynamic_trips=program.trips, **places
         )
     # The compiler names its limit only where it refuses a program.
     limit = outcome.get("limit", int(chip.hbm_gib * GIB))
@@ -202,9 +215,11 @@ def step_of(
     stage = config.stages[name]
     chips = math.prod(config.mesh)
     seconds = {}
+    across = 0.0
     for label, entry in compiled.items():
         if entry.program.calls:  # a validation or a probe is no part of a step
             seconds[label] = entry.seconds * entry.program.calls
+            across += entry.bytes_across_slices * entry.program.calls
     total = sum(seconds.values())
     # What the model has to compute for these tokens, not what the programs compute: recomputed
     # layers do not count.
@@ -222,19 +237,23 @@ def step_of(
         "chip_hours_per_step": chip_hours,
         "chip_hours": chip_hours * stage.steps,
         "steps": stage.steps,
+        "bytes_across_slices": across,  # that a chip sends
     }
 
 
 def step_line(name: str, step: dict) -> str:
     """Formats the figures of a step, in one line."""
     parts = [f"{label} {seconds:.2f}" for label, seconds in step["seconds"].items()]
+    across = ""
+    if step["bytes_across_slices"]:
+        across = f"; a chip sends {step['bytes_across_slices'] / 1e9:.2f} GB across slices a step"
     return (
         f"{name}: a step takes {step['step_seconds']:.1f} s by estimate, every row full "
         f"({', '.join(parts)}); "
         f"{step['tokens_per_second']:,.0f} tokens/s; update at {step['mfu']:.1%} MFU "
         "(6 N D + causal attention, over time x chips x peak); "
         f"{step['chip_hours_per_step']:.2f} chip-hours a step, {step['chip_hours']:,.0f} for "
-        f"{step['steps']:,} steps"
+        f"{step['steps']:,} steps{across}"
     )
 
 

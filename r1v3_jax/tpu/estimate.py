@@ -10,7 +10,7 @@ of models, meshes or jax.
 The method was calibrated on v5p against three published training speeds (MaxText's 32B and
 Llama2-70B recipes; errors +4%, -1%, +2%). No decoding step and no other chip was ever compared with
 a measurement: expect those to be right within a factor of two. Left out: the host and its input,
-the network between slices, stragglers.
+stragglers, and on several slices whatever else uses the network between them.
 """
 
 import re
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from r1v3_jax.tpu import hlo, splash
 from r1v3_jax.tpu.chips import HOST_RATE, OP_SECONDS, Chip
 from r1v3_jax.tpu.hlo import Op, Ops
-from r1v3_jax.tpu.torus import COLLECTIVES, Coords, Torus, Transfer
+from r1v3_jax.tpu.torus import COLLECTIVES, Coords, Torus, Transfer, rendezvous
 from r1v3_jax.tpu.work import Module
 
 # Ops that take no time: they name or order what exists already.
@@ -36,6 +36,7 @@ FREE = {
     "replica-id",
     "opt-barrier",
     "add-dependency",
+    "recv",
 }
 # Where the time goes: matmuls; splash attention; other Pallas kernels; other ops, and waiting for
 # copies; waiting for collectives.
@@ -85,16 +86,18 @@ def estimate(
     *,
     chip: Chip,
     coords: Sequence[Coords],
+    slices: Sequence[int] = (),
     dynamic_trips: int = 1,
 ) -> Estimate:
     """Estimates the time of one run of an optimised, scheduled program on `chip`.
 
-    `coords` are the torus coordinates of each partition, in order. A loop that ends on data, not on
+    `coords` are the torus coordinates of each partition, in order; `slices` the slice of each, if
+    there are several. A loop that ends on data, not on
     a count, is assumed to make `dynamic_trips` trips. A loop around such a loop, which interrupts
     it now and then to refill decode slots, is assumed to make one.
     """
     module = Module(text)
-    torus = Torus(chip, coords)
+    torus = Torus(chip, coords, slices)
     simulation = Simulation(module, torus, dynamic_trips)
     cost = simulation.cost(module.entry)
     return Estimate(
@@ -213,9 +216,12 @@ class Simulation:
                 departure = max(cost.seconds, free_from[channel])
                 arrival = departure + transfer.seconds
                 free_from[channel] = arrival
-                in_flight[op.name] = transfer.kind, arrival
+                name = rendezvous(op) or op.name
+                in_flight[name] = transfer.kind, arrival
             elif self.is_end(op):
                 starter = hlo.starter(op, ops, in_flight)
+                if op.opcode == "recv-done":  # what a send has started
+                    starter = rendezvous(hlo.operand(op, 0, ops))
                 kind, arrival = in_flight.pop(starter, ("copy", 0.0))
                 wait = arrival - cost.seconds
                 cost.expose(kind, max(0.0, wait))
@@ -251,6 +257,10 @@ class Simulation:
         if is_async or self.module.calls_target(op, "AsyncCollectiveStart"):
             caller = hlo.async_start(op, ops) if is_async else op
             collective = next(iter(self.module.collectives(caller)), None)
+        if op.opcode == "send":
+            transfer = self.torus.exchange(op)
+            cost.count(transfer)
+            return transfer
         if collective:
             transfer = self.torus.collective(collective)
             cost.count(transfer)

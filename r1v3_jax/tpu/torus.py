@@ -1,6 +1,7 @@
 """Estimates collectives: how many bytes a chip sends, and how long the links need for them.
 
-Knows the torus of a slice and the text of single ops; nothing of the rest of a program.
+Knows the torus of a slice, the network between slices, and the text of single ops; nothing of the
+rest of a program.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from r1v3_jax.tpu import hlo
-from r1v3_jax.tpu.chips import HOP_SECONDS, Chip
+from r1v3_jax.tpu.chips import HOP_SECONDS, NETWORK_SECONDS, Chip
 from r1v3_jax.tpu.hlo import Op
 
 COLLECTIVES = {
@@ -19,6 +20,8 @@ COLLECTIVES = {
     "all-to-all",
     "collective-permute",
 }
+# Behind the kind of a collective whose chips are on several slices.
+ACROSS = " across slices"
 
 
 Coords = tuple[int, ...]  # of a chip in the torus
@@ -37,11 +40,17 @@ class Transfer:
 
 
 class Torus:
-    """A slice of chips by their coordinates, `coords`: one tuple for each partition, in order."""
+    """A slice of chips by their coordinates, `coords`: one tuple for each partition, in order.
 
-    def __init__(self, chip: Chip, coords: Sequence[Coords]):
+    slices: of a run on several slices, the number of the slice of each partition.
+    """
+
+    def __init__(
+        self, chip: Chip, coords: Sequence[Coords], slices: Sequence[int] = ()
+    ):
         self.chip = chip
         self.coords = [_three_axes(c) for c in coords]
+        self.slices = list(slices) or [0] * len(self.coords)
         by_axis = zip(*self.coords, strict=True)
         self.dims = [max(axis) + 1 for axis in by_axis]
         self.rings = chip.rings(self.dims)
@@ -53,6 +62,9 @@ class Torus:
         group = self.group(op.text)
         size = len(group)
         result = _result_bytes(op, size)
+        slices = len({self.slices[i] for i in group})
+        if slices > 1:
+            return self._across_slices(op.kind, result, size, slices)
 
         # 1. The links of a chip along each axis. `spans`: chips of the group along the axis.
         by_axis = zip(*(self.coords[i] for i in group), strict=True)
@@ -95,6 +107,50 @@ class Torus:
         seconds += HOP_SECONDS * hops
         return Transfer(op.kind, "group", sent, seconds)
 
+    def exchange(self, op: Op) -> Transfer:
+        """Estimates what a chip exchanges with its peers on the other slices, one on each.
+
+        The compiler writes it as a send to the host and a recv from it, which meet by a name. The
+        hosts do the rest:
+
+            %s = (f32[1024,8,128], u32[], token[]) send(%x, %after-all), frontend_attributes={
+                _xla_host_transfer_rendezvous="psum.9_0",_xla_megascale_transfer_type="ALL_REDUCE"}
+            %r = (f32[1024,8,128], u32[], token[]) recv(%after-all), ... the same name
+            %y = (f32[1024,8,128], token[]) recv-done(%r)
+        """
+        written = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.text)[1]
+        kind = written.lower().replace("_", "-")  # "ALL_REDUCE" -> "all-reduce"
+        slices = len(set(self.slices))
+        operand = hlo.bytes_of(hlo.arrays(op.shape)[0])
+        sizes = {"all-gather": operand * slices, "reduce-scatter": operand / slices}
+        result = sizes.get(kind, operand)
+        return self._across_slices(kind, result, slices, slices)
+
+    def _across_slices(
+        self, kind: str, result: float, size: int, slices: int
+    ) -> Transfer:
+        """Estimates a collective of `size` chips on several slices.
+
+        result: its bytes on one chip. Counted is only what crosses, assuming that a slice's chips
+        first add up or gather among themselves, over links that take no time beside the network,
+        and that each then has an equal part of the data to exchange with its peers.
+
+        An all-reduce of 8 MB over 2 slices of 4 chips: each chip has 2 MB to exchange with one
+        other, and sends half of them twice.
+        """
+        chips = size / slices  # of the group on a slice
+        share = (slices - 1) / slices
+        if kind == "all-gather":
+            sent = result * share / chips
+        elif kind == "all-reduce":
+            sent = result * (2 * share) / chips
+        elif kind == "reduce-scatter":  # its operand has `size` times the result
+            sent = result * size * share / chips
+        else:  # all-to-all: nothing to add up or to share
+            sent = result * share
+        seconds = sent / self.chip.network + NETWORK_SECONDS
+        return Transfer(kind + ACROSS, "network", sent, seconds)
+
     def _links(self, axis: int, span: int) -> int:
         """Returns how many links of a chip a group of `span` chips along an axis can use."""
         if span == 1:
@@ -112,12 +168,21 @@ class Torus:
         """
         if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
             return _integers(listed[1])
-        if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
+        pattern = (
+            r"replica_groups=mesh\[([^\]]*)\]"
+            r"(?:, device_ids=\(\[([\d,]+)\]T\(([\d,]+)\)\))?\s*\{([^}]*)\}"
+        )
+        if mesh := re.search(pattern, text):
             names = re.findall(r"'(\w+)'=", mesh[1])
             sizes = re.findall(r"=(\d+)", mesh[1])
-            grouped = re.findall(r"\w+", mesh[2])
+            grouped = re.findall(r"\w+", mesh[4])
             order = [i for i, name in enumerate(names) if name in grouped]
-            return hlo.strided(list(map(int, sizes)), order)
+            group = hlo.strided(list(map(int, sizes)), order)
+            if not mesh[2]:
+                return group
+            # device_ids=([2,4]T(1,0)): the mesh is over the partitions 0 4 1 5 2 6 3 7.
+            partitions = hlo.strided(_integers(mesh[2]), _integers(mesh[3]))
+            return [partitions[i] for i in group]
         pattern = r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
         iota = re.search(pattern, text)
         if not iota:  # none is written: all partitions are one group
@@ -140,7 +205,11 @@ class Torus:
         load = Counter()  # link -> messages on it
         longest = 0  # hops
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", op.text)[1]
-        for source, target in re.findall(r"(\d+),(\d+)", pairs):
+        pairs = re.findall(r"(\d+),(\d+)", pairs)
+        if any(self.slices[int(a)] != self.slices[int(b)] for a, b in pairs):
+            seconds = size / self.chip.network + NETWORK_SECONDS
+            return Transfer(op.kind + ACROSS, "network", size, seconds)
+        for source, target in pairs:
             start = self.coords[int(source)]
             end = self.coords[int(target)]
             links = self._route(start, end)
@@ -167,6 +236,12 @@ class Torus:
                 links.append((axis, forward, tuple(position)))
                 position[axis] = (position[axis] + step) % size
         return links
+
+
+def rendezvous(op: Op) -> str | None:
+    """Returns the name by which a send and a recv meet; None for other ops."""
+    name = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', op.text)
+    return name and name[1]
 
 
 def _three_axes(coords: Sequence[int]) -> Coords:

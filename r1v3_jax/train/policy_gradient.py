@@ -12,6 +12,7 @@ from r1v3_jax.losses.policy import importance_weights
 from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.slices import sum_over_slices
 from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
 from r1v3_jax.train.update import micro_batch, summed_gradients
 from r1v3_jax.types import PolicyBatch, SampleRows
@@ -43,6 +44,7 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     (grads, prompt_grads), metrics = summed_gradients(
         loss, (params, prompts), batch.rows, batch.used
     )
+    metrics = sum_over_slices(metrics)
     # Means over the tokens that are learnt from, whatever their weights add up to.
     for name in ("sampler_gap", "policy_entropy"):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
@@ -51,7 +53,7 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     prompt_grads = jax.tree.map(lambda g, x: g.astype(x.dtype), prompt_grads, prompts)
     (through_prompts,) = pull_back(prompt_grads)
     grads = jax.tree.map(lambda g, x: g + x.astype(g.dtype), grads, through_prompts)
-    return grads, metrics
+    return sum_over_slices(grads), metrics
 
 
 def policy_loss(

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.run.program import concrete
+from r1v3_jax.slices import each_slice, sum_over_slices
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +87,7 @@ def gradients(loss_fn: Callable) -> Callable:
             return loss_fn(model(params), micro)
 
         (grads,), metrics = summed_gradients(loss_of_params, (params,), batch)
-        return grads, metrics
+        return sum_over_slices((grads, metrics))
 
     return of_batch
 
@@ -99,7 +101,8 @@ def make_update(
     """Returns the jitted step `(state, batch) -> (state, metrics)`; the state is donated.
 
     gradients: `(model, params, batch) -> (grads, metrics)` for the whole batch, metrics with its
-    loss; `model(params)` is the model with these weights where it learns. A step whose loss,
+    loss; `model(params)` is the model with these weights where it learns. Each of several slices
+    calls it with its own rows, and there it adds up what the slices have, once. A step whose loss,
     gradient, update or moments are not finite changes nothing; its `finite` is 0 and the caller
     decides.
     """
@@ -108,9 +111,14 @@ def make_update(
     def update(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
         # 1. Gradients, and the step that the optimizer makes of them.
         graph, params, frozen = nnx.split(state.model, learns, ...)
-        grads, metrics = gradients(
-            lambda params: nnx.merge(graph, params, frozen), params, batch
-        )
+
+        def of_slice(params, frozen, batch):
+            return gradients(
+                lambda params: nnx.merge(graph, params, frozen), params, batch
+            )
+
+        layouts = (params, PartitionSpec())
+        grads, metrics = each_slice(of_slice, params, frozen, batch, like=layouts)
         norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.optimizer, params)
         update_norm = optax.tree.norm(updates)

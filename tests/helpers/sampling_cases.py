@@ -88,11 +88,11 @@ def on_one_device(
     return jax.device_get(completions)
 
 
-def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0):
+def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0, slices=1):
     """Two samples of each of eight prompts, on the host."""
     tokens, lengths, index = batch(*EIGHT)
     images = np.concatenate([encode_images(model)] * 2)
-    mesh = make_mesh(mesh_shape)
+    mesh = make_mesh(mesh_shape, slices=slices)
     with jax.set_mesh(mesh):
 
         def put(x, *axes):

@@ -151,6 +151,15 @@ def test_eight_devices_serve_their_own_slots(ending, sample, name):
     assert_same(actual, expected)
 
 
+@pytest.mark.parametrize("slots", [0, 8])
+@pytest.mark.parametrize("slices, shape", [(2, (4, 2, 1)), (4, (4, 1, 2))])
+def test_slices_sample_what_one_device_does(ending, sample, slices, shape, slots):
+    """Each slice decodes its own samples and refills its own slots."""
+    expected = sample(*EIGHT, group_size=2, model=ending, **WARM)
+    actual = on_a_mesh(ending, shape, DECODE, True, WARM, slots=slots, slices=slices)
+    assert_same(actual, expected)
+
+
 def test_slots_that_do_not_fit_are_refused(ending, sample):
     for slots in (17, -1):
         message = f"{slots} slots for 16 samples; at most one for each"

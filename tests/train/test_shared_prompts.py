@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import get_mesh
+from jax.sharding import PartitionSpec, get_mesh
 from random_models import random_model
 
 from r1v3_jax.config import GRPO, TINY, Compute, Run
@@ -22,6 +22,7 @@ from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import TRAIN, make_mesh, shardings
+from r1v3_jax.slices import each_slice
 from r1v3_jax.train import optimizer, policy_batch, policy_gradient
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.types import Batch, Example
@@ -134,8 +135,7 @@ def shared_gradient(model, groups, config: GRPO, names: str):
         policy_batch.policy_batch(groups, config, Processor), TRAIN, get_mesh()
     )
 
-    @jax.jit
-    def gradient(params, batch):
+    def of_slice(params, frozen, batch):
         return policy_gradient.gradients(
             lambda params: nnx.merge(graph, params, frozen),
             params,
@@ -143,7 +143,12 @@ def shared_gradient(model, groups, config: GRPO, names: str):
             config=config,
         )
 
-    grads, metrics = gradient(params, batch)
+    @jax.jit
+    def gradient(params, frozen, batch):  # as `make_update` calls it
+        layouts = (params, PartitionSpec())
+        return each_slice(of_slice, params, frozen, batch, like=layouts)
+
+    grads, metrics = gradient(params, frozen, batch)
     return metrics["loss"], grads
 
 
@@ -201,11 +206,14 @@ def on_one_device(model, groups):
     return shared_gradient(model, groups, CONFIG, "all")
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 2), (2, 2, 2), (8, 1, 1)])
-def test_a_mesh_changes_nothing(model, groups, on_one_device, shape):
+@pytest.mark.parametrize(
+    "shape, slices",
+    [((1, 2, 2), 1), ((2, 2, 2), 1), ((8, 1, 1), 1), ((4, 2, 1), 2), ((8, 1, 1), 4)],
+)
+def test_a_mesh_changes_nothing(model, groups, on_one_device, shape, slices):
     """Also where there are more devices than prompts, so that prompts are there twice."""
     want_loss, want = on_one_device
-    mesh = make_mesh(shape, jax.devices()[: np.prod(shape)])
+    mesh = make_mesh(shape, jax.devices()[: np.prod(shape)], slices=slices)
     config = dataclasses.replace(CONFIG, accumulate=3, prompt_parts=2)
     with jax.set_mesh(mesh):
         graph, state = nnx.split(model)
