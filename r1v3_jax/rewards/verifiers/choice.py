@@ -99,8 +99,8 @@ def read(text: str) -> frozenset[str] | None:
 
 def _plain(text: str) -> str:
     r"""Takes off Markdown and braces: `B` -> B;  **(B)** -> (B);  \{A, C\} -> A,C."""
-    text = re.sub(r"[*`]|(?<![^\W_])_+|_+(?![^\W_{])", "", text)
-    text = normalise(text).replace(r"\&", "&").replace("~", " ")
+    text = re.sub(r"(?<!\w)(__?)([^_]+)\1(?!\w)", r"\2", text.replace("*", ""))
+    text = normalise(text.replace("`", "")).replace(r"\&", "&").replace("~", " ")
     text = re.sub(r"\\[{}]|\\checkmark(?![a-z])", "", text).strip(" .,;")
     text = re.sub(r"^(?:\{([^{}]*)\}|'([^']*)')$", r"\1\2", text)
     # The pronoun is no letter.
