@@ -65,6 +65,17 @@ check_directory() {
         "--$1=$2 is not in Cloud Storage; wanted gs://BUCKET/DIRECTORY${3:-}"
 }
 
+# check_slices COUNT HOSTS: refuses a number of slices that is none, and several slices of one host each, which GKE
+# does not join. Sets `several` to the flag of the program, an array: without it a run has one slice.
+# shellcheck disable=SC2034  # read by the scripts
+check_slices() {
+    several=()
+    [[ "$1" =~ ^[1-9][0-9]*$ ]] || refuse "--slices=$1 is not a number of slices; --slices=2 would do"
+    [ "$1" -gt 1 ] || return 0
+    [ "$2" -gt 1 ] || refuse "--slices=$1: $topology has one host, and GKE joins only slices of several"
+    several=(--topology="$1 x $topology")
+}
+
 # read_slice CONFIG: sets a variable for each column of the tables in slices.txt, for the slice of this config.
 # shellcheck disable=SC2034  # read by the scripts
 read_slice() {

@@ -16,6 +16,7 @@ from stand_in_cloud import (
     WORKDIR,
 )
 
+from r1v3_jax.config import topology
 from r1v3_jax.run.preemption import PREEMPTED
 
 JOBSET = {
@@ -41,7 +42,7 @@ JOBSET = {
         "replicatedJobs": [
             {
                 "name": str,
-                "replicas": 1,
+                "replicas": int,
                 "template": {
                     "spec": {
                         "completions": int,
@@ -211,6 +212,7 @@ def test_jobset(cloud, config):
     assert problems(jobset, JOBSET) == []
 
     (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 1
     job = replicated["template"]["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
@@ -229,6 +231,23 @@ def test_jobset(cloud, config):
     assert (
         len(f"{'n' * 40}-{replicated['name']}-0-{job['completions'] - 1}-abcde") <= 63
     )
+
+
+def test_several_slices_are_jobs_alike(cloud):
+    """A job for each slice, the pods of one slice in each, and a program that knows how many."""
+    arguments = [*COMPLETE["gke/run.sh"], "--slices=4", "--print", "--", "--x=1"]
+    done = cloud.run("gke/run.sh", *arguments)
+    assert done.returncode == 0, done.stderr
+    jobset = yaml.safe_load(done.stdout)
+    assert problems(jobset, JOBSET) == []
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 4
+    job = replicated["template"]["spec"]
+    assert job["completions"] == job["parallelism"] == 32
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["args"][-2:] == ["--topology=4 x v5p:4x4x8", "--x=1"]
+    # What the program makes of its flag.
+    assert topology.parse("4 x v5p:4x4x8").hosts == 4 * 32
 
 
 @pytest.mark.parametrize("state", ["", "Completed", "Failed"])

@@ -115,6 +115,12 @@ def test_scripts_refuse_missing_arguments(cloud, script, arguments):
             "--max_restarts=many",
             "--max_restarts=many is not a whole number",
         ),
+        (
+            "gke/run.sh",
+            "--slices=0",
+            "--slices=0 is not a number of slices; --slices=2",
+        ),
+        ("gke/xpk.sh", "--slices=two", "--slices=two is not a number of slices"),
         ("gce/create.sh", "--spott", "unknown option '--spott'"),
         ("gce/create.sh", "--spot=yes", "unknown option '--spot=yes'"),
         ("gce/logs.sh", "--zone", "unknown option '--zone'"),
@@ -158,6 +164,23 @@ def test_xpk(cloud):
         ["cd", "/inputs", "&&", "exec", "python", "-m", "r1v3_jax.launch"]
         + [CONFIG, "--workdir=/workdir/my-run", PORT, "--config.name=it's"]
     )
+
+
+@pytest.mark.parametrize("script", ["gke/run.sh", "gke/xpk.sh"])
+def test_slices_of_one_host_are_not_joined(cloud, script):
+    arguments = [*COMPLETE[script], "--config=tpu_v5p_8", "--slices=2"]
+    done = cloud.run(script, *arguments)
+    assert done.returncode == 2 and not cloud.calls
+    assert done.stderr.startswith("error: --slices=2: v5p:2x2x1 has one host")
+
+
+def test_xpk_with_several_slices(cloud):
+    assert (
+        cloud.run("gke/xpk.sh", *COMPLETE["gke/xpk.sh"], "--slices=2").returncode == 0
+    )
+    ((*call, command),) = cloud.calls
+    assert "--num-slices=2" in call and "--tpu-type=v5p-256" in call
+    assert shlex.split(command)[-1] == "--topology=2 x v5p:4x4x8"
 
 
 def test_shellcheck():
