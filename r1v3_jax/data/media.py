@@ -32,7 +32,7 @@ NAME_FIELDS = (
     "file_name filename image_name img_name image_id img_id image_src path file url coco_url"
 ).split()
 # image_1, image_2, ... as in MMMU: the number is that of the marker <image 2>.
-NUMBERED_FIELD = re.compile(r"(?:image|img|picture|photo|decoded_image)_?(\d{1,3})")
+NUMBERED_FIELD = re.compile(r"(image|img|picture|photo|decoded_image)_?(\d{1,3})")
 FILM_FIELD = re.compile(
     r"(?:video|audio|film|movie)s?(?:_?(?:path|url|file|bytes|\d+)s?)?"
 )
@@ -45,7 +45,7 @@ NESTED = ("extra_info", "metadata")
 CONTENT_KEYS = ("bytes", "data", "base64")
 NAMING_KEYS = ("path", "file", "file_name", "filename", "image", "image_url", "url")
 DESCRIBING_KEYS = (
-    "type media_type mime_type format width height detail index "
+    "type media_type mime_type format width height size mode id name alt caption detail index "
     "min_pixels max_pixels resized_width resized_height"
 ).split()
 
@@ -149,8 +149,7 @@ def _film(field: str) -> InvalidRecord:
 def _columns(record: dict) -> Iterator[Pictures]:
     """Yields the fields that have images."""
     for prefix, fields in places(record):
-        numbered = {}
-        names = []
+        numbered: dict[str, dict[int, Picture]] = {}
         # `images` before `image` before `image_path`; then what only names a file.
         for name, value in sorted(fields.items(), key=_rank):
             field = f"{prefix}{name}"
@@ -160,14 +159,19 @@ def _columns(record: dict) -> Iterator[Pictures]:
                 raise _film(field)
             if not is_image_field(name, value):
                 continue
-            number = NUMBERED_FIELD.fullmatch(str(name).lower())
-            if number is None:
+            match = NUMBERED_FIELD.fullmatch(str(name).lower())
+            if match is None:
                 yield _pictures(field, value)
-            else:
-                numbered[int(number[1])] = read_image(value, field)
-                names.append(field)
-        if numbered:
-            yield Pictures(", ".join(names)[:100], numbered)
+                continue
+            # image_1, image_2 and img_1, img_2 are two sets, image1 and image_01 are one image.
+            images = numbered.setdefault(f"{prefix}{match[1]}", {})
+            picture = _read_named(value, field)
+            number = int(match[2])
+            if images.setdefault(number, picture).data != picture.data:
+                raise InvalidRecord("fields", f"{field}: another field has its number")
+        for stem, images in numbered.items():
+            names = ", ".join(f"{stem}_{number}" for number in sorted(images))
+            yield Pictures(names[:100], dict(sorted(images.items())))
 
 
 def _rank(item: tuple) -> int:
@@ -187,14 +191,15 @@ def _pictures(field: str, value) -> Pictures:
         parsed = parse_list(value)
         value = value if parsed is None else parsed
     images = value if isinstance(value, list) else [value]
-    by_number = {}
-    for number, image in enumerate(images, start=1):
-        picture = read_image(image, field)
-        # `decoded_image` is what `image` names, whatever its own name is (MathVista).
-        if "decoded" in field:
-            picture = dataclasses.replace(picture, name="")
-        by_number[number] = picture
-    return Pictures(field, by_number)
+    pictures = [_read_named(image, field) for image in images]
+    return Pictures(field, dict(enumerate(pictures, start=1)))
+
+
+def _read_named(image, field: str) -> Picture:
+    """Reads an image; one of `decoded_image` is what `image` names, whatever its own name is."""
+    picture = read_image(image, field)
+    is_decoded = "decoded" in field.lower()
+    return dataclasses.replace(picture, name="") if is_decoded else picture
 
 
 def _one_set(columns: list[Pictures]) -> dict[int, Picture]:
@@ -317,6 +322,11 @@ def _from_base64(text: str) -> bytes:
 
 
 # 3. Where they go
+
+
+def has_marker(text: str) -> bool:
+    """Whether a text says where an image goes, by <image> or <image 1>."""
+    return chat.IMAGE_MARKER in text or _NUMBERED_MARKER.search(text) is not None
 
 
 def order_images(row: dict, images: dict[int, Picture]) -> None:

@@ -57,7 +57,7 @@ def add_options(record: dict, row: dict) -> None:
         return
     if not _shows(question, found):
         row["question"] = "\n".join([question.rstrip(), *map(_line, found)])
-    row["answer"] = _letter(row["answer"], found, row["verifier"])
+    row["answer"] = _letter(row, found)
 
 
 def _line(option: tuple[str, str]) -> str:
@@ -214,18 +214,21 @@ def _lists_texts(question: str, options: Options) -> bool:
     return re.search(rf"(?<!\w){texts}", question) is not None
 
 
-def _letter(answer, options: Options, verifier):
-    """Returns the letter of the option that an answer is; another answer as it is.
+def _letter(row: dict, options: Options):
+    """Returns the letter of the option that the answer is; another answer as it is.
 
     InvalidRecord for a number that is no option: an index from 0 or from 1, nobody knows.
     """
+    answer = row["answer"]
     if is_empty(answer) or not (isinstance(answer, str) or is_number(answer)):
         return answer
     text = boxes.unboxed(str(answer)).strip("$ ")
     letters = [letter for letter, option in options if option.strip("$ ") == text]
     is_letter = text in [letter for letter, _ in options]
-    # A verifier that the row names compares what the row has.
-    if len(letters) == 1 and not is_letter and not verifier:
+    # A verifier that the row names compares what the row has, and a chain may end in the text.
+    reply = row["chain"] if isinstance(row["chain"], str) else ""
+    is_kept = row["verifier"] or text in boxes.find_boxes(reply)[0]
+    if len(letters) == 1 and not is_letter and not is_kept:
         return letters[0]
     if re.fullmatch(r"\d+", text) and not letters:
         raise InvalidRecord(

@@ -26,7 +26,7 @@ from r1v3_jax.data.fields import (
     loads,
     parse_list,
 )
-from r1v3_jax.data.media import column_images
+from r1v3_jax.data.media import column_images, has_marker
 from r1v3_jax.data.turns import are_objects, dialogue, read_turns
 from r1v3_jax.data.unread import unread_fields
 from r1v3_jax.processing import chat
@@ -238,8 +238,8 @@ def _from_llava(record: dict) -> dict:
     # Without a marker of the user's, images belong to the first question and not to the last one,
     # before which they would go otherwise. A marker in a reply is only text.
     user_turns = [turn for turn in turns if turn["role"] == "user"]
-    has_marker = any(chat.IMAGE_MARKER in turn["content"] for turn in user_turns)
-    if images and user_turns and not has_marker:
+    is_marked = any(has_marker(turn["content"]) for turn in user_turns)
+    if images and user_turns and not is_marked:
         markers = f"{chat.IMAGE_MARKER}\n" * len(images)
         user_turns[0]["content"] = markers + user_turns[0]["content"]
     row = dialogue(turns) | {"images": in_turns}

@@ -38,10 +38,11 @@ def check_unread(record: dict, chain, read: tuple[str, ...]) -> None:
 
     chain: the reply of the row; a thought that is in it is not lost.
     """
-    for prefix, fields in media.places(record):
-        # The nested objects have turns of their own in this loop.
-        names = read if not prefix else ()
-        left = unread_fields(fields, (*names, *media.NESTED))
+    places = dict(media.places(record))
+    # The nested objects have turns of their own in this loop.
+    nested = [prefix.removesuffix(".") for prefix in places]
+    for prefix, fields in places.items():
+        left = unread_fields(fields, () if prefix else (*read, *nested))
         for name, value in left.items():
             _check_text_field(f"{prefix}{name}"[:100], str(name).lower(), value, chain)
         _refuse_media(left, prefix)

@@ -155,6 +155,31 @@ def test_numbered_columns_without_numbered_markers_come_in_order():
         assert row["images"] == ["1.png", "2.png", "10.png"]
 
 
+def test_numbered_markers_of_llava_are_not_joined_by_plain_ones():
+    turns = [{"from": "human", "value": "<image 2> or <image 1>?"}]
+    row = row_of({"conversations": turns, "image": [A, B], "answer": "B"})
+    assert (row["question"], row["images"]) == ("<image> or <image>?", [B, A])
+
+
+def test_one_number_is_one_image():
+    ask = {"question": "Which?", "answer": "B"}
+    twice = ask | {"image_1": A, "image1": A, "image_2": B, "Image_01": A}
+    assert row_of(twice)["images"] == [A, B]
+    assert "number" in problem_of(ask | {"image_1": A, "image1": B})[1]
+    sets = {
+        "image_1": "a.png",
+        "image_2": "b.png",
+        "decoded_image_2": B,
+        "decoded_image_1": A,
+    }
+    assert row_of(ask | sets)["images"] == [A, B]
+    other = {"image_1": A, "img_1": B}
+    assert (
+        "image_1" in problem_of(ask | other)[1]
+        and "img_1" in problem_of(ask | other)[1]
+    )
+
+
 @pytest.mark.parametrize(
     ("question", "columns"),
     [

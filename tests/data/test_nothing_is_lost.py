@@ -253,6 +253,20 @@ def test_only_the_assistant_thinks():
     assert "reasoning" in outcome({"prompt": ask, "answer": "5"})
 
 
+@pytest.mark.parametrize("schema", SCHEMA_ROWS)
+def test_no_place_is_too_deep_to_be_searched(schema):
+    for name, value in (
+        ("metadata", {"extra_info": {"mask": "a.png"}}),
+        ("extra_info", {"metadata": '{"mask": "a.png"}'}),
+        ("metadata", '{"mask": {"path": "a.png"}}'),
+        ("metadata", {"pages": [[{"mask": ["a.png"]}]]}),
+        ("info", '["a.png"]'),
+        ("info", ["x", ["a.png"]]),
+    ):
+        row = outcome(copy.deepcopy(SCHEMA_ROWS[schema]) | {name: value})
+        assert isinstance(row, str) and name in row, (name, value)
+
+
 def test_flags_are_facts_about_a_row():
     flags = {"thinking": True, "video": False, "weight": 70, "loss_weight": 1}
     row = outcome(SCHEMA_ROWS["own"] | flags)

@@ -58,6 +58,8 @@ def test_an_answer_that_is_an_option_becomes_its_letter():
     assert row_of(ASK | options | {"answer": "C"})["answer"] == "C"
     row = row_of(ASK | options | {"answer": "14", "verifier": "number"})
     assert row["answer"] == "14"
+    chain = {"chain": "why\n</think>\n\n\\boxed{14}"}
+    assert row_of(ASK | options | chain | {"answer": "14"})["answer"] == "14"
     letters = {"options": ["B", "A"]}  # what is asked for is not known: left alone
     assert row_of(ASK | letters)["answer"] == "B"
 
