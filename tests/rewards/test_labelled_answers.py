@@ -5,6 +5,8 @@ import threading
 import math_verify
 import pytest
 from labelled_answers import ANSWERS, boxed
+from labelled_kinds import KINDS
+from labelled_spellings import SPELLINGS
 
 from r1v3_jax.rewards.verifiers.boxes import extract
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -95,6 +97,27 @@ def test_labelled_answers(gold):
         if answer == gold and verify(boxed(box), gold).verdict is not verdict
     ]
     assert wrong_labels == []
+
+
+ALL_KINDS = KINDS | SPELLINGS
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_answers_of_each_kind(kind):
+    """Every spelling of a value is right, and what is nearly the value is wrong."""
+    wrong_labels = [
+        (gold, box, verdict, verify(boxed(box), gold).reason)
+        for gold, (right, wrong) in ALL_KINDS[kind].items()
+        for boxes, verdict in ((right, RIGHT), (wrong, WRONG))
+        for box in boxes
+        if verify(boxed(box), gold).verdict is not verdict
+    ]
+    assert wrong_labels == []
+    assert {
+        gold: check_gold(gold) for gold in ALL_KINDS[kind] if check_gold(gold)
+    } == {}
+    for side in (0, 1):
+        assert sum(len(boxes[side]) for boxes in ALL_KINDS[kind].values()) >= 10
 
 
 def test_there_are_enough_labels():

@@ -84,7 +84,9 @@ _FRAMES = (
     | {"textcolor": 2, "colorbox": 2, "fcolorbox": 3}
     | dict.fromkeys(["color", "hspace", "vspace", "tag", "label", "phantom"], -1)
 )
-_FRAME = re.compile(rf"\\({'|'.join(_FRAMES)})(?![A-Za-z])\*? *(?=\{{)")
+_FRAME = re.compile(
+    rf"\\({'|'.join(_FRAMES)})(?![A-Za-z])\*? *(?:\[[^\[\]]*\])?(?=\{{)"
+)
 
 
 def unframed(text: str) -> str:

@@ -66,7 +66,8 @@ def _repeating_value(whole: str, before: str, period: str) -> Fraction:
 # Bases
 
 _BASED = re.compile(
-    r"([+-]?)\(?0*([0-9A-Z.]+)\)?_\{[ ~]*(?:base[ ~]*)?([0-9]{1,2}|[a-z]+)[ ~]*\}", re.I
+    r"([+-]?)\(?0*([0-9A-Z.]+)\)?_\{[ ~]*(?:base[ ~]*)?\(?([0-9]{1,2}|[a-z]+)\)?[ ~]*\}",
+    re.I,
 )
 _BASE_WORDS = dict(
     two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10

@@ -108,14 +108,14 @@ def _difference(gold: str, box: str) -> str | None:
     box = box if box_name else box_value
     if gold_name and box_name:
         if names.are_same(gold_name, box_name):
-            return _difference(gold_value, box_value)
+            return _difference(as_sets(gold_value), as_sets(box_value))
         # y=x/2 may be x=2y; but x=(1,7), AB=5 and f(2)=5 are no equations.
         if take_apart(gold_value)[0] or not names.are_variables(gold_name, box_name):
             return "another name"
     elif gold_name and "=" not in box:
-        return _difference(gold_value, box)
+        return _difference(as_sets(gold_value), box)
     elif box_name and "=" not in gold:
-        return _difference(gold, box_value)
+        return _difference(gold, as_sets(box_value))
 
     # 3. Numbers in digits: no parser.
     gold_number = read_number(gold)
@@ -165,7 +165,6 @@ _ROUNDED = re.compile(
     r"(?<![ ~,;(])[ ~,;]*(\()?(?:\bor[ ~])?(?:\\approx(?![A-Za-z])|"
     r"\b(?:about|approximately|approx|roughly)\b\.?|大?约)[ ~]*"
 )
-_MAX_ALTERNATIVES = 4
 _MAX_VALUE = 100  # characters of a value that is computed
 _AGREEMENT = Fraction(1, 100)
 
@@ -181,8 +180,9 @@ def _alternatives(text: str) -> list[str]:
         return [text]
     if match[1] and text.endswith(")"):
         text = text[:-1]
-    pieces = [text[: match.start()], *_ROUNDED.split(text[match.end() :])[::2]]
-    return pieces if all(pieces) and len(pieces) <= _MAX_ALTERNATIVES else [text]
+    pieces = [text[: match.start()], text[match.end() :]]
+    # A third value would be one more guess.
+    return [text] if _ROUNDED.search(pieces[1]) or not all(pieces) else pieces
 
 
 def _rounded_difference(gold_values: list[str], box_values: list[str]) -> str | None:
@@ -194,17 +194,30 @@ def _rounded_difference(gold_values: list[str], box_values: list[str]) -> str | 
 
 
 def _agree(values: list[str]) -> bool:
-    """Returns whether all values are numbers within 1% of the first one."""
-    numbers = [_value(text) for text in values]
-    if None in numbers:
-        return False
-    return all(
-        abs(number - numbers[0]) <= _AGREEMENT * abs(numbers[0]) for number in numbers
+    r"""Returns whether the second of two numbers may be the first one, rounded.
+
+    \sqrt{17} and 4.12 are within 1%. 4.1231 and 4.12 are too, but 101 and 100 are two guesses: of
+    two numbers in digits the second must be the first with fewer decimals.
+    """
+    exact, rounded = (
+        units.split(names.split(text)[1].strip(" ~"))[0] for text in values
     )
+    exact_value = _value(exact)
+    rounded_value = _value(rounded)
+    if exact_value is None or rounded_value is None:
+        return False
+    decimals = [_DECIMALS.fullmatch(text) for text in (exact, rounded)]
+    if all(decimals):
+        long, short = (len(match[1]) for match in decimals)
+        return long > short and round(exact_value, short) == rounded_value
+    return abs(rounded_value - exact_value) <= _AGREEMENT * abs(exact_value)
+
+
+_DECIMALS = re.compile(r"[+-]?[0-9, ]*\.?([0-9]*)")
 
 
 def _value(text: str) -> Fraction | None:
-    text = units.split(names.split(text)[1].strip(" ~"))[0]
+    """Returns the value of a number or of an expression without variables; None for others."""
     number = read_number(text)
     if number:
         return number.value

@@ -15,7 +15,9 @@ _INDICES = r"'{0,3}(?:_\{[^{}=]{1,20}\}'{0,2})?"
 _POINTS = r"(?:[A-Z]'?(?:_\{[0-9]\})?){1,4}"
 # Of a function: x, A|B, X\le 2, g(2), A'; quotes around a word are none.
 _ARGUMENT = r"\((?:[^()='\"]|(?<=[A-Z])'|\([^()='\"]{0,10}\)){1,30}\)"
-_TRIGONOMETRIC = r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)"
+_TRIGONOMETRIC = (
+    r"\\(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)|det|dim|deg|max|min|gcd|arg)"
+)
 _KINDS = [
     # x  x'_{1}  AB  S_{\triangle ABC}  \lambda_{1}  \Delta H  f(2)  f^{-1}(3)  P(A|B)
     rf"(?:\\Delta ?)?(?:{_LETTER}|[A-Za-z]{{2,3}}){_INDICES}(?:(?:\^\{{-1\}})?{_ARGUMENT})?",
@@ -27,6 +29,8 @@ _KINDS = [
     # \cos\theta  \sin^{2}A  \tan(A+B)  \sin\angle ABC
     rf"{_TRIGONOMETRIC}(?:\^\{{(?:-1|[2-9])\}})?[ ~]?(?:\\angle ?)?"
     rf"(?:{_ARGUMENT}|{_POINTS}|{_LETTER})",
+    # \lim_{x\to 0}f(x)
+    r"\\lim_\{[^{}=]{1,20}\}[^=]{1,60}",
     # \frac{dy}{dx}  \frac{d^{2}y}{dx^{2}}  \frac{\partial f}{\partial x}
     r"\\frac\{(?:d|\\partial ?)(?:\^\{[2-9]\})?[A-Za-z]?(?:\([a-z]\))?\}"
     r"\{(?:(?:d|\\partial ?)[a-z](?:\^\{[2-9]\})?){1,3}\}(?:[a-z](?:\([a-z]\))?)?",
@@ -41,7 +45,7 @@ _NAME = re.compile("|".join(_KINDS))
 # A value that is taken back or left open has no name in front of it.
 _NO_WORDS = re.compile(
     r"\b(?:not?|n[ou]r|never|or|and|if|unless|than|except|isn|aren|either|neither|without|"
-    r"less|more|minus|plus|times|about|maybe|perhaps)\b|不|非|或|和",
+    r"less|more|minus|plus|times|about|maybe|perhaps|wrong|false|incorrect)\b|不|非|或|和|错",
     re.I,
 )
 # Words that say only that a value follows.
@@ -92,9 +96,12 @@ def _bare(name: str) -> str:
     return name.casefold() if re.search(r"[A-Za-z]{4}", name) else name
 
 
+_SYNONYMS = {"f(x)": "y", "f'(x)": "y'", r"\frac{dy}{dx}": "y'"}
+
+
 def are_same(gold: str, box: str) -> bool:
     """Returns whether two names may be of the same thing: x and x_{1}, y and f(x), AB and |AB|."""
-    if gold == box or {gold, box} == {"y", "f(x)"}:
+    if _SYNONYMS.get(gold, gold) == _SYNONYMS.get(box, box):
         return True
     # A point and its coordinates: P(1,2) and (x,y)=(1,2).
     if {gold[:1], box[:1]} & {"("} and re.search("^[A-Z]$", min(gold, box, key=len)):

@@ -34,6 +34,8 @@ def are_equal(gold: str, box: str) -> bool | None:
 
 @functools.lru_cache(maxsize=4096)
 def _read(text: str) -> sympy.Set | None:
+    if text == r"\mathbb{R}":
+        return sympy.Interval.open(-sympy.oo, sympy.oo)
     kind, parts = take_apart(text)
     if len(parts) > _MAX_PARTS:
         return None

@@ -69,15 +69,30 @@ _BUILDER = re.compile(
 )
 _SIGN = re.compile(r"[<>]|\\[lgn]e ")
 _DOMAIN = re.compile(
-    rf"[ ~]*(?:[,;]|\band\b)?[ ~]*{_VARIABLE}\\in ?\\mathbb\{{R\}}$"
-    rf"|^{_VARIABLE}\\in ?\\mathbb\{{R\}}[ ~]*(?:[,;]|\band\b)[ ~]*"
+    rf"[ ~]*(?:[,;]|\band\b)?[ ~]*{_VARIABLE}\\in ?(?:\\mathbb\{{R\}}|R)$"
+    rf"|^{_VARIABLE}\\in ?(?:\\mathbb\{{R\}}|R)[ ~]*(?:[,;]|\band\b)[ ~]*"
 )
 _REALS = re.compile(
     rf"(?:{_VARIABLE}(?:\\in ?|=|[ ~]is[ ~]))?(?:the[ ~])?(?:set[ ~]of[ ~])?"
-    r"(?:\\mathbb\{R\}|(?:all|any|every)[ ~](?:real[ ~](?:numbers?|values?)|reals)"
+    r"(?:\\mathbb\{R\}|(?<=\\in )R|(?<=\\in)R|"
+    r"(?:all|any|every)[ ~](?:real[ ~](?:numbers?|values?)|reals)"
     rf"(?:[ ~](?:of|for)?[ ~]?{_VARIABLE})?|全体实数|一切实数|任意实数|实数集?)"
     r"(?:[ ~]*(?:\\setminus|-|,?[ ~]?(?:except(?:[ ~]for)?|excluding|but|other[ ~]than))[ ~]*"
     r"(?:\\\{(.+)\\\}|(?<=[t~rgn ])(.+)))?",
+    re.I,
+)
+_COMPARISONS = {
+    "greater than or equal to": r"\ge ", "at least": r"\ge ", "greater than": ">",
+    "less than or equal to": r"\le ", "at most": r"\le ", "less than": "<",
+    "not equal to": r"\ne ",
+}  # fmt: skip
+_KINDS = {
+    "positive": r"(0,\infty)", "negative": r"(-\infty,0)", "nonnegative": r"[0,\infty)",
+    "nonpositive": r"(-\infty,0]", "nonzero": r"(-\infty,0)\cup(0,\infty)",
+}  # fmt: skip
+_COMPARED = re.compile(
+    r"(?:all[ ~])?(?:(non-?(?:negative|positive|zero)|positive|negative)[ ~]real(?:[ ~]number)?s"
+    rf"|(?:real[ ~]numbers|({_VARIABLE}))[ ~](?:is[ ~])?({'|'.join(_COMPARISONS)})[ ~]?(.+))",
     re.I,
 )
 _POSITIVE = re.compile(r"\\mathbb\{R\}(?:\^|_)\{?([+-])\}?")
@@ -102,6 +117,13 @@ def without_words(text: str) -> str:
     positive = _POSITIVE.fullmatch(text)
     if positive:
         return r"(0,\infty)" if positive[1] == "+" else r"(-\infty,0)"
+    compared = _COMPARED.fullmatch(text)
+    if compared:
+        kind, variable, words, value = compared.groups()
+        if kind:
+            return _KINDS[kind.lower().replace("-", "")]
+        relation = f"{variable or 'x'}{_COMPARISONS[words.lower()]}{value}"
+        return relation if variable else _single(relation).removeprefix("x=")
     reals = _REALS.fullmatch(text)
     if reals:
         points = reals[1] or reals[2]

@@ -58,6 +58,7 @@ _ENDS = _rules(
     ("E", r"(?<=[0-9])E([+-]?[0-9]{1,3})$", r"\\times10^{\1}"),
 )
 _is_digits = re.compile("[0-9]+").fullmatch
+_LAST_SPACE = re.compile(r"(?<!\\)\\$")  # what is left of "\ " at the end
 _WHITE = re.compile(r"\s+")
 _MONEY = re.compile(r"[$¥￥€£]")
 
@@ -73,7 +74,7 @@ def _apply(rules: list[_Rule], text: str) -> str:
 def normalise(text: str) -> str:
     """Returns one spelling: no markup, spaces only between words or digits, no final full stop."""
     # 1. One name for each sign and command. Most answers are a few digits.
-    text = text.strip(" \n`*$")
+    text = _LAST_SPACE.sub("", text.strip(" \n`*$"))
     if _is_digits(text):
         return text
     text = commands.renamed(characters.as_latex(text).replace("~", " "))

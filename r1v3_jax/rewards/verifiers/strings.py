@@ -5,11 +5,18 @@ import re
 import unicodedata
 
 from r1v3_jax.rewards.verifiers import names, units
+from r1v3_jax.rewards.verifiers.digits import read_based
 from r1v3_jax.rewards.verifiers.relations import JOIN
+from r1v3_jax.rewards.verifiers.structure import split_list
 
 _LETTERS = re.compile(r"[~([{]*[^\W\d_](?:[^\W\d_]|[ ~,;.()\[\]{}])*")
 _COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+")
 # AB, listen, 3:2, 等腰三角形. Three small letters may be a product, as in 2abc.
+# Fe_{2}O_{3}  Cu^{2+}
+_CHEMICAL = re.compile(
+    r"(?:[A-Z][a-z]?(?:_\{[0-9]{1,2}\})?|[()])+(?:\^\{?[0-9]?[+-]\}?)?"
+)
+_AND = re.compile(r"(?<=\w)[ ~]*[,;]?[ ~]*(?:\band\b|和)[ ~]*(?=\w)")
 _WORDS = re.compile(r"[A-Za-z]{4}|[^\x00-\x7f]")
 _WORDY = re.compile(r"[A-Z]{2}|[A-Za-z]{4}|:|[^\x00-\x7f]")
 
@@ -17,14 +24,19 @@ _WORDY = re.compile(r"[A-Z]{2}|[A-Za-z]{4}|:|[^\x00-\x7f]")
 @functools.lru_cache(maxsize=4096)  # the samples of a group share their answer
 def is_text(gold: str) -> bool:
     """Returns whether gold is compared as text: choices, words, names of points, ratios, signs."""
-    body, unit = units.split(gold)
-    _, body = names.split(body)
+    if read_based(gold):
+        return False
+    if _CHEMICAL.fullmatch(gold) and re.search("[A-Z][a-z]|[+-]", gold):
+        return True
+    parts = [units.split(part) for part in split_list(JOIN.sub(",", gold))]
+    body = ",".join(names.split(part)[1] for part, _ in parts)
+    has_unit = any(unit for _, unit in parts)
     # A matrix may hold words: its entries are compared one by one.
     if body.startswith((r"\begin{", r"(\begin{", r"[\begin{", r"\{\begin{")):
         return False
     # "\sqrt" and "or" are no words of the answer.
-    body = _COMMANDS.sub(" ", JOIN.sub(",", body))
-    if _WORDY.search(body) or (_LETTERS.fullmatch(gold) and not unit):
+    body = _COMMANDS.sub(" ", body)
+    if _WORDY.search(body) or (_LETTERS.fullmatch(gold) and not has_unit):
         return True
     return not re.search(r"[^\W_]", gold)
 
@@ -34,8 +46,13 @@ def text_difference(gold: str, box: str) -> str | None:
     # Between letters punctuation does not count either: ACD is A, C, D.
     is_letters = _LETTERS.fullmatch(gold)
     ignored = r"[ ~,;.()\[\]{}]" if is_letters else "[ ~]"
-    gold_letters = re.sub(ignored, "", gold).replace(";", ",")
-    box_letters = re.sub(ignored, "", box).replace(";", ",")
+    gold_letters, box_letters = (
+        re.sub(ignored, "", _AND.sub(",", text))
+        .replace(";", ",")
+        # Two kinds of brackets around one matrix.
+        .replace("bmatrix}", "pmatrix}")
+        for text in (gold, box)
+    )
     # In a formula r and R are two things.
     if is_letters or _WORDS.search(_COMMANDS.sub(" ", gold)):
         gold_letters = gold_letters.casefold()

@@ -128,6 +128,7 @@ _MATRICES |= dict.fromkeys(["matrix", "smallmatrix", "array"], "")
 _LINES = "aligned align split gathered gather alignedat eqnarray".split()
 _CASES = "cases dcases rcases".split()
 _SAID_BEFORE = re.compile(r"^~?(?:if|when|where|for|当|若)(?:[~ ]|(?=\\)|$)|,$")
+_BRACKETED = re.compile(r"^\(([^()]*[<>=\\][^()]*)\)$")
 _OTHERWISE = re.compile(r"~?(?:otherwise|else|elsewhere|其他|其它|否则)", re.I)
 
 
@@ -172,6 +173,7 @@ def _cases(rows: list[list[str]]) -> tuple[str, list[str]]:
     parts = []
     for value, *conditions in rows:
         condition = _SAID_BEFORE.sub("", "".join(conditions)).rstrip(",;.")
+        condition = _BRACKETED.sub(r"\1", condition)
         # The quotes keep it from being read as a product of letters.
         condition = "'otherwise'" if _OTHERWISE.fullmatch(condition) else condition
         parts.append(f"{value.rstrip(',;~')}&{condition}")

@@ -55,10 +55,7 @@ def split(text: str) -> tuple[str, str]:
         factors = _read(text[start.end() :])
         if factors:
             return text[: start.start()], _spelled(factors)
-    noun = _NOUN.fullmatch(text)
-    if noun and not _NO_NOUNS.fullmatch(noun[2]):
-        return noun[1], f"#{noun[2].removesuffix('s')}"
-    return text, ""
+    return _split_noun(text)
 
 
 def _may_be_close(text: str, start: int) -> bool:
@@ -145,13 +142,30 @@ def _exponent(word: re.Match | None, power: re.Match | None) -> int:
     return 1
 
 
-# A plural behind a number counts something, unless it scales the number or takes it back.
-_NOUN = re.compile(r"(.*[0-9])[ ~]([a-z]{2,20}s)")
+# A plural behind a number counts something, unless it scales the number or takes it back. So does
+# a singular behind 1, and a noun behind a Chinese measure word.
+_NOUN = re.compile(
+    r"(.*[0-9])[ ~](?:(?:different|distinct|possible|total)[ ~])?([a-z]{2,20}s)"
+    r"|((?:.*[^0-9.,])?1)[ ~]([a-z]{3,20})"
+    r"|(.*[0-9])[个只条张本件棵支辆台][ ~]?([\u4e00-\u9fff]{1,6})"
+)
 _NO_NOUNS = re.compile(
     r".*ths|(?:hundred|thousand|million|billion|trillion|dozen|half|halve|third|quarter|percent)s?|"
     r"time[s]?|perhaps|minus|plus|less|guess|unless|versus|as|is|was|this|thus|its|yes|always|others?|"
-    r"does|has|units?|ness|cos|radians?"
+    r"does|has|units?|ness|cos|radians?|tens|ones|pairs?|couples?|scores?|only|each|left|maybe|"
+    r"and|not|but|too|extra"
 )
+
+
+def _split_noun(text: str) -> tuple[str, str]:
+    """Splits off what a number counts: 24~apples -> 24, "#apple"; 24~thousands stays."""
+    match = _NOUN.fullmatch(text)
+    if match is None:
+        return text, ""
+    number, noun = (group for group in match.groups() if group)
+    if _NO_NOUNS.fullmatch(noun):
+        return text, ""
+    return number, f"#{noun.removesuffix('s')}"
 
 
 # 2. Converting

@@ -1,0 +1,365 @@
+"""Answers of several parts, by kind: a reference answer, boxes that are right, boxes that are not.
+
+Labelled by hand. The wrong ones are near misses of their kind: names swapped, another base, a
+transposed matrix, a point too many.
+"""
+
+# fmt: off
+KINDS = {
+    "named values": {
+        "x=1, y=2": (
+            [
+                "y=2, x=1", "1, 2", "x=1 and y=2", r"x=1,\ y=2", "x = 1; y = 2",
+                r"\begin{cases}x=1\\y=2\end{cases}", "x=1, 2",
+            ],
+            [
+                "2, 1", "x=2, y=1", "y=1, x=2", "2 and 1", "1", "y=2", "x=1, y=3", "a=1, b=2",
+                r"\{2, 1\}",
+            ],
+        ),
+        "A=3, B=4": (["3, 4", "B=4, A=3"], ["4, 3", "3, 5"]),
+        "a=5, b=-1, c=2": (
+            ["5, -1, 2", "c=2, a=5, b=-1"],
+            ["5, 2, -1", "-1, 5, 2", "a=5, b=2, c=-1"],
+        ),
+        "x=2, x=9": (["9, 2", "2, 9", "x=9 or x=2"], ["2", "2, 8"]),
+        "x_1=3, x_2=7": (["7, 3", "x_1=3, x_2=7", "3, 7"], ["3, 8"]),
+        "1, 2": (["x=1, y=2", "2, 1"], ["y=1, x=3", "x=2, y=1"]),
+        r"\alpha=30^\circ, \beta=60^\circ": (
+            [r"30^\circ, 60^\circ", r"\beta=60^\circ, \alpha=30^\circ"],
+            [r"60^\circ, 30^\circ"],
+        ),
+        "A(1,2), B(3,4)": (["(1,2),(3,4)", "B(3,4), A(1,2)"], ["(3,4),(1,2)", "A(3,4), B(1,2)"]),
+        "m=2, n=-3": (
+            ["n=-3, m=2", "2, -3", r"m=2 \text{ and } n=-3", r"m = 2, \; n = -3"],
+            ["-3, 2", "m=-3, n=2", "2, 3"],
+        ),
+        r"a=\frac12, b=\frac13": (
+            ["1/2, 1/3", "b=1/3,a=1/2", "a=0.5, b=1/3"],
+            ["1/3, 1/2", "a=1/3, b=1/2"],
+        ),
+        r"p = 3 \text{ and } q = 5": (["3, 5", "q=5, p=3", "3 and 5"], ["5, 3", "5 and 3"]),
+        "x=1,y=2,z=3": (["z=3,y=2,x=1", "1,2,3"], ["3,1,2", "x=1,y=3,z=2", "1,2"]),
+        "k=4, k=-4": ([r"\pm4", "-4, 4", r"k=\pm 4"], ["4", "k=4"]),
+        "甲=3, 乙=5": (["3, 5", "乙=5, 甲=3"], ["5, 3"]),
+        "AB=3, BC=4": (["BC=4, AB=3", "3,4"], ["4,3", "AB=4, BC=3"]),
+        r"\text{mean}=5, \text{median}=6": (["5, 6", r"\text{median}=6, \text{mean}=5"], ["6, 5"]),
+        "x=3, y=4": (["x = 3 , y = 4"], ["y=3, x=4", "x=3", "(4,3)"]),
+        "5, 3": (["a=5, b=3", "3, 5"], ["a=3, b=5"]),
+    },
+    "bases": {
+        "52_8": (
+            ["52_{8}", "52", "(52)_8", r"52_{\text{eight}}", "052_8", "52 _8"],
+            ["52_{10}", "52_9", "42", "25_8", "520_8"],
+        ),
+        "101_2": (["101", "101_{2}"], ["101_{10}", "5", "110_2", "101_3"]),
+        "1A_{16}": (["1A_{16}", "1a_{16}", "1A"], ["1A_{12}", "26", "1B_{16}"]),
+        "26": (["26"], ["1A_{16}", "26x"]),
+        "12_5": ([r"12_{\text{five}}"], ["7", "12_6"]),
+        "777_8": (
+            ["777_{8}", "777", r"777_{\text{base }8}", "777_{(8)}"],
+            ["777_{9}", "511", "77_8"],
+        ),
+        r"1011_{\text{two}}": (["1011_2", "1011"], ["1011_{3}", "1101_2", "11"]),
+        "FF_{16}": (["ff_{16}", "FF"], ["FE_{16}", "255"]),
+        "-12_7": (["-12_{7}"], ["12_7", "-12_{6}"]),
+        "0.11_2": (["0.11"], ["0.11_3", "0.75"]),
+        "23_5": (["23_{5}"], ["2 3_5", "32_5", "23_{6}", "2.3_5"]),
+    },
+    "lists with and": {
+        "1, 2, and 3": (
+            ["1, 2, 3", "3, 2, 1", "1, 2 and 3", "1, 2, or 3", r"1, 2,\text{ and }3"],
+            ["1, 2", "1, 2, and 4", "1, 2, 3, 4", "(1, 2, 3)"],
+        ),
+        "1, 2, 3": (["1, 2, and 3", "1，2，和3", "1、2和3", r"1, 2, \text{ or } 3"], ["1 or 2"]),
+        "x=1, x=2, or x=3": (["1, 2, 3", "x=1, 2, 3"], ["1, 2"]),
+        r"\sqrt2, -\sqrt2, \text{ and } 0": (
+            [r"0, \sqrt{2}, -\sqrt{2}", r"\pm\sqrt2, 0"],
+            [r"\sqrt2, 0"],
+        ),
+        "7": (["7"], ["7 or 8", "7, or 8", "7, and 8"]),
+        "2, 4, and 6": (
+            ["2,4,6", "2, 4 and 6", "6, 4, 2", "2; 4; 6", r"\{2,4,6\}"],
+            ["2,4", "2, 4, and 8", "246"],
+        ),
+        "red, green, and blue": (["red, green, blue"], ["red, green"]),
+        r"\frac12 \text{ or } -3": (
+            [r"-3, \frac12", "0.5 or -3", "x=-3, x=1/2"],
+            ["-3", r"\frac12"],
+        ),
+        r"x = -2, x = 0, \text{ and } x = 5": (
+            ["-2, 0, 5", "x=-2, 0, 5", r"x \in \{-2,0,5\}"],
+            ["-2, 5"],
+        ),
+        "A, B, and C": (["A, B, C", "ABC"], ["A, B"]),
+        "3, 5, 7": (
+            [r"3, 5, \text{ or } 7", "3、5、7", "3，5，以及7", "3, 5, and 7."],
+            ["3, 5, 9"],
+        ),
+        "8": (["8"], ["8, or 9", "4 and 8", "8 and 8"]),
+    },
+    "matrices and cases": {
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}": (
+            [
+                r"\begin{bmatrix}1&2\\3&4\end{bmatrix}",
+                r"\left[\begin{array}{cc}1&2\\3&4\\\end{array}\right]",
+                r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \\ \end{pmatrix}",
+                r"A=\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+                r"\left(\begin{matrix}1&2\\3&4.0\end{matrix}\right)",
+                r"\begin{Bmatrix}1&2\\3&4\end{Bmatrix}",
+            ],
+            [
+                r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}",
+                "1,2,3,4", "(1,2,3,4)", "-2", r"\begin{pmatrix}1&2&3&4\end{pmatrix}",
+            ],
+        ),
+        r"\begin{pmatrix}\frac12&0\\0&1\end{pmatrix}": (
+            [
+                r"\begin{pmatrix}0.5&0\\0&1\end{pmatrix}",
+                r"\begin{bmatrix}1/2&0\\0&1.0\end{bmatrix}",
+            ],
+            [
+                r"\begin{pmatrix}2&0\\0&1\end{pmatrix}",
+                r"\begin{pmatrix}0&\frac12\\1&0\end{pmatrix}",
+            ],
+        ),
+        r"\begin{pmatrix}1\\2\end{pmatrix}": (
+            [
+                r"\begin{bmatrix}1\\2\end{bmatrix}",
+                r"\left[\begin{array}{r}1\\2\end{array}\right]",
+            ],
+            [r"\begin{pmatrix}2\\1\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}", "(1,2)"],
+        ),
+        r"f(x)=\begin{cases}x^2, & x>0 \\ 0, & x\le 0\end{cases}": (
+            [
+                r"\begin{cases}x^2 & \text{if } x>0 \\ 0 & \text{if } x\le 0\end{cases}",
+                r"\begin{cases}0, & x\le 0\\x^2, & 0<x\end{cases}",
+                r"f(x)=\begin{cases}x\cdot x, & x>0 \\ 0, & x\leq 0 \\ \end{cases}",
+            ],
+            [
+                r"\begin{cases}x^2, & x\le 0 \\ 0, & x>0\end{cases}",
+                r"\begin{cases}x^2, & x\ge0 \\ 0, & x< 0\end{cases}", "x^2",
+                r"\begin{cases}x, & x>0 \\ 0, & x\le 0\end{cases}",
+            ],
+        ),
+        r"\begin{cases}x=1\\y=2\end{cases}": (
+            [
+                "x=1, y=2", r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.",
+                r"\begin{cases}y=2\\x=1\end{cases}", r"\begin{cases}x&=1\\y&=2\end{cases}",
+                "1, 2",
+            ],
+            ["x=2, y=1", "2, 1"],
+        ),
+        r"\begin{cases}1 & n \text{ even}\\ 0 & \text{otherwise}\end{cases}": (
+            [r"\begin{cases}1, & n \text{ even}\\ 0, & \text{otherwise}\end{cases}"],
+            [r"\begin{cases}0, & n \text{ even}\\ 1, & \text{otherwise}\end{cases}"],
+        ),
+        r"\begin{bmatrix}x+1\\2\end{bmatrix}": (
+            [
+                r"\begin{pmatrix}1+x\\2\end{pmatrix}",
+                r"\left(\begin{array}{c}x+1\\2\end{array}\right)",
+            ],
+            [r"\begin{pmatrix}2\\1+x\end{pmatrix}", r"\begin{pmatrix}x+1&2\end{pmatrix}"],
+        ),
+        r"\begin{vmatrix}1&2\\3&4\end{vmatrix}": (
+            [
+                r"\left|\begin{array}{cc}1&2\\3&4\end{array}\right|",
+                r"\begin{vmatrix}1 & 2 \\ 3 & 4\end{vmatrix}",
+            ],
+            [r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"],
+        ),
+        r"\begin{pmatrix}-1&\sqrt{2}\\0&\pi\end{pmatrix}": (
+            [
+                r"\begin{bmatrix}-1&2^{1/2}\\0&\pi\end{bmatrix}",
+                r"\begin{bmatrix} -1 & \sqrt2 \\[2pt] 0 & \pi \end{bmatrix}",
+            ],
+            [
+                r"\begin{bmatrix}1&\sqrt2\\0&\pi\end{bmatrix}",
+                r"\begin{bmatrix}-1&\sqrt2\\0&3.14\end{bmatrix}",
+            ],
+        ),
+        r"\begin{cases} 2x+1, & x<0 \\ x^2, & x\ge 0 \end{cases}": (
+            [
+                r"\begin{cases} 1+2x, & \text{if } x<0 \\ x^2, & \text{if } x\geq 0 \end{cases}",
+                r"\begin{cases} x^2, & x\ge 0 \\ 2x+1, & 0>x \end{cases}",
+                r"\left\{\begin{array}{ll} 2x+1, & x<0 \\ x^2, & x\ge 0 \end{array}\right.",
+                r"y=\begin{cases} 2x+1 & (x<0) \\ x^2 & (x\ge 0) \end{cases}",
+            ],
+            [
+                r"\begin{cases} 2x+1, & x\ge 0 \\ x^2, & x< 0 \end{cases}",
+                r"\begin{cases} 2x+1, & x\le 0 \\ x^2, & x> 0 \end{cases}", "2x+1, x^2",
+            ],
+        ),
+        r"\begin{cases}x=2\\y=-1\end{cases}": (
+            [
+                "x=2, y=-1", "y=-1, x=2", r"\begin{aligned}x&=2\\y&=-1\end{aligned}",
+                r"\left\{\begin{array}{c}x=2\\y=-1\end{array}\right.",
+            ],
+            ["x=-1, y=2", r"\begin{cases}x=-1\\y=2\end{cases}", "-1, 2"],
+        ),
+        r"2\begin{pmatrix}1\\2\end{pmatrix}": (
+            [r"2\begin{bmatrix}1\\2\end{bmatrix}"],
+            [r"3\begin{pmatrix}1\\2\end{pmatrix}"],
+        ),
+        r"\begin{pmatrix}1 & 0 & 0\\0 & 1 & 0\end{pmatrix}": (
+            [r"\begin{bmatrix}1&0&0\\0&1&0\end{bmatrix}"],
+            [
+                r"\begin{bmatrix}1&0\\0&1\\0&0\end{bmatrix}",
+                r"\begin{bmatrix}1&0&0&0&1&0\end{bmatrix}",
+            ],
+        ),
+    },
+    "named tuples": {
+        "(x, y) = (1, 2)": (
+            ["(1, 2)", "(x,y)=(1,2)", r"\left(1, 2\right)", "(x;y)=(1;2)"],
+            ["(2, 1)", "(y, x) = (1, 2)", "1, 2"],
+        ),
+        "(1,2)": (["(x, y) = (1, 2)", "(a, b) = (1, 2)", "P(1, 2)"], ["(x, y) = (2, 1)"]),
+        "(a, b, c) = (1, 2, 3)": (["(1,2,3)"], ["(3,2,1)"]),
+        "f(2, 3)": (["f(2,3)"], ["f(3,2)", "(2,3)", "g(2,3)"]),
+        "(a, b) = (3, -2)": (["(3,-2)", "(a,b)=(3,-2)"], ["(-2,3)", "(b,a)=(3,-2)", "(3,2)"]),
+        "(x, y, z) = (1, 2, 3)": (["(1, 2, 3)"], ["(1, 3, 2)"]),
+        "(m, n) = (2, 5)": (["(2, 5)"], ["[2, 5]", "2, 5"]),
+        "(x_0, y_0) = (1, 2)": (["(1,2)"], ["(2,1)"]),
+        "g(1, 4)": (["g(1,4)"], ["g(4,1)"]),
+    },
+    "a name before the equals sign": {
+        "6": (
+            [
+                r"\lambda = 6", r"\text{Area} = 6", "面积=6", r"S_{\triangle ABC}=6", r"\mu=6",
+                "f'(2)=6", r"\text{Surface area} = 6", "f^{-1}(3) = 6", r"\Delta = 6", "|AB|=6",
+                r"\overline{AB}=6", r"m\angle A = 6", r"\angle ABC = 6", "|z| = 6",
+            ],
+            ["2x=6", "x+y=6", r"\lambda = 7", "x^2=6", r"2\lambda = 6", "-x=6", r"x\ne6"],
+        ),
+        r"\lambda = 6": (["6", r"\lambda=6"], [r"\mu = 6", "7"]),
+        r"\cos\theta = 0.6": (["0.6", r"\frac35"], [r"\sin\theta=0.6", "0.8"]),
+        "0.6": (
+            [r"\cos\theta = 0.6", r"\sin A = 0.6", r"\tan\alpha=0.6", r"\cos^2 \theta = 0.6"],
+            [r"2\cos\theta=0.6"],
+        ),
+        r"P(A) = \frac12": (["0.5", r"\frac12"], [r"P(B) = \frac12"]),
+        "2x": ([r"\frac{dy}{dx} = 2x", "y' = 2x", "f'(x) = 2x"], [r"\frac{dy}{dx} = 3x"]),
+        r"\text{Area} = 6": (["6", "area = 6"], [r"\text{Perimeter} = 6"]),
+        "|AB| = 5": (["5", "AB=5"], ["|BC| = 5", "-5"]),
+        "AB=5": (["5"], ["AC=5"]),
+        "12": (
+            [
+                r"\omega = 12", r"\Delta x = 12", "f(g(2))=12", r"\det A = 12",
+                r"\triangle ABC = 12", r"V_{\text{max}}=12", "n(A ∩ B) = 12",
+                r"\text{Total cost} = 12", r"\text{the number of ways} = 12", "a_{10}=12",
+                "S_{10} = 12", "E(X) = 12", "d(A,B)=12", "答案=12", "周长 = 12",
+                r"\text{y-intercept} = 12", "C = 12", "f_{max} = 12", r"\text{Var}(X) = 12",
+            ],
+            [
+                "3x=12", "x-y=12", r"\omega=13", "x^2 = 12", "xy+1=12", r"\frac{x}{2}=12",
+                r"\sqrt{x}=12",
+            ],
+        ),
+        r"\omega = 12": (["12"], [r"\alpha = 12", r"\omega=-12"]),
+        r"\tan\theta = 2": (["2"], [r"\cot\theta=2"]),
+        r"\sin A = \frac{3}{5}": (["0.6", r"\frac35"], [r"\cos A=\frac35", r"\sin B=\frac35"]),
+        "f'(x) = 3x^2": (["3x^2"], ["f(x)=3x^2", "x^3"]),
+        r"f^{-1}(x) = \frac{x-1}{2}": ([r"\frac{x-1}{2}"], [r"f(x) = \frac{x-1}{2}", "2x+1"]),
+        r"\text{Probability} = \frac14": (["1/4", "0.25"], ["1/3"]),
+        r"\angle ABC = 40^\circ": (["40", r"40^\circ"], [r"\angle BCA = 40^\circ"]),
+    },
+    "sets of real numbers": {
+        r"\mathbb{R}": (
+            [
+                r"\text{all real numbers}", r"(-\infty,\infty)", "all reals", r"x\in\mathbb{R}",
+                "全体实数", r"\text{All real numbers}",
+            ],
+            [r"(0,\infty)", r"\emptyset", r"\text{all integers}"],
+        ),
+        r"(-\infty,0)\cup(0,\infty)": (
+            [
+                r"x \neq 0", r"\mathbb{R}\setminus\{0\}", r"\text{all real numbers except }0",
+                r"\{x \mid x\ne0\}", r"\{x : x\ne0\}", r"x<0 \text{ or } x>0",
+            ],
+            [r"x\ne1", r"\mathbb{R}", r"(-\infty,0]\cup[0,\infty)"],
+        ),
+        "(0,2)": (
+            [
+                r"x>0 \text{ and } x<2", "0<x<2", r"(0,1)\cup[1,2)", r"\{x : 0<x<2\}",
+                r"\{x\in\mathbb{R}: 0<x<2\}", r"x\in(0,2)",
+            ],
+            [r"(0,1)\cup(1,2)", r"x>0 \text{ or } x<2", r"0<x\le 2", "(2,0)"],
+        ),
+        r"\mathbb{R}\setminus\{1,2\}": (
+            [
+                r"x\ne1,2", r"x\neq 1 \text{ and } x\neq 2",
+                r"(-\infty,1)\cup(1,2)\cup(2,\infty)", r"\mathbb{R}-\{1,2\}",
+            ],
+            [r"x\ne1", r"\{1,2\}"],
+        ),
+        r"x>0, x\ne1": (
+            [r"(0,1)\cup(1,\infty)", r"x>0 \text{ and } x\neq1"],
+            [r"(0,\infty)", r"x\ne1"],
+        ),
+        r"[0,\sqrt2)": (
+            [r"0\le x<\sqrt{2}", r"[0,1]\cup(1,\sqrt2)"],
+            [r"[0,\sqrt3)", r"[0,\sqrt2]"],
+        ),
+        r"x\ge 1 \text{ or } x=0": ([r"\{0\}\cup[1,\infty)"], [r"[1,\infty)", r"(0,\infty)"]),
+        "x<1 or x>7": ([r"(-\infty,1)\cup(7,\infty)", "x>7 or x<1"], ["x<1 and x>7", "1<x<7"]),
+        r"x \ne \pm 1": (
+            [
+                r"(-\infty,-1)\cup(-1,1)\cup(1,\infty)", r"x\ne1, x\ne-1",
+                r"\mathbb{R}\setminus\{-1,1\}",
+            ],
+            [r"x\ne1", r"x=\pm1"],
+        ),
+        r"\{x \mid x > 3\}": (["x>3", r"(3,\infty)", r"\{x: x>3\}"], [r"x\ge3", "x<3"]),
+        r"\{x \in \mathbb{R} : x \le 4\}": ([r"(-\infty,4]", r"x\le4"], ["x<4"]),
+        "-1 < x < 1": (
+            ["(-1,1)", r"x>-1 \text{ and } x<1", r"x > -1 \land x < 1"],
+            ["[-1,1]", r"x<-1 \text{ or } x>1"],
+        ),
+        r"x \le -2 \text{ or } x \ge 2": (
+            [r"(-\infty,-2]\cup[2,\infty)", r"x\le-2 \lor x\ge2", r"\mathbb{R}\setminus(-2,2)"],
+            ["(-2,2)", r"(-\infty,-2)\cup(2,\infty)"],
+        ),
+        r"(-\infty, 5)\cap(2,\infty)": (["(2,5)", "2<x<5"], ["(2,5]"]),
+        r"\text{all real numbers except } 2": (
+            [r"x\ne2", r"\mathbb{R}\setminus\{2\}", r"(-\infty,2)\cup(2,\infty)"],
+            ["2", r"\mathbb{R}", r"\text{all real numbers except } 3"],
+        ),
+        r"[1,3]\cup[2,5]": (["[1,5]"], ["[1,3]", "[2,3]"]),
+        r"(-1,1)\setminus\{0\}": ([r"(-1,0)\cup(0,1)"], ["(-1,1)"]),
+        r"x\in(-\infty,0)\cup(1,+\infty)": (["x<0 or x>1", "x<0或x>1"], ["0<x<1"]),
+        r"k\ge 1 \text{ and } k\ne 2": ([r"[1,2)\cup(2,\infty)", "k≥1且k≠2"], ["k≥1"]),
+        r"\emptyset": ([r"\{\}", "∅", r"\varnothing"], [r"\{\emptyset\}", "0"]),
+        r"0<x<\frac{\pi}{2}": ([r"(0,\pi/2)"], [r"(0,\pi)", r"[0,\frac{\pi}{2}]"]),
+        "a<x<b": (["(a,b)", "b>x>a"], ["(b,a)", r"a\le x<b"]),
+        "(0,1)": (["0<x<1"], ["(1,0)", "[0,1]", "0,1"]),
+    },
+    "exact and rounded": {
+        r"\sqrt{17} \approx 4.1231": (
+            [r"\sqrt{17}", "4.1231", r"\sqrt{17}\approx4.12"],
+            ["4.2", r"\sqrt{18}", "17"],
+        ),
+        r"\sqrt{17}": (
+            [
+                r"\sqrt{17}\approx4.12", r"\sqrt{17} \approx 4.123",
+                r"\sqrt{17}\text{ (approximately }4.12)",
+            ],
+            ["4.12", r"\sqrt{17}\approx5", r"4.12 \approx 4.123", r"\sqrt{16}\approx4.12"],
+        ),
+        r"\frac{22}{7} \approx 3.14": ([r"\frac{22}{7}", "3.14", "22/7"], ["3.15", r"\pi"]),
+        r"2\pi \approx 6.28": ([r"2\pi", "6.28"], ["6.3", r"\pi"]),
+        r"x = \sqrt{2} \approx 1.414": ([r"\sqrt2", "x=1.414"], ["1.5"]),
+        r"\sqrt{10} \approx 3.16": (
+            [r"\sqrt{10}", "3.16", r"\sqrt{10}\approx3.162", "√10 ≈ 3.16"],
+            ["3.2", r"\sqrt{11}"],
+        ),
+        r"\frac{5}{3} \approx 1.67": (["5/3", "1.67"], ["1.6", "3/5"]),
+        r"5\sqrt{2} \approx 7.07 \text{ cm}": (
+            [r"5\sqrt2", "7.07", r"5\sqrt2\text{ cm}", "7.07 cm"],
+            ["7.07 m", "7.1"],
+        ),
+        r"\ln 2 \approx 0.693": ([r"\ln 2", "0.693", r"\ln2\approx0.69"], ["0.7", r"\ln 3"]),
+        r"\pi": ([r"\pi\approx3.14"], ["3.14", r"\pi\approx4", r"\frac{22}{7}\approx3.14"]),
+        r"x \approx 2.35": (["2.35", "x=2.35"], ["2.36"]),
+    },
+}
