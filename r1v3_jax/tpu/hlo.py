@@ -156,7 +156,10 @@ def elements(shape: str) -> list[str]:
     """
     parts = [""]
     depth = 0
-    for character in shape[1:-1]:
+    bare = re.sub(
+        r"/\*.*?\*/", "", shape[1:-1]
+    )  # long tuples count in comments: /*index=5*/
+    for character in bare:
         depth += (character in "([{") - (character in ")]}")
         if character == "," and depth == 0:
             parts.append("")
