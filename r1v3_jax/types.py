@@ -167,3 +167,6 @@ class PolicyBatch:
     prompts: PromptBatch
     rows: SampleRows
     used: jax.Array  # int32[], how many micro-batches hold samples: the first ones
+    # float32[] each, the strengths that move with the run, at this step: {"kl_coef": 0.02}. As
+    # arrays they change without a compilation.
+    numbers: dict[str, jax.Array] = dataclasses.field(default_factory=dict)

@@ -6,6 +6,8 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+from r1v3_jax.losses.schedules import Number
+
 TABLE = {"table": True}  # metadata of a field that holds configs by name
 
 
@@ -88,8 +90,16 @@ def is_table(field: dataclasses.Field) -> bool:
 
 
 def algorithm_fields(config) -> tuple[str, ...]:
-    """Returns the fields that hold an object chosen in a config file, as `GRPO.loss`."""
-    return getattr(type(config), "ALGORITHM", ())
+    """Returns the fields that hold an object chosen in a config file.
+
+    `GRPO.loss` does, and `GRPO.kl_coef` where it moves with the run.
+    """
+    moving = [
+        name
+        for name, hint in annotations(type(config)).items()
+        if hint == Number and dataclasses.is_dataclass(getattr(config, name))
+    ]
+    return (*getattr(type(config), "ALGORITHM", ()), *moving)
 
 
 def flatten_fields(config, prefix: str = "") -> dict[str, str]:

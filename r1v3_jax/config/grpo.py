@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 from r1v3_jax.config.fields import (
     Limit,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     Share,
@@ -20,14 +19,22 @@ from r1v3_jax.config.rewards import Shaping
 from r1v3_jax.config.sft import Optimizer
 from r1v3_jax.losses import (
     K3,
+    NOTHING,
     Advantage,
     Aggregation,
+    AllAlike,
+    AllTokens,
     Clipped,
+    Correction,
     GroupRelative,
     KLEstimator,
     PolicyLoss,
+    SampleWeight,
     SequenceMean,
+    TokenChoice,
 )
+from r1v3_jax.losses.policy import check_number
+from r1v3_jax.losses.schedules import Number
 
 # How configs of before named an algorithm, and the object that it is.
 OLDER_WORDS = {
@@ -72,10 +79,10 @@ class GRPO:
     # sampling, DAPO).
     refills: NonNegativeInt = 0
     # 1: while a step's samples are scored, the devices already sample for the next step, with
-    # weights one update old; `importance_cap` corrects for it.
+    # weights one update old; `correction` makes up for it.
     off_policy_steps: Annotated[int, Limit(lambda n: n in (0, 1), "0 or 1")] = 0
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
-    # half the bytes of its weights. `importance_cap` corrects for it.
+    # half the bytes of its weights. `correction` makes up for it.
     rollout_int8: bool = False
 
     # Rewards.
@@ -85,16 +92,18 @@ class GRPO:
     shaping: Shaping = Shaping()
 
     # The algorithm: objects of `r1v3_jax.losses`, chosen in a config file. Their strengths are
-    # flags: --config.grpo.loss.high=0.28.
+    # flags: --config.grpo.loss.high=0.28. A `Number` may move with the run, as a schedule of
+    # `r1v3_jax.losses.schedules`.
     advantage: Advantage = GroupRelative()
+    sample_weight: SampleWeight = AllAlike()
+    tokens: TokenChoice = AllTokens()
     aggregation: Aggregation = SequenceMean()  # equation 7
     loss: PolicyLoss = Clipped()
-    kl_coef: NonNegativeFloat = (
-        0.0  # 0: no reference model in memory, no pass through one
-    )
+    kl_coef: Number = 0.0  # 0: no reference model in memory, no pass through one
     kl_estimator: KLEstimator = K3()
-    # Truncated importance sampling for the gap between sampler and trainer; 0: off.
-    importance_cap: NonNegativeFloat = 0.0
+    entropy_coef: Number = 0.0  # of the policy's mean entropy, which is made larger
+    # For the gap between sampler and trainer: --config.grpo.correction.cap=2.0.
+    correction: Correction = NOTHING
     updates_per_rollout: PositiveInt = 1  # 1 is strictly on-policy
     trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
     optimizer: Optimizer = Optimizer()
@@ -117,9 +126,12 @@ class GRPO:
     # The fields above that hold an object of `r1v3_jax.losses`.
     ALGORITHM: ClassVar[tuple[str, ...]] = (
         "advantage",
+        "sample_weight",
+        "tokens",
         "aggregation",
         "loss",
         "kl_estimator",
+        "correction",
     )
     # Whether answers are rewarded, and therefore must be well formed.
     IS_REWARDED: ClassVar[bool] = True
@@ -138,6 +150,9 @@ class GRPO:
     def __post_init__(self):
         check(self)
         self._check_algorithm()
+        for name in ("kl_coef", "entropy_coef"):
+            number = getattr(self, name)
+            check_number(f"GRPO.{name}", number, 0, float("inf"), "at least 0")
         self._check_off_policy()
         self._check_samples()
         self._check_buckets()
@@ -215,15 +230,15 @@ class GRPO:
             )
 
     def _check_off_policy(self) -> None:
-        if self.off_policy_steps and (self.refills or not self.importance_cap):
+        if self.off_policy_steps and (self.refills or self.correction == NOTHING):
             raise ValueError(
-                f"GRPO.off_policy_steps = 1 wants refills = 0, not {self.refills}, and an "
-                f"importance_cap, not {self.importance_cap}; 2.0 would do"
+                f"GRPO.off_policy_steps = 1 wants refills = 0, not {self.refills}, and a "
+                f"correction, not {self.correction}; correction.cap = 2.0 would do"
             )
-        if self.rollout_int8 and not self.importance_cap:
+        if self.rollout_int8 and self.correction == NOTHING:
             raise ValueError(
                 "GRPO.rollout_int8 samples from a slightly other policy than the one that learns, "
-                "and wants an importance_cap, not 0; 2.0 would do"
+                f"and wants a correction, not {self.correction}; correction.cap = 2.0 would do"
             )
 
     def _check_samples(self) -> None:

@@ -25,6 +25,7 @@ REPLACED = {
     "connector": 'Run.stages={"connector": SFT(...)}',
     "clip_low": "GRPO.loss=Clipped(low=0.2), --config.grpo.loss.low=0.2",
     "clip_high": "GRPO.loss=Clipped(high=0.28), --config.grpo.loss.high=0.28",
+    "importance_cap": "GRPO.correction=Truncated(cap=2.0), --config.grpo.correction.cap=2.0",
     "divide_by_std": "GRPO.advantage=GroupRelative() or GroupCentred()",
 }
 

@@ -1,7 +1,7 @@
 """Matrices in 8 bits, for decoding alone: a decoded token reads half the bytes of its weights.
 
 Weight-only and symmetric, with a scale for each output. Samples drawn with them come from a
-slightly different policy than the one that learns; `GRPO.importance_cap` corrects for it.
+slightly different policy than the one that learns; `GRPO.correction` makes up for it.
 
     output weights  [1.0  -2.0]   largest 2.0, scale 2.0 / 127 = 0.0157
     values          [ 64  -127]   1.0 / 0.0157 = 63.5, rounded; multiplied out: [1.008  -2.0]

@@ -23,6 +23,7 @@ from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.files import write_jsonl
+from r1v3_jax.losses.schedules import is_off
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
@@ -30,7 +31,7 @@ from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rewards.verify import check_allowed
 from r1v3_jax.rollout.collect import Collected, begin, collect
-from r1v3_jax.rollout.group import json_rows
+from r1v3_jax.rollout.group import Group, json_rows
 from r1v3_jax.rollout.metrics import not_finite, statistics
 from r1v3_jax.rollout.programs import question_batch, rollout_programs
 from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout
@@ -61,7 +62,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     """
     optimizer, update = make_update(config)
     # A copy: the first update donates the arrays of the policy.
-    reference = jax.tree.map(jnp.copy, model) if config.kl_coef else None
+    reference = None if is_off(config.kl_coef) else jax.tree.map(jnp.copy, model)
     state = create(model, optimizer, trainable(config.trainable))
     del model  # its arrays belong to `state` now, and the first update donates them
 
@@ -98,7 +99,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 )
                 pending = collected.ahead
                 ledger.add(step, collected.consumed.drops)
-                host_batch = policy_batch(collected.groups, config, context.processor)
+                host_batch = batch_of(context, config, step, collected.groups)
                 batch = place(context, host_batch)
 
             # 2. Learn, unless a reward or a log-probability is not finite.
@@ -195,6 +196,19 @@ def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
     )
 
 
+def batch_of(
+    context: Context, config: GRPO, step: int, groups: list[Group]
+) -> PolicyBatch:
+    """Returns the arrays of a step's update, on the host."""
+    return policy_batch(
+        groups,
+        config,
+        context.processor,
+        seed=(context.run.seed, step),
+        progress=step / config.steps,
+    )
+
+
 def place(context: Context, batch: PolicyBatch) -> PolicyBatch:
     """Puts a batch on the devices."""
     rules = context.run.compute.rules
@@ -259,6 +273,7 @@ def sample_metrics(
     return {
         **statistics(collected.groups, config.length_limit(step)),
         **collected.counts,
+        **{f"number/{name}": float(x) for name, x in batch.numbers.items()},
         "rows/busy": busy_rows(batch),
         "prompts/padded_length": padded_length(batch),
     }
@@ -349,7 +364,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     optimizer, update = make_update(stage)
     state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
     weights = shard_bytes(model)
-    reference = weights if stage.kl_coef else 0
+    reference = 0 if is_off(stage.kl_coef) else weights
     kept = shard_bytes(state) + reference  # bytes that are on a chip all the time
     sampling = SamplingParams(
         stage.max_completion_tokens, stage.temperature, banned=banned
@@ -420,7 +435,7 @@ def learning_programs(
     """
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
     has_old = needs_old_logprobs(stage)
-    has_ref = bool(stage.kl_coef)
+    has_ref = not is_off(stage.kl_coef)
     table = []
     if has_old:
         batch = on_mesh(policy_batch_of(config.model, stage, *size), config, mesh)

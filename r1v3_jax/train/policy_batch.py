@@ -13,6 +13,7 @@ from r1v3_jax.data.prompts import prompt_batch
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.sharding import TRAIN
+from r1v3_jax.train.strengths import numbers_at
 from r1v3_jax.types import PolicyBatch, PromptBatch, SampleRows
 
 # Rows side by side that share a prompt, at most: with more, short groups leave some empty.
@@ -78,22 +79,30 @@ def policy_batch_of(
         prompts=prompt_batch_of(config, stage.prompts * plan.copies, length, tiles),
         rows=empty_rows(plan, jax.ShapeDtypeStruct, old=old, ref=ref),
         used=jax.ShapeDtypeStruct((), np.int32),
+        numbers={
+            name: jax.ShapeDtypeStruct((), np.float32)
+            for name in numbers_at(stage, progress=0.0)
+        },
     )
 
 
 def policy_batch(
-    groups: list[Group], config: GRPO, processor: Processor
+    groups: list[Group],
+    config: GRPO,
+    processor: Processor,
+    *,
+    seed: tuple[int, ...] = (0,),
+    progress: float = 0.0,
 ) -> PolicyBatch:
     """Returns the arrays of one update, for the current mesh.
 
     Samples whose verifier failed have no advantage and no weight, and no part in their group's
-    mean.
+    mean. seed: of what the weights of samples draw, the same on every host. progress: of the stage,
+    0 to 1.
     """
-    # 1. Advantages, float32[P, G], and the weight of each token, float32[P, G, C].
-    rewards = np.stack([group.rewards for group in groups])
+    # 1. Advantages, float32[P, G, C], and the weight of each token, float32[P, G, C].
     lengths = np.stack([group.completions.lengths for group in groups])
-    advantages = config.advantage(rewards, ~np.isnan(rewards))
-    weights = token_weights(groups, rewards, lengths, config)
+    advantages, weights = credits(groups, lengths, config, np.random.default_rng(seed))
 
     # 2. Each sample goes to its place.
     plan = pack(lengths, config)
@@ -108,7 +117,7 @@ def policy_batch(
         rows.positions[place] = len(group.prompt.tokens) + np.arange(size)
         rows.segment_ids[place] = segment
         rows.loss_weights[place] = weights[p, g, :size]
-        rows.advantages[place] = advantages[p, g]
+        rows.advantages[place] = advantages[p, g, :size]
         rows.sampler_logprobs[place] = group.completions.logprobs[g, :size]
 
     # 3. The prompts, each as often as devices share its samples.
@@ -123,24 +132,42 @@ def policy_batch(
         prompts=repeat_prompts(prompts, plan.copies),
         rows=rows,
         used=np.int32(plan.used),
+        numbers=numbers_at(config, progress),
     )
 
 
-def token_weights(
-    groups: list[Group], rewards: np.ndarray, lengths: np.ndarray, config: GRPO
-) -> np.ndarray:
-    """Returns the weight of each token in the loss, float32[P, G, C].
+def credits(
+    groups: list[Group],
+    lengths: np.ndarray,
+    config: GRPO,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the advantage and the weight of each token, float32[P, G, C] each.
 
     Learnt from are tokens that the model chose (not those that were forced), within the sample's
     length, of samples with a reward.
     """
+    # 1. Advantages of samples, and how often each counts.
+    rewards = np.stack([group.rewards for group in groups])
+    valid = ~np.isnan(rewards)
+    ended = np.stack([group.completions.ended for group in groups])
+    advantages = config.advantage(rewards, valid, lengths)
+    times = config.sample_weight(advantages, ended, valid, random)
+
+    # 2. Weights of tokens.
     max_tokens = config.max_completion_tokens
     chosen = np.stack([group.completions.chosen for group in groups])
     is_sampled = np.arange(max_tokens) < lengths[..., None]
-    has_reward = ~np.isnan(rewards)[..., None]
-    learnt = chosen & is_sampled & has_reward
-    weights = config.aggregation(learnt.reshape(-1, max_tokens), max_tokens)
-    return weights.reshape(learnt.shape)
+    learnt = chosen & is_sampled & valid[..., None]
+    weights = config.aggregation(
+        learnt.reshape(-1, max_tokens), max_tokens, times.ravel()
+    )
+
+    # 3. Tokens that the advantage does not push have none; they stay in the KL term.
+    entropies = np.stack([group.completions.entropies for group in groups])
+    is_pushed = config.tokens(entropies, learnt) | ~learnt
+    pushes = np.where(is_pushed, advantages[..., None], 0.0).astype(np.float32)
+    return pushes, weights.reshape(learnt.shape)
 
 
 def repeat_prompts(prompts: PromptBatch, copies: int) -> PromptBatch:

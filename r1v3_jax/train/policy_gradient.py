@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.config import GRPO
-from r1v3_jax.losses.policy import importance_weights
+from r1v3_jax.losses import NOTHING
+from r1v3_jax.losses.schedules import is_off
 from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.slices import sum_over_slices
 from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
+from r1v3_jax.train.strengths import Strengths, strengths
 from r1v3_jax.train.update import micro_batch, summed_gradients
 from r1v3_jax.types import PolicyBatch, SampleRows
 
@@ -32,10 +34,12 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
         last, cache = read_prompts(model(params), batch.prompts, config.prompt_parts)
         return last, cache.k, cache.v
 
+    step = strengths(config, batch.numbers)
+
     def loss(params, prompts, rows):
         last, k, v = prompts
         cache = PromptCache(k=k, v=v, lengths=batch.prompts.lengths)
-        return policy_loss(model(params), (last, cache), rows, config=config)
+        return policy_loss(model(params), (last, cache), rows, config, step)
 
     # 1. Forward through the prompts.
     prompts, pull_back = jax.vjp(read, params)
@@ -46,7 +50,7 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     )
     metrics = sum_over_slices(metrics)
     # Means over the tokens that are learnt from, whatever their weights add up to.
-    for name in ("sampler_gap", "policy_entropy"):
+    for name in sorted(metrics.keys() - {"loss", "kl", "weight"}):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
 
     # 3. Backward through the prompts.
@@ -57,9 +61,13 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
 
 
 def policy_loss(
-    model: R1V3, read: tuple[jax.Array, PromptCache], rows: SampleRows, *, config: GRPO
+    model: R1V3,
+    read: tuple[jax.Array, PromptCache],
+    rows: SampleRows,
+    config: GRPO,
+    step: Strengths,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the policy loss of a micro-batch, plus kl_coef times the KL to the reference.
+    """Returns the policy loss of a micro-batch, plus the KL term, minus the entropy term.
 
     read: the prompts, as `train.logprobs.read_prompts` returns them.
     """
@@ -74,18 +82,21 @@ def policy_loss(
     else:
         old = rows.old_logprobs
 
+    segments = rows.segment_ids
     corrected = weights
-    if config.importance_cap:
-        corrected = weights * importance_weights(
-            old, rows.sampler_logprobs, config.importance_cap
+    if config.correction != NOTHING:
+        corrected = weights * config.correction(
+            old, rows.sampler_logprobs, weights, segments
         )
-    loss, metrics = config.loss(logprobs, old, rows.advantages, corrected)
-    if config.kl_coef:
+    loss, metrics = step.loss(logprobs, old, rows.advantages, corrected, segments)
+    if not is_off(step.kl_coef):
         divergence = weighted_sum(
             config.kl_estimator(logprobs, rows.ref_logprobs), weights
         )
-        loss += config.kl_coef * divergence
+        loss += step.kl_coef * divergence
         metrics["kl"] = divergence
+    if not is_off(step.entropy_coef):
+        loss -= step.entropy_coef * weighted_sum(entropy, weights)
 
     # How far the sampler's forward pass and this one disagree; in exact arithmetic 0 at the first
     # update.
@@ -102,7 +113,7 @@ def needs_old_logprobs(config: GRPO) -> bool:
 
     With one update per rollout the update's own forward pass is the policy before it.
     """
-    return config.updates_per_rollout > 1 or bool(config.kl_coef)
+    return config.updates_per_rollout > 1 or not is_off(config.kl_coef)
 
 
 def with_logprobs(
@@ -111,7 +122,7 @@ def with_logprobs(
     """Returns the batch with the log-probabilities of the sampling weights and of the reference."""
     old = score(model, batch, config.temperature, config.prompt_parts)
     ref = None
-    if config.kl_coef:
+    if not is_off(config.kl_coef):
         ref = score(reference, batch, config.temperature, config.prompt_parts)
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=ref)
     return dataclasses.replace(batch, rows=rows)

@@ -17,6 +17,7 @@ from r1v3_jax import files, launch
 from r1v3_jax.config import Run, load_config
 from r1v3_jax.config.fields import flatten_fields
 from r1v3_jax.files import write_json
+from r1v3_jax.losses import Truncated
 from r1v3_jax.pipeline import preflight, start
 from r1v3_jax.run import checkpoints
 
@@ -136,7 +137,7 @@ def test_another_run_is_refused_by_its_fields(begun, tmp_path, shows):
 def test_how_often_it_saves_may_change_unless_rollouts_are_begun_ahead():
     """None is begun across a save, so a save more is another run."""
     config = load_config("digits_smoke")
-    ahead = grpo(config, off_policy_steps=1, importance_cap=2.0)
+    ahead = grpo(config, off_policy_steps=1, correction=Truncated(2.0))
     found = ["grpo.checkpoint_every" in run.identity("grpo") for run in (config, ahead)]
     assert found == [False, True]
 

@@ -15,13 +15,15 @@ from r1v3_jax.losses import (
     GroupRelative,
     SequenceMean,
     TokenMean,
+    Truncated,
 )
-from r1v3_jax.losses.policy import importance_weights
 from r1v3_jax.losses.supervised import cross_entropy
 
 RAGGED = np.array(
     [[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]], bool
 )
+
+ONCE = np.ones(len(RAGGED))
 
 
 def numbers(seed, shape=RAGGED.shape, scale=0.5):
@@ -41,7 +43,7 @@ def test_group_advantages_written_out():
         [0, 0, 0, 0],
         [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std],
     ]
-    got = GroupRelative()(rewards, np.ones((3, 4), bool))
+    got = GroupRelative()(rewards, np.ones((3, 4), bool), None)
     np.testing.assert_allclose(got, expected, atol=1e-5)  # eps 1e-6 in the denominator
 
 
@@ -50,7 +52,7 @@ def test_group_advantages_are_torchs_of_the_valid_samples():
 
     rewards = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     valid = np.random.default_rng(1).random((5, 8)) < 0.7
-    got = GroupRelative()(np.where(valid, rewards, np.nan), valid)
+    got = GroupRelative()(np.where(valid, rewards, np.nan), valid, None)
     for row, mask, advantages in zip(rewards, valid, got, strict=True):
         known = torch.from_numpy(row[mask])
         expected = (known - known.mean()) / (known.std() + 1e-6)
@@ -59,12 +61,12 @@ def test_group_advantages_are_torchs_of_the_valid_samples():
 
 
 def test_dr_grpo_does_not_divide():
-    got = GroupCentred()(np.array([[1.0, 0, 0, 0]]), np.ones((1, 4), bool))
+    got = GroupCentred()(np.array([[1.0, 0, 0, 0]]), np.ones((1, 4), bool), None)
     np.testing.assert_allclose(got, [[0.75, -0.25, -0.25, -0.25]])
 
 
 def test_a_group_with_one_valid_sample_has_no_signal():
-    got = GroupRelative()(np.array([[1.0, np.nan]]), np.array([[True, False]]))
+    got = GroupRelative()(np.array([[1.0, np.nan]]), np.array([[True, False]]), None)
     np.testing.assert_array_equal(got, [[0, 0]])
 
 
@@ -77,13 +79,13 @@ def test_aggregations_against_loops(aggregation):
         SequenceMean: np.mean([row.mean() for row in rows]),
         ConstantLength: sum(row.sum() for row in rows) / (max_tokens * len(rows)),
     }[type(aggregation)]
-    weights = aggregation(RAGGED, max_tokens)
+    weights = aggregation(RAGGED, max_tokens, ONCE)
     np.testing.assert_allclose(-cross_entropy(x, weights), expected, rtol=1e-5)
 
 
 def test_clipped_policy_loss_against_a_loop():
     logprobs, old, advantages = numbers(3), numbers(4), numbers(5, scale=1.0)
-    weights = SequenceMean()(RAGGED, 5)
+    weights = SequenceMean()(RAGGED, 5, ONCE)
     expected, low, high = 0.0, 0.0, 0.0
     for b, t in np.argwhere(RAGGED):
         ratio, advantage, w = (
@@ -94,7 +96,7 @@ def test_clipped_policy_loss_against_a_loop():
         expected -= w * min(ratio * advantage, np.clip(ratio, 0.8, 1.28) * advantage)
         low += w * (ratio < 0.8 and advantage < 0)
         high += w * (ratio > 1.28 and advantage > 0)
-    got, metrics = Clipped(low=0.2, high=0.28)(logprobs, old, advantages, weights)
+    got, metrics = Clipped(low=0.2, high=0.28)(logprobs, old, advantages, weights, None)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_ratio/low"], low, rtol=1e-5)
     np.testing.assert_allclose(metrics["clip_ratio/high"], high, rtol=1e-5)
@@ -104,8 +106,8 @@ def test_clipped_policy_loss_against_a_loop():
 def test_on_policy_gradient_is_the_policy_gradient():
     """At ratio 1 nothing is clipped: d loss / d logprob = -weight * advantage."""
     logprobs, advantages = numbers(6), numbers(7, scale=1.0)
-    weights = TokenMean()(RAGGED, 5)
-    gradient = jax.grad(lambda x: Clipped()(x, logprobs, advantages, weights)[0])(
+    weights = TokenMean()(RAGGED, 5, ONCE)
+    gradient = jax.grad(lambda x: Clipped()(x, logprobs, advantages, weights, None)[0])(
         jnp.asarray(logprobs)
     )
     np.testing.assert_allclose(gradient, -weights * advantages, atol=1e-6)
@@ -116,7 +118,9 @@ def test_gradient_beyond_a_bound_is_zero():
     logprobs = jnp.asarray([[1.0, 1.0, -1.0, -1.0]])
     advantages = jnp.asarray([[1.0, -1.0, -1.0, 1.0]])
     weights = jnp.ones((1, 4))
-    gradient = jax.grad(lambda x: Clipped()(x, 0 * x, advantages, weights)[0])(logprobs)
+    gradient = jax.grad(lambda x: Clipped()(x, 0 * x, advantages, weights, None)[0])(
+        logprobs
+    )
     assert gradient[0, 0] == 0 and gradient[0, 2] == 0
     assert gradient[0, 1] != 0 and gradient[0, 3] != 0
 
@@ -126,7 +130,7 @@ def test_weightless_tokens_may_hold_anything():
     bad = jnp.asarray([[jnp.nan, -0.5]])
 
     def loss(x):
-        return Clipped()(x, bad, bad, weights)[0]
+        return Clipped()(x, bad, bad, weights, None)[0]
 
     value, gradient = jax.value_and_grad(loss)(bad)
     assert np.isfinite(value) and np.isfinite(np.asarray(gradient)).all()
@@ -177,9 +181,9 @@ def test_kl_estimators_pull_towards_the_reference_on_average():
 def test_importance_weights_are_capped_and_constant():
     old, sampled = jnp.asarray([0.0, 0.0, 0.0]), jnp.asarray([0.0, -2.0, 1.0])
     np.testing.assert_allclose(
-        importance_weights(old, sampled, 2.0), [1, 2, np.exp(-1)], rtol=1e-6
+        Truncated(2.0)(old, sampled, None, None), [1, 2, np.exp(-1)], rtol=1e-6
     )
-    gradient = jax.grad(lambda x: importance_weights(x, sampled, 2.0).sum())(old)
+    gradient = jax.grad(lambda x: Truncated(2.0)(x, sampled, None, None).sum())(old)
     np.testing.assert_array_equal(gradient, [0, 0, 0])
 
 

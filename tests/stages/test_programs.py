@@ -7,6 +7,8 @@ import json
 import pytest
 
 from r1v3_jax.config import load_config
+from r1v3_jax.losses import Clipped, Truncated
+from r1v3_jax.losses.schedules import Decay, DipAndRise, Line
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, start
 from r1v3_jax.rollout import sampler
@@ -32,7 +34,11 @@ def config():
                 evaluate_every=1,
                 slots=6,
                 rollout_int8=True,
-                importance_cap=2.0,
+                correction=Truncated(2.0),
+                # Strengths that move, and a reference model.
+                loss=Clipped(high=Line(0.2, 0.4)),
+                kl_coef=DipAndRise(0.0, 0.1),
+                entropy_coef=Decay(0.01, 0.9),
                 off_policy_steps=1,
                 # The prompts of step 0 have up to 25 tokens, of step 1 up to 23.
                 buckets=((24, 4),),
@@ -80,6 +86,13 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     steps = [line for line in map(json.loads, lines) if line["stage"] == "grpo"]
     assert [line["prompts/padded_length"] for line in steps] == [26, 24]
+    # Step 1 of 2 is at half of the run.
+    for name, (first, second) in {
+        "number/loss.high": (0.2, 0.3),
+        "number/kl_coef": (0.1, 0.1 * 2 / 7),
+        "number/entropy_coef": (0.01, 0.01 * 0.9**50),
+    }.items():
+        assert [line[name] for line in steps] == pytest.approx([first, second])
     assert (
         json.loads((tmp_path / "summary.json").read_text())["compiles_after_warmup"]
         == 0

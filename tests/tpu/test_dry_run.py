@@ -145,7 +145,7 @@ REFUSED = {
     ),
     "eight bits without a correction": (
         lambda: changed(rollout_int8=True),
-        "GRPO.rollout_int8 samples from .* wants an importance_cap, not 0; 2.0 would do",
+        "GRPO.rollout_int8 samples from .* wants a correction, .*; correction.cap = 2.0 would",
     ),
     "fewer slots than none": (
         lambda: changed(slots=-1),

@@ -14,7 +14,20 @@ from random_models import random_model
 from r1v3_jax.config import GRPO, TINY, Compute, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import place_images
-from r1v3_jax.losses import ConstantLength, SequenceMean, TokenMean, policy
+from r1v3_jax.losses import (
+    NOTHING,
+    Cispo,
+    Clipped,
+    ConstantLength,
+    Gmpo,
+    Gspo,
+    Masked,
+    Sapo,
+    SequenceMean,
+    TokenMean,
+    Truncated,
+    WholeSequence,
+)
 from r1v3_jax.models import attention, internvit, qwen2
 from r1v3_jax.processing.processor import Encoded, Tiles
 from r1v3_jax.rewards import score
@@ -90,7 +103,8 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
     index, mask = np.full(shape, -1, np.int32), np.zeros((P * G, C), bool)
     weights, advantages, sampled = (np.zeros(shape, np.float32) for _ in range(3))
     reward = np.stack([group.rewards for group in groups])
-    advantage = CONFIG.advantage(reward, ~np.isnan(reward))
+    lengths = np.stack([group.completions.lengths for group in groups])
+    advantage = CONFIG.advantage(reward, ~np.isnan(reward), lengths)
     for r in range(P * G):
         p, g = divmod(r, G)
         prompt, made = groups[p].prompt, groups[p].completions
@@ -106,7 +120,7 @@ def naive(groups: list, config: GRPO) -> tuple[Batch, np.ndarray, np.ndarray]:
             mask[r, :size] = made.chosen[g, :size]
         advantages[r, start : start + size] = advantage[p, g]
         sampled[r, start : start + size] = made.logprobs[g, :size]
-    for r, row in enumerate(config.aggregation(mask, C)):
+    for r, row in enumerate(config.aggregation(mask, C, np.ones(len(mask)))):
         start = len(groups[r // G].prompt.tokens)
         weights[r, start : start + C] = row
     tiles = np.concatenate([np.asarray(group.prompt.tiles) for group in groups])
@@ -122,18 +136,24 @@ def naive_gradient(model, groups, config: GRPO, names: str):
         model = nnx.merge(graph, params, frozen)
         logprobs, _ = token_logprobs(model, batch, temperature=config.temperature)
         old, weights = jax.lax.stop_gradient(logprobs), batch.loss_weights
-        if config.importance_cap:
-            weights *= policy.importance_weights(old, sampled, config.importance_cap)
-        return config.loss(logprobs, old, advantages, weights)[0]
+        if config.updates_per_rollout > 1:
+            old = sampled  # as if the sampling weights had given these
+        segments = batch.segment_ids
+        if config.correction != NOTHING:
+            weights *= config.correction(old, sampled, weights, segments)
+        return config.loss(logprobs, old, advantages, weights, segments)[0]
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def shared_gradient(model, groups, config: GRPO, names: str):
     graph, params, frozen = nnx.split(model, optimizer.trainable(names), ...)
-    batch = placement.place(
-        policy_batch.policy_batch(groups, config, Processor), TRAIN, get_mesh()
-    )
+    batch = policy_batch.policy_batch(groups, config, Processor)
+    if config.updates_per_rollout > 1:
+        rows = batch.rows
+        rows = dataclasses.replace(rows, old_logprobs=rows.sampler_logprobs)
+        batch = dataclasses.replace(batch, rows=rows)
+    batch = placement.place(batch, TRAIN, get_mesh())
 
     def of_slice(params, frozen, batch):
         return policy_gradient.gradients(
@@ -180,9 +200,19 @@ CASES = {
         "all",
     ),
     "one sample at a time, corrected": (
-        {"accumulate": 24, "importance_cap": 1.05},
+        {"accumulate": 24, "correction": Truncated(1.05)},
         "llm",
     ),
+    "masked": ({"accumulate": 3, "correction": Masked(0.9, 1.1)}, "llm"),
+    "a factor a sample": ({"accumulate": 3, "correction": WholeSequence(1.5)}, "llm"),
+    # Several updates a rollout: the ratios are not 1.
+    **{
+        type(loss).__name__: (
+            {"accumulate": 3, "loss": loss, "updates_per_rollout": 2},
+            "llm",
+        )
+        for loss in (Clipped(dual=3.0), Gspo(0.2, 0.2), Gmpo(), Cispo(), Sapo())
+    },
 }
 
 

@@ -42,7 +42,8 @@ def naive_batch(groups: list[Group], config: GRPO, processor: Processor) -> Naiv
     samples = _joined(groups)
     is_sampled = np.arange(config.max_completion_tokens) < samples.lengths[:, None]
     rewards = np.stack([group.rewards for group in groups])
-    advantages = config.advantage(rewards, ~np.isnan(rewards))
+    lengths = samples.lengths.reshape(rewards.shape)
+    advantages = config.advantage(rewards, ~np.isnan(rewards), lengths)
 
     def join(prompts, completions):  # [P, T] or a number, [P x G, C] -> [P x G, T + C]
         shape = (len(groups), config.max_prompt_tokens)
@@ -60,7 +61,9 @@ def naive_batch(groups: list[Group], config: GRPO, processor: Processor) -> Naiv
         tokens=join(prompt_tokens, sample_tokens),
         positions=np.where(used, np.arange(used.shape[1]), 0).astype(np.int32),
         segment_ids=used.astype(np.int32),
-        loss_weights=config.aggregation(learnt, config.max_completion_tokens),
+        loss_weights=config.aggregation(
+            learnt, config.max_completion_tokens, np.ones(len(learnt))
+        ),
     )
 
     # 2. Images. The tiles of a micro-batch are those of its prompts.
