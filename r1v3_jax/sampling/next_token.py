@@ -69,6 +69,9 @@ def penalised(
         return nothing.at[row].max(is_written)
 
     is_repeated = jax.vmap(tokens_of)(completions.tokens, is_written)
+    # Made whole on each device; the logits may be split along the vocabulary.
+    if not jax.sharding.get_abstract_mesh().empty:
+        is_repeated = jax.reshard(is_repeated, jax.typeof(logits).sharding.spec)
     penalty = sampling.repetition_penalty
     smaller = jnp.where(logits > 0, logits / penalty, logits * penalty)
     return jnp.where(is_repeated, smaller, logits)

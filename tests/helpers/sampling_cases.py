@@ -50,6 +50,13 @@ LAYOUTS = {  # mesh, rules, whether the inputs are on their devices already, fur
     "train": ((2, 2, 2), TRAIN, True, {}),
     "host inputs": ((2, 2, 2), DECODE, False, {}),
     "penalty": ((2, 2, 2), DECODE, True, {"repetition_penalty": 1.1}),
+    # Without cuts the vocabulary stays split over the devices.
+    "penalty of a split vocabulary": (
+        (2, 2, 2),
+        DECODE,
+        True,
+        {"repetition_penalty": 1.1, "top_k": 0},
+    ),
     "thinking": ((2, 2, 2), DECODE, True, BUDGET),
 }
 

@@ -140,9 +140,7 @@ def test_samples_are_taken_in_order(ending, sample):
     assert by_slot != sorted(by_slot)
 
 
-@pytest.mark.parametrize(
-    "name", ["decode", "train", "host inputs", "penalty", "thinking"]
-)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_eight_devices_serve_their_own_slots(ending, sample, name):
     shape, rules, placed, further = LAYOUTS[name]
     settings = {**WARM, **further}
