@@ -25,7 +25,8 @@ from r1v3_jax.processing import chat
 IMAGE_FIELDS = (
     "images image imgs img pictures picture photos photo decoded_images decoded_image image_bytes "
     "image_data image_base64 base64_image img_base64 image_paths image_path img_paths img_path "
-    "image_files image_file img_file image_urls image_url img_url png jpg jpeg webp"
+    "image_files image_file img_file image_urls image_url img_url png jpg jpeg webp "
+    "pixel_values pixels image_array img_array"  # arrays are refused as such
 ).split()
 # Fields that are an image's if what they hold ends like the name of one: a.png.
 NAME_FIELDS = (

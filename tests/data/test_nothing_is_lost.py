@@ -47,6 +47,8 @@ FIELDS = [
     ("image", URI, [A]),
     ("image", 3, REFUSED),
     ("image", {"array": [1, 2]}, REFUSED),
+    ("image", [[0, 0], [0, 0]], REFUSED),
+    ("pixel_values", [[0, 0], [0, 0]], REFUSED),
     ("decoded_image", {"bytes": A, "path": "1.jpg"}, [A]),
     ("img", A, [A]),
     ("picture", "a.png", ["a.png"]),
