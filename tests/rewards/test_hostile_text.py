@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_answers import ANSWERS, boxed
+from labelled_kinds import KINDS
 
 from r1v3_jax.rewards.score import format_score, score
+from r1v3_jax.rewards.verifiers import (
+    digits,
+    names,
+    relations,
+    spelling,
+    strings,
+    structure,
+    units,
+)
 from r1v3_jax.rewards.verifiers.boxes import extract
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rewards.verify import check_gold, verify
@@ -77,7 +87,14 @@ PIECES = [
     "2\\sqrt{3}",
     "°",
 ]
-GOLDS = list(ANSWERS)
+PIECES += [
+    "²", "½", "₁", "√", "≧", "θ", "ℝ", "sqrt(", "abs(", "pi", "oo", "**", "<=", "...", "if ",
+    r"\over ", r"\text{Area}=", r"\textcolor{red}{", r"\color{", r"{\rm ", r"\mathbb ", r"\ne ",
+    r"\approx", " about ", r"\setminus", r"\cap", r"\vee ", r"\lvert ", r"\left.", r"\not=",
+    r"\begin{cases}", r"\end{cases}", r"\begin{array}{cc}", r"\end{array}", "_8", "_{16}",
+    " m/s", r"\mu ", r"\Omega", " people", " all real numbers", " except ", r"\{x|", "P(1,2)",
+]  # fmt: skip
+GOLDS = [*ANSWERS, *(gold for kind in KINDS.values() for gold in kind)]
 latex = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 mutated = st.tuples(st.sampled_from(GOLDS), st.integers(0, 20), latex).map(
     lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :]
@@ -207,3 +224,38 @@ def test_long_completions_take_linear_time(text):
         start = time.process_time()
         score(hostile, "7", ended=True)
         assert time.process_time() - start < 5  # quadratic time would be an hour
+
+
+JUNK = [
+    "~ ", r"\text{", r"\text{}", r"\frac", "{", "}", r"\sqrt(", r"\sqrt[", "(", "sin ", " or",
+    " and", r"\over", "^", "²", "½", "√1", " percent", "{}", "1, ", r"\a{ ", "+ ",
+    r"\begin{cases}", r"\in", r"\color{", "=~", r"\cos ^ ", "a ", "(a", "'", "|a", r"\angle ",
+    "=x", "A", "a-", r"\frac{d", "1 m ", "1m", "m/", "m/(", r"5\mu ", "5}", "x<", r"x\ne ",
+    r"\{x|", r"\mathbb{R}-", "all reals ", "&", r"\\", r"\approx", "(about ", "about ", "1_{",
+    "_{8}", "]1,2[", r"\setminus", "[,", "x=1,", "x is ", "^{2}", "1}{", "...", "-1", "**",
+    "abs(", "平方", "个", "\n", "1e", "E5", r"\{", ";",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", JUNK)
+def test_reading_junk_takes_linear_time(piece):
+    """20,000 characters, fifty times more than an answer may have, through every way of reading."""
+    for text in (
+        piece * (20_000 // len(piece)),
+        "5" + piece * (20_000 // len(piece)) + "=5",
+    ):
+        for read in (
+            spelling.normalise,
+            units.split,
+            names.split,
+            strings.is_text,
+            digits.read_number,
+            digits.read_based,
+            relations.as_sets,
+            structure.take_apart,
+        ):
+            start = time.process_time()
+            read(text)
+            assert time.process_time() - start < 2, (
+                read
+            )  # quadratic time would be minutes

@@ -279,8 +279,9 @@ def run(inside):
             assert routing.check(rules, gold, inside).verdict is not routing.Verdict.RIGHT, inside
         routing.check(rules, inside, "7")
 
-for warm in "8+x", "8 cm", r"\\sqrt{x}+1", r"\\operatorname{f}(x)", r"\\text{a}=8", "x=2", "[1, 1]", "1/0":
+for warm in "8+x", r"\\sqrt{x}+1", r"\\operatorname{f}(x)", r"\\text{a}=8", "x=2", "[1, 1]", "1/0":
     run(warm)
+run("8 cm")  # pint reads its table of units
 events = []
 watched = "open compile exec import subprocess os. socket. shutil. ctypes pty. code. glob. tempfile"
 

@@ -96,7 +96,9 @@ def _characters_of(form: str) -> str:
 
 _RAISED = re.compile(f"[{_characters_of('<super>')}]+")
 _LOWERED = re.compile(f"[{_characters_of('<sub>')}]+")
-_RAISED_OVER_LOWERED = re.compile(f"({_RAISED.pattern})[/\u2044]({_LOWERED.pattern})")
+_RAISED_OVER_LOWERED = re.compile(
+    f"(?<!{_RAISED.pattern[:-1]})({_RAISED.pattern})[/\u2044]({_LOWERED.pattern})"
+)
 _ROOT = re.compile(r"(√|∛|∜) ?([0-9]+(?:\.[0-9]+)?)")
 
 
