@@ -4,7 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from r1v3_jax.config.fields import NonNegativeInt, PositiveInt, check
+from r1v3_jax.config.fields import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    check,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +23,12 @@ class Evaluate:
     # (set, accuracy of the best constant answer), where that is known: what a blind model can get.
     answer_prior: tuple[tuple[str, float], ...] = ()
     questions: PositiveInt = 1000  # a set
+    # Answers to each question, and the temperature they are sampled at; 0: the likeliest tokens,
+    # always the same. The report's accuracies are means of 5 answers at temperature 1.
+    samples: PositiveInt = 1
+    temperature: NonNegativeFloat = 0.0
     batch: PositiveInt = 250  # prompts at a time
-    slots: NonNegativeInt = 0  # decode slots of a batch; 0: one for each prompt
+    slots: NonNegativeInt = 0  # decode slots of a batch; 0: one for each answer
     tiles: int = 250  # tile slots of a batch
     max_prompt_tokens: PositiveInt = 4096
     max_tokens: PositiveInt = 8192
@@ -52,9 +61,15 @@ class Evaluate:
             missing = sorted(set(parts) - known)
             if missing:
                 raise ValueError(f"Evaluate.pooled {name!r}: no set {missing[0]!r}")
-        if self.slots > self.batch:
+        if self.samples > 1 and not self.temperature:
             raise ValueError(
-                f"Evaluate.slots is {self.slots}; it must be at most batch = {self.batch}"
+                f"Evaluate.samples is {self.samples} at temperature 0, where all answers to a "
+                "question are the same; temperature = 1.0 would do, or samples = 1"
+            )
+        answers = self.batch * self.samples
+        if self.slots > answers:
+            raise ValueError(
+                f"Evaluate.slots is {self.slots}; it must be at most batch x samples = {answers}"
             )
         if self.thinking == "none" and self.thinking_tokens:
             raise ValueError(

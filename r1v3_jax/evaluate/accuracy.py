@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from r1v3_jax.evaluate.statistics import wilson
+from r1v3_jax.evaluate.statistics import mean_interval, wilson
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.sampler import GroupSampler, sample
@@ -31,14 +31,41 @@ def sample_groups(
 
 
 def accuracy(groups: list[Group]) -> dict[str, float]:
-    """Returns {mean, low, high, n}: the share of right answers with its 95% interval (Wilson).
+    """Returns {mean, low, high, n}: the share of right answers with its 95% interval.
 
-    Samples whose verification failed are not counted in n. Only the verdict RIGHT counts as
-    correct: partial credit affects rewards, not accuracy.
+    With several answers a question it is avg@k, the interval is over questions, and there are also
+    {samples, pass, pass_low, pass_high}: pass@k, the share of questions with a right answer among
+    k. n counts answers, or questions where there are several.
+
+    Answers whose verification failed are not counted. Only the verdict RIGHT counts as correct:
+    partial credit affects rewards, not accuracy.
     """
-    scores = [score for group in groups for score in group.scores]
-    # A failed verification, a verifier that ended or hung, has no total.
-    verified = [score for score in scores if score.total is not None]
-    correct = sum(score.verdict is Verdict.RIGHT for score in verified)
-    mean, low, high = wilson(correct, len(verified))
-    return {"mean": mean, "low": low, "high": high, "n": len(verified)}
+    # {question: whether each verified answer is right}. A failed verification, a verifier that
+    # ended or hung, has no total.
+    questions = [
+        [
+            score.verdict is Verdict.RIGHT
+            for score in group.scores
+            if score.total is not None
+        ]
+        for group in groups
+    ]
+    samples = max((len(group.scores) for group in groups), default=1)
+    if samples == 1:
+        right = [is_right for answers in questions for is_right in answers]
+        mean, low, high = wilson(sum(right), len(right))
+        return {"mean": mean, "low": low, "high": high, "n": len(right)}
+    answered = [answers for answers in questions if answers]
+    shares = [sum(answers) / len(answers) for answers in answered]
+    mean, low, high = mean_interval(shares)
+    passed, pass_low, pass_high = wilson(sum(map(any, answered)), len(answered))
+    return {
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "n": len(answered),
+        "samples": samples,
+        "pass": passed,
+        "pass_low": pass_low,
+        "pass_high": pass_high,
+    }

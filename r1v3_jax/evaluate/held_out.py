@@ -1,4 +1,4 @@
-"""Greedy accuracy on the held-out sets of a run, with any thinking mode, also without images."""
+"""Accuracy on the held-out sets of a run, with any thinking mode, also without images."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def accuracies(
 ) -> dict[str, dict[str, float]]:
     """Returns the accuracy on each set of the run, and on the sets pooled, by name."""
     config = context.run.evaluate
-    sampler = _greedy_sampler(context, processor_class)
+    sampler = _sampler(context, processor_class)
     groups = {}
     for name, source in config.sets:
         # The stage before is saved. The sets of a preempted run are done again.
@@ -37,8 +37,8 @@ def accuracies(
     return {name: accuracy.accuracy(samples) for name, samples in groups.items()}
 
 
-def _greedy_sampler(context: Context, processor_class: type[Processor]) -> GroupSampler:
-    """Returns a sampler of one answer a question, in the thinking mode of the config."""
+def _sampler(context: Context, processor_class: type[Processor]) -> GroupSampler:
+    """Returns a sampler of the answers to each question, in the thinking mode of the config."""
     config = context.run.evaluate
     tokenizer = context.processor.tokenizer
     # "no_wait": critical words are never sampled.
@@ -50,7 +50,7 @@ def _greedy_sampler(context: Context, processor_class: type[Processor]) -> Group
     think_end = tokenizer.closing("</think>") if config.thinking_tokens else ()
     sampling = SamplingParams(
         max_tokens=config.max_tokens,
-        temperature=0.0,
+        temperature=config.temperature,
         banned=banned,
         thinking_tokens=config.thinking_tokens,
         think_end=think_end,
@@ -61,7 +61,7 @@ def _greedy_sampler(context: Context, processor_class: type[Processor]) -> Group
         sampling=sampling,
         max_prompt_tokens=config.max_prompt_tokens + prefill_tokens,
         tiles=config.tiles,
-        group_size=1,
+        group_size=config.samples,
         verify=context.run.verify,
         data=context.run.data,
         slots=config.slots,

@@ -1,4 +1,4 @@
-"""Wilson's interval and Spearman's rank correlation. Knows numbers alone."""
+"""Intervals of shares and of means, and Spearman's rank correlation. Knows numbers alone."""
 
 import math
 
@@ -35,6 +35,26 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float, float
     if successes == n:
         high = 1.0
     return p, low, high
+
+
+def mean_interval(shares, z: float = 1.96) -> tuple[float, float, float]:
+    """Returns (mean, low, high): a mean of shares from 0 to 1, and its 95% interval.
+
+    mean -+ z s / sqrt(n), s the unbiased deviation, within 0 and 1. One share a question, so that
+    answers to the same question, which are alike, are not taken for independent ones. Shares that
+    are all equal have no deviation, and their mean is still not known exactly: the interval is then
+    Wilson's, of as many trials as there are shares.
+    """
+    shares = np.asarray(shares, np.float64)
+    n = len(shares)
+    if n == 0:
+        return math.nan, 0.0, 1.0
+    mean = float(shares.mean())
+    if np.ptp(shares) == 0:
+        _, low, high = wilson(round(mean * n), n)
+        return mean, min(low, mean), max(high, mean)
+    half = z * float(shares.std(ddof=1)) / math.sqrt(n)
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def rank_correlation(x, y) -> float:

@@ -347,12 +347,19 @@ def table(summary: dict) -> str:
 
 
 def questions(stages: dict[str, dict], name: str) -> str:
-    """Writes how many questions a set has; a range if failed verifications left some out."""
+    """Writes how many questions a set has; a range if failed verifications left some out.
+
+    With several answers to each: "n = 1000, mean of 5".
+    """
     counts = [values[name]["n"] for values in stages.values() if name in values]
     # Hard questions of three stages with n = 1000, 997 and 1000: "n = 997 to 1000".
     low = min(counts)
     high = max(counts)
-    return f"n = {high}" if low == high else f"n = {low} to {high}"
+    count = f"n = {high}" if low == high else f"n = {low} to {high}"
+    samples = {
+        values[name].get("samples", 1) for values in stages.values() if name in values
+    }
+    return f"{count}, mean of {max(samples)}" if max(samples) > 1 else count
 
 
 # Drawing.

@@ -125,11 +125,15 @@ def percent(accuracy: dict | None) -> str:
 
 
 def interval(accuracy: dict | None) -> str:
-    """Writes an accuracy as "63.0 [60.0, 65.9]"; "-" if it was not measured."""
+    """Writes an accuracy as "63.0 [60.0, 65.9]"; "-" if it was not measured.
+
+    With several answers a question also the share with a right one: "63.0 [60.0, 65.9] any 81.2".
+    """
     if not measured(accuracy):
         return "-"
     mean, low, high = (f"{100 * accuracy[key]:.1f}" for key in BOUNDS)
-    return f"{mean} [{low:>4}, {high:>4}]"
+    passed = f" any {100 * accuracy['pass']:.1f}" if "pass" in accuracy else ""
+    return f"{mean} [{low:>4}, {high:>4}]{passed}"
 
 
 def label(stage: str) -> str:

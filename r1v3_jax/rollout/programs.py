@@ -24,18 +24,19 @@ def evaluation_programs(config: Run, mesh, banned: tuple[int, ...]) -> list[Prog
     evaluate = config.evaluate
     with jax.set_mesh(mesh):
         model = build.abstract(config.model, config.compute, mesh)
+        sizes = question_batch(evaluate) | {"group_size": evaluate.samples}
         return rollout_programs(
             config,
             mesh,
-            SamplingParams(evaluate.max_tokens, 0.0, banned=banned),
+            SamplingParams(evaluate.max_tokens, evaluate.temperature, banned=banned),
             max_prompt_tokens=evaluate.max_prompt_tokens,
             resident=shard_bytes(model),
-            **question_batch(evaluate),
+            **sizes,
         )
 
 
 def question_batch(evaluate: Evaluate) -> dict[str, int]:
-    """Returns the sizes of a batch of questions, as arguments of `rollout_programs`."""
+    """Returns the sizes of a batch of questions with one answer each, for `rollout_programs`."""
     return {
         "prompts": evaluate.batch,
         "group_size": 1,

@@ -355,6 +355,24 @@ def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budge
             assert not np.isin(ids, words).any()
 
 
+def test_several_answers_a_question(config, finished, tmp_path):
+    """The report's protocol: the mean of several answers at temperature 1, and pass@k."""
+    workdir, _ = finished
+    shutil.copytree(workdir / "tokenizer", tmp_path / "tokenizer")
+    settings = dataclasses.replace(
+        config.evaluate, samples=3, temperature=1.0,
+        sets=config.evaluate.sets[:1], pooled=(),
+    )  # fmt: skip
+    context = pipeline.prepare(
+        dataclasses.replace(config, evaluate=settings), tmp_path, True
+    )
+    model = weights.load_weights(workdir / "connector/done")
+    (measured,) = held_out.accuracies(context, model).values()
+    assert (measured["n"], measured["samples"]) == (8, 3)
+    assert measured["pass"] >= measured["mean"] >= 0
+    assert held_out.accuracies(context, model) == {"easy": measured}  # the same again
+
+
 def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     """Stopped after 2 of 3 steps and started again: the same numbers, the same weights."""
     workdir, _ = finished
