@@ -75,9 +75,9 @@ def tile(
     """Cuts one PIL image of any mode into normalised float32[I, S, S, 3]; I <= max_tiles + 1.
 
     The image is stretched to the grid (bicubic), cut row by row, and followed by a thumbnail of
-    the whole if there is more than one tile. Transparency is dropped, not blended, as the
-    reference does. Bit-equal to the original script (torchvision), and without transparency to
-    transformers' GotOcr2ImageProcessorPil. ValueError as in `tile_grid`.
+    the whole if there is more than one tile. Transparent pixels show white, as `to_rgb` says.
+    Bit-equal to transformers' GotOcr2ImageProcessorPil, and for images in mode RGB to the original
+    script (torchvision). ValueError as in `tile_grid`.
 
     out: contiguous memory to write the tiles into; it is also what is returned.
     """

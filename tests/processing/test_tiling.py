@@ -190,6 +190,11 @@ def test_transparent_pixels_are_white_or_as_in_the_original_script():
     clear.putalpha(0)
     white = Image.new("RGB", image.size, "white")
     assert_same_bits(tiling.tile(clear), torch_tiles(white))
+    half = noise(500, 300)
+    half.putalpha(noise(500, 300).getchannel("R"))
+    for image_with_alpha in (clear, half, half.convert("LA")):
+        theirs = transformers_tiles(image_with_alpha, tile_size=448)
+        assert_same_bits(tiling.tile(image_with_alpha), theirs)
     reference = tiling.to_rgb(clear, "reference")
     assert_same_bits(tiling.tile(reference), torch_tiles(clear))
     assert_same_bits(tiling.tile(reference), tiling.tile(image))
