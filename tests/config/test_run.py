@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from r1v3_jax.config import GRPO, SFT, TINY, Run, load_config
+from r1v3_jax.config import GRPO, SFT, TINY, Data, Run, load_config
 from r1v3_jax.launch import freeze, thaw
 from r1v3_jax.losses import Clipped, GroupCentred
 
@@ -59,6 +59,16 @@ def test_another_algorithm_is_another_run():
     other = config.with_stages(grpo=centred)
     assert config.identity("grpo")["grpo.advantage"] == "GroupRelative"
     assert other.identity("grpo")["grpo.advantage"] == "GroupCentred"
+
+
+def test_images_that_are_converted_in_another_way_are_another_run():
+    identities = []
+    for conversion in ("served", "reference"):
+        config = run(data=Data(image_conversion=conversion, threads=len(identities)))
+        identities.append(config.identity("grpo"))
+    served, reference = identities
+    differing = {key for key in served if served[key] != reference[key]}
+    assert differing == {"data.image_conversion"}  # how many threads read says nothing
 
 
 @pytest.mark.parametrize(
