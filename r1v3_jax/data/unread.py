@@ -51,7 +51,8 @@ def check_unread(record: dict, chain, read: tuple[str, ...]) -> None:
 def _check_text_field(path: str, name: str, value, chain) -> None:
     """InvalidRecord if a field is a thought, or a weight that is not 1."""
     if name in THOUGHT_FIELDS and not isinstance(value, bool | int | float):
-        is_in_chain = isinstance(value, str) and value.strip() in str(chain)
+        thought, end, _ = str(chain).partition(turns.THOUGHT_END)
+        is_in_chain = end and isinstance(value, str) and value.strip() in thought
         if not is_in_chain:
             raise InvalidRecord(
                 "fields",

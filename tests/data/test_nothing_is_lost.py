@@ -234,6 +234,8 @@ def test_every_key_of_a_turn_is_used_or_refused_by_name(key, value, expected):
 def test_a_thought_in_a_field_of_a_reply_is_kept_once():
     twice = {"prompt": ASK, "completion": "why\n</think>\n\n\\boxed{5}", "cot": "why"}
     assert outcome(twice)["chain"] == twice["completion"]
+    assert "cot" in outcome(twice | {"cot": "5"})  # that is in the reply alone
+    assert "cot" in outcome(twice | {"completion": "why? \\boxed{5}"})
     reply = {"role": "assistant", "content": twice["completion"], "thinking": "why"}
     assert outcome({"messages": [*ASK, reply]})["chain"] == twice["completion"]
     other = reply | {"thinking": "another"}
