@@ -5,7 +5,6 @@ sharding of every array of the real program without a device.
 """
 
 import dataclasses
-import functools
 import time
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from quick_compile import quick_jit
 
 from r1v3_jax.config import INTERNVL3_1B, R1V3_38B, TINY, Compute
 from r1v3_jax.models import attention, build, r1v3
@@ -30,10 +30,6 @@ from r1v3_jax.sharding import (
 
 # TINY has 4 kv heads: at most 4 ways in decoding.
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
-
-# Compiling is nearly all the time of these tests: less of it.
-OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 def difference(ours, theirs) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch_reference as reference
 from flax import nnx
+from quick_compile import quick_jit
 
 from r1v3_jax import hf
 from r1v3_jax.models import build
@@ -39,10 +40,6 @@ SHORT = [5, *image(1), 8]
 # The shape of nearly every batch, so that programs are shared.
 ROWS = 6
 LENGTH = 64
-
-# Less optimisation by LLVM: these programs run once, and half of the time goes into compiling.
-OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 # --- checkpoints -------------------------------------------------------------------------------

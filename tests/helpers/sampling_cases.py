@@ -1,7 +1,6 @@
 """Prompts, settings and ways to sample that the tests of sampling share."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import torch_reference as reference
 from flax import nnx
 from jax.sharding import NamedSharding
+from quick_compile import quick_jit
 
 from r1v3_jax.config import Compute
 from r1v3_jax.models import build
@@ -30,9 +30,6 @@ PROMPTS = [
 TILES = reference.rng_tiles(4)
 FIRST_TOKEN = {0: 0, 2: 4}  # of a prompt's tiles, in the flattened embeddings
 
-# Compiling is nearly all the time of these tests: less of it.
-OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 encode_images = quick_jit(lambda model: model.encode_images(TILES))
 generate = quick_jit(loop.generate, static_argnames=("group_size", "slots", "sampling"))
 
