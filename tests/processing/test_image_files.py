@@ -313,6 +313,9 @@ def hostile_images():
         "largest progressive": (big(4560, 4560, "CMYK", "JPEG", progressive=True), (4560, 4560)),
         "too large progressive": (big(4570, 4570, "L", "JPEG", progressive=True), size),
         "largest webp": (big(3950, 3950, "RGB", "WEBP", method=0), (3950, 3950)),
+        "largest webp with alpha": (big(3950, 3950, "RGBA", "WEBP", method=0), (3950, 3950)),
+        "largest palette with a key": (
+            big(7070, 7070, "P", "PNG", transparency=0, **nearly), (7070, 7070)),
         "1 x 20000": (black_png(1, 20_000), size),
         "20000 x 1": (black_png(20_000, 1), size),
         "1 x 201": (black_png(1, 201), size),
