@@ -33,11 +33,13 @@ _LABEL_IN_TEXT = re.compile(rf"(?:^|\s)[(\[*]*([A-J]){_AFTER_LETTER}")
 Options = list[tuple[str, str]]  # (letter, text) each
 
 
-def option_fields(fields: dict) -> list[str]:
+def option_fields(fields: dict, is_nested: bool = False) -> list[str]:
     """Lists the fields of a record, or of an object in it, that hold options."""
     filled = [name for name, value in fields.items() if not is_empty(value)]
     lists = [name for name in filled if str(name).lower() in LIST_FIELDS]
     single = [name for name in filled if SINGLE_FIELD.fullmatch(str(name))]
+    # In metadata, A and B may be anything.
+    single = [name for name in single if len(name) > 1 or not is_nested]
     # A column that is called A alone is no option.
     return lists + single if len(single) > 1 else lists
 
@@ -71,14 +73,17 @@ def _options(record: dict) -> Options:
     by_field = {}
     for prefix, fields in media.places(record):
         single = {}
-        for name in option_fields(fields):
+        for name in option_fields(fields, is_nested=bool(prefix)):
             match = SINGLE_FIELD.fullmatch(str(name))
             if match is None:
                 read = _read(fields[name], prefix + name)
                 by_field |= {prefix + name: read} if read else {}
             else:
-                label = match[1] or match[2] or match[3]
-                single[label.upper()] = fields[name]
+                label = (match[1] or match[2] or match[3]).upper()
+                if single.setdefault(label, fields[name]) != fields[name]:
+                    raise InvalidRecord(
+                        "fields", f"{prefix}{name}: another field is option {label}"
+                    )
         if single:
             shown = f"{prefix}options {', '.join(single)}"
             by_field[shown] = _by_label(single, shown)

@@ -110,7 +110,7 @@ def _from_own(record: dict) -> dict:
     row["before"], row["images"] = read_turns(row.get("before", []))
     return row | {
         "answer": first_filled(record, "clean_answer", "answer"),
-        "metadata": unread_fields(metadata, ()),
+        "metadata": unread_fields(metadata, (), is_nested=True),
         "read": (*CANONICAL, "clean_answer"),
     }
 
@@ -157,7 +157,7 @@ def _from_verl(record: dict) -> dict:
         "id": first_filled(extra, "id"),
         "source": first_filled(record, "data_source"),
         "answer": first_filled(model, "ground_truth", "answer"),
-        "metadata": unread_fields(extra, ("id", "question", "answer")),
+        "metadata": unread_fields(extra, ("id", "question", "answer"), is_nested=True),
         "read": ("data_source", "prompt", "reward_model", "extra_info"),
     }
 

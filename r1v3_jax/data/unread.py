@@ -18,12 +18,12 @@ WEIGHT_FIELDS = "loss_weight loss_weights sample_weight loss_mask".split()
 LIST_WEIGHT_FIELDS = "weight weights message_weights turn_weights train_on".split()
 
 
-def unread_fields(fields: dict, read: tuple[str, ...]) -> dict:
+def unread_fields(fields: dict, read: tuple[str, ...], is_nested: bool = False) -> dict:
     """Returns the fields of a record, or of an object in it, that nothing reads.
 
     read: the names that its schema reads.
     """
-    known = {*read, *option_fields(fields)}
+    known = {*read, *option_fields(fields, is_nested)}
     return {
         name: value
         for name, value in fields.items()
@@ -42,7 +42,8 @@ def check_unread(record: dict, chain, read: tuple[str, ...]) -> None:
     # The nested objects have turns of their own in this loop.
     nested = [prefix.removesuffix(".") for prefix in places]
     for prefix, fields in places.items():
-        left = unread_fields(fields, () if prefix else (*read, *nested))
+        names = () if prefix else (*read, *nested)
+        left = unread_fields(fields, names, is_nested=bool(prefix))
         for name, value in left.items():
             _check_text_field(f"{prefix}{name}"[:100], str(name).lower(), value, chain)
         _refuse_media(left, prefix)

@@ -84,6 +84,17 @@ def test_options_in_two_fields_are_the_same_or_refused():
         records.canonical(ASK | columns | {"options": ["cat", "mouse"]})
 
 
+def test_one_letter_is_one_option():
+    columns = {"A": "cat", "B": "dog", "option_a": "cat"}
+    row = row_of(ASK | columns)
+    assert row["question"] == "Which is it?\n(A) cat\n(B) dog"
+    with pytest.raises(fields.InvalidRecord, match="option_a"):
+        records.canonical(ASK | columns | {"option_a": "mouse"})
+    scores = {"A": 0.5, "B": 0.25}
+    row = row_of(ASK | {"metadata": scores})
+    assert (row["question"], row["metadata"]) == ("Which is it?", scores)
+
+
 def test_no_options_are_no_options():
     for empty in (None, [], "", "[]", {"A": None, "B": None}):
         row = row_of(ASK | {"options": empty})
