@@ -18,4 +18,6 @@ config = dataclasses.replace(
     model=INTERNVL3_2B,
     init_from="checkpoints/InternVL3-2B",
     topology="v6e:2x4",
+    # Decoding splits the weights over pairs of chips: 4.1 s a step, with (8, 1, 1) 5.9 s.
+    mesh=(4, 1, 2),
 )
