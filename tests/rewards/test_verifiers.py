@@ -19,8 +19,10 @@ from r1v3_jax.rewards.verifiers import (
     numbers,
     routing,
     sets,
+    unit_names,
     units,
 )
+from r1v3_jax.rewards.verifiers.spelling import normalise
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rewards.verify import check_gold, verify, verify_all
 
@@ -169,6 +171,16 @@ def test_units_convert():
     assert factor("m2", "m") is None and factor("kg", "m") is None
     # A scale is no multiple of another one.
     assert factor("℃", "K") is None and factor("℃", "℉") is None
+
+
+def test_every_unit_of_the_table_is_one_of_pints():
+    for name in set(unit_names.PINT.values()):
+        assert units.factor(name, name) == 1, name
+        # The other way round: what the table spells is read as that unit.
+    for spelling, name in (unit_names.PINT | unit_names.OTHERS).items():
+        assert units.split(normalise(rf"5\text{{ {spelling}}}")) == ("5", name), (
+            spelling
+        )
 
 
 def test_numbers_have_a_tolerance():

@@ -114,6 +114,8 @@ def _difference(gold: str, box: str) -> str | None:
             return "another name"
     elif gold_name and "=" not in box:
         return _difference(as_sets(gold_value), box)
+    elif gold_name and take_apart(gold_value)[0]:
+        return "an equation"
     elif box_name and "=" not in gold:
         return _difference(gold, as_sets(box_value))
 
@@ -209,7 +211,8 @@ def _agree(values: list[str]) -> bool:
     decimals = [_DECIMALS.fullmatch(text) for text in (exact, rounded)]
     if all(decimals):
         long, short = (len(match[1]) for match in decimals)
-        return long > short and round(exact_value, short) == rounded_value
+        half = Fraction(1, 2 * 10**short)
+        return long > short and abs(exact_value - rounded_value) <= half
     return abs(rounded_value - exact_value) <= _AGREEMENT * abs(exact_value)
 
 

@@ -13,14 +13,15 @@ _GREEK = """
 _LETTER = rf"(?:[A-Za-z]|\\(?:{'|'.join(_GREEK)})(?![A-Za-z]) ?)"
 _INDICES = r"'{0,3}(?:_\{[^{}=]{1,20}\}'{0,2})?"
 _POINTS = r"(?:[A-Z]'?(?:_\{[0-9]\})?){1,4}"
-# Of a function: x, A|B, X\le 2, g(2), A'; quotes around a word are none.
-_ARGUMENT = r"\((?:[^()='\"]|(?<=[A-Z])'|\([^()='\"]{0,10}\)){1,30}\)"
+# Of a function: x, A|B, X=2, g(2), A'; quotes around a word are none.
+_ARGUMENT = r"\((?:[^()'\"]|(?<=[A-Z])'|\([^()'\"]{0,10}\)){1,30}\)"
 _TRIGONOMETRIC = (
     r"\\(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)|det|dim|deg|max|min|gcd|arg)"
 )
 _KINDS = [
     # x  x'_{1}  AB  S_{\triangle ABC}  \lambda_{1}  \Delta H  f(2)  f^{-1}(3)  P(A|B)
-    rf"(?:\\Delta ?)?(?:{_LETTER}|[A-Za-z]{{2,3}}){_INDICES}(?:(?:\^\{{-1\}})?{_ARGUMENT})?",
+    rf"(?:\\Delta ?)?(?:{_LETTER}|[A-Za-z]{{2,3}}|{_POINTS}){_INDICES}"
+    rf"(?:(?:\^\{{-1\}})?{_ARGUMENT})?",
     # \angle A  m\angle ABC  \overline{AB}  \vec{a}  \triangle ABC  \hat{p}
     rf"m?[~ ]?\\(?:angle|triangle|odot) ?(?:{_POINTS}|[0-9])",
     rf"\\(?:overline|vec|hat|widehat|dot|tilde)\{{ ?(?:{_POINTS}|{_LETTER}{_INDICES})\}}",
@@ -28,7 +29,7 @@ _KINDS = [
     r"\\?\|(?![xyt]\|)(?:[A-Za-z]|\\(?:vec|overline)\{)[^|=<>]{0,20}\\?\|",
     # \cos\theta  \sin^{2}A  \tan(A+B)  \sin\angle ABC
     rf"{_TRIGONOMETRIC}(?:\^\{{(?:-1|[2-9])\}})?[ ~]?(?:\\angle ?)?"
-    rf"(?:{_ARGUMENT}|{_POINTS}|{_LETTER})",
+    rf"(?:{_ARGUMENT}|{_POINTS}|{_LETTER}|[0-9]{{1,3}}(?:\^\\circ ?)?)",
     # \lim_{x\to 0}f(x)
     r"\\lim_\{[^{}=]{1,20}\}[^=]{1,60}",
     # \frac{dy}{dx}  \frac{d^{2}y}{dx^{2}}  \frac{\partial f}{\partial x}
@@ -39,7 +40,7 @@ _KINDS = [
     # Area  Surface area  x-intercept  Area of \triangle ABC  面积
     r"(?:[A-Za-z]-)?[A-Za-z]{2,20}(?:[ ~-][A-Za-z]{2,20}){0,5}"
     rf"(?:(?:[ ~]|\\(?:triangle|angle) ?){_POINTS})?",
-    r"[\u4e00-\u9fff]{1,12}(?:\\(?:triangle|angle) ?)?[A-Z]{0,4}",
+    r"[A-Za-z]{0,4}[\u4e00-\u9fff]{1,12}(?:\\(?:triangle|angle) ?)?[A-Z]{0,4}",
 ]
 _NAME = re.compile("|".join(_KINDS))
 # A value that is taken back or left open has no name in front of it.
@@ -52,6 +53,7 @@ _NO_WORDS = re.compile(
 _NEUTRAL = re.compile(
     r"(?:the )?(?:final )?(?:answer|ans|result|value)|答案?|解|结果", re.I
 )
+_MAX_NAME = 100  # characters
 _SIGN = re.compile(r"=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]) ?")
 _POINT = re.compile(r"([A-Z]'?(?:_\{[0-9]\})?)(\([^()]*[,;][^()]*\))")
 
@@ -64,7 +66,7 @@ def split(text: str) -> tuple[str, str]:
     point = _POINT.fullmatch(text)
     if point:
         return point[1], point[2]
-    sign = _SIGN.search(text)
+    sign = _first_sign(text)
     if sign is None:
         return "", text
     name = text[: sign.start()].strip(" ~")
@@ -80,6 +82,15 @@ def split(text: str) -> tuple[str, str]:
     if name == "e" and sign[0] == r"\approx":
         return "", text
     return name, value
+
+
+def _first_sign(text: str) -> re.Match | None:
+    """Returns the first sign outside round brackets: the second one of P(X=2)=0.5."""
+    for sign in _SIGN.finditer(text, 0, _MAX_NAME):
+        name = text[: sign.start()]
+        if name.count("(") == name.count(")"):
+            return sign
+    return None
 
 
 _LENGTH = re.compile(r"\\?\||\\(?:overline|vec)\{|\}")
@@ -111,7 +122,9 @@ def are_same(gold: str, box: str) -> bool:
     # Equal without indices, and one of the two has none: x_{1} and x_{2} are two things.
     if _bare(gold_base) == _bare(box_base):
         return _bare(gold) == _bare(box) or gold_base == gold or box_base == box
-    return False
+    # S is S_{\triangle ABC}, but x_{a} is not x_{b}.
+    short, long = sorted((gold, box), key=len)
+    return re.fullmatch(rf"{re.escape(short)}_\{{[^{{}}]*\}}", long) is not None
 
 
 def base(name: str) -> str:

@@ -54,8 +54,8 @@ _ENDS = _rules(
     ("=", r"^=~?(?=.)", ""),
     # The patterns of relations find \le, \ge and \ne by the one space behind them.
     ("\\", r"\\([lgn]e)END ?", r"\\\1 "),
-    ("e", r"(?<=[0-9])e([+-]?[0-9]{1,3})$", r"\\times10^{\1}"),
-    ("E", r"(?<=[0-9])E([+-]?[0-9]{1,3})$", r"\\times10^{\1}"),
+    ("e", r"(?<=[0-9])e([+-]?[0-9]{1,3})(?=[ ~]|$)", r"\\times10^{\1}"),
+    ("E", r"(?<=[0-9])E([+-]?[0-9]{1,3})(?=[ ~]|$)", r"\\times10^{\1}"),
 )
 _is_digits = re.compile("[0-9]+").fullmatch
 _LAST_SPACE = re.compile(r"(?<!\\)\\$")  # what is left of "\ " at the end

@@ -10,20 +10,17 @@ _WORDS = r"""
     micrometer: micron 微米; nanometer: 纳米; angstrom: Å; light_year: lightyear ly;
     astronomical_unit: AU; acre: acre; hectare: hectare ha 公顷;
     liter: litre 升; milliliter: 毫升 cc; gallon: gallon gal; quart: quart qt; fluid_ounce: floz;
-    gram: 克; kilogram: kilo kgs 千克 公斤;
-    milligram: 毫克; metric_ton: tonne t 吨; pound: lb lbs 磅;
-    ounce: oz; ton: ton; dalton: Da amu;
+    gram: 克; kilogram: kilo kgs 千克 公斤; milligram: 毫克; metric_ton: tonne t 吨;
+    pound: lb lbs 磅; ounce: oz; ton: ton; dalton: Da amu;
     second: sec 秒; minute: min mins 分钟; hour: hr hrs h 小时; day: 天; week: wk 周;
-    month: 月 个月;
-    year: yr 年 岁; decade: decade; century: century centuries;
+    month: 月 个月; year: yr 年 岁; century: century centuries;
     newton: 牛 牛顿; joule: 焦 焦耳; watt: 瓦 瓦特; kilowatt: 千瓦; kilowatt_hour: kWh 千瓦时 度电;
-    watt_hour: Wh; volt: 伏 伏特; ampere: amp 安 安培; ohm: \Omega 欧 欧姆; coulomb: 库仑;
-    hertz: 赫兹;
+    watt_hour: Wh; volt: 伏 伏特; ampere: amp 安 安培; ohm: \Omega 欧 欧姆;
+    kiloohm: kilohm; megaohm: megohm; coulomb: 库仑; hertz: 赫兹;
     pascal: 帕 帕斯卡; kilopascal: 千帕; tesla: 特斯拉; kelvin: 开尔文; mole: 摩尔; calorie: 卡;
     kilocalorie: 千卡 大卡; horsepower: hp; atmosphere: atm; millimeter_Hg: mmHg; force_pound: lbf;
     pound_force_per_square_inch: psi; mile_per_hour: mph; kilometer_per_hour: kph kmh;
-    knot: knot kn;
-    revolutions_per_minute: rpm; molar: molar; candela: cd; lumen: lm; lux: lx;
+    knot: knot kn; revolutions_per_minute: rpm; molar: molar; candela: cd; lumen: lm; lux: lx;
     becquerel: Bq; gray: Gy; sievert: Sv; katal: kat; byte: bytes; bit: bit bits"""
 
 # 2. With prefixes: pint's name of the unit, its symbol, and the prefixes that are usual.
@@ -49,7 +46,7 @@ _OTHERS = r"""
     radian: radian rad 弧度;
     dollar: dollar USD; cent: cent; yuan: yuan 元 块 RMB CNY 人民币; euro: euro EUR;
     rupee: rupee; yen: yen 日元; 角: 角; 万元: 万元; unit: unit;
-    decibel: dB decibel; pixel: px pixel;
+    decibel: dB decibel; decade: decade; pixel: px pixel;
     person: person people persons 人 位 名; child: child children; 个: 个; 只: 只; 种: 种;
     条: 条; 张: 张;
     本: 本; 件: 件; 次: 次; 棵: 棵; 支: 支; 辆: 辆; 台: 台; 组: 组; 份: 份; 倍: 倍;

@@ -19,9 +19,15 @@ for _spelling, _name in (PINT | OTHERS).items():
     _spelling = _spelling.replace("~", " ").replace("Ω", r"\Omega")
     _NAMES[_spelling.replace("µ", r"\mu ")] = _name
     _NAMES.setdefault(_spelling.replace("µ", "u"), _name)
+# light year, degrees Celsius; the plural s may be at either word.
+_SEVERAL_WORDS = "|".join(
+    spelling.replace(" ", "s?[ ~]") + "s?"
+    for spelling in sorted(_NAMES, key=len, reverse=True)
+    if " " in spelling and spelling.replace(" ", "").isalpha()
+)
 _WORD = re.compile(
     r"\\mu[ ~]?(?:[A-Za-z]+|\\Omega)|[kMGm]?\\Omega(?![A-Za-z])|\^\\circ(?:[ ~]?[CF](?![A-Za-z]))?"
-    r"|(?:fluid|light|nautical|degrees?)[ ~][A-Za-z]+|[A-Za-zÅ]+|[\u3400-\u9fff℃]+"
+    rf"|(?i:{_SEVERAL_WORDS})(?![A-Za-z])|[A-Za-zÅ]+|[\u3400-\u9fff℃]+"
 )
 _POWER_WORD = re.compile(r"(?:(square|sq)|(cubic|cu))(?:\.[ ~]?|[ ~])|(平方)|(立方)")
 _POWER = re.compile(r"\^\{([+-]?[1-9])\}|([23])(?![0-9])|[ ~](squared)|[ ~](cubed)")
@@ -120,11 +126,14 @@ def _read(text: str) -> dict[str, int] | None:
 
 
 def _name(word: str) -> str | None:
-    """Returns the name of a unit: km and kilometers -> kilometer."""
+    """Returns the name of a unit: km, Kilometers -> kilometer; degrees Celsius -> ℃."""
     word = word.replace("~", " ")
     if word.startswith(("\\mu", "^")):
         word = re.sub(r"^(\\mu|\^\\circ) ?(?=.)", r"\1 ", word)
-    for spelling in (word, word.lower() if len(word) >= 4 else word):
+    spellings = (
+        [word, word.lower(), word.replace("s ", " ")] if len(word) >= 4 else [word]
+    )
+    for spelling in spellings:
         if spelling in _NAMES:
             return _NAMES[spelling]
         if len(spelling) >= 3 and spelling[-1] == "s" and spelling[:-1] in _NAMES:
