@@ -67,11 +67,12 @@ def main():
     # 1. Verify the rows that are sound, all in one batch.
     rows, problems = read(FILE.value)
     sound = [i for i, problem in enumerate(problems) if problem is None]
+    verifiers = {i: rows[i].get("verifier") or "" for i in sound}
     started = time.perf_counter()
     checks = verify_all(
         [rows[i]["completion"] for i in sound],
-        [boxes.unboxed(str(rows[i]["answer"])) for i in sound],
-        verifiers=[rows[i].get("verifier") or "" for i in sound],
+        [boxes.unboxed(str(rows[i]["answer"]), verifiers[i]) for i in sound],
+        verifiers=[verifiers[i] for i in sound],
         questions=[rows[i].get("question") or "" for i in sound],
         thinking=THINKING.value,
         progress=PROGRESS.value,

@@ -110,15 +110,15 @@ def canonical(record, schema: str = "") -> dict:
     for name in ("id", "source"):
         row[name] = fields.read_text(row[name], name, MAX_NAME)
     row["question"] = fields.read_text(row["question"], "question").strip()
-    # \boxed{3} and 3 are one answer.
-    answer = fields.read_text(row["answer"], "answer")
-    row["answer"] = boxes.unboxed(answer)
     # A chain of thought of spaces says as little as an empty column.
     chain = fields.read_text(row["chain"], "chain")
     row["chain"] = chain if chain.strip() else None
     for name in ("level", "verifier"):
         row[name] = fields.read_text(row[name], name, MAX_NAME)
     row["level"] = row["level"] or "normal"
+    # \boxed{3} and 3 are one answer; of a text that is read off an image "Answer: 72" is all.
+    answer = fields.read_text(row["answer"], "answer")
+    row["answer"] = boxes.unboxed(answer, row["verifier"])
     row["accuracy_weight"] = fields.read_weight(row["accuracy_weight"])
     row["metadata"] = fields.read_metadata(row["metadata"])
     return row

@@ -96,6 +96,19 @@ def test_a_row_is_an_example_in_full():
     assert (plain.source, plain.id) == ("other", "other/1")
 
 
+@pytest.mark.parametrize(
+    ("answer", "verifier", "gold"),
+    [
+        ("24 + 48 = 72\n#### 72", "", "72"),
+        ("The answer is 72.", "mathematics", "72"),
+        ("Answer: 72", "string", "Answer: 72"),  # what stands on a sign
+    ],
+)
+def test_the_verifier_says_what_is_the_answer(answer, verifier, gold):
+    record = {"question": "q", "answer": answer, "verifier": verifier}
+    assert records.canonical(record)["answer"] == gold
+
+
 def test_images_come_as_paths_bytes_dicts_and_uris(tmp_path):
     data = digit(2)
     (tmp_path / "a.png").write_bytes(data)
