@@ -48,6 +48,7 @@ DEAR = {
     "models/test_int8.py": 20,
     "sampling/test_next_token.py": 20,
     "test_sharding.py": 20,
+    "test_slices.py": 40,
     "models/test_model_precision.py": 20,
     "train/test_train.py": 20,
     "tools/test_exported_tokenizers.py": 20,
