@@ -5,17 +5,24 @@ r"""Mathematics, by rule: whether a box holds the reference answer, which is cal
     Yes, 等腰三角形, AB, 3:2   the same text; case and spaces do not count
     5, 1,234                 that integer: 5 05 +5 5.0 x=5 5\text{ cm}, not 10/2, 2+3 or 500%
     0.5, \frac{1}{2}, 50%    a number in digits of exactly that value: .5 \frac{2}{4} 50%
+    52_8                     the same digits in that base, or without a base
+    12 kJ                    the number in that unit, in one that converts, or without a unit
     (1,7)  [1,7)  1,7        the same brackets and equal parts, in order; 1,7 is a set: 7,1
-    x>1, 1<x<7               that relation or its interval
+    x=1, y=2                 y=2, x=1, or the values alone in this order
+    x>1, 1<x<7, x\ne2        that relation or the same set of numbers
     2\sqrt{3}, y=2x+1        an expression of the same values, an equivalent equation
+    \sqrt{17}\approx4.12     one of the two, or both
+    matrices, cases          equal entries in their places; equal pairs of value and condition
 
 A number may carry a unit or a name (x=) that gold lacks, or lack gold's, but not have another one.
 Refused, because a policy would learn to exploit it: boxes that differ, "7 or 8", 10 for 10%, 1,7
 for (1,7), 0.3333 for 1/3, an expression that still has to be computed where gold is a number.
 
-Expressions are compared by their values (`expressions`), not by proofs, so no time limit is needed
-here; text that could take long is refused before it is read. Nothing that a model writes is
-executed.
+How text becomes a value: `spelling` gives it one spelling (`characters`, `commands`, `plain_text`),
+`relations` turns relations and words into sets, `units` and `names` take off what stands around the
+value, `digits` reads numbers, `structure` takes lists and matrices apart. Then `expressions` and
+`reals` compare what is left by its values, not by proofs, so no time limit is needed here; text that
+could take long is refused before it is read. Nothing that a model writes is executed.
 """
 
 import functools
@@ -109,12 +116,17 @@ def _difference(gold: str, box: str) -> str | None:
     if gold_name and box_name:
         if names.are_same(gold_name, box_name):
             return _difference(as_sets(gold_value), as_sets(box_value))
-        # y=x/2 may be x=2y; but x=(1,7), AB=5 and f(2)=5 are no equations.
-        if take_apart(gold_value)[0] or not names.are_variables(gold_name, box_name):
+        # y=x/2 may be x=2y; but x=(1,7), AB=5, f(2)=5 and x\approx1.4 are no equations.
+        is_equation = names.are_variables(gold_name, box_name) and not (
+            take_apart(gold_value)[0] or _ROUNDED.search(gold + box)
+        )
+        if not is_equation:
             return "another name"
     elif gold_name and "=" not in box:
         return _difference(as_sets(gold_value), box)
-    elif gold_name and take_apart(gold_value)[0]:
+    elif gold_name and (
+        take_apart(gold_value)[0] or not names.are_variables(gold_name)
+    ):
         return "an equation"
     elif box_name and "=" not in gold:
         return _difference(gold, as_sets(box_value))

@@ -83,9 +83,10 @@ def _with_braces(text: str) -> str:
             opener = openers.pop()
             closer = closers.pop()
             # Only brackets that close are replaced: half a root is no root.
-            if closer:
+            if closer and token == ")":
                 pieces[opener] = _REPLACED[pieces[opener]][0]
-            pieces.append(closer or token)
+                token = closer
+            pieces.append(token)
         else:
             pieces.append(token)
     return "".join([*pieces, text[position:]])

@@ -58,7 +58,8 @@ def _read(text: str) -> sympy.Set | None:
 def _operand(text: str) -> sympy.Set | None:
     r"""Returns one of the sets that are joined; \{0,1\} is one here."""
     kind, parts = take_apart(text)
-    if kind not in (SET, "") or not text.startswith(r"\{"):
+    is_list = kind in (SET, "") and parts != [text]
+    if not (is_list and text.startswith(r"\{") and text.endswith(r"\}")):
         return _read(text)
     points = [_number(part) for part in parts]
     return None if None in points else sympy.FiniteSet(*points)

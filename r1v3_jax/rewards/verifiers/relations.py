@@ -36,7 +36,7 @@ def _interval(text: str) -> tuple[str, str] | None:
     """
     unequal = _UNEQUAL.fullmatch(text)
     if unequal:
-        return unequal[1], _all_but(unequal[2] or unequal[3])
+        return unequal[1], _all_but(unequal[2] or unequal[3], unequal[1])
     parts = _ORDER.split(text)
     # One relation is open at the side of its variable.
     if len(parts) == 3 and _is_variable(parts[0]):
@@ -53,10 +53,12 @@ def _interval(text: str) -> tuple[str, str] | None:
     return name, f"{opening}{low},{high}{closing}"
 
 
-def _all_but(points: str) -> str:
+def _all_but(points: str, variable: str = "x") -> str:
     r"""Returns all real numbers but some: 1 -> (-\infty,1)\cup(1,\infty)."""
     values = split_list(JOIN.sub(",", points))
-    values = [re.sub(rf"^{_VARIABLE}(?:=|\\ne )", "", value) for value in values]
+    # x\ne1 and x\ne2: the variable may be written again.
+    again = re.compile(rf"^{re.escape(variable)}(?:=|\\ne )")
+    values = [again.sub("", value) for value in values]
     if len(values) == 1 and r"\pm" not in points:
         return rf"(-\infty,{values[0]})\cup({values[0]},\infty)"
     return rf"{REALS}\setminus\{{{','.join(values)}\}}"
@@ -67,6 +69,8 @@ def _all_but(points: str) -> str:
 _BUILDER = re.compile(
     rf"\\\{{({_VARIABLE})(?:\\in ?\\mathbb\{{R\}})?[ ~]?[|:][ ~]?(.*)\\\}}"
 )
+# Letters that are no word: the variables of a condition.
+_LETTERS = re.compile(r"(?<![A-Za-z\\])[a-z](?![A-Za-z])")
 _SIGN = re.compile(r"[<>]|\\[lgn]e ")
 _DOMAIN = re.compile(
     rf"[ ~]*(?:[,;]|\band\b)?[ ~]*{_VARIABLE}\\in ?(?:\\mathbb\{{R\}}|R)$"
@@ -111,7 +115,10 @@ def without_words(text: str) -> str:
         return text
     builder = _BUILDER.fullmatch(text)
     if builder and _SIGN.search(builder[2]):
-        return _DOMAIN.sub("", builder[2])
+        condition = _DOMAIN.sub("", builder[2])
+        # \{x|y>0\} is no set of values of y.
+        if set(_LETTERS.findall(condition)) <= {builder[1]}:
+            return condition
     if _INTEGERS.fullmatch(text):
         return r"\mathbb{Z}"
     positive = _POSITIVE.fullmatch(text)

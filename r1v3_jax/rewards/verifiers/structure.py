@@ -151,6 +151,8 @@ def _take_apart_rows(text: str) -> tuple[str, list[str]]:
         return "", []
     # Round and square brackets are two ways to write one matrix; bars are a determinant.
     brackets = opening + closing or _MATRICES[name]
+    if brackets not in ("", "()", "[]", r"\{\}", "||", r"\|\|"):
+        return "", []
     kind = brackets if "|" in brackets else ""
     return f"{kind}{MATRIX} {len(rows)}x{len(rows[0])}", list(
         itertools.chain.from_iterable(rows)
