@@ -42,6 +42,7 @@ DEAR = {
     "sampling/test_sampling_slots.py": 30,
     "tools/test_bench.py": 30,
     "tpu/test_dry_run.py": 30,
+    "tpu/test_dry_run_slices.py": 30,
     "sampling/test_sampling.py": 25,
     "models/test_models.py": 25,
     "tools/test_tools.py": 25,
