@@ -5,6 +5,8 @@ Every figure printed is the compiler's estimate.
 
 import json
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 from tpu_compiler import answer_of, compiled, devices, needs_libtpu
@@ -12,6 +14,15 @@ from tpu_compiler import answer_of, compiled, devices, needs_libtpu
 from r1v3_jax.run import tpu_flags
 
 MESH = (1, 2, 2)
+# Behind the option on line 2. With these a gather could run inside a fusion.
+GATHERS = """xla_enable_async_all_gather = true for v5p
+xla_tpu_enable_async_collective_fusion_fuse_all_gather = true for v5p
+"""
+REFUSED = {
+    "unknown": "xla_tpu_no_such = true",
+    "of another form": "xla_tpu_scoped_vmem_limit_kib = large",
+    "unsafe": "xla_tpu_enable_async_collective_fusion = true",
+}
 
 pytestmark = needs_libtpu
 
@@ -77,6 +88,23 @@ def test_the_attention_of_a_pods_update_becomes_machine_code(reports):
     assert "exceeded scoped vmem limit" in reports["attention without flags"]
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_flag_that_the_compiler_refuses_is_named_with_its_line(reports, name):
+    sentence = reports["refused"][name]
+    if name == "unsafe" and tpu_flags.version(tpu_flags.installed_libtpu()) < (
+        0,
+        0,
+        43,
+    ):
+        assert sentence == ""  # this compiler does not say it
+        return
+    assert (
+        f"flags.txt, line 2: {REFUSED[name]} is refused by the TPU compiler" in sentence
+    )
+    assert "take v5p out of the chips of that line" in sentence
+    assert "\n" not in sentence
+
+
 def show(name, report):
     sizes = {kind: f"{size / 2**20:.1f} MiB" for kind, size in report["bytes"].items()}
     source = "TPU compiler's estimate for each of 4 v5p chips (nothing was run)"
@@ -98,9 +126,29 @@ def compile_all() -> dict:
     reports = {name: report(compiled(program)) for name, program in programs.items()}
     attention = attention_of_a_pod()
     reports["attention"] = report(compiled(attention, tpu_flags.options("v5p")))
+    reports["refused"] = refused_flags()
     without_flags = compiled(attention)
     reports["attention without flags"] = without_flags.get("error", "compiles")
     return reports
+
+
+def refused_flags() -> dict[str, str]:
+    """What is said against one option each, "" if the compiler takes it."""
+    from r1v3_jax.tpu import compiler
+
+    sentences = {}
+    kept = tpu_flags.FLAGS
+    with tempfile.TemporaryDirectory() as directory:
+        for name, option in REFUSED.items():
+            tpu_flags.FLAGS = Path(directory) / "flags.txt"
+            tpu_flags.FLAGS.write_text(f"# A reason.\n{option} for v5p\n{GATHERS}")
+            try:
+                compiler.check_options(devices(), "v5p")
+                sentences[name] = ""
+            except ValueError as error:
+                sentences[name] = str(error)
+    tpu_flags.FLAGS = kept
+    return sentences
 
 
 def model_config():
