@@ -10,11 +10,12 @@ KINDS = {
         "x=1, y=2": (
             [
                 "y=2, x=1", "1, 2", "x=1 and y=2", r"x=1,\ y=2", "x = 1; y = 2",
-                r"\begin{cases}x=1\\y=2\end{cases}", "x=1, 2",
+                r"\begin{cases}x=1\\y=2\end{cases}", "x=1, 2", r"\{x=1, y=2\}",
+                r"x=1\text{ and }y=2", r"y=2 \land x=1",
             ],
             [
                 "2, 1", "x=2, y=1", "y=1, x=2", "2 and 1", "1", "y=2", "x=1, y=3", "a=1, b=2",
-                r"\{2, 1\}",
+                r"\{2, 1\}", r"x=1 \text{ or } y=3",
             ],
         ),
         "A=3, B=4": (["3, 4", "B=4, A=3"], ["4, 3", "3, 5"]),
@@ -59,6 +60,8 @@ KINDS = {
         "x=1, x=-3": (["-3, 1", "x=-3 or x=1", "x_1=1, x_2=-3", "{1,-3}"], ["x=1", "3, -1"]),
         "x=2,y=2": (["2, 2", "y=2,x=2"], ["2", "x=2"]),
         "X=10, Y=20": (["10, 20", "Y=20, X=10"], ["20, 10"]),
+        "r=3, h=10": (["h=10, r=3", "3, 10"], ["10, 3", "r=10, h=3"]),
+        r"\mu=4, \sigma=2": (["4, 2", r"\sigma=2, \mu=4"], ["2, 4", r"\mu=2, \sigma=4"]),
     },
     "bases": {
         "52_8": (
@@ -78,6 +81,8 @@ KINDS = {
         "-12_7": (["-12_{7}"], ["12_7", "-12_{6}"]),
         "0.11_2": (["0.11"], ["0.11_3", "0.75"]),
         "23_5": (["23_{5}"], ["2 3_5", "32_5", "23_{6}", "2.3_5"]),
+        "1010_2": ([r"1010_{\text{two}}", "(1010)_2", "1010"], ["1010_8", "10", "1010_{16}"]),
+        "3C_{16}": (["3c_{16}", "3C"], ["3C_{15}", "60", "C3_{16}"]),
     },
     "lists with and": {
         "1, 2, and 3": (
@@ -110,6 +115,14 @@ KINDS = {
             ["3, 5, 9"],
         ),
         "8": (["8"], ["8, or 9", "4 and 8", "8 and 8"]),
+        "5, 7, and 11": (
+            ["5, 7, 11", "11, 7, 5", "5, 7 and 11", r"5,\ 7,\text{ and }11"],
+            ["5, 7", "5, 7, or 12"],
+        ),
+        r"x = 2 \text{ or } x = -3": (
+            ["2, -3", "x=-3, 2", r"-3 \text{ or } 2"],
+            ["2", "x=2, x=3"],
+        ),
     },
     "matrices and cases": {
         r"\begin{pmatrix}1&2\\3&4\end{pmatrix}": (
@@ -271,6 +284,24 @@ KINDS = {
             ],
             ["x=4,y=3", "(4,3)"],
         ),
+        r"\begin{cases} 1, & 0<x<1 \\ 0, & \text{otherwise} \end{cases}": (
+            [
+                r"\begin{cases} 1 & \text{for } 0<x<1 \\ 0 & \text{otherwise.} \end{cases}",
+                r"f(x)=\begin{cases} 0, & \text{otherwise}\\1, & 1>x>0 \end{cases}",
+            ],
+            [
+                r"\begin{cases} 0, & 0<x<1 \\ 1, & \text{otherwise} \end{cases}",
+                r"\begin{cases} 1, & 0\le x<1 \\ 0, & \text{otherwise} \end{cases}",
+            ],
+        ),
+        r"\begin{pmatrix}1&2\end{pmatrix}": (
+            [r"\begin{bmatrix}1&2\end{bmatrix}"],
+            ["(1,2)", r"\begin{pmatrix}2&1\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"],
+        ),
+        r"\left[\begin{array}{cc}1&2\\3&4\end{array}\right]": (
+            [r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"],
+            [r"\left(\begin{array}{cc}1&2\\3&4\end{array}\right]"],
+        ),
     },
     "named tuples": {
         "(x, y) = (1, 2)": (
@@ -290,9 +321,10 @@ KINDS = {
         r"\mathbb{R}": (
             [
                 r"\text{all real numbers}", r"(-\infty,\infty)", "all reals",
-                r"x\in\mathbb{R}", "全体实数", r"\text{All real numbers}",
+                r"x\in\mathbb{R}", "全体实数", r"\text{All real numbers}", r"-\infty<x<\infty",
+                r"(-\infty, +\infty)", r"x \text{ is any real number}",
             ],
-            [r"(0,\infty)", r"\emptyset", r"\text{all integers}"],
+            [r"(0,\infty)", r"\emptyset", r"\text{all integers}", r"(-\infty,0)"],
         ),
         r"(-\infty,0)\cup(0,\infty)": (
             [
@@ -416,5 +448,18 @@ KINDS = {
             [r"(-\infty,-1)\cup(1,\infty)", "x<-1 or x>1", "x>1或x<-1"],
             ["-1<x<1"],
         ),
+        r"x \in \mathbb{R} \setminus \{0\}": (
+            [r"x\ne0", r"\mathbb{R}\backslash\{0\}", r"(-\infty,0)\cup(0,\infty)"],
+            ["x=0", r"\mathbb{R}"],
+        ),
+        r"\{x \in \mathbb{Z} : 0<x<3\}": (
+            [r"\{x \in \mathbb{Z} \mid 0<x<3\}"],
+            ["(0,3)", r"\{x \in \mathbb{R} : 0<x<3\}"],
+        ),
+        r"\{y \mid y \ge -1\}": (
+            [r"y\ge-1", r"[-1,\infty)", r"\{y : y\geq -1\}"],
+            ["y>-1", r"(-\infty,-1]", r"\{x \mid x\ge 1\}"],
+        ),
+        r"x\ne0": ([r"\{x\mid x\ne0\}"], [r"\{y\mid x\ne0\}", r"x\ne1, y\ne0"]),
     },
 }

@@ -41,6 +41,18 @@ SPELLINGS = {
         "ln(x+1)": ([r"\ln(x+1)", "ln(1+x)"], [r"\ln x+1"]),
         "sin(2x)": ([r"\sin 2x", r"2\sin x\cos x"], [r"2\sin x"]),
         "arctan(2)": ([r"\arctan 2", r"\tan^{-1}(2)", "atan(2)"], [r"\tan 2"]),
+        "sqrt3/2": ([r"\frac{\sqrt3}{2}", "sqrt(3)/2"], [r"\sqrt{\frac32}"]),
+        "exp(-x)": (["e^{-x}", r"\exp(-x)"], ["e^x"]),
+        "3 <= x < 5": (["[3,5)", r"3\le x<5"], ["(3,5]"]),
+        "pi*r**2": ([r"\pi r^2"], [r"2\pi r", r"\pi r"]),
+        "sin^2(x)": ([r"\sin^2 x"], [r"\sin 2x"]),
+        "1.5e-3": (["0.0015", r"1.5\times10^{-3}"], ["0.015"]),
+        "x != 3": ([r"x\ne3", r"(-\infty,3)\cup(3,\infty)"], ["x=3"]),
+        "+/-3": ([r"\pm3", "3, -3"], ["3"]),
+        "e**(2*x)": (["e^{2x}"], ["e^2x"]),
+        "2/3*pi": ([r"\frac{2\pi}{3}"], [r"\frac{2}{3\pi}"]),
+        "(1/2)*ln(3)": ([r"\frac12\ln3", r"\frac{\ln 3}{2}", r"\ln\sqrt3"], [r"\ln\frac32"]),
+        "-inf < x < 3": ([r"(-\infty,3)", "x<3"], ["x>3"]),
     },
     "names of commands": {
         r"x \ne 2": ([r"x \neq 2", "x≠2", "x != 2", r"x\not=2"], ["x=2", r"x \ne 3", r"y\ne 2"]),
@@ -90,6 +102,16 @@ SPELLINGS = {
         r"f\colon x\mapsto 2x": ([r"f\colon x\mapsto 2x"], [r"f\colon x\mapsto x"]),
         r"\log_{10} 5": ([r"\lg 5", r"\log_{10}(5)"], [r"\ln 5"]),
         r"\sin^{-1} x": ([r"\arcsin x"], [r"\sin x"]),
+        "f'(x)": ([r"f^{\prime}(x)", r"f^\prime(x)"], ["f(x)"]),
+        r"\mathbb{R}": ([r"\R", r"\Reals"], [r"\mathbb{Q}", r"\Z"]),
+        r"\csc x": ([r"\cosec x", "1/sin(x)"], [r"\sec x"]),
+        "e^2": ([r"\mathrm{e}^{2}", r"\mathrm{e}^2"], ["e^3"]),
+        "2+3i": ([r"2+3\mathrm{i}", "3i+2"], ["2-3i", "3+2i"]),
+        "5": ([r"\left.5\right."], [".5"]),
+        r"\overline{AB}": ([r"\bar{AB}"], [r"\overline{BA}x"]),
+        r"x\cdot y": ([r"x \times y", "xy", "x*y"], ["x+y"]),
+        r"\ln x": ([r"\operatorname{ln} x", r"\mathrm{ln}\,x"], [r"\log_2 x"]),
+        "a:b": ([r"a\colon b"], ["b:a"]),
     },
     "powers in text": {
         "50": ([r"50\ \mathrm{cm^2}", r"50\text{ cm}^2", r"50\ \text{cm²}", "50 cm^2"], ["50x^2"]),
@@ -123,6 +145,11 @@ SPELLINGS = {
             [r"5\times10^3", "5000", r"5.0\times10^3\text{ kg/m}^3"],
             [r"5\times10^3\ \mathrm{kg/m^2}", "500"],
         ),
+        r"\mathrm{H_2SO_4}": (["H_2SO_4", "H₂SO₄", r"\ce{H_2SO_4}"], ["H_2SO_3", "SO_4H_2"]),
+        r"\mathrm{Ca^{2+}}": ([r"\text{Ca}^{2+}", "Ca²⁺", "Ca^{2+}"], ["Ca^{+}", "Ca^{2-}", "Ca"]),
+        r"\mathrm{NaCl}": (["NaCl", r"\text{NaCl}"], ["KCl"]),
+        r"\mathrm{C_6H_{12}O_6}": (["C_6H_{12}O_6", "C₆H₁₂O₆"], ["C_6H_6O_{12}"]),
+        r"\mathrm{H^+}": (["H^+", r"\text{H}^+", "H⁺"], ["H^-", "H"]),
     },
     "units": {
         r"20 \Omega": (
@@ -220,6 +247,16 @@ SPELLINGS = {
         "5 lux": (["5"], ["5 lm"]),
         "0.25 mol": (["0.25", "250 mmol"], ["0.25 mmol"]),
         "3 g/cm^3": (["3 g/mL", "3000 kg/m^3", "3"], ["3 kg/m^3"]),
+        "0.5 L": (["500 mL", "0.5", "0.5 liters", "500 cm^3"], ["500 L", "5 mL", "0.5 m"]),
+        r"30\ \mathrm{km/h}": (["30", "30 km per hour"], ["30 m/s"]),
+        "100 W": (["100", "0.1 kW"], ["100 kW", "100 J"]),
+        "12": (
+            [
+                "12 hp", "12 kWh", "12 ha", "12 kg·m/s", "12 Ω·m", "12 mol/L", "12 cd",
+                "12 Gy", "12 yen", "12 euros",
+            ],
+            ["12 hxp", "12 units and more", "12H"],
+        ),
     },
     "Unicode": {
         r"3\times10^8": (["3×10⁸", "3·10⁸", "300000000"], ["3×10⁷", "3×10⁻⁸"]),
@@ -249,6 +286,13 @@ SPELLINGS = {
         "𝑥+1": (["x+1"], ["x-1"]),
         "3：2": (["3:2"], ["2:3"]),
         "２５": (["25"], ["52"]),
+        "x²y³": (["x^2y^3", "y^3x^2"], ["x^3y^2"]),
+        "٣": (["3"], ["4"]),
+        "ｘ＝５": (["5", "x=5"], ["6"]),
+        "10⁶": (["10^6", "1000000"], ["10^5"]),
+        "30°": (["30˚", r"30^\circ"], ["31°"]),
+        "5¼": (["5.25", r"5\frac14"], ["5/4"]),
+        "f″(x)": (["f''(x)"], ["f'(x)"]),
     },
     "a name before the equals sign": {
         "6": (
@@ -266,7 +310,13 @@ SPELLINGS = {
             [r"2\cos\theta=0.6"],
         ),
         r"P(A) = \frac12": (["0.5", r"\frac12"], [r"P(B) = \frac12"]),
-        "2x": ([r"\frac{dy}{dx} = 2x", "y' = 2x", "f'(x) = 2x"], [r"\frac{dy}{dx} = 3x"]),
+        "2x": (
+            [
+                r"\frac{dy}{dx} = 2x", "y' = 2x", "f'(x) = 2x", "dy/dx = 2x",
+                r"\dfrac{\mathrm{d}y}{\mathrm{d}x} = 2x", r"f^{\prime}(x)=2x",
+            ],
+            [r"\frac{dy}{dx} = 3x", "dy/dx = 3x", "x^2"],
+        ),
         r"\text{Area} = 6": (["6", "area = 6"], [r"\text{Perimeter} = 6"]),
         "|AB| = 5": (["5", "AB=5"], ["|BC| = 5", "-5"]),
         "AB=5": (["5"], ["AC=5"]),
@@ -319,6 +369,16 @@ SPELLINGS = {
         r"\vec{a} = (1, 2)": (["(1,2)", r"\overrightarrow{a}=(1,2)"], ["(2,1)", r"\vec{b}=(1,2)"]),
         r"|z| = \sqrt{5}": ([r"\sqrt5"], ["5"]),
         r"S_{\triangle ABC} = 6\sqrt{3}": ([r"6\sqrt3", r"S=6\sqrt3"], [r"6\sqrt2"]),
+        "3": (
+            [
+                r"\mathbb{E}[X] = 3", "E[X] = 3", "[ABC] = 3", "x^* = 3", r"\hat{\beta}_1 = 3",
+                r"\mathbb{P}(A) = 3", r"\text{lcm}(4, 6) = 3", r"\gcd(9,6)=3",
+                r"y^{\prime} = 3", r"\left|\overrightarrow{AB}\right| = 3",
+                r"V_{\text{圆锥}} = 3", "f^{(4)}(0)=3",
+            ],
+            ["[3] = 3", "3E[X] = 3", "E[X]=4", "x^2=3"],
+        ),
+        "E[X] = 3": (["3"], ["E[Y] = 3", "4"]),
     },
     "frames": {
         "5": (
@@ -345,6 +405,26 @@ SPELLINGS = {
                 r"\overline{12}x",
             ],
         ),
+        "9": (
+            [
+                r"\mathcolor{red}{9}", r"\scalebox{2}{9}", r"\enclose{circle}{9}",
+                r"\bbox[yellow]{9}", r"\large\textbf{9}", r"{\color{blue}{9}}",
+                r"\underbrace{9}", r"\hl{9}", r"\left(\textcolor{red}{9}\right)",
+                r"\textit{9}", r"\textsf{9}",
+            ],
+            [
+                r"\sout{9}", r"\mathcolor{red}{8}", r"\frac{9}{2}", r"\textcolor{red}{9}0",
+                r"\cancel{9}", r"\bcancel{9}", r"\textcolor{red}{-9}", r"\underline{9}9",
+                r"-\fbox{9}",
+            ],
+        ),
+        r"\frac{3}{4}": (
+            [
+                r"\textcolor{red}{\frac{3}{4}}", r"= \frac34", r"\underline{\frac{3}{4}}",
+                r"{\Large \frac{3}{4}}",
+            ],
+            [r"\textcolor{red}{\frac{4}{3}}", r"= -\frac34"],
+        ),
     },
     "exact and rounded": {
         r"\sqrt{17} \approx 4.1231": (
@@ -360,7 +440,7 @@ SPELLINGS = {
         ),
         r"\frac{22}{7} \approx 3.14": ([r"\frac{22}{7}", "3.14", "22/7"], ["3.15", r"\pi"]),
         r"2\pi \approx 6.28": ([r"2\pi", "6.28"], ["6.3", r"\pi"]),
-        r"x = \sqrt{2} \approx 1.414": ([r"\sqrt2", "x=1.414"], ["1.5"]),
+        r"x = \sqrt{2} \approx 1.414": ([r"\sqrt2", "x=1.414", "1.414"], ["1.5", "q=1.414"]),
         r"\sqrt{10} \approx 3.16": (
             [r"\sqrt{10}", "3.16", r"\sqrt{10}\approx3.162", "√10 ≈ 3.16"],
             ["3.2", r"\sqrt{11}"],
@@ -372,7 +452,7 @@ SPELLINGS = {
         ),
         r"\ln 2 \approx 0.693": ([r"\ln 2", "0.693", r"\ln2\approx0.69"], ["0.7", r"\ln 3"]),
         r"\pi": ([r"\pi\approx3.14"], ["3.14", r"\pi\approx4", r"\frac{22}{7}\approx3.14"]),
-        r"x \approx 2.35": (["2.35", "x=2.35"], ["2.36"]),
+        r"x \approx 2.35": (["2.35", "x=2.35"], ["2.36", "q=2.35"]),
         r"100\sqrt{3} \approx 173.2": (
             [r"100\sqrt3", "173.2", r"100\sqrt{3}\approx173"],
             ["173", "17.32"],
@@ -386,5 +466,13 @@ SPELLINGS = {
         r"12.5 \approx 13": (["12.5", "13"], ["12", "12.6"]),
         r"e^2 \approx 7.389": (["e^2", "7.389"], ["7.39"]),
         r"x \approx 3.16": (["3.16", r"x\approx3.16"], ["3.2"]),
+        r"\sqrt{17} \text{ cm} \approx 4.12 \text{ cm}": (
+            [r"\sqrt{17}\text{ cm}", "4.12", "4.12 cm", r"\sqrt{17}"],
+            ["4.12 m", "4.1"],
+        ),
+        r"4\pi \, (\approx 12.57)": ([r"4\pi", "12.57", r"4\pi\approx12.6"], ["12.5", r"3\pi"]),
+        r"\frac{1}{3} \doteq 0.333": ([r"\frac13", "0.333"], ["0.33"]),
+        r"2\sqrt{6} \text{ or approximately } 4.9": ([r"2\sqrt6", "4.9"], ["5"]),
+        "101": (["101"], [r"100\approx101"]),
     },
 }

@@ -50,6 +50,8 @@ def _spelling_of(character: str) -> str:
     greek = _GREEK.fullmatch(name) or _GREEK_SYMBOL.fullmatch(name)
     if greek:
         return _greek_letter(greek[greek.lastindex], name)
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
     form, _, parts = unicodedata.decomposition(character).partition(" ")
     if form == "<fraction>":
         # ½ is 0031 2044 0032: 1, the slash of fractions, 2.

@@ -22,6 +22,7 @@ _SAME = r"""
     \frac: dfrac tfrac cfrac nicefrac sfrac; \binom: dbinom tbinom; \log_{10}: lg;
     \overline: bar closure; \vec: overrightarrow; ^\circ : degree; \cdot : centerdot;
     \arcsin : asin; \arccos : acos; \arctan : atan arctg; \tan : tg; \cot : ctg;
+    \csc: cosec; :: colon; \mathbb{R}: R Reals reals; \mathbb{N}: N; \mathbb{Z}: Z; \mathbb{Q}: Q;
     \pmod: mod; \operatorname: DeclareMathOperator"""
 # Size, face and layout: they say nothing about the value.
 _SILENT = """left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm
@@ -38,6 +39,8 @@ _NAMES |= dict.fromkeys(",;:> ", " ")
 _NAMES |= dict.fromkeys("()[]!$/", "") | {"%": "%", "&": "&", "#": "#", "_": "_"}
 # "\\" is a line break, so that the "n" of "\\neq" is no part of a command.
 _CONTROL = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_NO_BRACKET = re.compile(r"\\(?:left|right) *\.")  # \left. stands for no bracket
+_PRIMES = re.compile(r"\^ *(?:\{ *((?:\\prime *)+)\}|(\\prime(?![A-Za-z])))")
 _NEGATED = re.compile(r"\\not *(=|\\in(?![A-Za-z]))")
 # \mathbf x changes one letter; \mathbf{x} is a frame.
 _FONT = re.compile(
@@ -53,6 +56,8 @@ def renamed(text: str) -> str:
     # Some data has every backslash twice. Where there are rows, "\\" ends one.
     if r"\begin" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
+    text = _NO_BRACKET.sub("", text)
+    text = _PRIMES.sub(lambda match: "'" * match[0].count("prime"), text)
     text = _CONTROL.sub(lambda match: _NAMES.get(match[1], match[0]), text)
     text = _NEGATED.sub(lambda match: r"\ne " if match[1] == "=" else r"\notin ", text)
     return _FONT.sub("", text)
@@ -78,10 +83,11 @@ def brace_pairs(text: str) -> dict[int, int]:
 # What was text keeps a tie before it: "5\text{ m}" -> "5~ m ", a length, while "5m" is a product.
 _TEXT = """text textbf textit textrm textnormal textup textsf texttt textsc emph mathrm mathbf
     mathit mathsf mathtt mathnormal bm pmb boldsymbol mbox hbox boxed operatorname underline uline
-    fbox framebox ensuremath mathop unit"""
+    fbox framebox ensuremath mathop unit hl ce bbox circled ovalbox underbrace overbrace"""
 _FRAMES = (
     dict.fromkeys(_TEXT.split(), 1)  # how many arguments there are: the last one stays
-    | {"textcolor": 2, "colorbox": 2, "fcolorbox": 3}
+    | {"textcolor": 2, "mathcolor": 2, "colorbox": 2, "fcolorbox": 3}
+    | {"scalebox": 2, "enclose": 2, "resizebox": 3}
     | dict.fromkeys(["color", "hspace", "vspace", "tag", "label", "phantom"], -1)
 )
 _FRAME = re.compile(

@@ -21,8 +21,8 @@ for (1,7), 0.3333 for 1/3, an expression that still has to be computed where gol
 How text becomes a value: `spelling` gives it one spelling (`characters`, `commands`, `plain_text`),
 `relations` turns relations and words into sets, `units` and `names` take off what stands around the
 value, `digits` reads numbers, `structure` takes lists and matrices apart. Then `expressions` and
-`reals` compare what is left by its values, not by proofs, so no time limit is needed here; text that
-could take long is refused before it is read. Nothing that a model writes is executed.
+`reals` compare what is left by its values, not by proofs, so no time limit is needed here; text
+that could take long is refused before it is read. Nothing that a model writes is executed.
 """
 
 import functools
@@ -78,10 +78,10 @@ def difference(answer: str, box: str) -> str | None:
 def is_quick(answer: str, box: str) -> bool:
     """Returns whether `box` needs no parser: `answer` is text, or a number in digits."""
     kind = _quick_kind(answer)
+    if kind != "number":
+        return kind == "text"
     # An exact value beside a rounded one is computed.
-    return kind == "text" or (
-        kind == "number" and not _ROUNDED.search(normalise(box[: MAX_ANSWER + 1]))
-    )
+    return r"\approx" not in without_words(normalise(box[: MAX_ANSWER + 1]))
 
 
 @functools.lru_cache(maxsize=4096)  # the samples of a group share their answer
@@ -175,10 +175,7 @@ def _number_difference(gold: Number, box: Number) -> str | None:
 
 # 2. An exact value and the same one rounded
 
-_ROUNDED = re.compile(
-    r"(?<![ ~,;(])[ ~,;]*(\()?(?:\bor[ ~])?(?:\\approx(?![A-Za-z])|"
-    r"\b(?:about|approximately|approx|roughly)\b\.?|大?约)[ ~]*"
-)
+_ROUNDED = re.compile(r"(?<![ ~,;(])[ ~,;]*(\()?\\approx(?![A-Za-z])[ ~]*")
 _MAX_VALUE = 100  # characters of a value that is computed
 _AGREEMENT = Fraction(1, 100)
 

@@ -24,7 +24,7 @@ _KINDS = [
     rf"(?:(?:\^\{{-1\}})?{_ARGUMENT})?",
     # \angle A  m\angle ABC  \overline{AB}  \vec{a}  \triangle ABC  \hat{p}
     rf"m?[~ ]?\\(?:angle|triangle|odot) ?(?:{_POINTS}|[0-9])",
-    rf"\\(?:overline|vec|hat|widehat|dot|tilde)\{{ ?(?:{_POINTS}|{_LETTER}{_INDICES})\}}",
+    rf"\\(?:overline|vec|hat|widehat|dot|tilde)\{{ ?(?:{_POINTS}|{_LETTER}{_INDICES})\}}{_INDICES}",
     # |AB|  |z_{1}|  |\vec{a}|  |a+b|; but |x|=5 is an equation for x.
     r"\\?\|(?![xyt]\|)(?:[A-Za-z]|\\(?:vec|overline)\{)[^|=<>]{0,20}\\?\|",
     # \cos\theta  \sin^{2}A  \tan(A+B)  \sin\angle ABC
@@ -33,8 +33,13 @@ _KINDS = [
     # \lim_{x\to 0}f(x)
     r"\\lim_\{[^{}=]{1,20}\}[^=]{1,60}",
     # \frac{dy}{dx}  \frac{d^{2}y}{dx^{2}}  \frac{\partial f}{\partial x}
-    r"\\frac\{(?:d|\\partial ?)(?:\^\{[2-9]\})?[A-Za-z]?(?:\([a-z]\))?\}"
-    r"\{(?:(?:d|\\partial ?)[a-z](?:\^\{[2-9]\})?){1,3}\}(?:[a-z](?:\([a-z]\))?)?",
+    r"\\frac\{(?:~?d[ ~]?|\\partial ?)(?:\^\{[2-9]\})?[A-Za-z]?(?:\([a-z]\))?\}"
+    r"\{(?:(?:~?d[ ~]?|\\partial ?)[a-z](?:\^\{[2-9]\})?){1,3}\}(?:[a-z](?:\([a-z]\))?)?",
+    # dy/dx  E[X]  [ABC], an area  x^{*}  f^{(4)}(x)  \hat{\beta}_{1}
+    r"d[a-z]/d[a-z]",
+    rf"(?:[A-Z]|\\mathbb\{{[A-Z]\}})\[[^\[\]='\"]{{1,20}}\]|\\mathbb\{{[A-Z]\}}{_ARGUMENT}",
+    r"\[[A-Z]{3,5}\]",
+    rf"{_LETTER}(?:_\{{[^{{}}=]{{1,20}}\}})?\^\{{?\*\}}?|[a-z]\^\{{\([0-9n]\)\}}\([a-z0-9]\)",
     # (x,y)  (a_{1},a_{2},a_{3})
     rf"\({_LETTER}{_INDICES}(?:[,;]{_LETTER}{_INDICES}){{1,4}}\)",
     # Area  Surface area  x-intercept  Area of \triangle ABC  面积
@@ -107,7 +112,12 @@ def _bare(name: str) -> str:
     return name.casefold() if re.search(r"[A-Za-z]{4}", name) else name
 
 
-_SYNONYMS = {"f(x)": "y", "f'(x)": "y'", r"\frac{dy}{dx}": "y'"}
+_SYNONYMS = {
+    "f(x)": "y",
+    "f'(x)": "y'",
+    r"\frac{dy}{dx}": "y'",
+    "dy/dx": "y'",
+}
 
 
 def are_same(gold: str, box: str) -> bool:

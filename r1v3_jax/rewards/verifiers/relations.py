@@ -105,6 +105,13 @@ _INTEGERS = re.compile(
 )
 
 
+_COLON = re.compile(r"^(\\\{[^:|]{1,30}):[ ~]?")
+# \sqrt{17} or about 4.12
+_ABOUT = re.compile(
+    r"(?:(?<![ ~,])[ ~,]*\bor)?[ ~]*(?<![\\A-Za-z])(?:about|approximately|approx|roughly)\b\.?"
+    r"[ ~]*(?=[0-9(\\])"
+    r"|大?约[ ~]*(?=[0-9\\])"
+)
 # A quick look: what has no sign of a relation, no word and no bracket is no set.
 _MAY_BE_SET = re.compile(r"[<>&;,\[\]]|\\(?![fscdp])|[a-z]{2}|[^\x00-\x7f]")
 
@@ -113,6 +120,7 @@ def without_words(text: str) -> str:
     r"""Turns words and set builders into signs: all real numbers -> (-\infty,\infty)."""
     if not _MAY_BE_SET.search(text):
         return text
+    text = _COLON.sub(r"\1|", _ABOUT.sub(r"\\approx ", text))
     builder = _BUILDER.fullmatch(text)
     if builder and _SIGN.search(builder[2]):
         condition = _DOMAIN.sub("", builder[2])
@@ -166,7 +174,8 @@ def as_sets(text: str) -> str:
     united = _united(pieces, r"\cap" if joints == {True} else r"\cup")
     if united and len(joints) == 1:
         return united
-    if r"\vee" in text or r"\wedge" in text:
+    is_formula = r"\vee" in text or r"\wedge" in text
+    if is_formula and not all("=" in piece for piece in pieces):
         return text
     return ";".join(map(_ascending, pieces))  # 7 and 391 are not 7,391
 

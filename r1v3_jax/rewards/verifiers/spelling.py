@@ -39,6 +39,7 @@ _BRACES = _rules(
     # Braces around exponents and indices: x^2 -> x^{2}
     ("^", r"\^ *([+-]?[0-9]+|[A-Za-z]|\\(?!(?:circ|frac|sqrt)END)[A-Za-z]+)", r"^{\1}"),
     ("_", r"_ *([+-]?[0-9]+|[A-Za-z]|\\(?!(?:circ|frac|sqrt)END)[A-Za-z]+)", r"_{\1}"),
+    ("^", r"\^([+-])(?=$|[ ~,;)])", r"^{\1}"),  # a charge: Na^+
     # The third root of the second is \sqrt[3]{2}, written ³√2.
     ("^", r"(?:^|(?<=[-+*/=(,; ]))\^\{([0-9])\}\\sqrt(?=\{)", r"\\sqrt[\1]"),
 )

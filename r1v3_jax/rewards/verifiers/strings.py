@@ -16,6 +16,9 @@ _COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+")
 _CHEMICAL = re.compile(
     r"(?:[A-Z][a-z]?(?:_\{[0-9]{1,2}\})?|[()])+(?:\^\{?[0-9]?[+-]\}?)?"
 )
+_COMMON = frozenset(
+    "H O N F Cl Na Ca Mg Al Fe Cu Zn Ag Si Br Mn Ba Pb Hg Cr Ni Li".split()
+)
 _AND = re.compile(r"(?<=\w)[ ~]*[,;]?[ ~]*(?:\band\b|和)[ ~]*(?=\w)")
 _WORDS = re.compile(r"[A-Za-z]{4}|[^\x00-\x7f]")
 _WORDY = re.compile(r"[A-Z]{2}|[A-Za-z]{4}|:|[^\x00-\x7f]")
@@ -26,7 +29,7 @@ def is_text(gold: str) -> bool:
     """Returns whether gold is compared as text: choices, words, names of points, ratios, signs."""
     if read_based(gold):
         return False
-    if _CHEMICAL.fullmatch(gold) and re.search("[A-Z][a-z]|[+-]", gold):
+    if _is_chemical(gold):
         return True
     parts = [units.split(part) for part in split_list(JOIN.sub(",", gold))]
     body = ",".join(names.split(part)[1] for part, _ in parts)
@@ -39,6 +42,17 @@ def is_text(gold: str) -> bool:
     if _WORDY.search(body) or (_LETTERS.fullmatch(gold) and not has_unit):
         return True
     return not re.search(r"[^\W_]", gold)
+
+
+def _is_chemical(text: str) -> bool:
+    """Returns whether a text is a formula of chemistry; P_{1}V_{1} is none."""
+    if _CHEMICAL.fullmatch(text) is None:
+        return False
+    symbols = re.findall("[A-Z][a-z]?", text)
+    has_mark = "_" in text or "^" in text
+    return has_mark and (
+        "^" in text or len(symbols) > 1 and bool(_COMMON.intersection(symbols))
+    )
 
 
 def text_difference(gold: str, box: str) -> str | None:
