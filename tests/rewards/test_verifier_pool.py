@@ -313,6 +313,18 @@ def test_a_process_has_no_jax_and_ends_with_its_run():
     assert not os.path.exists(f"/proc/{process}")
 
 
+def test_speed_of_plain_verdicts(capsys):
+    """Different integers with a name, in this process: no answer is read twice."""
+    count = 2000
+    start = time.process_time()
+    checks = [verify(boxed(f"x = {1000 + i}"), str(1000 + i)) for i in range(count)]
+    rate = count / (time.process_time() - start)
+    assert {check.verdict for check in checks} == {RIGHT}
+    with capsys.disabled():
+        print(f"\nverifiers: {rate:,.0f} plain verdicts/s in one process")
+    assert rate > 500  # 5,000 and more on a free core
+
+
 def test_speed_of_symbolic_verdicts(capsys):
     """Different boxes and golds, so that neither a group's shared answer nor its boxes help."""
     count = 600
