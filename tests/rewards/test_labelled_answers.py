@@ -8,6 +8,7 @@ from labelled_answers import ANSWERS, boxed
 from labelled_kinds import KINDS
 from labelled_spellings import SPELLINGS
 
+from r1v3_jax.rewards.verifiers import mathematics
 from r1v3_jax.rewards.verifiers.boxes import extract
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rewards.verify import check_gold, verify
@@ -118,6 +119,27 @@ def test_answers_of_each_kind(kind):
     } == {}
     for side in (0, 1):
         assert sum(len(boxes[side]) for boxes in ALL_KINDS[kind].values()) >= 10
+
+
+QUICK = {
+    "7": ["x=7", r"(1,2)\cup(3,4)", "7 apples"],
+    "52 cm": ["0.52 m"],
+    "Yes": ["yes"],
+}
+NOT_QUICK = {
+    "7": [r"7\approx 6.9"],
+    "x=5": ["y=5"],
+    r"x\ne0": ["1"],
+    "4.12": [r"\sqrt{17}≈4.12"],
+}
+
+
+def test_what_needs_the_parser_is_not_quick():
+    """Quick verdicts are reached in the process of the run, which must not wait for a parser."""
+    for gold, boxes in QUICK.items():
+        assert all(mathematics.is_quick(gold, box) for box in boxes), gold
+    for gold, boxes in NOT_QUICK.items():
+        assert not any(mathematics.is_quick(gold, box) for box in boxes), gold
 
 
 def test_there_are_enough_labels():

@@ -89,8 +89,8 @@ def _quick_kind(answer: str) -> str:
     gold = without_words(normalise(answer[: MAX_ANSWER + 1]))
     if strings.is_text(gold):
         return "text"
+    # With a name it is none: the box may be an equation, which needs the parser.
     body, _ = units.split(as_sets(gold).strip(" ~"))
-    _, body = names.split(body)
     return "number" if read_number(body) is not None else ""
 
 

@@ -29,7 +29,8 @@ def difference(answer: str, box: str) -> str | None:
         return "no set, or too long"
 
     # The values of different things have an order: x=1, y=2 is not 2, 1.
-    if names.of_different_things(gold) and not all(names.split(e)[0] for e in elements):
+    has_names = all(names.split(element)[0] for element in elements)
+    if names.of_different_things(gold) and not has_names:
         return "values without names"
 
     # 1. Elements with the same spelling are equal. An element written twice counts once.
