@@ -158,10 +158,10 @@ def test_advantages_of_a_group_are_those_of_the_group_without_the_failed_sample(
         )
 
     whole, rest = rewards_of(range(6)), rewards_of([0, 1, 3, 4])
-    advantages = GroupRelative()(whole, ~np.isnan(whole))
+    advantages = GroupRelative()(whole, ~np.isnan(whole), None)
     assert np.isnan(whole).tolist() == [[False, False, True, False, False, True]]
     assert advantages[0, [2, 5]].tolist() == [0, 0]
-    alone = GroupRelative()(rest, np.ones((1, 4), bool))
+    alone = GroupRelative()(rest, np.ones((1, 4), bool), None)
     assert np.array_equal(advantages[0, [0, 1, 3, 4]], alone[0])  # bitwise
 
 

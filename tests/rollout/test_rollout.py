@@ -103,7 +103,7 @@ def test_rows_hold_the_sampled_ids(setup, groups):
 def test_an_undecided_sample_takes_no_part(setup, groups):
     """Weight and advantage 0; the advantages of its siblings are those computed without it."""
     rows = policy_batch(groups, CONFIG, setup[0].processor).rows
-    without = GroupRelative()(np.array([[1.0, 0.0]]), np.ones((1, 2), bool))[0]
+    without = GroupRelative()(np.array([[1.0, 0.0]]), np.ones((1, 2), bool), None)[0]
     for group, g, place, _ in samples(groups):
         if group is groups[0]:
             expected = 0.0 if g == 2 else without[g]
