@@ -21,6 +21,7 @@ CHOOSES_B = r"""B|b|(B)|B.|(b).|$B$|\text{B}|\textbf{(B)}|\mathrm{(B)}|**B**|`B`
     |B. \angle A = \angle C|B. P(A) = P(C)|B. \frac{A}{C}|B. a = c|B. 37°C
     |B. cannot be determined|B. Incorrect|B. False|(B) none of the above|B. Both A and C
     |B. Neither A nor C|B. both A and C are true|B. All of A, C and D|B. A and C only
+    |~~A~~ B|B. point A is right
     |B. Only A and C are true|B. Only C|B. C only|B. Both (A) and (C)|B. Options A and C
     |B. I only|B. I and II|B. II and III only|B. Neither I nor II|B. A和C都对"""
 # None of these is the choice of A alone.
@@ -42,7 +43,8 @@ NOT_A = r"""A. wrong, so B|A. 5 (could also be B)|A or B|A. or B|A. 5 or B|A/B|A
     |A错误|A，错误|A不正确|A除外|非A|排除A|不选A|5 (A) or 6 (B)|5 (A), 6 (B)|not 5 (A)
     |5 (A or B)|5 (not A)|B (A)|f(A)|P(A)|\sin(A)|C(5,2)|A triangle|a triangle|A square
     |A correct answer|A right angle|point A|line A|\angle A|A'|A_1|2A|AA|Aa|aB|a or b
-    |a. 5 or b. 6|(a) 5 (b) 6|A > B|A+B|A unless B|A or not|A B C D|none|all|1||?"""
+    |a. 5 or b. 6|(a) 5 (b) 6|A > B|A+B|A unless B|A or not
+    |~~A~~|~~A~~ B|A. 5 otherwise B|A. 5 ... B|A. 5 # B|A. 5 B is correct|A B C D|none|all|1||?"""
 CHOOSES_A_AND_C = r"""A, C|AC|CA|\{A, C\}|{A,C}|[A, C]|["A", "C"]|A \& C|A & C|A, and C
     |A and C|(A)(C)|(A), (C)|(A) and (C)|a, c|A; C|A、C|A和C|A与C|\text{A and C}
     |\text{A}, \text{C}|**A**, **C**|options A and C|both A and C|A and C are correct

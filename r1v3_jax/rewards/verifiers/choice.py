@@ -46,9 +46,9 @@ _CHOOSING = (_POINTING - {"the", "my", "our"}) | frozenset(
     else even still either neither rather than actually also no yes wait instead take say mean
     prefer guess think
     was were seems i'd that's to versus vs wrong incorrect false because since if unless except
-    alternatively with , ; ? / & | ( [ — → ⇒ " “ … 或 和 与 及 即 除 非 不 而 但 且 此
+    alternatively otherwise with , ; ? / & | ( [ — → ⇒ " “ … 或 和 与 及 即 除 非 不 而 但 且 此
     \\to \\rightarrow \\Rightarrow \\implies \\therefore \\lor \\vee \\land \\wedge \\ne
-    \\neq""".split()
+    \\neq # @ \\ldots \\dots""".split()
 )
 # A letter in front of one of them is a number or a set: A + B = 5
 _FORMULA = frozenset(
@@ -98,7 +98,8 @@ def read(text: str) -> frozenset[str] | None:
 
 
 def _plain(text: str) -> str:
-    r"""Takes off Markdown and braces: `B` -> B;  **(B)** -> (B);  \{A, C\} -> A,C."""
+    r"""Takes off Markdown and braces: `B` -> B;  **(B)** -> (B);  \{A, C\} -> A,C;  ~~A~~B -> B."""
+    text = re.sub("~~.*?~~", " ", text, flags=re.DOTALL)  # struck out
     text = re.sub(r"(?<!\w)(__?)([^_]+)\1(?!\w)", r"\2", text.replace("*", ""))
     text = normalise(text.replace("`", "")).replace(r"\&", "&").replace("~", " ")
     text = re.sub(r"\\[{}]|\\checkmark(?![a-z])", "", text).strip(" .,;")
@@ -316,7 +317,12 @@ def _chooses(tokens: list[str], i: int, label: str) -> bool:
         return True
     if after == "." and i + 2 < len(tokens) and not _is_letter(tokens[i + 2]):
         return True
-    # 5. At the start or behind a word that chooses, and no part of a formula
+    # 5. Behind a number, and judged: 5 B is correct. A noun in front is the judged one: point B.
+    judgement = [token.lower() for token in tokens[i + 1 : i + 3]]
+    if before.isdigit() and len(judgement) == 2:
+        if judgement[0] in _JUDGING_VERBS and judgement[1] in _JUDGING:
+            return True
+    # 6. At the start or behind a word that chooses, and no part of a formula
     is_chosen = not i or before in _CHOOSING or _is_dashed(tokens, i)
     return is_chosen and not _begins_a_formula(tokens[i:])
 
