@@ -71,6 +71,14 @@ def test_rows_have_the_value():
         records.check(row)
 
 
+@pytest.mark.parametrize("verifier", ["", "choice", "set", "number"])
+def test_a_list_in_quotes_is_refused(verifier):
+    """Proves: ['3', 'three'] of MMMU, which no box repeats, says what would do; [1, 2] is kept."""
+    assert "a list in quotes" in check_gold("['3', 'three']", verifier)
+    assert check_gold('["cat"]', "string") is None
+    assert check_gold("[1, 2]") is None
+
+
 KEPT = r"""Yes|isosceles triangle|Main Street 5|等腰三角形|No solution|does not exist
     |all real numbers|5 apples|5 feet 3 inches|2 hours and 30 minutes|x=1 and y=2|They are equal
     |cannot be determined|The limit does not exist|John F. Kennedy|Washington D.C.|Mt. Everest

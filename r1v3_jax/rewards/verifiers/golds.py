@@ -27,6 +27,11 @@ def problem(answer: str, rules: list[str]) -> str | None:
     boxes, _ = find_boxes(answer)
     if boxes and differ(boxes):
         return f"{shown} has boxes that differ; give one value, such as 72"
+    if set(rules) <= _OF_VALUES and _LIST_OF_TEXTS.fullmatch(answer.strip()):
+        return (
+            f"{shown} is a list in quotes, which no box repeats: of several wordings give one, and "
+            "write several values as 1, 2"
+        )
     if set(rules) == {"mathematics"} and is_prose(answer):
         return (
             f"{shown} is a sentence, and `mathematics` compares values: give the value alone, such "
@@ -35,6 +40,9 @@ def problem(answer: str, rules: list[str]) -> str | None:
     return None
 
 
+_OF_VALUES = frozenset(["mathematics", "choice", "number", "set"])
+# ['3', 'three'], as MMMU has it. [1, 2] is an interval.
+_LIST_OF_TEXTS = re.compile(r"""\[\s*(["']).*\1\s*\]""", re.DOTALL)
 MAX_WORDS = 8  # of a text that a model may write in the same words
 MAX_CHARACTERS = 20  # of a Chinese one
 _FRAME = re.compile(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}")
