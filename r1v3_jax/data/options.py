@@ -17,7 +17,9 @@ from r1v3_jax.rewards.verifiers import boxes
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Fields that hold all options: a list, {"A": ...}, or a text with either in it.
-LIST_FIELDS = ("options", "choices", "answer_choices", "multiple_choices")
+LIST_FIELDS = (
+    "options choices option answer_choices multiple_choices candidates endings"
+).split()
 # Fields that hold one option each, by letter or number: A, option_a, choiceB, opa, answerA.
 SINGLE_FIELD = re.compile(
     r"([A-J])|(?i:(?:options?|choices?|op)[ _]?([A-J]|\d{1,2}))|answer_?([A-J])"
@@ -36,7 +38,12 @@ Options = list[tuple[str, str]]  # (letter, text) each
 def option_fields(fields: dict, is_nested: bool = False) -> list[str]:
     """Lists the fields of a record, or of an object in it, that hold options."""
     filled = [name for name, value in fields.items() if not is_empty(value)]
-    lists = [name for name in filled if str(name).lower() in LIST_FIELDS]
+    lists = [
+        name
+        for name in filled
+        # {"choices": 4} counts them.
+        if str(name).lower() in LIST_FIELDS and not is_number(fields[name])
+    ]
     single = [name for name in filled if SINGLE_FIELD.fullmatch(str(name))]
     # In metadata, A and B may be anything.
     single = [name for name in single if len(name) > 1 or not is_nested]
@@ -130,7 +137,7 @@ def _split(text: str) -> list[str] | None:
     if len(matches) > 1 and not text[: matches[0].start()].strip():
         ends = [match.start() for match in matches[1:]] + [len(text)]
         pairs = zip(matches, ends, strict=True)
-        return [text[match.start() : end].strip() for match, end in pairs]
+        return [text[match.start() : end].strip(" \n;,") for match, end in pairs]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines if len(lines) > 1 else None
 
@@ -240,4 +247,8 @@ def _letter(row: dict, options: Options):
             "answer",
             f"{text[:20]} is neither the letter nor the text of an option; write the letter",
         )
+    # Nobody who sees two options answers E.
+    if re.fullmatch("[A-Z]", text) and not letters and not is_letter:
+        last = options[-1][0]
+        raise InvalidRecord("answer", f"{text} is no option: they are A to {last}")
     return answer

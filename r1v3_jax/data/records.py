@@ -180,7 +180,8 @@ def check(row: dict) -> None:
         raise InvalidRecord("no_question", "")
     # A row with a chain and no answer can still teach; nothing can be rewarded for it.
     if not row["answer"] and row["chain"] is None:
-        raise InvalidRecord("no_answer", "")
+        wanted = f"wanted one of {', '.join(schemas.ANSWERS)}, or a chain"
+        raise InvalidRecord("no_answer", wanted)
 
     asked_texts = [*_contents(row, by_assistant=False), row["question"]]
     answer_texts = [*_contents(row, by_assistant=True), row["chain"] or ""]

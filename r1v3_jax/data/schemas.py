@@ -27,7 +27,14 @@ from r1v3_jax.data.fields import (
     parse_list,
 )
 from r1v3_jax.data.media import column_images, has_marker
-from r1v3_jax.data.turns import are_objects, dialogue, read_turns
+from r1v3_jax.data.turns import (
+    SYSTEM_FIELDS,
+    are_objects,
+    check_beside,
+    dialogue,
+    read_turns,
+    with_system,
+)
 from r1v3_jax.data.unread import unread_fields
 from r1v3_jax.processing import chat
 from r1v3_jax.rewards.verifiers import boxes
@@ -215,12 +222,14 @@ def _from_trl(record: dict) -> dict:
         raise InvalidRecord(
             "fields", "prompt, messages and completion must be lists of turns, or texts"
         )
-    row = dialogue(turns + completion)
+    turns, in_turns = read_turns(turns + completion)
+    check_beside(record, turns)
+    row = dialogue(with_system(record, turns)) | {"images": in_turns}
     return row | {
         "id": first_filled(record, "id"),
         "source": first_filled(record, "source", "data_source"),
         "answer": _answer_or_box(first_filled(record, *ANSWERS), row["chain"]),
-        "read": (name, "completion", "id", "source", *ANSWERS),
+        "read": (name, "completion", "id", "source", *SYSTEM_FIELDS, *ANSWERS),
     }
 
 
@@ -242,12 +251,13 @@ def _from_llava(record: dict) -> dict:
     if images and user_turns and not is_marked:
         markers = f"{chat.IMAGE_MARKER}\n" * len(images)
         user_turns[0]["content"] = markers + user_turns[0]["content"]
-    row = dialogue(turns) | {"images": in_turns}
+    check_beside(record, turns)
+    row = dialogue(with_system(record, turns)) | {"images": in_turns}
     return row | {
         "id": first_filled(record, "id"),
         "source": first_filled(record, "source"),
         "answer": _answer_or_box(first_filled(record, *ANSWERS), row["chain"]),
-        "read": ("id", "conversations", "source", *ANSWERS),
+        "read": ("id", "conversations", "source", *SYSTEM_FIELDS, *ANSWERS),
     }
 
 

@@ -19,6 +19,10 @@ THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 # Keys of a turn that weigh it in the loss; all assistant's turns are learnt from, no others.
 WEIGHT_KEYS = "weight loss_weight loss train trainable learn loss_mask".split()
 THOUGHT_END = "</think>"
+# Fields of a record beside its turns that hold the system turn, as ms-swift has it.
+SYSTEM_FIELDS = ("system", "system_prompt")
+# ms-swift fills these in from the field `objects`.
+PLACEHOLDERS = ("<ref-object>", "<bbox>")
 # Types of a part of a turn, as TRL, OpenAI and Qwen write them; a part may leave its type out.
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
@@ -47,6 +51,37 @@ def dialogue(turns) -> dict:
         "chain": chain,
         "images": images,
     }
+
+
+def with_system(record: dict, turns: list[dict]) -> list[dict]:
+    """Puts the system turn that stands in a field of a record in front of its turns.
+
+    InvalidRecord if the turns begin with another one.
+    """
+    system = read_text(first_filled(record, *SYSTEM_FIELDS), "system")
+    if not system.strip():
+        return turns
+    own = [turn["content"] for turn in turns if turn["role"] == "system"]
+    if own and own != [system]:
+        raise InvalidRecord(
+            "fields", "system and a system turn that differ; keep one of the two"
+        )
+    return turns if own else [{"role": "system", "content": system}, *turns]
+
+
+def check_beside(record: dict, turns: list[dict]) -> None:
+    """InvalidRecord if fields beside the turns change what a chat template shows of them."""
+    if not is_empty(record.get("tools")):
+        raise InvalidRecord(
+            "fields",
+            "tools are not shown to the model; leave them out, or write them into a turn",
+        )
+    shown = {name for name in PLACEHOLDERS for turn in turns if name in turn["content"]}
+    if shown and not is_empty(record.get("objects")):
+        raise InvalidRecord(
+            "fields",
+            f"objects are not written into {', '.join(sorted(shown))}; put the values there",
+        )
 
 
 def are_objects(turns) -> bool:

@@ -6,12 +6,13 @@ other long ones are not read: a caption, a worked solution.
 
 from r1v3_jax.data import media, turns
 from r1v3_jax.data.fields import InvalidRecord, is_empty, parse_list
-from r1v3_jax.data.options import option_fields
+from r1v3_jax.data.options import LIST_FIELDS, option_fields
 
 # Fields of a record with a thought that is in no turn, besides `turns.THOUGHT_KEYS`.
 THOUGHT_FIELDS = (
     *turns.THOUGHT_KEYS,
-    *"thought thoughts rationale rationales cot chain_of_thought".split(),
+    *"think thought thoughts rationale rationales cot chain_of_thought".split(),
+    *"thinking_trajectory thinking_trajectories deepseek_thinking_trajectory".split(),
 )
 # Fields of a record that weigh it or its turns in the loss. A number in `weight` may be a fact.
 WEIGHT_FIELDS = "loss_weight loss_weights sample_weight loss_mask".split()
@@ -102,4 +103,6 @@ def _by_name(key) -> str:
         return "an image, by its name"
     if media.FILM_FIELD.fullmatch(key):
         return "a film or a sound, by its name"
+    if key in LIST_FIELDS:
+        return "options, by their name"
     return "a thought" if key in turns.THOUGHT_KEYS else ""

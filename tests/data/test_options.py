@@ -50,6 +50,19 @@ def test_a_question_that_lists_the_texts_asks_for_a_text():
         assert (row["question"], row["answer"]) == (question, "dog")
 
 
+def test_a_letter_that_is_no_option_is_refused():
+    """Proves: a gold that nobody who sees the options would choose is not kept."""
+    with pytest.raises(fields.InvalidRecord, match="E is no option: they are A to B"):
+        row_of(ASK | {"options": ["cat", "dog"], "answer": "E"})
+    row = row_of(ASK | {"options": ["cat", "E"], "answer": "E"})
+    assert row["answer"] == "B"
+
+
+def test_a_number_of_options_is_a_fact():
+    row = row_of(ASK | {"options": ["cat", "dog"], "choices": 2})
+    assert row["question"] == "Which is it?\n(A) cat\n(B) dog"
+
+
 def test_an_answer_that_is_an_option_becomes_its_letter():
     options = {"choices": ["12", "14", "16"]}
     assert row_of(ASK | options | {"answer": "14"})["answer"] == "B"

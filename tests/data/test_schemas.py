@@ -40,6 +40,35 @@ def test_every_schema_has_a_record():
     assert {schema for schema, *_ in RECORDS.values()} == set(schemas.SCHEMAS)
 
 
+@pytest.mark.parametrize("field", ["system", "system_prompt"])
+def test_a_system_turn_in_a_field_of_its_own_is_the_first_turn(field):
+    """Proves: ms-swift's and LLaVA's column is shown to the model, and differing ones refused."""
+    wanted = [{"role": "system", "content": "Be brief."}]
+    messages = {"messages": [ASK[1], {"role": "assistant", "content": "a"}]}
+    conversation = says("Which?", "human") | {"answer": "a"}
+    for record in (messages, conversation):
+        row = records.canonical(record | {field: "Be brief."})
+        assert (row["before"], row["metadata"]) == (wanted, {})
+    messages["messages"] = wanted + messages["messages"]
+    assert records.canonical(messages | {field: "Be brief."})["before"] == wanted
+    with pytest.raises(fields.InvalidRecord, match="system and a system turn that dif"):
+        records.canonical(messages | {field: "Be long."})
+
+
+def test_fields_that_a_chat_template_shows_are_refused():
+    """Proves: functions and ms-swift's placeholders are not lost without a word."""
+    reply = {"role": "assistant", "content": "<bbox>"}
+    record = {"messages": [{"role": "user", "content": "q"}, reply]}
+    with pytest.raises(fields.InvalidRecord, match="tools are not shown"):
+        records.canonical(record | {"tools": [{"type": "function"}]})
+    objects = {"ref": ["dog"], "bbox": [[1, 2, 3, 4]]}
+    with pytest.raises(fields.InvalidRecord, match="not written into <bbox>"):
+        records.canonical(record | {"objects": objects})
+    # Without a placeholder they are an annotation.
+    reply["content"] = "a dog"
+    assert records.canonical(record | {"objects": objects})["chain"] == "a dog"
+
+
 def detection(ratio: dict) -> dict:
     """A row of V-Triune that asks for a reward of boxes."""
     parameters = {"det_reward_ratio": ratio}
