@@ -62,7 +62,7 @@ _NEXT_SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 
 
 # Verifiers that compare a value. To the others a text is what it is: "Answer: 72" off an image.
-_OF_VALUES = frozenset(["mathematics", "choice", "number", "set", "model"])
+OF_VALUES = frozenset(["mathematics", "choice", "number", "set", "model"])
 
 
 def unboxed(text: str, verifier: str = "") -> str:
@@ -77,7 +77,7 @@ def unboxed(text: str, verifier: str = "") -> str:
     if tagged is not None:
         text = tagged[1]
     rules = {rule.split()[0] for rule in verifier.split("|") if rule.strip()}
-    has_value = rules <= _OF_VALUES
+    has_value = rules <= OF_VALUES
     if has_value:
         text = _behind_hashes(text)
     contents, _ = find_boxes(text)

@@ -72,6 +72,9 @@ def _is_plain(text: str) -> bool:
     parser ignores.
     """
     exponents = list(_EXPONENT.finditer(text))
+    # The parser reads A^T as the transpose of a number, which is A.
+    if any(match[1] == "T" for match in exponents):
+        return False
     # Example: ((x^{2})^{9})^{7} counts 9 * 7 = 63. Powers of brackets multiply; that of a letter is
     # not counted.
     degree = 1

@@ -12,7 +12,7 @@ A gold is what `boxes.unboxed` leaves of an answer.
 import re
 
 from r1v3_jax.rewards.verifiers import choice
-from r1v3_jax.rewards.verifiers.boxes import differ, find_boxes
+from r1v3_jax.rewards.verifiers.boxes import OF_VALUES, differ, find_boxes
 from r1v3_jax.rewards.verifiers.digits import read_number
 from r1v3_jax.rewards.verifiers.relations import as_sets
 from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise
@@ -27,7 +27,7 @@ def problem(answer: str, rules: list[str]) -> str | None:
     boxes, _ = find_boxes(answer)
     if boxes and differ(boxes):
         return f"{shown} has boxes that differ; give one value, such as 72"
-    if set(rules) <= _OF_VALUES and _LIST_OF_TEXTS.fullmatch(answer.strip()):
+    if set(rules) <= OF_VALUES and _LIST_OF_TEXTS.fullmatch(answer.strip()):
         return (
             f"{shown} is a list in quotes, which no box repeats: of several wordings give one, and "
             "write several values as 1, 2"
@@ -40,7 +40,6 @@ def problem(answer: str, rules: list[str]) -> str | None:
     return None
 
 
-_OF_VALUES = frozenset(["mathematics", "choice", "number", "set"])
 # ['3', 'three'], as MMMU has it. [1, 2] is an interval.
 _LIST_OF_TEXTS = re.compile(r"""\[\s*(["']).*\1\s*\]""", re.DOTALL)
 MAX_WORDS = 8  # of a text that a model may write in the same words

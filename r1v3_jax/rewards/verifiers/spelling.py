@@ -61,7 +61,27 @@ _ENDS = _rules(
 _is_digits = re.compile("[0-9]+").fullmatch
 _LAST_SPACE = re.compile(r"(?<!\\)\\$")  # what is left of "\ " at the end
 _WHITE = re.compile(r"\s+")
-_MONEY = re.compile(r"[$¥￥€£]")
+_MONEY = re.compile(r"[$¥￥€£¢]")
+_PLAIN_NUMBER = r"[0-9]+(?:(?:,|\{,\})[0-9]{3})*(?:\.[0-9]+)?"
+# A sign before a number; before words, as in \$5 million, it says nothing that they need.
+_PRICE = re.compile(
+    rf"(\\\$|[¥￥€£])[ ~]*({_PLAIN_NUMBER})(?![0-9])(?![ ~]*(?:\\text\{{)?[ ~]*[A-Za-z])"
+)
+_PRICE_BEHIND = re.compile(rf"({_PLAIN_NUMBER})[ ~]*([¥￥€£¢])$")
+_CURRENCIES = {
+    "\\$": "dollars", "€": "euros", "£": "GBP", "¥": "yuan", "￥": "yuan", "¢": "cents",
+}  # fmt: skip
+
+
+def _with_currency(text: str) -> str:
+    r"""Writes a sign of money as a unit: \$5 -> 5\text{ dollars}, 5€ -> 5\text{ euros}."""
+    if not _MONEY.search(text):
+        return text
+    # One dollar sign alone opens no formula: it is money.
+    if text.startswith("$") and text.count("$") == 1:
+        text = "\\" + text
+    text = _PRICE.sub(lambda m: rf"{m[2]}\text{{ {_CURRENCIES[m[1]]}}}", text)
+    return _PRICE_BEHIND.sub(lambda m: rf"{m[1]}\text{{ {_CURRENCIES[m[2]]}}}", text)
 
 
 def _apply(rules: list[_Rule], text: str) -> str:
@@ -75,7 +95,8 @@ def _apply(rules: list[_Rule], text: str) -> str:
 def normalise(text: str) -> str:
     """Returns one spelling: no markup, spaces only between words or digits, no final full stop."""
     # 1. One name for each sign and command. Most answers are a few digits.
-    text = _LAST_SPACE.sub("", text.strip(" \n`*$"))
+    text = _with_currency(_LAST_SPACE.sub("", text.strip(" \n`*")))
+    text = text.strip(" \n`*$")
     if _is_digits(text):
         return text
     text = commands.renamed(characters.as_latex(text).replace("~", " "))

@@ -44,7 +44,7 @@ _OTHERS = r"""
     degree: degree deg 度 ^\circ; ℃: ^\circ~C degC celsius 摄氏度 degrees~Celsius degree~Celsius;
     ℉: ^\circ~F degF fahrenheit 华氏度 degrees~Fahrenheit degree~Fahrenheit;
     radian: radian rad 弧度;
-    dollar: dollar USD; cent: cent; yuan: yuan 元 块 RMB CNY 人民币; euro: euro EUR;
+    dollar: dollar USD; cent: cent; sterling: GBP; yuan: yuan 元 块 RMB CNY 人民币; euro: euro EUR;
     rupee: rupee; yen: yen 日元; 角: 角; 万元: 万元; unit: unit;
     decibel: dB decibel; decade: decade; pixel: px pixel;
     person: person people persons 人 位 名; child: child children; 个: 个; 只: 只; 种: 种;
