@@ -121,7 +121,8 @@ def naive_loss(
         model, micro.batch, temperature=config.temperature
     )
     old = jax.lax.stop_gradient(logprobs)
-    loss, metrics = config.loss(logprobs, old, micro.advantages, weights)
+    segments = micro.batch.segment_ids
+    loss, metrics = config.loss(logprobs, old, micro.advantages, weights, segments)
     gap = jnp.abs(old - micro.sampler_logprobs)
     metrics["sampler_gap"] = weighted_sum(gap, weights)
     metrics["policy_entropy"] = weighted_sum(entropy, weights)
