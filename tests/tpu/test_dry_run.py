@@ -153,7 +153,7 @@ REFUSED = {
     ),
     "more slots than questions": (
         lambda: dataclasses.replace(POD.evaluate, slots=512),
-        "Evaluate.slots is 512; it must be at most batch = 256",
+        "Evaluate.slots is 512; it must be at most batch x samples = 256",
     ),
     "a context beyond the model's": (
         lambda: changed(max_completion_tokens=32768),
