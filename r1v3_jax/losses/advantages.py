@@ -98,6 +98,10 @@ class Whitened:
 
     eps: float = 1e-8
 
+    def __post_init__(self):
+        if not self.eps > 0:
+            raise ValueError(f"Whitened.eps is {self.eps!r}; it must be positive")
+
     def __call__(self, rewards, valid, lengths):
         centred, count = centre(rewards, valid)
         tokens = np.where(valid & (count > 1), lengths, 0).astype(np.float64)
@@ -127,6 +131,9 @@ class GaussianRanks:
         for group, mask, out in zip(rewards, valid, advantages, strict=True):
             known = group[mask]
             count = len(known)
+            # The mean of all values is 0 only but for rounding.
+            if len(set(known)) <= 1:
+                continue
             values = np.array([quantile((k + 0.5) / count) for k in range(count)])
             ordered = np.sort(known)
             out[mask] = [values[ordered == reward].mean() for reward in known]

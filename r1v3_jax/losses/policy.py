@@ -85,7 +85,11 @@ def check_number(name: str, number, low: float, high: float, wanted: str) -> Non
         return
     for hundredth in range(101 if callable(number) else 1):
         at = number(hundredth / 100) if callable(number) else number
-        if not low <= at <= high:
+        try:
+            is_within = low <= at <= high
+        except TypeError:  # a text, or what else has no order
+            is_within = False
+        if not is_within:
             where = f" at {hundredth}% of the run" if callable(number) else ""
             raise ValueError(f"{name} is {at!r}{where}; it must be {wanted}")
 
@@ -109,7 +113,8 @@ class Clipped:
 
     def __post_init__(self):
         check_bounds(self)
-        if self.dual and not self.dual > 1:
+        # No schedule: with a bound that is 0 now and then an update would be two programs.
+        if callable(self.dual) or (self.dual and not self.dual > 1):
             raise ValueError(
                 f"Clipped.dual is {self.dual!r}; it must be above 1, as 3.0, or 0 for no bound"
             )
@@ -162,10 +167,9 @@ class Sapo:
 
     def __post_init__(self):
         for name in ("positive", "negative"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"Sapo.{name} is {getattr(self, name)!r}; it must be positive, as 1.0"
-                )
+            tau = getattr(self, name)
+            if callable(tau) or not tau > 0:
+                raise ValueError(f"Sapo.{name} is {tau!r}; it must be positive, as 1.0")
 
     def __call__(self, logprobs, old_logprobs, advantages, weights, segment_ids):
         ratio = jnp.exp(log_ratio(logprobs, old_logprobs, weights))

@@ -79,6 +79,13 @@ def test_gaussian_ranks_written_out():
     assert not got[3].any() and not got[~VALID].any()
 
 
+@pytest.mark.parametrize("size", [1, 6, 7, 10])
+def test_equal_rewards_have_no_rank(size):
+    rewards = np.full((1, size), 0.3, np.float32)
+    got = GaussianRanks()(rewards, rewards > 0, np.ones((1, size), int))
+    assert not got.any()  # not even a rounding error
+
+
 def test_ranks_do_not_see_the_scale_of_rewards():
     scaled = np.sign(REWARDS) * np.abs(REWARDS) ** 3 * 100
     kwargs = {"valid": VALID, "lengths": LENGTHS}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from r1v3_jax.losses import Cispo, Clipped, Gmpo, Gspo, Masked, Sapo, WholeSequence
+from r1v3_jax.losses.schedules import Line
 from r1v3_jax.losses.segments import segment_mean, segment_sum
 
 # Rows of several samples, one of them long, one of a single token, and padding behind them.
@@ -185,6 +186,9 @@ def test_corrections_written_out():
         (lambda: Gspo(low=-1), "Gspo.low is -1; it must be between 0 and 1"),
         (lambda: Gmpo(-0.1), "Gmpo.bound is -0.1; it must be at least 0"),
         (lambda: Sapo(negative=0), "Sapo.negative is 0; it must be positive"),
+        (lambda: Sapo(Line(1.0, 2.0)), "Sapo.positive is Line.*; it must be positive"),
+        (lambda: Clipped(dual=Line(3.0, 4.0)), "Clipped.dual is Line.*; it must be"),
+        (lambda: Clipped(high="0.28"), "Clipped.high is '0.28'; it must be at least 0"),
         (lambda: Masked(2.0, 0.5), "wanted 0 <= low < 1 < high"),
         (lambda: WholeSequence(0.5), "WholeSequence.cap is 0.5; it must be at least 1"),
         (
