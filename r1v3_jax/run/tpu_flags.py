@@ -169,9 +169,11 @@ def _check_names(flags: list[Flag], kind: str) -> None:
 def _library() -> Path | None:
     """Returns the file of the TPU's library, None if there is none.
 
-    The user's variable TPU_LIBRARY_PATH may name another than the package's.
+    The user's variable TPU_LIBRARY_PATH may name another than the package's. Where it names no
+    file, jax warns and takes the package's.
     """
-    if path := os.environ.get("TPU_LIBRARY_PATH"):
+    path = os.environ.get("TPU_LIBRARY_PATH")
+    if path and Path(path).is_file():
         return Path(path)
     return _packaged_library()
 

@@ -42,8 +42,10 @@ def test_chip_and_compiler_choose_the_options(file, kind, libtpu, options):
     assert tpu_flags.options(kind, libtpu) == options
 
 
-def test_a_library_of_unknown_version_counts_as_the_newest(file, monkeypatch):
-    monkeypatch.setenv("TPU_LIBRARY_PATH", "/opt/libtpu.so")
+def test_a_library_of_unknown_version_counts_as_the_newest(file, tmp_path, monkeypatch):
+    library = tmp_path / "libtpu.so"
+    library.touch()
+    monkeypatch.setenv("TPU_LIBRARY_PATH", str(library))
     assert tpu_flags.options("v5p") == {"xla_everywhere": "true", "xla_new": "auto"}
 
 
@@ -125,6 +127,14 @@ def test_a_name_that_the_library_does_not_have_is_refused_with_its_line(
         tpu_flags.set_init_args("v5p")
     library.write_bytes(b"\x7fELF..xla_everywhere\0and xla_new\0")
     tpu_flags.set_init_args("v5p")
+
+
+def test_a_library_that_is_not_there_is_passed_over(tmp_path, monkeypatch):
+    expected = tpu_flags.installed_libtpu()
+    monkeypatch.setenv("TPU_LIBRARY_PATH", str(tmp_path / "libtpu.so"))
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    tpu_flags.set_init_args("v5p")
+    assert tpu_flags.installed_libtpu() == expected
 
 
 def test_a_compiler_that_is_too_old_is_refused(monkeypatch):
