@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the program on a slice of a GKE cluster, or on several, as described in launch/gke/jobset.yaml, in the cluster and
-# namespace of kubectl's current context. Repeating the command leaves a run alone while it runs, and resumes one that has ended.
+# Runs the program on a slice of a GKE cluster, or on several, as described in launch/gke/jobset.yaml, in the cluster
+# and namespace of kubectl's current context. Repeating the command leaves a run alone while it runs, and resumes one
+# that has ended.
 #
 #   bash launch/gke/run.sh --name=my-run --config=tpu_v5p_256 \
 #       --image=us-docker.pkg.dev/PROJECT/REPO/r1v3_jax:1 --inputs=gs://BUCKET/inputs --workdir=gs://BUCKET/my-run

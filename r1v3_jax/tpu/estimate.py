@@ -92,9 +92,9 @@ def estimate(
     """Estimates the time of one run of an optimised, scheduled program on `chip`.
 
     `coords` are the torus coordinates of each partition, in order; `slices` the slice of each, if
-    there are several. A loop that ends on data, not on
-    a count, is assumed to make `dynamic_trips` trips. A loop around such a loop, which interrupts
-    it now and then to refill decode slots, is assumed to make one.
+    there are several. A loop that ends on data, not on a count, is assumed to make `dynamic_trips`
+    trips. A loop around such a loop, which interrupts it now and then to refill decode slots, is
+    assumed to make one.
     """
     module = Module(text)
     torus = Torus(chip, coords, slices)
