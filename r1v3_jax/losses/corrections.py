@@ -41,7 +41,7 @@ class Truncated:
             _check_cap("Truncated", self.cap)
 
     def __call__(self, old_logprobs, sampler_logprobs, weights, segment_ids):
-        ratio = jnp.exp(old_logprobs - sampler_logprobs)
+        ratio = jnp.exp(log_ratio(old_logprobs, sampler_logprobs, weights))
         return jax.lax.stop_gradient(jnp.minimum(ratio, self.cap))
 
 
@@ -62,7 +62,7 @@ class Masked:
             )
 
     def __call__(self, old_logprobs, sampler_logprobs, weights, segment_ids):
-        ratio = jnp.exp(old_logprobs - sampler_logprobs)
+        ratio = jnp.exp(log_ratio(old_logprobs, sampler_logprobs, weights))
         is_near = (self.low <= ratio) & (ratio <= self.high)
         return jax.lax.stop_gradient(jnp.where(is_near, ratio, 0.0))
 
@@ -91,5 +91,5 @@ NOTHING = Truncated(0.0)  # the correction that changes no weight and is not com
 
 
 def _check_cap(kind: str, cap: float) -> None:
-    if not cap >= 1:
+    if callable(cap) or not cap >= 1:
         raise ValueError(f"{kind}.cap is {cap!r}; it must be at least 1, as 2.0")

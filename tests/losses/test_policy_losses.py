@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1v3_jax.losses import Cispo, Clipped, Gmpo, Gspo, Masked, Sapo, WholeSequence
+from r1v3_jax.losses import (
+    Cispo,
+    Clipped,
+    Gmpo,
+    Gspo,
+    Masked,
+    Sapo,
+    Truncated,
+    WholeSequence,
+)
 from r1v3_jax.losses.schedules import Line
 from r1v3_jax.losses.segments import segment_mean, segment_sum
 
@@ -170,8 +179,9 @@ def test_corrections_written_out():
     sampled = np.log([[0.5, 0.25, 0.1, 0.8, 0.5, 0.5]])
     weights = np.array([[1.0, 1, 1, 1, 1, 0]])
     ids = jnp.asarray([[1, 1, 1, 1, 2, 2]])
+    # A token without weight has the factor 1, whatever it holds.
     masked = Masked(0.7, 3.0)(old, sampled, weights, ids)
-    np.testing.assert_allclose(masked, [[1, 2, 0, 0, 2, 2]], rtol=1e-6)
+    np.testing.assert_allclose(masked, [[1, 2, 0, 0, 2, 1]], rtol=1e-6)
     # 1 * 2 * 5 * 0.625 = 6.25, and 2: the token without weight is in no product.
     whole = WholeSequence(10.0)(old, sampled, weights, ids)
     np.testing.assert_allclose(whole, [[6.25] * 4 + [2, 2]], rtol=1e-5)
@@ -191,6 +201,7 @@ def test_corrections_written_out():
         (lambda: Clipped(high="0.28"), "Clipped.high is '0.28'; it must be at least 0"),
         (lambda: Masked(2.0, 0.5), "wanted 0 <= low < 1 < high"),
         (lambda: WholeSequence(0.5), "WholeSequence.cap is 0.5; it must be at least 1"),
+        (lambda: Truncated(Line(1.0, 2.0)), "Truncated.cap is Line.*; it must be at"),
         (
             lambda: Clipped(high=lambda progress: 0.2 - progress),
             "Clipped.high is -.* at 21% of the run; it must be at least 0",
@@ -200,3 +211,12 @@ def test_corrections_written_out():
 def test_strengths_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("correction", [Truncated(2.0), Masked(), WholeSequence()])
+def test_what_padding_holds_does_not_reach_a_correction(correction):
+    old = jnp.array([[0.1, -0.2, jnp.nan]])
+    weights = jnp.array([[0.5, 0.5, 0.0]])
+    segments = jnp.array([[1, 1, 0]])
+    factors = correction(old, jnp.zeros((1, 3)), weights, segments)
+    assert np.isfinite(factors * weights).all()
