@@ -26,8 +26,11 @@ from r1v3_jax.losses import (
     AllTokens,
     Clipped,
     Correction,
+    Gmpo,
     GroupRelative,
+    Gspo,
     KLEstimator,
+    Masked,
     PolicyLoss,
     SampleWeight,
     SequenceMean,
@@ -152,7 +155,8 @@ class GRPO:
         self._check_algorithm()
         for name in ("kl_coef", "entropy_coef"):
             number = getattr(self, name)
-            check_number(f"GRPO.{name}", number, 0, float("inf"), "at least 0")
+            check_number(f"GRPO.{name}", number, 0, 1e30, "finite and at least 0")
+        self._check_whole_samples()
         self._check_off_policy()
         self._check_samples()
         self._check_buckets()
@@ -227,6 +231,23 @@ class GRPO:
                 example = OLDER_WORDS.get(value, f"{default}()")
             raise ValueError(
                 f"GRPO.{field} is {value!r}; it must be an object of r1v3_jax.losses, as {example}"
+            )
+
+    def _check_whole_samples(self) -> None:
+        """Raises ValueError for choices among tokens beside a loss that has one ratio a sample."""
+        if not isinstance(self.loss, Gspo | Gmpo):
+            return
+        loss = type(self.loss).__name__
+        # The ratio is a mean over all tokens of a sample: each of them is pushed by it.
+        if self.tokens != AllTokens():
+            raise ValueError(
+                f"GRPO.tokens is {self.tokens} and GRPO.loss {loss}, whose ratio is that of a "
+                "whole sample; AllTokens() would do, or a loss token by token, as Clipped()"
+            )
+        if isinstance(self.correction, Masked):
+            raise ValueError(
+                f"GRPO.correction is {self.correction} and GRPO.loss {loss}, whose ratio is that "
+                "of a whole sample; Truncated(2.0) or WholeSequence() would do"
             )
 
     def _check_off_policy(self) -> None:

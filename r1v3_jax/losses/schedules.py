@@ -27,7 +27,10 @@ class Steps:
     points: tuple[tuple[float, float], ...]  # (from which progress on, value), rising
 
     def __post_init__(self):
-        starts = [start for start, _ in self.points]
+        are_pairs = all(
+            isinstance(point, tuple | list) and len(point) == 2 for point in self.points
+        )
+        starts = [point[0] for point in self.points] if are_pairs else []
         if (
             not starts
             or starts[0] != 0

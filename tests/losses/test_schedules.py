@@ -4,7 +4,7 @@ import pytest
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.config.fields import flatten_fields
-from r1v3_jax.losses import Clipped, HighEntropy
+from r1v3_jax.losses import Clipped, Gmpo, Gspo, HighEntropy, Masked
 from r1v3_jax.losses.schedules import Decay, DipAndRise, Line, Steps, is_off, value
 from r1v3_jax.train.strengths import numbers_at, strengths
 
@@ -42,6 +42,7 @@ def test_only_the_number_0_is_off():
     [
         (lambda: Steps(()), "wanted .progress, value. from progress 0 on"),
         (lambda: Steps(((0.1, 1.0),)), "from progress 0 on"),
+        (lambda: Steps(((0, 1.0), (0.5,))), "wanted .progress, value."),
         (lambda: Steps(((0, 1.0), (1.5, 2.0))), "rising and below 1"),
         (lambda: Steps(((0, 1.0), (0.5, 2.0), (0.5, 3.0))), "rising and below 1"),
         (lambda: DipAndRise(0.0, 0.2, turn=1.0), "must lie between 0 and 1, as 0.3"),
@@ -93,8 +94,17 @@ def test_a_schedule_is_part_of_what_a_run_is():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kl_coef": -0.1}, "GRPO.kl_coef is -0.1; it must be at least 0"),
-        ({"kl_coef": Line(0.1, -0.1)}, "at 51% of the run; it must be at least 0"),
+        ({"kl_coef": -0.1}, "GRPO.kl_coef is -0.1; it must be finite and at least 0"),
+        ({"kl_coef": float("inf")}, "GRPO.kl_coef is inf; it must be finite"),
+        (
+            {"tokens": HighEntropy(0.2), "loss": Gspo()},
+            r"GRPO.loss Gspo, whose ratio is that of a whole sample; AllTokens\(\) would do",
+        ),
+        (
+            {"correction": Masked(), "loss": Gmpo()},
+            r"GRPO.loss Gmpo, whose ratio is that of a whole sample; Truncated\(2.0\) or",
+        ),
+        ({"kl_coef": Line(0.1, -0.1)}, "at 51% of the run; it must be finite and"),
         (
             {"tokens": HighEntropy},
             r"must be an object of r1v3_jax.losses, as HighEntropy\(\)",
