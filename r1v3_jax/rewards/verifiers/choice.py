@@ -71,6 +71,10 @@ _ARROWS = frozenset(["→", "⇒", r"\to", r"\rightarrow", r"\Rightarrow"])
 # "is incorrect" and "cannot be right" judge a letter; "cannot be determined" is an option.
 _JUDGING_VERBS = frozenset("is are was isn't aren't can can't cannot".split())
 _JUDGING = frozenset("wrong incorrect false impossible correct right answer".split())
+_STRUCK_OUT = frozenset(
+    ["wrong", "incorrect", "rejected", "eliminated", "excluded", "ruled out"]
+    + ["not correct", "not right", "not the answer"]
+)
 
 
 # 2. Reading
@@ -92,7 +96,9 @@ def read(text: str) -> frozenset[str] | None:
     if letters is not None:
         return letters
     if label:
-        is_clear = not _is_judged(behind) and not _chooses_again(behind, label)
+        mark = tokens[tokens.index(label) + 1 :][:1]
+        is_judged = _is_judged(behind) or (mark != ["."] and _is_struck_out(behind))
+        is_clear = not is_judged and not _chooses_again(behind, label)
         return frozenset(label.upper()) if is_clear else None
     return _last_label(tokens)
 
@@ -244,6 +250,16 @@ def _is_judged(tokens: list[str]) -> bool:
     words = {token.lower() for token in tokens}
     is_sentence = bool(tokens) and tokens[0].lower() in _JUDGING_VERBS
     return is_sentence and bool(words & _JUDGING)
+
+
+def _is_struck_out(tokens: list[str]) -> bool:
+    """Returns whether a letter is taken back: A (incorrect), A: wrong, (A) rejected.
+
+    A capital begins an option's text, (B) False, and so does what follows a full stop: A. wrong.
+    """
+    text = " ".join(token for token in tokens if token not in _BRACKETS)
+    is_bracketed = tokens[:1] == ["("]
+    return text in _STRUCK_OUT or (is_bracketed and text in ("false", "impossible"))
 
 
 def _about_options(tokens: list[str], label: str) -> bool:
