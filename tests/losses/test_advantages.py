@@ -161,15 +161,15 @@ def test_without_a_sample_in_the_bounds_all_count():
 
 
 @pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMean(), ConstantLength()])
-def test_a_sample_that_counts_twice_is_a_sample_that_is_there_twice(aggregation):
+def test_a_sample_that_counts_three_times_is_there_three_times(aggregation):
     """Also in the denominators: the mean is over what was drawn."""
     mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool)
     x = np.random.default_rng(0).normal(size=mask.shape)
-    times = np.array([2.0, 1.0, 0.0])
+    times = np.array([3.0, 1.0, 0.0])
     got = (aggregation(mask, 4, times) * x).sum()
-    there_twice = [0, 0, 1]
-    weights = aggregation(mask[there_twice], 4, np.ones(3))
-    np.testing.assert_allclose(got, (weights * x[there_twice]).sum(), rtol=1e-6)
+    there_again = [0, 0, 0, 1]
+    weights = aggregation(mask[there_again], 4, np.ones(4))
+    np.testing.assert_allclose(got, (weights * x[there_again]).sum(), rtol=1e-6)
 
 
 def test_high_entropy_keeps_the_share_that_is_least_sure():
