@@ -28,6 +28,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from r1v3_jax.tasks import word_tokenizer
 from r1v3_jax.tasks.digit_chains import CRITICAL_WORDS, STYLES, chain
 from r1v3_jax.tasks.digit_questions import (
     LEVELS,
@@ -308,18 +309,6 @@ def answer_prior(level: str) -> dict[str, float]:
     return priors
 
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-    "<video>",
-    "<unk>",
-)
-
-
 def vocabulary() -> list[str]:
     """Lists the tokens in order of their ids; at most 128, the rows of the padded embedding.
 
@@ -333,7 +322,7 @@ def vocabulary() -> list[str]:
     words.update(opening for opening in STYLES.values() if opening)
     structure = ["system", "user", "assistant", "<think>", "</think>", "\\boxed{", "}"]
     return [
-        *SPECIAL_TOKENS,
+        *word_tokenizer.SPECIAL_TOKENS,
         *structure,
         *"0123456789+-=;,.?: \n",
         *sorted(words),
@@ -349,49 +338,7 @@ def write_tokenizer(directory: str | Path) -> int:
     and each critical word. Other English falls into letters. Chat format: ChatML without a system
     turn, opened by `<think>`.
     """
-    # Imported here: a config that only names this function loads without them.
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from r1v3_jax.processing.chat import ChatFormat, chat_template
-
-    # 1. The tokens. Long ones are tried before the short ones they begin with: " rows" before " ".
-    words = vocabulary()
-    ordinary = words[len(SPECIAL_TOKENS) :]
-    ordinary.sort(key=len, reverse=True)
-    pattern = "|".join(map(re.escape, ordinary))
-    ids = {word: i for i, word in enumerate(words)}
-
-    # 2. The tokenizer: text is cut at the pattern, every piece is one token.
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<unk>"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(
-        tokenizers.Regex(pattern), behavior="isolated"
-    )
-    backend.decoder = tokenizers.decoders.Fuse()  # joins without spaces
-    specials = []
-    for token in SPECIAL_TOKENS:
-        added = tokenizers.AddedToken(token, normalized=False, special=True)
-        specials.append(added)
-    backend.add_special_tokens(specials)
-
-    # 3. The files.
-    hf = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        unk_token="<unk>",
-        # The names that transformers' InternVLProcessor asks for.
-        extra_special_tokens={
-            "start_image_token": "<img>",
-            "end_image_token": "</img>",
-            "context_image_token": "<IMG_CONTEXT>",
-            "video_token": "<video>",
-        },
-        chat_template=chat_template(ChatFormat(system=None, opening="<think>\n")),
-        clean_up_tokenization_spaces=False,
-    )
-    hf.save_pretrained(directory)
-    return len(hf)
+    return word_tokenizer.write(directory, vocabulary())
 
 
 def contact_sheet(
