@@ -17,8 +17,8 @@ from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli
 from r1v3_jax.config import Run, list_configs, load_config, topology
-from r1v3_jax.config.fields import algorithm_fields, children, flatten_fields, is_table
 from r1v3_jax.config.load import REPLACED
+from r1v3_jax.fields import algorithm_fields, children, flatten_fields, is_table
 from r1v3_jax.files import first_process, write_json
 from r1v3_jax.run import processes
 

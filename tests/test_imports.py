@@ -12,8 +12,10 @@ PACKAGE = TESTS.parent / "r1v3_jax"
 # A room may import rooms of the lines above it in this list, and none of its own line.
 FLOORS = [
     "files sharding types losses",
+    "fields",
+    "rewards",
     "config checksums slices",
-    "models processing rewards",
+    "models processing",
     "data hf run sampling tasks",
     "cli report rollout",
     "distill evaluate train",

@@ -16,9 +16,9 @@ from r1v3_jax.config.presets import (
     TINY,
     TINY_300M,
 )
-from r1v3_jax.config.rewards import Shaping, Verify
 from r1v3_jax.config.run import Checkpoints, Data, Health, Run
 from r1v3_jax.config.sft import SFT, Optimizer
+from r1v3_jax.rewards.settings import Shaping, Verify
 
 __all__ = [
     "GRPO",

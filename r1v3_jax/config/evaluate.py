@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from r1v3_jax.config.fields import (
+from r1v3_jax.fields import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,

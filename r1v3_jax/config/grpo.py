@@ -5,7 +5,9 @@ import itertools
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
-from r1v3_jax.config.fields import (
+from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.sft import Optimizer
+from r1v3_jax.fields import (
     Limit,
     NonNegativeInt,
     PositiveInt,
@@ -14,9 +16,6 @@ from r1v3_jax.config.fields import (
     check,
     positive,
 )
-from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
-from r1v3_jax.config.rewards import Shaping
-from r1v3_jax.config.sft import Optimizer
 from r1v3_jax.losses import (
     K3,
     NOTHING,
@@ -38,6 +37,7 @@ from r1v3_jax.losses import (
 )
 from r1v3_jax.losses.policy import check_number
 from r1v3_jax.losses.schedules import Number
+from r1v3_jax.rewards.settings import Shaping
 
 # How configs of before named an algorithm, and the object that it is.
 OLDER_WORDS = {

@@ -8,7 +8,7 @@ recomputation, layout.
 import dataclasses
 from typing import Annotated, Literal
 
-from r1v3_jax.config.fields import PositiveFloat, PositiveInt, at_least, check
+from r1v3_jax.fields import PositiveFloat, PositiveInt, at_least, check
 from r1v3_jax.sharding import TRAIN, Rules
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from r1v3_jax.config.evaluate import Evaluate
-from r1v3_jax.config.fields import (
+from r1v3_jax.config.fit import check_splits
+from r1v3_jax.config.grpo import GRPO
+from r1v3_jax.config.model import Compute, ModelConfig
+from r1v3_jax.config.sft import SFT
+from r1v3_jax.config.topology import Topology, parse
+from r1v3_jax.fields import (
     TABLE,
     Limit,
     NonNegativeFloat,
@@ -17,12 +22,7 @@ from r1v3_jax.config.fields import (
     check,
     flatten_fields,
 )
-from r1v3_jax.config.fit import check_splits
-from r1v3_jax.config.grpo import GRPO
-from r1v3_jax.config.model import Compute, ModelConfig
-from r1v3_jax.config.rewards import Verify
-from r1v3_jax.config.sft import SFT
-from r1v3_jax.config.topology import Topology, parse
+from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.sharding import check_mesh_shape
 
 # What a stage may be. What each kind does: `stages.kinds`.

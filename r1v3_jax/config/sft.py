@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from r1v3_jax.config.fields import (
+from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.fields import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -12,7 +13,6 @@ from r1v3_jax.config.fields import (
     Share,
     check,
 )
-from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ Knows token ids and text. It does not know which answers are right.
 import re
 from collections.abc import Sequence
 
-from r1v3_jax.config import Shaping
+from r1v3_jax.rewards.settings import Shaping
 
 
 def penalty(

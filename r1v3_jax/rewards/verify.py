@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from r1v3_jax.config import Verify
+from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers import custom, golds, model, pool, routing
 from r1v3_jax.rewards.verifiers.boxes import only_box, summary_boxes
 from r1v3_jax.rewards.verifiers.routing import describe

@@ -15,7 +15,7 @@ from ml_collections import config_dict, config_flags
 
 from r1v3_jax import files, launch
 from r1v3_jax.config import Run, load_config
-from r1v3_jax.config.fields import flatten_fields
+from r1v3_jax.fields import flatten_fields
 from r1v3_jax.files import write_json
 from r1v3_jax.losses import Truncated
 from r1v3_jax.pipeline import preflight, start

@@ -3,7 +3,7 @@
 import pytest
 
 from r1v3_jax.config import GRPO
-from r1v3_jax.config.fields import flatten_fields
+from r1v3_jax.fields import flatten_fields
 from r1v3_jax.losses import Clipped, Gmpo, Gspo, HighEntropy, Masked
 from r1v3_jax.losses.schedules import Decay, DipAndRise, Line, Steps, is_off, value
 from r1v3_jax.train.strengths import numbers_at, strengths

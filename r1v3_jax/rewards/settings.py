@@ -3,7 +3,7 @@
 import dataclasses
 import urllib.parse
 
-from r1v3_jax.config.fields import (
+from r1v3_jax.fields import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,

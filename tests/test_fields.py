@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import pytest
 
 from r1v3_jax.config import load_config
-from r1v3_jax.config.fields import (
+from r1v3_jax.fields import (
     TABLE,
     NonNegativeInt,
     PositiveFloat,
@@ -81,7 +81,7 @@ def test_a_config_is_described_alike_in_another_process():
     """Or the same command would be refused when it resumes."""
     code = (
         "from r1v3_jax.config import load_config\n"
-        "from r1v3_jax.config.fields import flatten_fields\n"
+        "from r1v3_jax.fields import flatten_fields\n"
         "print(flatten_fields(load_config('digits')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
