@@ -90,6 +90,8 @@ class StepInfo:
     key: jax.Array  # of the rollout: a function of seed and step
     token_limit: int  # of a completion
     progress: float = 1.0  # of the stage, 0 to 1; some verifiers grow stricter with it
+    # Of the samples, where it moves with the run; None: that of the sampler's settings.
+    temperature: float | None = None
 
 
 @jax.tree_util.register_dataclass

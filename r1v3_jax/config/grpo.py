@@ -14,7 +14,6 @@ from r1v3_jax.fields import (
     Share,
     at_least,
     check,
-    positive,
 )
 from r1v3_jax.losses import (
     K3,
@@ -76,7 +75,7 @@ class GRPO:
     buckets: tuple[tuple[int, int], ...] = ()
 
     # Sampling.
-    temperature: Annotated[float, positive("greedy samples do not explore")] = 1.0
+    temperature: Number = 1.0
     slots: NonNegativeInt = 0  # samples decoded at a time; 0: all of a step
     # Rollout passes that a step may add to replace groups whose rewards are all equal (dynamic
     # sampling, DAPO).
@@ -156,6 +155,8 @@ class GRPO:
         for name in ("kl_coef", "entropy_coef"):
             number = getattr(self, name)
             check_number(f"GRPO.{name}", number, 0, 1e30, "finite and at least 0")
+        wanted = "positive, as 1.0: greedy samples do not explore"
+        check_number("GRPO.temperature", self.temperature, 1e-6, 1e6, wanted)
         self._check_whole_samples()
         self._check_off_policy()
         self._check_samples()

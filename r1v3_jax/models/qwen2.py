@@ -238,7 +238,7 @@ class Qwen2(nnx.Module):
         hidden: jax.Array,
         targets: jax.Array,
         *,
-        temperature: float = 1.0,
+        temperature: float | jax.Array = 1.0,
     ):
         """Returns log p(targets) and the entropy (nats) of softmax(logits / temperature).
 

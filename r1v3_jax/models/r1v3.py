@@ -162,7 +162,7 @@ class R1V3(nnx.Module):
         hidden: jax.Array,
         targets: jax.Array,
         *,
-        temperature: float = 1.0,
+        temperature: float | jax.Array = 1.0,
     ):
         """Returns log p(targets) and entropy, float32[B, T] each; see `Qwen2.logprobs`."""
         return self.language.logprobs(hidden, targets, temperature=temperature)

@@ -57,9 +57,11 @@ def rollout_programs(
     tiles: int,
     resident: int,
     int8: bool = False,
+    moving_temperature: bool = False,
 ) -> list[Program]:
     """Returns what a rollout calls, in order.
 
+    moving_temperature: whether `decode` is given the temperature as an array.
     resident: bytes on a chip beside the programs' own arguments, as the trained weights.
     """
     # 1. The weights as they are trained, and as they are laid out for decoding.
@@ -97,7 +99,9 @@ def rollout_programs(
     lower = lower_on_mesh(mesh, lambda: prefill.lower(model, *prefill_args, **static))
     programs.append(Program("prefill", lower, resident=resident))
     # Two bounds: tokens allowed in a completion, and how many samples must be finished.
-    decode_args = (model, state, key, bound, bound)
+    decode_args = [model, state, key, bound, bound]
+    if moving_temperature:
+        decode_args.append(concrete(jax.ShapeDtypeStruct((), jnp.float32), mesh))
     samples = prompts * group_size
     # With 32 samples in 8 slots the loop runs at most 4 times as long as one sample.
     rounds = -(-samples // (slots or samples))

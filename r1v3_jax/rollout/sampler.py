@@ -213,11 +213,16 @@ class GroupSampler:
             sampling=self.sampling,
         )
 
+        temperature = None
+        if info.temperature is not None:
+            temperature = jnp.float32(np.float32(info.temperature))
+
         def decode_until(finished: int, state):
             """Decodes until so many of the samples are finished."""
             limit = jnp.int32(np.int32(info.token_limit))
             goal = jnp.int32(np.int32(finished))
-            return decode(model, state, info.key, limit, goal, sampling=self.sampling)
+            bounds = (limit, goal, temperature)
+            return decode(model, state, info.key, *bounds, sampling=self.sampling)
 
         def copy_to_host(state):
             # Copies: the arrays of the state itself are donated to the next call.

@@ -191,6 +191,7 @@ class Decoding:
     until: jax.Array  # int32[], so many finished samples end the call
     samples: jax.Array  # int32[N], the numbers of all samples (of a slice): 0 to N - 1
     tile: tuple[int, int]  # see `draw`
+    temperature: jax.Array | None  # float32[], in place of that of `sampling`
 
     def sample_keys(self, samples: jax.Array) -> jax.Array:
         """Returns the random key of each of these samples."""
@@ -204,16 +205,19 @@ def decode(
     key: jax.Array,
     limit: jax.Array,
     until: jax.Array,
+    temperature: jax.Array | None = None,
     *,
     sampling: SamplingParams,
 ) -> DecodeState:
     """Samples until `until` samples (int32[]), or all, have ended or have `limit` tokens.
 
+    temperature: float32[], above 0, in place of that of `sampling`: one program for all of them.
     The state is donated. Each of several slices samples its share of them, and waits for no other
     until the end.
     """
     decode_slice = functools.partial(_decode, sampling=sampling)
-    return each_slice(decode_slice, model, state, key, limit, until, like=state)
+    arrays = (model, state, key, limit, until, temperature)
+    return each_slice(decode_slice, *arrays, like=state)
 
 
 def _decode(
@@ -222,6 +226,7 @@ def _decode(
     key: jax.Array,
     limit: jax.Array,
     until: jax.Array,
+    temperature: jax.Array | None,
     sampling: SamplingParams,
 ) -> DecodeState:
     """Does `decode` for the samples of one slice."""
@@ -238,6 +243,7 @@ def _decode(
         until=jnp.minimum(count, share_of_slice(until)),
         samples=number_rows(count, spec),
         tile=tile_of(state.logits.shape, batch_shards, vocab_shards),
+        temperature=temperature,
     )
 
     # Without a queue slot b is sample b: a single loop over tokens.
@@ -274,13 +280,17 @@ def advance(
     if is_sorted and rules.spec("batch") is not None:
         # Sorting needs the whole vocabulary on one device.
         logits = jax.reshard(logits, rules.spec("batch", None))
-    token = choose(penalised(logits, record, sampling), keys, sampling, decoding.tile)
+    allowed = penalised(logits, record, sampling)
+    token = choose(allowed, keys, sampling, decoding.tile, decoding.temperature)
     token, chosen, closed = close_thinking(
         token, record.lengths, record.tokens, state.closed, sampling
     )
 
     # 2. Write it down where a sample is live.
-    logprob, entropy = measure(logits, token, sampling.temperature or 1.0)
+    temperature = decoding.temperature
+    if temperature is None:
+        temperature = sampling.temperature or 1.0
+    logprob, entropy = measure(logits, token, temperature)
     end_token_id = model.config.end_token_id
     record = append(record, ~state.idle, token, logprob, entropy, chosen, end_token_id)
     idle = state.idle | record.ended | (record.lengths >= decoding.limit)

@@ -27,13 +27,17 @@ def choose(
     keys: jax.Array,
     sampling: SamplingParams,
     tile: tuple[int, int],
+    temperature: jax.Array | None = None,
 ) -> jax.Array:
     """Chooses one token a row of float32[B, V] logits: int32[B]; `tile`: see `draw`.
 
     The order is temperature, ban, top-k, top-p, so that the cuts see what is left by those before.
+    temperature: float32[], above 0, in place of that of `sampling`.
     """
-    is_greedy = sampling.temperature == 0
-    allowed = logits if is_greedy else logits / sampling.temperature
+    is_greedy = temperature is None and sampling.temperature == 0
+    if temperature is None:
+        temperature = sampling.temperature
+    allowed = logits if is_greedy else logits / temperature
     if sampling.banned:
         is_banned = jnp.zeros(logits.shape[-1], bool)
         is_banned = is_banned.at[jnp.asarray(sampling.banned)].set(True)
@@ -191,7 +195,7 @@ def close_thinking(token, lengths, tokens, closed, sampling: SamplingParams):
 
 
 def measure(
-    logits: jax.Array, token: jax.Array, temperature: float
+    logits: jax.Array, token: jax.Array, temperature: float | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns log p(token) and the entropy of softmax(logits / temperature), float32[B] each."""
     logits = logits / temperature

@@ -23,7 +23,7 @@ from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.files import write_jsonl
-from r1v3_jax.losses.schedules import is_off
+from r1v3_jax.losses.schedules import is_off, value
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
@@ -188,11 +188,14 @@ def check_verifiers(source: Callable, settings: Verify) -> None:
 
 def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
     """Returns what the rollout of a step needs to know."""
+    progress = step / config.steps
+    moves = callable(config.temperature)
     return StepInfo(
         step=step,
         key=context.key("rollout", step),
         token_limit=config.length_limit(step),
-        progress=step / config.steps,
+        progress=progress,
+        temperature=config.temperature(progress) if moves else None,
     )
 
 
@@ -367,7 +370,9 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     reference = 0 if is_off(stage.kl_coef) else weights
     kept = shard_bytes(state) + reference  # bytes that are on a chip all the time
     sampling = SamplingParams(
-        stage.max_completion_tokens, stage.temperature, banned=banned
+        max_tokens=stage.max_completion_tokens,
+        temperature=value(stage.temperature, progress=1.0),
+        banned=banned,
     )
 
     def rollout(length: int, tiles: int) -> list[Program]:
@@ -382,6 +387,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             max_prompt_tokens=length,
             resident=kept,
             int8=stage.rollout_int8,
+            moving_temperature=callable(stage.temperature),
         )
 
     def learn_from(length: int, tiles: int) -> list[Program]:

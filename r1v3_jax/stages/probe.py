@@ -6,6 +6,7 @@ from absl import logging
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.evaluate import accuracy, critical_tokens, selection
+from r1v3_jax.losses.schedules import value
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.sampler import GroupSampler
@@ -16,12 +17,16 @@ from r1v3_jax.train.update import TrainState
 
 
 def make_sampler(context: Context, config: GRPO) -> GroupSampler:
-    """Returns the sampler of a stage's rollouts."""
+    """Returns the sampler of a stage's rollouts.
+
+    A temperature that moves comes with each step (`StepInfo`); without one, as for the probe, it is
+    that of the stage's end.
+    """
     return GroupSampler(
         processor=context.processor,
         sampling=SamplingParams(
             max_tokens=config.max_completion_tokens,
-            temperature=config.temperature,
+            temperature=value(config.temperature, progress=1.0),
             banned=context.processor.tokenizer.banned_token_ids,
         ),
         max_prompt_tokens=config.max_prompt_tokens,

@@ -91,7 +91,7 @@ def sample_logprobs(
     read: tuple[jax.Array, PromptCache],
     rows: SampleRows,
     *,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns log p of each token of a micro-batch of samples, and the entropy there.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import NOTHING
-from r1v3_jax.losses.schedules import is_off
+from r1v3_jax.losses.schedules import Number, is_off
 from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
@@ -72,9 +72,7 @@ def policy_loss(
     read: the prompts, as `train.logprobs.read_prompts` returns them.
     """
     weights = rows.loss_weights
-    logprobs, entropy = sample_logprobs(
-        model, read, rows, temperature=config.temperature
-    )
+    logprobs, entropy = sample_logprobs(model, read, rows, temperature=step.temperature)
 
     # The policy before the update. With one update a rollout it is this very pass.
     if rows.old_logprobs is None:
@@ -130,13 +128,15 @@ def with_logprobs(
 
 @functools.partial(jax.jit, static_argnames=("temperature", "parts"))
 def score(
-    model: R1V3, batch: PolicyBatch, temperature: float, parts: int = 1
+    model: R1V3, batch: PolicyBatch, temperature: Number, parts: int = 1
 ) -> jax.Array:
     """Returns log p of every sampled token of a batch, float32[N, B, T].
 
-    Micro-batches without samples are not computed; their entries are 0.
+    Micro-batches without samples are not computed; their entries are 0. temperature: of the
+    samples; where it moves, its value at the step comes with the batch.
     """
     read = read_prompts(model, batch.prompts, parts)
+    temperature = batch.numbers.get("temperature", temperature)
 
     def score_micro_batch(i, out):
         rows = micro_batch(batch.rows, i)

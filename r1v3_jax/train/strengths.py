@@ -20,12 +20,13 @@ class Strengths(NamedTuple):
     loss: PolicyLoss
     kl_coef: object
     entropy_coef: object
+    temperature: object
 
 
 def numbers_at(config: GRPO, progress: float) -> dict[str, np.float32]:
     """Returns the numbers that move, at `progress` (0 to 1): {"kl_coef": .02, "loss.high": .28}."""
     moving = {}
-    for name in ("kl_coef", "entropy_coef"):
+    for name in ("kl_coef", "entropy_coef", "temperature"):
         moving[name] = getattr(config, name)
     if dataclasses.is_dataclass(config.loss):
         for field in dataclasses.fields(config.loss):
@@ -49,4 +50,5 @@ def strengths(config: GRPO, numbers: dict) -> Strengths:
         loss=loss,
         kl_coef=numbers.get("kl_coef", config.kl_coef),
         entropy_coef=numbers.get("entropy_coef", config.entropy_coef),
+        temperature=numbers.get("temperature", config.temperature),
     )

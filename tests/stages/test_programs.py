@@ -39,6 +39,7 @@ def config():
                 loss=Clipped(high=Line(0.2, 0.4)),
                 kl_coef=DipAndRise(0.0, 0.1),
                 entropy_coef=Decay(0.01, 0.9),
+                temperature=Line(1.0, 0.6),
                 off_policy_steps=1,
                 # The prompts of step 0 have up to 25 tokens, of step 1 up to 23.
                 buckets=((24, 4),),
@@ -91,6 +92,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
         "number/loss.high": (0.2, 0.3),
         "number/kl_coef": (0.1, 0.1 * 2 / 7),
         "number/entropy_coef": (0.01, 0.01 * 0.9**50),
+        "number/temperature": (1.0, 0.8),
     }.items():
         assert [line[name] for line in steps] == pytest.approx([first, second])
     assert (
