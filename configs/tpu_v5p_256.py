@@ -11,6 +11,7 @@ docs/results/pod.md.
 
 from r1v3_jax.config import GRPO, R1V3_38B, Compute, Evaluate, Optimizer, Run
 from r1v3_jax.data import Rows
+from r1v3_jax.losses.schedules import Steps
 
 COMPUTE = Compute(dtype="bfloat16", remat="dots", attention="splash")
 
@@ -34,7 +35,7 @@ config = Run(
             max_prompt_tokens=4096,  # up to 15 tiles of 256 tokens, and the question
             max_completion_tokens=8192,
             # The report gives the two limits, not when it went from one to the other.
-            length_limits=((0, 4096), (235, 8192)),
+            length_limit=Steps(((0, 4096), (235 / 469, 8192))),
             tiles=512,
             accumulate=16,  # 64 rows at a time, one for each shard
             prompt_parts=4,  # one tile of each chip at a time

@@ -35,7 +35,7 @@ from r1v3_jax.losses import (
     TokenChoice,
 )
 from r1v3_jax.losses.policy import check_number
-from r1v3_jax.losses.schedules import Number
+from r1v3_jax.losses.schedules import Number, is_off, value
 from r1v3_jax.rewards.settings import Shaping
 
 # How configs of before named an algorithm, and the object that it is.
@@ -64,9 +64,9 @@ class GRPO:
     # Lengths.
     max_prompt_tokens: PositiveInt = 4096
     max_completion_tokens: PositiveInt = 8192
-    # Progressive lengths, ((from_step, tokens), ...): R1V3 went from 4,096 to 8,192. Empty: the
+    # Tokens that a completion may have, rounded; may move: R1V3 went from 4,096 to 8,192. 0: the
     # maximum.
-    length_limits: tuple[tuple[int, int], ...] = ()
+    length_limit: Number = 0
     # Tile slots of a step: its images are encoded once to sample and once to learn.
     tiles: NonNegativeInt = 32
     # Smaller (max_prompt_tokens, tiles), rising: a step whose prompts all fit into one is padded to
@@ -161,17 +161,16 @@ class GRPO:
         self._check_off_policy()
         self._check_samples()
         self._check_buckets()
-        for start, tokens in self.length_limits:
-            if not 0 < tokens <= self.max_completion_tokens:
-                raise ValueError(
-                    f"GRPO.length_limits: {tokens} tokens from step {start} must lie between 1 and "
-                    f"max_completion_tokens = {self.max_completion_tokens}"
-                )
+        if not is_off(self.length_limit):
+            most = self.max_completion_tokens
+            wanted = f"between 1 and max_completion_tokens = {most}, or 0 for that"
+            check_number("GRPO.length_limit", self.length_limit, 1, most, wanted)
 
-    def length_limit(self, step: int) -> int:
-        """Completion tokens allowed at `step`."""
-        limits = [tokens for start, tokens in self.length_limits if start <= step]
-        return limits[-1] if limits else self.max_completion_tokens
+    def token_limit(self, step: int) -> int:
+        """Returns the tokens that a completion may have at `step`."""
+        if is_off(self.length_limit):
+            return self.max_completion_tokens
+        return round(value(self.length_limit, step / self.steps))
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""

@@ -26,6 +26,7 @@ REPLACED = {
     "clip_low": "GRPO.loss=Clipped(low=0.2), --config.grpo.loss.low=0.2",
     "clip_high": "GRPO.loss=Clipped(high=0.28), --config.grpo.loss.high=0.28",
     "importance_cap": "GRPO.correction=Truncated(cap=2.0), --config.grpo.correction.cap=2.0",
+    "length_limits": "GRPO.length_limit=Steps(((0, 4096), (0.5, 8192))), by progress from 0 to 1",
     "divide_by_std": "GRPO.advantage=GroupRelative() or GroupCentred()",
 }
 

@@ -193,7 +193,7 @@ def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
     return StepInfo(
         step=step,
         key=context.key("rollout", step),
-        token_limit=config.length_limit(step),
+        token_limit=config.token_limit(step),
         progress=progress,
         temperature=config.temperature(progress) if moves else None,
     )
@@ -274,7 +274,7 @@ def sample_metrics(
 ) -> dict:
     """Returns rewards and lengths of a step's samples, and how full its batch is."""
     return {
-        **statistics(collected.groups, config.length_limit(step)),
+        **statistics(collected.groups, config.token_limit(step)),
         **collected.counts,
         **{f"number/{name}": float(x) for name, x in batch.numbers.items()},
         "rows/busy": busy_rows(batch),
