@@ -475,4 +475,17 @@ SPELLINGS = {
         r"2\sqrt{6} \text{ or approximately } 4.9": ([r"2\sqrt6", "4.9"], ["5"]),
         "101": (["101"], [r"100\approx101"]),
     },
+    "words and Roman numerals": {
+        "14": (["XIV", "fourteen", r"\text{Fourteen}", r"\mathrm{XIV}"], ["XVI", "forty", "IXV"]),
+        "fourteen": (["14", "XIV", "14.0"], ["15", "IV", "4"]),
+        "XIV": (["14", "fourteen", "xiv"], ["XV", "14%"]),
+        "21": (["twenty-one", "twenty one", "XXI"], ["twenty", "one", "twenty, one"]),
+        "one hundred and five": (["105", "one hundred five", "CV"], ["1005", "100, 5"]),
+        "12345": (["twelve thousand three hundred and forty-five"], ["twelve thousand"]),
+        "2000000": (["two million"], ["two thousand"]),
+        "-3": (["minus three", "negative three"], ["three", "III"]),
+        "0": (["zero"], ["none", "O"]),
+        "1": (["one"], ["I", "i"]),
+        "CD": (["cd"], ["400", "four hundred", "DC"]),
+    },
 }

@@ -4,6 +4,7 @@ r"""Mathematics, by rule: whether a box holds the reference answer, which is cal
     B, (B)                   the same letter, in either case, in brackets or not
     Yes, 等腰三角形, AB, 3:2   the same text; case and spaces do not count
     5, 1,234                 that integer: 5 05 +5 5.0 x=5 5\text{ cm}, not 10/2, 2+3 or 500%
+    14, XIV, fourteen        the same whole number in any of the three spellings
     0.5, \frac{1}{2}, 50%    a number in digits of exactly that value: .5 \frac{2}{4} 50%
     52_8                     the same digits in that base, or without a base
     12 kJ                    the number in that unit, in one that converts, or without a unit
@@ -20,16 +21,17 @@ for (1,7), 0.3333 for 1/3, an expression that still has to be computed where gol
 
 How text becomes a value: `spelling` gives it one spelling (`characters`, `commands`, `plain_text`),
 `relations` turns relations and words into sets, `units` and `names` take off what stands around the
-value, `digits` reads numbers, `structure` takes lists and matrices apart. Then `expressions` and
-`reals` compare what is left by its values, not by proofs, so no time limit is needed here; text
-that could take long is refused before it is read. Nothing that a model writes is executed.
+value, `digits` and `numerals` read numbers, `structure` takes lists and matrices apart. Then
+`expressions` and `reals` compare what is left by its values, not by proofs, so no time limit is
+needed here; text that could take long is refused before it is read. Nothing that a model writes is
+executed.
 """
 
 import functools
 import re
 from fractions import Fraction
 
-from r1v3_jax.rewards.verifiers import names, strings, units
+from r1v3_jax.rewards.verifiers import names, numerals, strings, units
 from r1v3_jax.rewards.verifiers.digits import (
     Number,
     read_number,
@@ -69,10 +71,14 @@ def difference(answer: str, box: str) -> str | None:
             "in each other"
         )
     if strings.is_text(gold):
-        return strings.text_difference(gold, spelled)
+        text_difference = strings.text_difference(gold, spelled)
+        gold_in_digits = numerals.in_digits(gold)
+        if text_difference is None or gold_in_digits == gold:
+            return text_difference
+        gold = gold_in_digits
     if len(box) > MAX_ANSWER or nesting(spelled) > MAX_DEPTH:
         return "too long or too deep"
-    return _difference(as_sets(gold), as_sets(spelled))
+    return _difference(as_sets(gold), as_sets(numerals.in_digits(spelled)))
 
 
 def is_quick(answer: str, box: str) -> bool:
@@ -88,7 +94,7 @@ def is_quick(answer: str, box: str) -> bool:
 def _quick_kind(answer: str) -> str:
     gold = without_words(normalise(answer[: MAX_ANSWER + 1]))
     if strings.is_text(gold):
-        return "text"
+        return "number" if numerals.in_digits(gold) != gold else "text"
     # With a name it is none: the box may be an equation, which needs the parser.
     body, _ = units.split(as_sets(gold).strip(" ~"))
     return "number" if read_number(body) is not None else ""
