@@ -211,6 +211,7 @@ class GRPO:
         """
         parts = {
             f"{name}.verify.custom": run.verify.custom,
+            f"{name}.verify.iou": run.verify.iou,
             f"{name}.verify.model_name": run.verify.model_name,
         }
         if self.evaluate_every:

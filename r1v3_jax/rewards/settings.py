@@ -10,6 +10,8 @@ from r1v3_jax.fields import (
     PositiveInt,
     check,
 )
+from r1v3_jax.losses.policy import check_number
+from r1v3_jax.losses.schedules import Number, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Verify:
     # For one answer; after that its process is killed, and the answer counts as ERROR.
     deadline_s: PositiveFloat = 10.0
     memory_gib: PositiveFloat = 2.0  # of one process
+    # What iou=dynamic of a row means, 0 to 1, for boxes on images; may move. The default is
+    # V-Triune's (arXiv 2505.18129): lenient, then strict.
+    iou: Number = Steps(((0.0, 0.85), (0.1, 0.95), (0.25, 0.99)))
     # The functions that rows may name, as "package.module:function".
     custom: tuple[str, ...] = ()
     # An OpenAI-compatible endpoint, as http://host:8000/v1; empty: no model verifier. With one, a
@@ -55,6 +60,7 @@ class Verify:
 
     def __post_init__(self):
         check(self)
+        check_number("Verify.iou", self.iou, 0, 1, "between 0 and 1, as 0.5")
         if bool(self.model_url) != bool(self.model_name):
             raise ValueError(
                 "Verify.model_url and Verify.model_name go together; set both"

@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
+from r1v3_jax.losses.schedules import value
 from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers import custom, golds, model, pool, routing
 from r1v3_jax.rewards.verifiers.boxes import only_box, summary_boxes
@@ -34,8 +35,7 @@ def verify(
     if box is None:
         return Check(Verdict.WRONG, None, problem)
     try:
-        parsed = routing.parse(verifier)
-        check_allowed(parsed, Verify())
+        parsed = _read_verifier(verifier, 1.0, Verify())
     except ValueError as error:
         return Check(Verdict.ERROR, box, str(error)[:200])
     items = _items(boxes, problem, answer, parsed.rules)
@@ -146,7 +146,8 @@ def _join(checks: list[Check]) -> Check:
 
 def _read_verifier(text: str, progress: float, verify: Verify) -> routing.Verifier:
     has_model = bool(verify.model_url)
-    verifier = routing.parse(text, progress=progress, model=has_model)
+    iou = value(verify.iou, progress)
+    verifier = routing.parse(text, iou=iou, model=has_model)
     check_allowed(verifier, verify)
     return verifier
 

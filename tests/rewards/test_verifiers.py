@@ -10,6 +10,7 @@ import pytest
 from labelled_answers import boxed
 
 from r1v3_jax.config import Shaping, Verify
+from r1v3_jax.losses.schedules import Line
 from r1v3_jax.rewards import terms
 from r1v3_jax.rewards.score import score, score_all, shaped
 from r1v3_jax.rewards.verifiers import (
@@ -355,13 +356,17 @@ def test_the_threshold_follows_the_run():
     """V-Triune: 0.85 for the first tenth of the steps, 0.95 up to a quarter, then 0.99."""
     gold, box = "[0, 0, 100, 100]", "[0, 0, 100, 90]"
 
-    def verdict(progress, box=box):
+    def verdict(progress, box=box, **settings):
         [check] = verify_all(
-            [boxed(box)], [gold], verifiers=["detection iou=dynamic"], progress=progress
+            [boxed(box)],
+            [gold],
+            verifiers=["detection iou=dynamic"],
+            progress=progress,
+            verify=Verify(**settings),
         )
         return check.verdict
 
-    assert [detection.schedule(p) for p in (0.0, 0.1, 0.11, 0.25, 0.26, 1.0)] == [
+    assert [Verify().iou(p) for p in (0.0, 0.09, 0.1, 0.24, 0.25, 1.0)] == [
         0.85,
         0.85,
         0.95,
@@ -371,6 +376,14 @@ def test_the_threshold_follows_the_run():
     ]
     assert [verdict(p) for p in (0.05, 0.2, 0.9)] == [RIGHT, WRONG, WRONG]
     assert verdict(0.2, "[0, 0, 100, 96]") is RIGHT
+    # The run's own: a line, and a number that stands still. The box covers 90% of gold's.
+    line = Line(0.7, 1.0)
+    assert [verdict(p, iou=line) for p in (0.0, 0.6, 0.7)] == [RIGHT, RIGHT, WRONG]
+    assert [verdict(p, iou=0.5) for p in (0.0, 1.0)] == [RIGHT, RIGHT]
+    with pytest.raises(
+        ValueError, match="at 63% of the run; it must be between 0 and 1"
+    ):
+        Verify(iou=Line(0.5, 1.3))
 
 
 # Shaping

@@ -28,13 +28,6 @@ class LabelledBox(NamedTuple):
     label: str  # one spelling of it, "woman's bag"; "": none
 
 
-def schedule(progress: float) -> float:
-    """Returns V-Triune's IoU threshold at `progress` (0 to 1) of a run: lenient, then strict."""
-    if progress <= 0.10:
-        return 0.85
-    return 0.95 if progress <= 0.25 else 0.99
-
-
 def difference(answer: str, box: str, *, iou: float = 0.5) -> str | None:
     """Returns how the boxes in a box differ from those of `answer`; None if all match.
 

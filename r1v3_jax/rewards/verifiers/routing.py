@@ -3,7 +3,7 @@
 ""                                  mathematics, and the run's model verifier if it has one
 mathematics                         the rule alone
 number relative=0.01                a rule with an argument
-detection iou=0.5                   ... iou=dynamic is V-Triune's threshold, see `detection`
+detection iou=0.5                   ... iou=dynamic is the run's threshold, `Verify.iou`
 overlap iou=dynamic completeness=0.3    detection with partial credit: V-Triune's reward
 my_project.checks:same_molecule     a function of the user's, see `custom`
 choice|model                        right if the rule says so OR the model verifier does
@@ -68,10 +68,10 @@ class Verifier:
 
 
 @functools.lru_cache(maxsize=4096)
-def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
+def parse(text: str, *, iou: float = 1.0, model: bool = False) -> Verifier:
     """Returns what a row's `verifier` means. ValueError if it means nothing.
 
-    progress: of the run, 0 to 1, for a dynamic threshold. model: whether the run has a model
+    iou: the threshold that iou=dynamic means. model: whether the run has a model
     verifier, which an empty text then means too.
     """
     if text.strip():
@@ -80,7 +80,7 @@ def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
     else:
         parts = ["mathematics"]
         with_model = model
-    rules = tuple(_rule(part, progress) for part in parts if part != MODEL)
+    rules = tuple(_rule(part, iou) for part in parts if part != MODEL)
     graded = [rule.name for rule in rules if rule.name in GRADED]
     if with_model and graded:
         raise ValueError(
@@ -89,7 +89,7 @@ def parse(text: str, *, progress: float = 1.0, model: bool = False) -> Verifier:
     return Verifier(rules, with_model)
 
 
-def _rule(text: str, progress: float) -> Rule:
+def _rule(text: str, iou: float) -> Rule:
     name, *words = text.split() or [""]
     if name not in NAMES and not custom.is_name(name):
         near = difflib.get_close_matches(name, [*NAMES, MODEL], 1)
@@ -98,10 +98,10 @@ def _rule(text: str, progress: float) -> Rule:
         else:
             hint = f"choose from {', '.join(NAMES)}, {MODEL}"
         raise ValueError(f"no verifier {name[:100]!r}; {hint}")
-    return Rule(name, tuple(_argument(name, word, progress) for word in words))
+    return Rule(name, tuple(_argument(name, word, iou) for word in words))
 
 
-def _argument(name: str, word: str, progress: float) -> tuple[str, float]:
+def _argument(name: str, word: str, iou: float) -> tuple[str, float]:
     """Reads one argument of the rule `name`: "relative=0.01" -> "relative", 0.01."""
     key, _, value = word.partition("=")
     if key not in ARGUMENTS.get(name, ()):
@@ -110,7 +110,7 @@ def _argument(name: str, word: str, progress: float) -> tuple[str, float]:
             f"verifier {name} has no argument {key[:100]!r}; it has: {known}"
         )
     if (key, value) == ("iou", "dynamic"):
-        return key, detection.schedule(progress)
+        return key, iou
     return key, _size(word, value)
 
 
