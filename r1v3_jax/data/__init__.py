@@ -4,6 +4,7 @@ A user's config needs only what is imported here: sources of examples, and sourc
 """
 
 from r1v3_jax.data.mixtures import ByPassRate, Curriculum, Mixture, Phase
+from r1v3_jax.data.reworded import Reworded
 from r1v3_jax.data.sources import Rows
 
-__all__ = ["ByPassRate", "Curriculum", "Mixture", "Phase", "Rows"]
+__all__ = ["ByPassRate", "Curriculum", "Mixture", "Phase", "Reworded", "Rows"]

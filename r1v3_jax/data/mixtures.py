@@ -46,11 +46,11 @@ class Mixture:
     def check(self) -> None:
         """Calls the `check` of each part."""
         for _, source in self.parts:
-            _check(source)
+            check_source(source)
 
     def fingerprint(self) -> str:
         """Joins the fingerprints of the parts; see `sources.Rows`."""
-        return "; ".join(_fingerprint(source) for _, source in self.parts)
+        return "; ".join(fingerprint_of(source) for _, source in self.parts)
 
     def __call__(self, index: int) -> Example:
         turns, counts = schedule(self._weights)
@@ -174,12 +174,12 @@ class Curriculum:
                 f"a curriculum of {type(self.source).__name__}, which has no end: its rows cannot "
                 "be sorted into phases; give each part of a mixture its own curriculum"
             )
-        _check(self.source)
+        check_source(self.source)
         _ = self.rows
 
     def fingerprint(self) -> str:
         """Returns the fingerprint of the source; see `sources.Rows`."""
-        return _fingerprint(self.source)
+        return fingerprint_of(self.source)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -244,13 +244,13 @@ class ByPassRate:
 
     def check(self) -> None:
         """Checks the source and reads the file."""
-        _check(self.source)
+        check_source(self.source)
         _rated_rows(self.rates, self.low, self.high)
 
     def fingerprint(self) -> str:
         """Joins the fingerprint of the source and a digest of the rates; see `sources.Rows`."""
         digest = hashlib.sha256(Path(self.rates).read_bytes())
-        return f"{_fingerprint(self.source)}; rates {digest.hexdigest()[:16]}"
+        return f"{fingerprint_of(self.source)}; rates {digest.hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(_rated_rows(self.rates, self.low, self.high))
@@ -345,10 +345,12 @@ def _chains(path) -> list[tuple[int, str, str]]:
 # A source is any function of an index; these two methods are optional.
 
 
-def _fingerprint(source: Source) -> str:
+def fingerprint_of(source: Source) -> str:
+    """Returns the fingerprint of a source; "" for one that has none."""
     return source.fingerprint() if hasattr(source, "fingerprint") else ""
 
 
-def _check(source: Source) -> None:
+def check_source(source: Source) -> None:
+    """Calls the `check` of a source that has one."""
     if hasattr(source, "check"):
         source.check()
