@@ -97,7 +97,8 @@ def algorithm_fields(config) -> tuple[str, ...]:
     moving = [
         name
         for name, hint in annotations(type(config)).items()
-        if hint == Number and dataclasses.is_dataclass(getattr(config, name))
+        if set(typing.get_args(Number)) <= set(typing.get_args(hint))
+        and dataclasses.is_dataclass(getattr(config, name))
     ]
     return (*getattr(type(config), "ALGORITHM", ()), *moving)
 

@@ -18,6 +18,7 @@ from r1v3_jax.fields import (
 from r1v3_jax.losses import (
     K3,
     NOTHING,
+    AdaptiveEntropy,
     Advantage,
     Aggregation,
     AllAlike,
@@ -103,7 +104,8 @@ class GRPO:
     loss: PolicyLoss = Clipped()
     kl_coef: Number = 0.0  # 0: no reference model in memory, no pass through one
     kl_estimator: KLEstimator = K3()
-    entropy_coef: Number = 0.0  # of the policy's mean entropy, which is made larger
+    # Of the policy's mean entropy, which is made larger.
+    entropy_coef: Number | AdaptiveEntropy = 0.0
     # For the gap between sampler and trainer: --config.grpo.correction.cap=2.0.
     correction: Correction = NOTHING
     updates_per_rollout: PositiveInt = 1  # 1 is strictly on-policy
@@ -154,7 +156,8 @@ class GRPO:
         self._check_algorithm()
         for name in ("kl_coef", "entropy_coef"):
             number = getattr(self, name)
-            check_number(f"GRPO.{name}", number, 0, 1e30, "finite and at least 0")
+            if not isinstance(number, AdaptiveEntropy):
+                check_number(f"GRPO.{name}", number, 0, 1e30, "finite and at least 0")
         wanted = "positive, as 1.0: greedy samples do not explore"
         check_number("GRPO.temperature", self.temperature, 1e-6, 1e6, wanted)
         self._check_whole_samples()

@@ -30,6 +30,7 @@ from r1v3_jax.losses.corrections import (
     Truncated,
     WholeSequence,
 )
+from r1v3_jax.losses.entropy import AdaptiveEntropy
 from r1v3_jax.losses.kl import K1, K2, K3, KLEstimator
 from r1v3_jax.losses.policy import Cispo, Clipped, Gmpo, Gspo, PolicyLoss, Sapo
 
@@ -38,6 +39,7 @@ __all__ = [
     "K2",
     "K3",
     "NOTHING",
+    "AdaptiveEntropy",
     "Advantage",
     "Aggregation",
     "AllAlike",

@@ -55,6 +55,18 @@ def statistics(groups: list[Group], token_limit: int) -> dict[str, float]:
     }
 
 
+def mean_entropy(groups: list[Group]) -> float:
+    """Returns the policy's mean entropy over the tokens that it sampled, in nats."""
+    entropies = []
+    for group in groups:
+        completions = group.completions
+        is_sampled = (
+            np.arange(completions.tokens.shape[1]) < completions.lengths[:, None]
+        )
+        entropies.append(completions.entropies[is_sampled & completions.chosen])
+    return float(np.mean(np.concatenate(entropies), dtype=np.float64))
+
+
 def accuracy_by_source(groups: list[Group]) -> dict[str, float]:
     """Returns {"accuracy/SOURCE": mean} if there are several sources, else nothing."""
     by_source: dict[str, list[float]] = {}

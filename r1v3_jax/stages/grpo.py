@@ -39,6 +39,7 @@ from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
+from r1v3_jax.stages.entropy_bonus import EntropyBonus
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.stages.probe import Probe, make_sampler
@@ -70,6 +71,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     state, resume = newest(states, state)
     sampler = make_sampler(context, config)
     probe = Probe(context, name, config, resume.checkpoints)
+    bonus = EntropyBonus(config.entropy_coef, resume.entropy_coef)
     questions = reader(config, context.processor, context.run.data, **resume.position)
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
@@ -99,7 +101,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 )
                 pending = collected.ahead
                 ledger.add(step, collected.consumed.drops)
-                host_batch = batch_of(context, config, step, collected.groups)
+                bonus.measure(collected.groups)
+                host_batch = batch_of(context, config, step, collected.groups, bonus)
                 batch = place(context, host_batch)
 
             # 2. Learn, unless a reward or a log-probability is not finite.
@@ -115,25 +118,34 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # 3. Measure: this step's samples, and now and then the policy on fixed questions.
             metrics = learnt | ledger.metrics() | speed(loop.timer, config, collected)
             metrics |= sample_metrics(config, step, collected, host_batch)
-            metrics |= probe.entropies(collected.groups)
+            metrics |= probe.entropies(collected.groups) | bonus.metrics()
             if probe.is_due(step):
                 with loop.timer("probe"), loop.watchdog.slow():
                     metrics |= probe.measure(step, state.model)
 
-            # 4. Write down. The list of checkpoints is copied: a thread saves it while later steps
-            # add to it.
+            # 4. Write down.
             loop.log(step, metrics)
             context.compiles.after(*programs_of(name, collected, host_batch, metrics))
             if config.rollouts_every and step % config.rollouts_every == 0:
                 path = context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl"
                 write_jsonl(path, json_rows(collected.groups))
-            position = {
-                "cursor": collected.consumed.cursor,
-                "dropped": ledger.counts,
-                "checkpoints": [*probe.checkpoints],
-            }
-            loop.end(step, state, position)
+            loop.end(step, state, position_after(collected, ledger, probe, bonus))
     return probe.choose(state)
+
+
+def position_after(
+    collected: Collected, ledger: Ledger, probe: Probe, bonus: EntropyBonus
+) -> dict:
+    """Returns where the stage goes on after a step, the fields of `Resume`.
+
+    The list of checkpoints is copied: a thread saves it while later steps add to it.
+    """
+    return {
+        "cursor": collected.consumed.cursor,
+        "dropped": ledger.counts,
+        "checkpoints": [*probe.checkpoints],
+        "entropy_coef": bonus.coefficient,
+    }
 
 
 def reader(
@@ -200,7 +212,11 @@ def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
 
 
 def batch_of(
-    context: Context, config: GRPO, step: int, groups: list[Group]
+    context: Context,
+    config: GRPO,
+    step: int,
+    groups: list[Group],
+    bonus: EntropyBonus,
 ) -> PolicyBatch:
     """Returns the arrays of a step's update, on the host."""
     return policy_batch(
@@ -209,6 +225,7 @@ def batch_of(
         context.processor,
         seed=(context.run.seed, step),
         progress=step / config.steps,
+        entropy_coef=bonus.applied,
     )
 
 

@@ -23,6 +23,8 @@ class Resume:
     dropped: dict = dataclasses.field(default_factory=dict)
     # GRPO: the checkpoints probed so far.
     checkpoints: list = dataclasses.field(default_factory=list)
+    # GRPO: the coefficient of an adaptive entropy bonus; None: where it begins.
+    entropy_coef: float | None = None
     # SFT: the best validation loss so far, its step, and how many measurements came since.
     best: dict = dataclasses.field(
         default_factory=lambda: {"loss": math.inf, "step": 0, "since": 0}

@@ -93,12 +93,13 @@ def policy_batch(
     *,
     seed: tuple[int, ...] = (0,),
     progress: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> PolicyBatch:
     """Returns the arrays of one update, for the current mesh.
 
     Samples whose verifier failed have no advantage and no weight, and no part in their group's
     mean. seed: of what the weights of samples draw, the same on every host. progress: of the stage,
-    0 to 1.
+    0 to 1. entropy_coef: of an adaptive bonus, at this step.
     """
     # 1. Advantages, float32[P, G, C], and the weight of each token, float32[P, G, C].
     lengths = np.stack([group.completions.lengths for group in groups])
@@ -132,7 +133,7 @@ def policy_batch(
         prompts=repeat_prompts(prompts, plan.copies),
         rows=rows,
         used=np.int32(plan.used),
-        numbers=numbers_at(config, progress),
+        numbers=numbers_at(config, progress, entropy_coef),
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from r1v3_jax.config import GRPO
-from r1v3_jax.losses import PolicyLoss
+from r1v3_jax.losses import AdaptiveEntropy, PolicyLoss
 from r1v3_jax.losses.schedules import value
 
 
@@ -23,19 +23,27 @@ class Strengths(NamedTuple):
     temperature: object
 
 
-def numbers_at(config: GRPO, progress: float) -> dict[str, np.float32]:
-    """Returns the numbers that move, at `progress` (0 to 1): {"kl_coef": .02, "loss.high": .28}."""
+def numbers_at(
+    config: GRPO, progress: float, entropy_coef: float = 0.0
+) -> dict[str, np.float32]:
+    """Returns the numbers that move, at `progress` (0 to 1): {"kl_coef": .02, "loss.high": .28}.
+
+    entropy_coef: where it is adaptive, what it is at this step.
+    """
     moving = {}
     for name in ("kl_coef", "entropy_coef", "temperature"):
         moving[name] = getattr(config, name)
     if dataclasses.is_dataclass(config.loss):
         for field in dataclasses.fields(config.loss):
             moving[f"loss.{field.name}"] = getattr(config.loss, field.name)
-    return {
+    numbers = {
         name: np.float32(value(number, progress))
         for name, number in moving.items()
         if callable(number)
     }
+    if isinstance(config.entropy_coef, AdaptiveEntropy):
+        numbers["entropy_coef"] = np.float32(entropy_coef)
+    return numbers
 
 
 def strengths(config: GRPO, numbers: dict) -> Strengths:

@@ -105,6 +105,7 @@ def test_a_schedule_is_part_of_what_a_run_is():
             r"GRPO.loss Gmpo, whose ratio is that of a whole sample; Truncated\(2.0\) or",
         ),
         ({"kl_coef": Line(0.1, -0.1)}, "at 51% of the run; it must be finite and"),
+        ({"entropy_coef": -1.0}, "GRPO.entropy_coef is -1.0; it must be finite and at"),
         ({"temperature": 0.0}, "is 0.0; it must be positive, as 1.0: greedy samples"),
         (
             {"temperature": Line(1.0, 0.0)},
