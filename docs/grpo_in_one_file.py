@@ -74,7 +74,6 @@ def reinforce(model, processor: Processor, config: GRPO):
                 build.for_decoding(state.model),
                 [item.example for item in items],
                 StepInfo(step, jax.random.key(step), config.max_completion_tokens),
-                accuracy_weight=config.accuracy_weight,
             )
             # 2. Advantages within each group, packed rows, one update.
             batch = policy_batch(groups, config, processor)

@@ -18,7 +18,7 @@ from r1v3_jax.config.presets import (
 )
 from r1v3_jax.config.run import Checkpoints, Data, Health, Run
 from r1v3_jax.config.sft import SFT, Optimizer
-from r1v3_jax.rewards.settings import Shaping, Verify
+from r1v3_jax.rewards.settings import Verify
 
 __all__ = [
     "GRPO",
@@ -41,7 +41,6 @@ __all__ = [
     "ModelConfig",
     "Optimizer",
     "Run",
-    "Shaping",
     "TextConfig",
     "Verify",
     "VisionConfig",

@@ -11,7 +11,6 @@ from r1v3_jax.fields import (
     Limit,
     NonNegativeInt,
     PositiveInt,
-    Share,
     at_least,
     check,
 )
@@ -37,7 +36,7 @@ from r1v3_jax.losses import (
 )
 from r1v3_jax.losses.policy import check_number
 from r1v3_jax.losses.schedules import Number, is_off, value
-from r1v3_jax.rewards.settings import Shaping
+from r1v3_jax.rewards.reward import Reward
 
 # How configs of before named an algorithm, and the object that it is.
 OLDER_WORDS = {
@@ -89,10 +88,7 @@ class GRPO:
     rollout_int8: bool = False
 
     # Rewards.
-    accuracy_weight: Share = (
-        0.8  # reward = this * accuracy + the rest * format, section 3.1
-    )
-    shaping: Shaping = Shaping()
+    reward: Reward = Reward()  # 0.8 accuracy + 0.2 format, section 3.1
 
     # The algorithm: objects of `r1v3_jax.losses`, chosen in a config file. Their strengths are
     # flags: --config.grpo.loss.high=0.28. A `Number` may move with the run, as a schedule of
@@ -127,7 +123,7 @@ class GRPO:
     checkpoint_every: PositiveInt = 20
     rollouts_every: NonNegativeInt = 10  # steps between rollouts written to disk
 
-    # The fields above that hold an object of `r1v3_jax.losses`.
+    # The fields above that hold an object of `r1v3_jax.losses`, or a Reward.
     ALGORITHM: ClassVar[tuple[str, ...]] = (
         "advantage",
         "sample_weight",
@@ -136,6 +132,7 @@ class GRPO:
         "loss",
         "kl_estimator",
         "correction",
+        "reward",
     )
     # Whether answers are rewarded, and therefore must be well formed.
     IS_REWARDED: ClassVar[bool] = True
@@ -213,6 +210,8 @@ class GRPO:
         They have the stage's name in front: once it is done they may change.
         """
         parts = {
+            f"{name}.verify.answer": run.verify.answer,
+            f"{name}.verify.judging": run.verify.judging,
             f"{name}.verify.custom": run.verify.custom,
             f"{name}.verify.iou": run.verify.iou,
             f"{name}.verify.model_name": run.verify.model_name,
@@ -233,8 +232,9 @@ class GRPO:
             else:
                 default = type(self.__dataclass_fields__[field].default).__name__
                 example = OLDER_WORDS.get(value, f"{default}()")
+            kind = "a Reward" if field == "reward" else "an object of r1v3_jax.losses"
             raise ValueError(
-                f"GRPO.{field} is {value!r}; it must be an object of r1v3_jax.losses, as {example}"
+                f"GRPO.{field} is {value!r}; it must be {kind}, as {example}"
             )
 
     def _check_whole_samples(self) -> None:

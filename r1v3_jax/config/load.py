@@ -27,6 +27,8 @@ REPLACED = {
     "clip_high": "GRPO.loss=Clipped(high=0.28), --config.grpo.loss.high=0.28",
     "importance_cap": "GRPO.correction=Truncated(cap=2.0), --config.grpo.correction.cap=2.0",
     "length_limits": "GRPO.length_limit=Steps(((0, 4096), (0.5, 8192))), by progress from 0 to 1",
+    "accuracy_weight": "GRPO.reward=Reward(((0.7, correct), (0.3, well_formed)))",
+    "shaping": "terms of GRPO.reward with negative weights, as (-0.5, Repeated(40))",
     "divide_by_std": "GRPO.advantage=GroupRelative() or GroupCentred()",
 }
 

@@ -1,10 +1,9 @@
-"""How answers are checked (`Verify`), and what is taken off a reward besides (`Shaping`)."""
+"""How answers are found and checked (`Verify`)."""
 
 import dataclasses
 import urllib.parse
 
 from r1v3_jax.fields import (
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -12,23 +11,8 @@ from r1v3_jax.fields import (
 )
 from r1v3_jax.losses.policy import check_number
 from r1v3_jax.losses.schedules import Number, Steps
-
-
-@dataclasses.dataclass(frozen=True)
-class Shaping:
-    """What is taken off the reward of a sample besides its answer; a weight of 0 leaves it out."""
-
-    repetition: NonNegativeFloat = (
-        0.0  # times the share of n-grams that have come before
-    )
-    repetition_ngram: PositiveInt = 40  # tokens
-    # Times 0 to 1 over the last `overlong_tokens` before the length limit (DAPO's soft punishment).
-    overlong: NonNegativeFloat = 0.0
-    overlong_tokens: NonNegativeInt = 1024
-    # Times the share of words in another script than the question's.
-    language: NonNegativeFloat = 0.0
-
-    __post_init__ = check
+from r1v3_jax.rewards.verifiers.boxes import FindAnswers, find_boxes
+from r1v3_jax.rewards.verifiers.judging import Judging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +29,16 @@ class Verify:
     # What iou=dynamic of a row means, 0 to 1, for boxes on images; may move. The default is
     # V-Triune's (arXiv 2505.18129): lenient, then strict.
     iou: Number = Steps(((0.0, 0.85), (0.1, 0.95), (0.25, 0.99)))
+    # Where the answer of a summary stands: `boxes.find_boxes` reads \boxed{}, `boxes.find_tagged`
+    # reads <answer></answer>.
+    answer: FindAnswers = find_boxes
     # The functions that rows may name, as "package.module:function".
     custom: tuple[str, ...] = ()
     # An OpenAI-compatible endpoint, as http://host:8000/v1; empty: no model verifier. With one, a
     # row that names no verifier is right if the rule OR the model says so (report, section 3.1).
     model_url: str = ""
     model_name: str = ""
+    judging: Judging = Judging()  # what it is asked, and how its reply is read
     model_timeout_s: PositiveFloat = 60.0  # for a whole reply
     model_retries: NonNegativeInt = 3
     model_requests: PositiveInt = 32  # at a time
@@ -64,6 +52,11 @@ class Verify:
         if bool(self.model_url) != bool(self.model_name):
             raise ValueError(
                 "Verify.model_url and Verify.model_name go together; set both"
+            )
+        if not callable(self.answer):
+            raise ValueError(
+                f"Verify.answer is {self.answer!r}; it must be a function of "
+                "r1v3_jax.rewards.verifiers.boxes, as find_boxes or find_tagged"
             )
         address = urllib.parse.urlsplit(self.model_url)
         is_http = address.scheme in ("http", "https") and address.hostname

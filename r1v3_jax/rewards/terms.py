@@ -1,66 +1,252 @@
-"""Terms of a reward besides the answer: penalties for repetition, length and mixed languages.
+"""The terms that a reward is made of; see `reward.Reward`.
 
-Knows token ids and text. It does not know which answers are right.
+A term takes an `Answered` and returns a number, or None where it has nothing to say. One without
+settings is a function, one with settings a frozen dataclass.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
-from r1v3_jax.rewards.settings import Shaping
+from r1v3_jax.rewards.answered import Answered
+from r1v3_jax.rewards.loops import looped_share
+from r1v3_jax.rewards.verifiers import detection
+from r1v3_jax.rewards.verifiers.boxes import summary
+from r1v3_jax.rewards.verifiers.verdict import NOT_READ, Verdict
+
+# 1. Of the answer
 
 
-def penalty(
-    config: Shaping, ids: Sequence[int], text: str, question: str, limit: int
-) -> float:
-    """Returns the weighted sum of a completion's penalties.
+def correct(answered: Answered) -> float:
+    """Returns 1.0 for a right answer, 0.0 for a wrong one; between, the credit of its verifier."""
+    credit = answered.check.credit
+    return float(answered.check.verdict is Verdict.RIGHT) if credit is None else credit
 
-    ids: the sampled tokens. limit: how many tokens a completion may have.
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """Tells an answer that is wrong from one that cannot be read: 2, -1.5 and -2 in Logic-RL.
+
+    Not read: there is no answer, there are several that differ, or the verifier says so.
     """
-    total = 0.0
-    # A term of weight 0 is not computed.
-    if config.repetition:
-        total += config.repetition * repetition(ids, config.repetition_ngram)
-    if config.overlong:
-        total += config.overlong * overlong(len(ids), limit, config.overlong_tokens)
-    if config.language:
-        total += config.language * other_language(text, question)
-    return total
+
+    right: float = 1.0
+    wrong: float = 0.0
+    unreadable: float = 0.0
+    # Whether an answer in the wrong form counts as unreadable.
+    needs_form: bool = False
+
+    def __call__(self, answered: Answered) -> float:
+        check = answered.check
+        is_read = check.extracted is not None and check.reason not in NOT_READ
+        if not is_read or (self.needs_form and not well_formed(answered)):
+            return self.unreadable
+        return self.right if check.verdict is Verdict.RIGHT else self.wrong
 
 
-def repetition(ids: Sequence[int], ngram: int) -> float:
-    """Returns the share of a sequence's n-grams that came before, 1 - distinct / all.
+@dataclasses.dataclass(frozen=True)
+class IoU:
+    """The share of the reference's boxes that are found with an IoU of `threshold` or more.
 
-    arXiv 2502.03373, C.2, which counts words. 0 for a sequence shorter than one n-gram.
+    None for rows that are not about boxes. With weight 0 it is only logged, as V-Triune logs
+    IoU@50, 75, 95 and 99 of each source: `reward/iou_50`.
+    """
+
+    threshold: float
+
+    def __post_init__(self):
+        if not 0 < self.threshold <= 1:
+            raise ValueError(
+                f"IoU.threshold is {self.threshold!r}; it must lie in (0, 1], as 0.5"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"iou_{100 * self.threshold:g}"
+
+    def __call__(self, answered: Answered) -> float | None:
+        rules = [
+            rule.split()[0]
+            for rule in answered.example.verifier.split("|")
+            if rule.strip()
+        ]
+        if not {"detection", "overlap"} & set(rules):
+            return None
+        box = answered.check.extracted or ""
+        return detection.recall(answered.example.answer, box, iou=self.threshold)
+
+
+# 2. Of the form
+
+
+def well_formed(answered: Answered) -> float:
+    """Returns 1.0 if a completion follows the chat template, else 0.0.
+
+    As in the Skywork-R1V3 report, section 3.1. The completion must end by itself, have exactly one
+    </think> and no <think> (the prompt has it), have some reasoning before </think>, and hold
+    exactly one answer, closed and filled, after it. With thinking False there must be neither tag.
+    """
+    text = answered.text
+    thinking = answered.thinking
+    is_summarised = summary(text, thinking) is not None
+    if not answered.ended or not is_summarised or "<think>" in text:
+        return 0.0
+    if text.count("</think>") != int(thinking):
+        return 0.0
+    if thinking and not text.partition("</think>")[0].strip():
+        return 0.0
+    has_one = len(answered.answers) == 1 and bool(answered.answers[0])
+    return float(has_one and not answered.unfinished)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """The share of the tags that occur exactly once: quarters, with four (V-Triune).
+
+    V-Triune (arXiv 2505.18129) has <think> among them, which the prompt has written here.
+    """
+
+    tags: tuple[str, ...] = ("</think>", "<answer>", "</answer>")
+
+    def __post_init__(self):
+        if not self.tags or isinstance(self.tags, str):
+            raise ValueError(
+                f"Tags.tags is {self.tags!r}; wanted texts, as ('</think>', '<answer>')"
+            )
+
+    def __call__(self, answered: Answered) -> float:
+        once = [tag for tag in self.tags if answered.text.count(tag) == 1]
+        return len(once) / len(self.tags)
+
+
+def is_of_answer(term) -> bool:
+    """Whether a term is the part of a reward that `Example.accuracy_weight` weighs."""
+    return term is correct or isinstance(term, Graded)
+
+
+def is_of_form(term) -> bool:
+    """Whether a term is the part of a reward that has the rest of `Example.accuracy_weight`."""
+    return term is well_formed or isinstance(term, Tags)
+
+
+# 3. Of repetition
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """The share of a completion's n-grams of tokens that came before, 1 - distinct / all.
+
+    arXiv 2502.03373, C.2, which counts words. 0 for a completion shorter than one n-gram.
 
         ids 1 2 1 2 1, ngram 2: (1 2) (2 1) (1 2) (2 1)   ->   1 - 2 / 4 = 0.5
     """
-    count = len(ids) - ngram + 1
-    if count <= 0:
-        return 0.0
-    ids = [int(i) for i in ids]
-    distinct = {tuple(ids[start : start + ngram]) for start in range(count)}
-    return 1 - len(distinct) / count
+
+    ngram: int = 40  # tokens
+
+    def __post_init__(self):
+        _check_above("Repeated.ngram", self.ngram, 0, "40")
+
+    def __call__(self, answered: Answered) -> float:
+        ids = [int(i) for i in answered.ids]
+        return _share_seen_before(
+            [tuple(ids[i : i + self.ngram]) for i in range(len(ids) - self.ngram + 1)]
+        )
 
 
-def overlong(length: int, limit: int, buffer: int) -> float:
-    """Returns DAPO's soft punishment as a penalty, 0 to 1 (arXiv 2503.14476, equation 13).
+@dataclasses.dataclass(frozen=True)
+class Looped:
+    """The share of a completion that its final loop takes (CAMPO of MiroMind-M1).
 
-    It is 0 up to `buffer` tokens before the limit and then rises in a line to 1 at the limit.
-
-        limit 100, buffer 20: length 80 -> 0, 90 -> 0.5, 100 -> 1
+    arXiv 2507.14683, equation 6, whose f(o) is taken off a reward: give it the weight -1. With
+    `constant` it is that much for any loop of a completion that was cut at the length limit, and 0
+    for all others, as in the released code: `constant=0.1`.
     """
-    # The line would be vertical.
-    if buffer == 0:
-        return float(length >= limit)
-    return min(max((length - (limit - buffer)) / buffer, 0.0), 1.0)
 
+    constant: float = 0.0  # 0: the share
+
+    def __post_init__(self):
+        if not 0 <= self.constant < float("inf"):
+            raise ValueError(
+                f"Looped.constant is {self.constant!r}; it must be at least 0, as 0.1"
+            )
+
+    def __call__(self, answered: Answered) -> float:
+        if self.constant and answered.ended:
+            return 0.0
+        share = looped_share(answered.ids)
+        return self.constant * (share > 0) if self.constant else share
+
+
+def repeated_sentences(answered: Answered) -> float:
+    """Returns the share of a completion's sentences that came before, 1 - distinct / all.
+
+    A sentence ends at . ! ? or a line's end; case and blanks do not matter.
+    """
+    parts = re.split(r"[.!?。！？\n]+", answered.text)
+    sentences = [" ".join(part.lower().split()) for part in parts]
+    return _share_seen_before([sentence for sentence in sentences if sentence])
+
+
+def _share_seen_before(things: Sequence) -> float:
+    return 1 - len(set(things)) / len(things) if things else 0.0
+
+
+# 4. Of the length
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlong:
+    """DAPO's soft punishment as 0 to 1 (arXiv 2503.14476, equation 13): give it a negative weight.
+
+    It is 0 up to `tokens` before the limit, and then rises in a line to 1 at the limit.
+
+        limit 100, tokens 20: length 80 -> 0, 90 -> 0.5, 100 -> 1
+    """
+
+    tokens: int = 1024
+
+    def __post_init__(self):
+        _check_above("Overlong.tokens", self.tokens, -1, "1024")
+
+    def __call__(self, answered: Answered) -> float:
+        over = len(answered.ids) - (answered.limit - self.tokens)
+        # The line would be vertical.
+        if self.tokens == 0:
+            return float(over >= 0)
+        return min(max(over / self.tokens, 0.0), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Short:
+    """clip(slope * (budget - length) + offset, 0, 1): ReVisual-R1's efficient length.
+
+    arXiv 2506.04207. budget 100, slope 0.005, offset 0.5: length 0 -> 1, 100 -> 0.5, 200 -> 0
+    """
+
+    budget: int  # tokens
+    slope: float = 0.005
+    offset: float = 0.5
+
+    def __call__(self, answered: Answered) -> float:
+        line = self.slope * (self.budget - len(answered.ids)) + self.offset
+        return min(max(line, 0.0), 1.0)
+
+
+def _check_above(field: str, number, low: int, example: str) -> None:
+    """Raises ValueError unless a setting is a whole number above `low`."""
+    if not isinstance(number, int) or number <= low:
+        raise ValueError(
+            f"{field} is {number!r}; it must be at least {low + 1}, as {example}"
+        )
+
+
+# 5. Of the language
 
 # No formula begins within another one: from one that is never closed, the search would run to the
 # end of the text again and again.
 _FORMULAS = re.compile(
     r"\$[^$]*\$|\\[A-Za-z]+|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)", re.DOTALL
 )
-
 
 _WORDS = {
     "latin": re.compile(r"[A-Za-zÀ-ɏ]{2,}"),
@@ -72,15 +258,15 @@ _WORDS = {
 }
 
 
-def other_language(text: str, question: str) -> float:
+def other_language(answered: Answered) -> float:
     """Returns the share of a completion's words in another script than the question's.
 
     Chains that mix languages are hard to read (DeepSeek-R1, arXiv 2501.12948, rewards the share in
     the target language). Scripts are compared, not languages: English and French are the same here.
     Formulas and single letters are in no language. 0 if the question or the text has no words.
     """
-    question_words = _count_words(question)
-    words = _count_words(text)
+    question_words = _count_words(answered.example.question)
+    words = _count_words(answered.text)
     if not sum(question_words.values()) or not sum(words.values()):
         return 0.0
     script = max(question_words, key=question_words.get)
@@ -94,3 +280,44 @@ def other_language(text: str, question: str) -> float:
 def _count_words(text: str) -> dict[str, int]:
     text = _FORMULAS.sub(" ", text)
     return {script: len(words.findall(text)) for script, words in _WORDS.items()}
+
+
+# 6. Of what is seen
+
+_CAPTION = re.compile(r"<caption>(.*?)</caption>", re.DOTALL)
+
+
+def captioned(answered: Answered) -> float:
+    """Returns 1.0 if the thoughts hold one filled <caption>...</caption>, else 0.0 (RL-Ground).
+
+    ComPABench (arXiv 2505.19406) lets the model say what it sees before it thinks about it.
+    """
+    thoughts = answered.text.partition("</think>")[0]
+    captions = _CAPTION.findall(thoughts)
+    is_only = thoughts.count("<caption>") == thoughts.count("</caption>") == 1
+    return float(is_only and len(captions) == 1 and bool(captions[0].strip()))
+
+
+def facts(answered: Answered) -> float | None:
+    """Returns the share of the row's facts that the thoughts say; None for a row without any.
+
+    `metadata["facts"]` of a row is a list of texts, as ["the square has area 9"]. A fact is said
+    where it stands whole between other words; case and blanks do not matter. Our form of
+    RL-Ground's progress reward, whose formula is not published (ComPABench, arXiv 2505.19406).
+
+        facts ["area 9", "area 4"], "... area 9, and area 42 ..."   ->   0.5
+    """
+    wanted = answered.example.metadata.get("facts")
+    if not wanted:
+        return None
+    thoughts = _plain(answered.text.partition("</think>")[0])
+    said = [
+        fact
+        for fact in wanted
+        if re.search(rf"(?<!\w){re.escape(_plain(fact))}(?!\w)", thoughts)
+    ]
+    return len(said) / len(wanted)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -75,7 +75,7 @@ def verify_all(
         strict=True,
     )
     for row, (completion, answer, text, question) in enumerate(rows):
-        boxes = summary_boxes(completion, thinking=thinking)
+        boxes = summary_boxes(completion, thinking=thinking, find=verify.answer)
         box, problem = only_box(boxes)
         if box is None:
             checks[row] = Check(Verdict.WRONG, None, problem)
@@ -165,10 +165,12 @@ def _judge(
         return
     judgements = endpoint(verify).judge_all(list(open_appeals.values()))
     for row, judgement in zip(open_appeals, judgements, strict=True):
-        # The partial credit of a user's function outlasts a model that says WRONG. The model's
+        # The partial credit of a user's function outlasts a model that gives less. The model's
         # ERROR is the verdict: the rule alone is not trusted to know.
         if judgement.verdict is Verdict.WRONG:
-            judgement = dataclasses.replace(judgement, credit=checks[row].credit)
+            known = (checks[row].credit, judgement.credit)
+            credit = max((c for c in known if c is not None), default=None)
+            judgement = dataclasses.replace(judgement, credit=credit)
         checks[row] = judgement
 
 
@@ -215,6 +217,7 @@ def endpoint(verify: Verify) -> model.Judge:
         verify.model_retries,
         verify.model_requests,
         verify.model_cache,
+        verify.judging,
     )
 
 

@@ -1,15 +1,13 @@
-"""The groups that one step learns from: rollout passes, dynamic sampling, shaping."""
+"""The groups that one step learns from: rollout passes, dynamic sampling."""
 
 import dataclasses
 from collections.abc import Callable
 
 import jax
 
-from r1v3_jax.config import GRPO, Shaping
+from r1v3_jax.config import GRPO
 from r1v3_jax.data.reader import Consumed, Reader
 from r1v3_jax.models.build import for_decoding
-from r1v3_jax.rewards import terms
-from r1v3_jax.rewards.score import shaped
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout
 from r1v3_jax.run import watchdog
@@ -69,14 +67,12 @@ def collect(
             )
         groups = sampler.finish(
             pending,
-            accuracy_weight=config.accuracy_weight,
             when_all_are_sampled=begin_ahead,
         )
         lengths.append(pending.length)
         consumed = consumed.followed_by(pending.consumed)
         pending = None
         for group in groups:
-            group = shape_rewards(group, config, info.token_limit)
             # Without refills every group is kept: its place in the batch stays its prompt's.
             kept = group.has_signal or not config.refills
             (with_signal if kept else without_signal).append(group)
@@ -111,17 +107,3 @@ def begin(
     info = dataclasses.replace(info, key=key)
     pending = sampler.begin(model, examples, info)
     return dataclasses.replace(pending, consumed=consumed)
-
-
-def shape_rewards(group: Group, config: GRPO, token_limit: int) -> Group:
-    """Returns the group with `config.shaping` taken off its rewards."""
-    if config.shaping == Shaping():
-        return group
-    scores = []
-    for g, (score, text) in enumerate(zip(group.scores, group.texts, strict=True)):
-        ids = group.completions.tokens[g, : group.completions.lengths[g]]
-        penalty = terms.penalty(
-            config.shaping, ids, text, group.example.question, token_limit
-        )
-        scores.append(shaped(score, penalty))
-    return dataclasses.replace(group, scores=scores)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from r1v3_jax.processing.processor import Encoded
-from r1v3_jax.rewards.score import Score
+from r1v3_jax.rewards.reward import Score
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.types import Example
 
@@ -53,6 +53,8 @@ def json_rows(groups: list[Group]) -> Iterator[dict]:
                 "reward": score.total,
                 "accuracy": score.accuracy,
                 "format": score.format,
+                "terms": score.parts,
+                "problem": score.problem,
                 "verdict": score.verdict.name.lower(),
                 "tokens": completions.tokens[g, :size].tolist(),
                 "logprobs": six_digits(completions.logprobs[g, :size]),

@@ -1,7 +1,12 @@
-"""Means over the samples of a step, and what no update may learn from."""
+"""Means over the samples of a step, by source too, and what no update may learn from."""
+
+import dataclasses
 
 import numpy as np
 
+from r1v3_jax.rewards.phrases import cannot_see, reflects
+from r1v3_jax.rewards.reward import Score
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
 
 
@@ -23,35 +28,48 @@ def not_finite(groups: list[Group]) -> str:
     return ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What is counted of one sample."""
+
+    score: Score
+    length: int  # tokens
+    ended: bool
+    text: str
+
+
 def statistics(groups: list[Group], token_limit: int) -> dict[str, float]:
     """Returns means over the samples of a step, under the names that users of TRL know.
 
-    With several sources the accuracy of each is among them.
+    `reward/NAME` is the mean of a term of the reward, before its weight, over the samples that it
+    has something to say about. With several sources there are also the numbers of each.
     """
-    scores = [score for group in groups for score in group.scores]
-    # A failed verification has no reward; it is counted in `verifier_errors` and nowhere else.
-    known = [score for score in scores if score.total is not None]
-    lengths = np.concatenate([group.completions.lengths for group in groups])
-    ended = np.concatenate([group.completions.ended for group in groups])
+    samples = [sampled for group in groups for sampled in samples_of(group)]
+    # A failed verification has no reward; it is counted and has no other part here.
+    known = [s.score for s in samples if s.score.total is not None]
+    lengths = np.asarray([sample.length for sample in samples])
     # Where every verification failed, the means are 0.
     reward = np.asarray([score.total for score in known] or [0.0])
     accuracy = [score.accuracy for score in known] or [0.0]
     form = [score.format for score in known] or [0.0]
-    penalty = [score.penalty for score in known] or [0.0]
+    errors = [sample.score.verdict is Verdict.ERROR for sample in samples]
     return {
         "reward": float(reward.mean()),
         "reward_std": float(reward.std()),
         "accuracy": float(np.mean(accuracy)),
         "format": float(np.mean(form)),
-        "penalty": float(np.mean(penalty)),
-        "verifier_errors": len(scores) - len(known),
+        "verifier_errors": sum(errors),
+        **failed_terms(samples),
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": int(lengths.min()),
         "completions/max_length": int(lengths.max()),
-        "completions/clipped_ratio": float(1 - ended.mean()),
+        "completions/clipped_ratio": float(
+            1 - np.mean([sample.ended for sample in samples])
+        ),
         "slots/busy": float(np.mean([group.busy_slots for group in groups])),
         "length_limit": token_limit,
-        **accuracy_by_source(groups),
+        **means(samples, ""),
+        **by_source(groups),
     }
 
 
@@ -67,16 +85,67 @@ def mean_entropy(groups: list[Group]) -> float:
     return float(np.mean(np.concatenate(entropies), dtype=np.float64))
 
 
-def accuracy_by_source(groups: list[Group]) -> dict[str, float]:
-    """Returns {"accuracy/SOURCE": mean} if there are several sources, else nothing."""
-    by_source: dict[str, list[float]] = {}
+def samples_of(group: Group) -> list[Sampled]:
+    """Returns what is counted of each sample of a group."""
+    completions = group.completions
+    return [
+        Sampled(score, int(completions.lengths[g]), bool(completions.ended[g]), text)
+        for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True))
+    ]
+
+
+def failed_terms(samples: list[Sampled]) -> dict[str, int]:
+    """Returns {"reward_errors/NAME": samples} of each term that failed; they are masked."""
+    failed = [sample.score.failed for sample in samples if sample.score.failed]
+    return {f"reward_errors/{name}": failed.count(name) for name in sorted(set(failed))}
+
+
+def by_source(groups: list[Group]) -> dict[str, float]:
+    """Returns {"accuracy/SOURCE": mean, "SOURCE/reward": ...} if there are several sources."""
+    samples: dict[str, list[Sampled]] = {}
     for group in groups:
-        known = [s.accuracy for s in group.scores if s.total is not None]
-        by_source.setdefault(group.example.source, []).extend(known)
-    if len(by_source) < 2:
+        samples.setdefault(group.example.source, []).extend(samples_of(group))
+    if len(samples) < 2:
         return {}
+    out = {}
+    for source, of_source in samples.items():
+        known = [s.score for s in of_source if s.score.total is not None]
+        if known:
+            accuracy = float(np.mean([score.accuracy for score in known]))
+            out[f"accuracy/{source}"] = accuracy
+            out[f"{source}/reward"] = float(np.mean([score.total for score in known]))
+        cut = [not sample.ended for sample in of_source]
+        out[f"{source}/completions/clipped_ratio"] = float(np.mean(cut))
+        out |= means(of_source, f"{source}/")
+    return out
+
+
+def means(samples: list[Sampled], prefix: str) -> dict[str, float]:
+    """Returns the means of terms, lengths and phrases, each name behind `prefix`.
+
+    A mean over no samples is left out: no right answer has no length.
+    """
+    parts: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, part in sample.score.parts.items():
+            parts.setdefault(f"reward/{name}", []).append(part)
+    lengths = {"right": [], "wrong": [], "cut": []}
+    for sample in samples:
+        verdict = sample.score.verdict
+        if not sample.ended:
+            lengths["cut"].append(sample.length)
+        if verdict is not Verdict.ERROR:
+            lengths[verdict.value].append(sample.length)
+    of_lengths = {
+        f"completions/mean_length_{kind}": numbers for kind, numbers in lengths.items()
+    }
+    phrases = {
+        "completions/reflecting": [reflects(sample.text) for sample in samples],
+        "completions/cannot_see": [cannot_see(sample.text) for sample in samples],
+    }
+    collected = parts | of_lengths | phrases
     return {
-        f"accuracy/{source}": float(np.mean(accuracies))
-        for source, accuracies in by_source.items()
-        if accuracies
+        prefix + name: float(np.mean(numbers))
+        for name, numbers in collected.items()
+        if numbers
     }

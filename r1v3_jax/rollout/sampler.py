@@ -21,7 +21,9 @@ from r1v3_jax.data.prompts import prompt_batch
 from r1v3_jax.data.reader import Consumed, Reader, format_counts
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.processor import Encoded, Processor
-from r1v3_jax.rewards.score import Score, score_all
+from r1v3_jax.rewards.answered import Sample
+from r1v3_jax.rewards.reward import Reward, Score
+from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.scoring import gather_scores, own_block
 from r1v3_jax.run import watchdog
@@ -57,6 +59,7 @@ class GroupSampler:
     group_size: int
     verify: Verify = Verify()
     data: Data = Data()
+    reward: Reward = Reward()
     slots: int = 0  # samples decoded at a time; 0: all
     buckets: tuple[tuple[int, int], ...] = ()  # see `data.prompts.prompt_batch`
 
@@ -73,22 +76,13 @@ class GroupSampler:
             data=dataclasses.replace(self.data, max_drop_fraction=0.5),
         )
 
-    def groups(
-        self,
-        model,
-        examples: list[Example],
-        info: StepInfo,
-        *,
-        accuracy_weight: float = 0.8,
-    ) -> list[Group]:
+    def groups(self, model, examples: list[Example], info: StepInfo) -> list[Group]:
         """Samples `group_size` completions of each example, and scores them.
 
         Finished samples are scored while others are still sampled. `model`: laid out for decoding
-        (`models.build.for_decoding`). accuracy_weight: of rewards, where an example has none of its
-        own.
+        (`models.build.for_decoding`).
         """
-        pending = self.begin(model, examples, info)
-        return self.finish(pending, accuracy_weight=accuracy_weight)
+        return self.finish(self.begin(model, examples, info))
 
     def begin(self, model, examples: list[Example], info: StepInfo) -> PendingRollout:
         """Starts sampling on the devices, and does not wait for it."""
@@ -109,7 +103,6 @@ class GroupSampler:
         self,
         pending: PendingRollout,
         *,
-        accuracy_weight: float = 0.8,
         when_all_are_sampled: Callable[[], None] = lambda: None,
     ) -> list[Group]:
         """Waits for a rollout, scores its samples and returns their groups.
@@ -120,12 +113,6 @@ class GroupSampler:
         # The example of each sample: those of one prompt stand side by side.
         asked = [
             example for example in pending.examples for _ in range(self.group_size)
-        ]
-        weights = [
-            accuracy_weight
-            if example.accuracy_weight is None
-            else example.accuracy_weight
-            for example in asked
         ]
         count = len(asked)
         texts: list[str | None] = [None] * count
@@ -145,20 +132,25 @@ class GroupSampler:
             to_score = [i for i in newly_finished if block.start <= i < block.stop]
             with watchdog.own_work():
                 scored = score_all(
-                    [texts[i] for i in to_score],
-                    [asked[i].answer for i in to_score],
-                    [completions.ended[i] for i in to_score],
-                    accuracy_weight=[weights[i] for i in to_score],
-                    verifiers=[asked[i].verifier for i in to_score],
-                    questions=[asked[i].question for i in to_score],
-                    progress=pending.info.progress,
+                    [
+                        Sample(
+                            text=texts[i],
+                            example=asked[i],
+                            ended=bool(completions.ended[i]),
+                            ids=completions.tokens[i, : completions.lengths[i]],
+                            limit=pending.info.token_limit,
+                        )
+                        for i in to_score
+                    ],
+                    reward=self.reward,
                     verify=self.verify,
+                    progress=pending.info.progress,
                 )
             for i, score in zip(to_score, scored, strict=True):
                 scores[i] = score
 
         # 2. Exchange the scores of all processes.
-        scores = gather_scores(scores[block.start : block.stop], weights)
+        scores = gather_scores(scores[block.start : block.stop], count, self.reward)
 
         # 3. Cut the samples into groups. Each decode slot could have sampled a token in each step.
         slot_steps = (self.slots or count) * decode_steps

@@ -50,7 +50,7 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
         "clipped_length": (
             rises_above("completions/clipped_ratio", h.clipped_above),
             f"more than {h.clipped_above:.0%} of the completions were cut at the length limit: "
-            "raise max_completion_tokens, or use shaping.overlong",
+            "raise max_completion_tokens, or give reward the term Overlong",
         ),
     }
     return {name: text for name, (crossed, text) in known.items() if crossed}

@@ -34,6 +34,7 @@ def make_sampler(context: Context, config: GRPO) -> GroupSampler:
         group_size=config.group_size,
         verify=context.run.verify,
         data=context.run.data,
+        reward=config.reward,
         slots=config.slots,
         buckets=config.buckets,
     )

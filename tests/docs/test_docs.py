@@ -219,11 +219,11 @@ def test_a_block_of_commands_is_bash(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_fields_of_a_config_exist(name):
     """Proves: each `--config.a.b=...` and each `grpo.field` in the text is a field."""
-    field = rf"({'|'.join(SECTIONS)}|shaping|compute)(\.[a-z_]+)+(=[\w.]+)?"
+    field = rf"({'|'.join(SECTIONS)}|compute)(\.[a-z_]+)+(=[\w.]+)?"
     for code in set(PAGES[name].inline) - old_cells(PAGES[name]):
         words = [word for word in code.split() if word.startswith("--config.")]
         if re.fullmatch(field, code) and not code.endswith(".py"):
-            words.append(f"--config.{'grpo.' * code.startswith('shaping')}{code}")
+            words.append(f"--config.{code}")
         for word in words:
             if word == "--config.a.b":  # stands for any
                 continue

@@ -4,8 +4,11 @@ import time
 
 import pytest
 from labelled_answers import boxed
+from scored_texts import score_texts
 
-from r1v3_jax.rewards.score import format_score, score, score_all
+from r1v3_jax.rewards import terms
+from r1v3_jax.rewards.reward import Reward
+from r1v3_jax.rewards.score import score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 
 RIGHT, WRONG, ERROR = Verdict.RIGHT, Verdict.WRONG, Verdict.ERROR
@@ -40,8 +43,9 @@ GOOD = r"3 + 4 = 7</think>It is \boxed{7}."
     ],
 )
 def test_format(completion, thinking, expected):
-    assert format_score(completion, ended=True, thinking=thinking) == expected
-    assert format_score(completion, ended=False, thinking=thinking) == 0.0
+    whole = score(completion, "7", ended=True, thinking=thinking)
+    cut = score(completion, "7", ended=False, thinking=thinking)
+    assert (whole.format, cut.format) == (expected, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -61,35 +65,34 @@ def test_reward_is_the_weighted_sum(completion, answer, ended, total, accuracy, 
     assert result.total == (None if total is None else pytest.approx(total, abs=1e-12))
     assert (result.accuracy, result.format) == (accuracy, form)
     if total is not None:
-        half = score(completion, answer, ended=ended, accuracy_weight=0.5)
+        halves = Reward(((0.5, terms.correct), (0.5, terms.well_formed)))
+        half = score(completion, answer, ended=ended, reward=halves)
         assert half.total == pytest.approx(0.5 * accuracy + 0.5 * form, abs=1e-12)
 
 
 def test_a_batch_keeps_its_order_and_survives_errors():
     completions = [GOOD, boxed("8"), GOOD, "nothing", GOOD]
     answers = ["7", "7", r"\frac{1}{", "7", "8"]
-    scores = score_all(completions, answers, [True, True, True, False, True])
+    scores = score_texts(completions, answers, [True, True, True, False, True])
     assert [s.verdict for s in scores] == [RIGHT, WRONG, ERROR, WRONG, WRONG]
     assert [s.total for s in scores] == pytest.approx([1.0, 0.2, None, 0.0, 0.2])
     assert scores[1] == score(boxed("8"), "7", ended=True)
-    weighted = score_all(
-        completions, answers, [True] * 5, accuracy_weight=[0.0, 0.25, 0.5, 0.75, 1.0]
+    weighted = score_texts(
+        completions, answers, [True] * 5, weights=[0.0, 0.25, 0.5, 0.75, 1.0]
     )
     assert [s.total for s in weighted] == pytest.approx([1.0, 0.75, None, 0.0, 0.0])
-    plain = score_all(
-        [r"\boxed{7}"], ["7"], [True], thinking=False, accuracy_weight=0.5
-    )
+    plain = score_texts([r"\boxed{7}"], ["7"], [True], thinking=False)
     assert plain[0].total == 1.0
     with pytest.raises(ValueError):
-        score_all(completions, answers[:-1], [True] * 5)
+        score_texts(completions, answers[:-1], [True] * 5)
 
 
 def test_speed(capsys):
     def rate(gold, inside, count):
         completions = [f"{'wait ' * 2000}</think>It is \\boxed{{{inside}}}."] * count
-        score_all(completions[:1], [gold], [True])  # the parser's caches
+        score_texts(completions[:1], [gold], [True])  # the parser's caches
         start = time.perf_counter()
-        scores = score_all(completions, [gold] * count, [True] * count)
+        scores = score_texts(completions, [gold] * count, [True] * count)
         assert all(s.total == 1.0 for s in scores)
         return count / (time.perf_counter() - start)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from labelled_answers import boxed
+from scored_texts import score_texts
 
 from r1v3_jax import rewards
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers.routing import NAMES
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rewards.verify import processes, verify, verify_all
@@ -224,7 +224,7 @@ def test_hostile_completions_take_linear_time(verifier):
     ):
         completion = "</think>" + piece * (200_000 // len(piece)) + r"\boxed{7}"
         start = time.process_time()
-        score_all([completion], ["7"], [True], verifiers=[verifier], verify=SETTINGS)
+        score_texts([completion], ["7"], [True], verifiers=[verifier], verify=SETTINGS)
         assert time.process_time() - start < 5  # quadratic time would be an hour
 
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 from labelled_answers import boxed
+from scored_texts import score_texts
 
 from r1v3_jax.config import Verify
-from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers import model
 from r1v3_jax.rewards.verifiers.model import Judge, Unavailable, read_judgement
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -92,7 +92,8 @@ def quick(monkeypatch):
     ],
 )
 def test_a_judgement_is_the_last_line(text, verdict):
-    assert read_judgement(completion(text).encode()) is verdict
+    worth = read_judgement(completion(text).encode())
+    assert worth == float(verdict is RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -236,14 +237,14 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
 
     def behave(handler, request):
         answer = student(request)["student's final answer"]
-        handler.reply(completion("CORRECT" if answer == "seven" else "INCORRECT"))
+        handler.reply(completion("CORRECT" if answer == "sieben" else "INCORRECT"))
 
     rows = [  # verifier, box, verdict, asked
-        ("", "7", RIGHT, False), ("", "seven", RIGHT, True), ("", "eight", WRONG, True),
-        ("mathematics", "seven", WRONG, False), ("mathematics|model", "seven", RIGHT, True),
+        ("", "7", RIGHT, False), ("", "sieben", RIGHT, True), ("", "acht", WRONG, True),
+        ("mathematics", "sieben", WRONG, False), ("mathematics|model", "sieben", RIGHT, True),
         ("number|model", "7", RIGHT, False), ("model", "7", WRONG, True),
-        ("model", "seven", RIGHT, True), ("choice|model", "seven", RIGHT, True),
-        ("number|model", "nine", WRONG, True),
+        ("model", "sieben", RIGHT, True), ("choice|model", "sieben", RIGHT, True),
+        ("number|model", "neun", WRONG, True),
     ]  # fmt: skip
     with server(behave) as (url, requests):
         settings = Verify(
@@ -263,11 +264,15 @@ def test_rows_are_routed_to_the_rule_to_the_model_or_to_both():
         assert {student(r)["student's final answer"] for _, _, r in requests} == unique
         assert len(requests) == len(unique)
         # A missing box and a second one are not open to appeal.
-        texts = ["seven", r"a</think>\boxed{seven}\boxed{8}", r"\boxed{seven}</think>"]
-        scores = score_all(texts, ["7"] * 3, [True] * 3, verify=settings)
+        texts = [
+            "sieben",
+            r"a</think>\boxed{sieben}\boxed{8}",
+            r"\boxed{sieben}</think>",
+        ]
+        scores = score_texts(texts, ["7"] * 3, [True] * 3, verify=settings)
         assert [score.verdict for score in scores] == [WRONG] * 3
         assert len(requests) == len(unique)
-    scores = score_all(
+    scores = score_texts(
         [boxed("two"), boxed("7")], ["7", "7"], [True, True], verify=settings
     )
     assert [score.total for score in scores] == [None, 1.0]  # the server is gone

@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pytest
 from labelled_answers import boxed
+from scored_texts import score_texts
 
 from r1v3_jax.config import Verify
 from r1v3_jax.losses import GroupRelative
-from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rewards.verifiers.pool import Item, Pool
 from r1v3_jax.rewards.verifiers.routing import Rule
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
@@ -146,7 +146,7 @@ def test_advantages_of_a_group_are_those_of_the_group_without_the_failed_sample(
     with_format[3] = r"</think>\boxed{1}"  # right, without reasoning: another reward
 
     def rewards_of(places):
-        scores = score_all(
+        scores = score_texts(
             [with_format[i] for i in places],
             ["1"] * len(places),
             [True] * len(places),

@@ -1,18 +1,17 @@
 """What each rule finds right: pairs labelled by hand, the corners of each rule, and penalties."""
 
 import json
-import time
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from labelled_answers import boxed
+from scored_texts import score_texts
 
-from r1v3_jax.config import Shaping, Verify
+from r1v3_jax.config import Verify
 from r1v3_jax.losses.schedules import Line
-from r1v3_jax.rewards import terms
-from r1v3_jax.rewards.score import score, score_all, shaped
+from r1v3_jax.rewards.score import score
 from r1v3_jax.rewards.verifiers import (
     choice,
     detection,
@@ -300,11 +299,11 @@ def test_an_answer_by_degrees_has_a_reward_between():
     completions = [boxed(box) for box in boxes]
 
     def scores(progress, verifier=verifier):
-        return score_all(
+        return score_texts(
             completions,
             ["[0, 0, 100, 100]"] * 4,
             [True] * 4,
-            accuracy_weight=0.5,
+            weights=[0.5] * 4,
             verifiers=[verifier] * 4,
             progress=progress,
         )
@@ -384,60 +383,3 @@ def test_the_threshold_follows_the_run():
         ValueError, match="at 63% of the run; it must be between 0 and 1"
     ):
         Verify(iou=Line(0.5, 1.3))
-
-
-# Shaping
-
-
-def test_repetition_is_the_share_of_ngrams_that_came_before():
-    assert terms.repetition([1, 2, 1, 2, 1], 2) == 0.5
-    assert terms.repetition([1, 2, 3], 2) == terms.repetition([1], 2) == 0.0
-    assert terms.repetition([7] * 100, 3) == 1 - 1 / 98
-
-
-def test_the_punishment_of_length_is_dapos():
-    assert [terms.overlong(n, 100, 20) for n in (0, 80, 85, 90, 100, 120)] == [
-        0.0,
-        0.0,
-        0.25,
-        0.5,
-        1.0,
-        1.0,
-    ]
-    assert [terms.overlong(n, 100, 0) for n in (99, 100)] == [0.0, 1.0]
-
-
-def test_languages_are_told_by_script():
-    english, chinese = "How many apples are there?", "图中有多少个苹果？"
-    assert terms.other_language("There are three of them.", english) == 0.0
-    assert terms.other_language("图中有三个苹果。", english) == 1.0
-    assert terms.other_language("图中有三个苹果。", chinese) == 0.0
-    assert (
-        0.3
-        < terms.other_language("There are 三个苹果 here, so 答案是 three.", english)
-        < 0.7
-    )
-    formulas = r"所以 $\frac{x}{2} = \text{area}$，即 \sqrt{3} 米, AB = x"
-    assert terms.other_language(formulas, chinese) < 0.3
-    assert terms.other_language("3 + 4 = 7", chinese) == 0.0
-    assert terms.other_language("any words", "3 + 4 = ?") == 0.0
-    assert terms.other_language(r"\(all formula\) \[all of it\] 三个", english) == 1.0
-    started = time.perf_counter()
-    for opened in (r"\( ", r"\[ ", "$ ", r"\( \[ "):
-        terms.other_language(opened * 20_000, english)
-    assert time.perf_counter() - started < 5  # 48 s where each is searched to the end
-
-
-def test_penalties_are_weighed_and_an_error_stays_without_a_reward():
-    config = Shaping(
-        repetition=0.5, repetition_ngram=2, overlong=1.0, overlong_tokens=4
-    )
-    ids = [1, 2, 1, 2, 1]
-    assert terms.penalty(config, ids, "", "", 100) == 0.25
-    assert terms.penalty(config, ids, "", "", 7) == 0.25 + 0.5
-    assert terms.penalty(Shaping(language=2.0), ids, "苹果", "apple", 5) == 2.0
-    assert terms.penalty(Shaping(), [1] * 99, "苹果", "apple", 5) == 0.0
-    after = shaped(score(boxed("7"), "7", ended=True), 0.25)
-    assert after.total == 0.75 and after.penalty == 0.25
-    failed = score(boxed("7"), "", ended=True)
-    assert shaped(failed, 0.25).total is None

@@ -9,7 +9,8 @@ import pytest
 from rollout_cases import host, info, source
 
 from r1v3_jax.rewards import score, verify
-from r1v3_jax.rewards.score import scored
+from r1v3_jax.rewards.reward import Reward, Score
+from r1v3_jax.rewards.terms import Repeated, correct, facts, well_formed
 from r1v3_jax.rewards.verifiers import verdict
 from r1v3_jax.rollout import metrics, scoring
 from r1v3_jax.rollout import sampler as rollout_sampler
@@ -74,39 +75,112 @@ def test_a_row_weighs_its_accuracy_itself(setup, monkeypatch):
     monkeypatch.setattr(
         score, "verify_all", lambda texts, *_, **__: [right] * len(texts)
     )
-    monkeypatch.setattr(score, "format_score", lambda *_, **__: 0.0)
     weights = [None, 0.25, 0.0, 1.0]
     examples = [
         dataclasses.replace(source(i), accuracy_weight=w) for i, w in enumerate(weights)
     ]
-    groups = sampler.groups(model, examples, info(limit=3), accuracy_weight=0.5)
+    reward = Reward(((0.5, correct), (0.5, well_formed)))
+    sampler = dataclasses.replace(sampler, reward=reward)
+    groups = sampler.groups(model, examples, info(limit=3))
     for group, weight in zip(groups, [0.5, 0.25, 0.0, 1.0], strict=True):
+        assert {score.format for score in group.scores} == {0.0}
         np.testing.assert_allclose(group.rewards, weight)
 
 
+def test_terms_see_the_tokens_and_the_limit_of_a_rollout(setup):
+    """The penalty is that of the sampled ids, counted here by hand."""
+    sampler, model = setup
+
+    def cut(answered):
+        return float(len(answered.ids) == answered.limit and not answered.ended)
+
+    reward = Reward(((1.0, correct), (-0.5, Repeated(1)), (-1.0, cut)))
+    sampler = dataclasses.replace(sampler, reward=reward)
+    groups = sampler.groups(model, [source(i) for i in range(4)], info(limit=5))
+    found = 0
+    for group in groups:
+        completions = group.completions
+        for g, scored in enumerate(group.scores):
+            ids = completions.tokens[g, : completions.lengths[g]].tolist()
+            assert scored.parts["repeated"] == 1 - len(set(ids)) / len(ids)
+            was_cut = len(ids) == 5 and not completions.ended[g]
+            assert scored.parts["cut"] == float(was_cut)
+            found += was_cut
+    assert found
+
+
 def test_scores_of_other_processes_are_the_same(monkeypatch):
-    """Two processes, the second with fewer: all totals, also those between, are kept."""
+    """Two processes, the second with fewer: every number travels bit for bit."""
+    reward = Reward(((0.8, correct), (1 - 0.8, well_formed), (-0.1, facts)))
     right, wrong, error = verdict.Verdict
-    checks = [
-        verdict.Check(right, "7", "equal", 0.912346), verdict.Check(wrong, "8", "another", 0.1),
-        verdict.Check(error, "9", "late"), verdict.Check(right, "7", "equal"),
-        verdict.Check(wrong, "8", "another"),
+    thirds = {"correct": 1 / 3, "well_formed": 1.0}
+    of_thirds = {"correct": 0.8, "well_formed": 1 - 0.8}
+    total = 0.8 * (1 / 3) + (1 - 0.8) * 1.0
+    everything = thirds | {"facts": 0.1 + 0.2}
+    of_everything = of_thirds | {"facts": -0.1}
+    scores = [
+        Score(total, 1 / 3, 1.0, right, "7", "equal", thirds, of_thirds),
+        Score(total + -0.1 * (0.1 + 0.2), 1 / 3, 1.0, wrong, "8", "no", everything, of_everything),
+        Score(None, None, 0.0, error, "9", "late"),
+        Score(None, 1.0, 1.0, right, "7", "equal", failed="facts", problem="nan"),
+        Score(0.0, 0.0, 0.0, wrong, None, "no answer"),
     ]  # fmt: skip
-    weights = [0.8, 0.5, 0.8, 0.25, 1.0]
-    scores = [scored(check, 1.0, w) for check, w in zip(checks, weights, strict=True)]
     tables = []
 
     def gather(table, tiled):
+        assert table.dtype == np.uint32 and tiled
         tables.append(np.array(table))
         return np.concatenate(tables)
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(scoring.multihost_utils, "process_allgather", gather)
     with contextlib.suppress(ValueError):  # the rest is not there yet
-        scoring.gather_scores(scores[:3], weights)
-    found = scoring.gather_scores(scores[3:], weights)
+        scoring.gather_scores(scores[:3], 5, reward)
+    found = scoring.gather_scores(scores[3:], 5, reward)
     for mine, theirs in zip(scores, found, strict=True):
-        assert theirs == dataclasses.replace(mine, extracted=None, reason="")
+        assert theirs == dataclasses.replace(
+            mine, extracted=None, reason="", problem=""
+        )
+
+
+def test_terms_and_lengths_of_each_source_written_out(groups):
+    """Of source a: one right answer of 3 tokens, a wrong cut one of 5, a failed term."""
+    right, wrong, _ = verdict.Verdict
+    zero = dict.fromkeys(("accuracy", "format", "total"), 0.0)
+    base = Score(verdict=wrong, extracted=None, reason="", **zero)
+    scores = [
+        dataclasses.replace(base, total=1.0, verdict=right, parts={"short": 0.5}),
+        dataclasses.replace(base, parts={"short": 0.25, "facts": 1.0}),
+        dataclasses.replace(base, total=None, failed="facts"),
+    ]
+    made = []
+    for p, group in enumerate(groups[:2]):
+        completions = dataclasses.replace(
+            group.completions,
+            lengths=np.array([3, 5, 4]),
+            ended=np.array([True, False, True]),
+        )
+        made.append(
+            dataclasses.replace(
+                group,
+                example=dataclasses.replace(group.example, source="ab"[p]),
+                completions=completions,
+                scores=scores if p == 0 else [base] * 3,
+                texts=["wait", "I cannot see the image", "so"],
+            )
+        )
+    found = metrics.statistics(made, 8)
+    assert found["a/reward"] == 0.5 and found["b/reward"] == 0.0
+    assert found["a/reward/short"] == 0.375 and found["a/reward/facts"] == 1.0
+    assert found["reward/short"] == 0.375 and "b/reward/short" not in found
+    assert found["a/completions/mean_length_right"] == 3.0
+    assert found["a/completions/mean_length_wrong"] == 4.5
+    assert found["a/completions/mean_length_cut"] == 5.0
+    assert "b/completions/mean_length_right" not in found
+    assert found["a/completions/clipped_ratio"] == pytest.approx(1 / 3)
+    assert found["completions/reflecting"] == pytest.approx(1 / 3)
+    assert found["b/completions/cannot_see"] == pytest.approx(1 / 3)
+    assert found["reward_errors/facts"] == 1 and found["verifier_errors"] == 0
 
 
 def test_what_is_scored_while_others_are_sampled_is_the_same(
@@ -118,9 +192,9 @@ def test_what_is_scored_while_others_are_sampled_is_the_same(
     expected = sampler.groups(model, examples, info())
     calls, score_all = [], score.score_all
 
-    def watched(texts, *args, **options):
-        calls.append(len(texts))
-        return score_all(texts, *args, **options)
+    def watched(samples, **options):
+        calls.append(len(samples))
+        return score_all(samples, **options)
 
     monkeypatch.setattr(rollout_sampler, "score_all", watched)
     slotted = dataclasses.replace(sampler, slots=5)

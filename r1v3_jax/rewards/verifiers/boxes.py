@@ -1,4 +1,4 @@
-r"""Finds the answer of a completion: the last balanced \boxed{...} of its summary.
+r"""Finds the answer of a completion: the last balanced \boxed{...} of its summary, or <answer>.
 
 A prompt ends in "<think>\n", so a completion is "reasoning</think>summary". Only the summary is
 searched. The value of a reference answer is found here too. This file does not know which answers
@@ -6,11 +6,13 @@ are right.
 """
 
 import re
+from collections.abc import Callable
 
 from r1v3_jax.rewards.verifiers.spelling import MAX_ANSWER, MAX_PARTS, normalise
+from r1v3_jax.rewards.verifiers.verdict import NO_ANSWER, SEVERAL
 
-NO_ANSWER = "no answer"
-SEVERAL = "several answers"
+# A summary -> the answers in it, in order, and whether one is never closed.
+FindAnswers = Callable[[str], tuple[list[str], bool]]
 
 
 def summary(completion: str, thinking: bool) -> str | None:
@@ -53,6 +55,21 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
 
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def find_tagged(text: str) -> tuple[list[str], bool]:
+    r"""Returns the contents of each <answer>...</answer>, and whether a tag has no other.
+
+    A box inside gives its content: "<answer>\boxed{7}</answer> <answer>"  ->  ["7"], True.
+    """
+    contents = []
+    for content in _TAGGED.findall(text):
+        boxes, _ = find_boxes(content)
+        contents.append(boxes[-1] if boxes else content.strip())
+    has_other = text.count("<answer>") == text.count("</answer>") == len(contents)
+    return contents, not has_other
+
+
 # The answer is 72.   **Final answer:** 72   答案是72。   解：x=72
 _STATED = re.compile(
     r"(?i:\banswers?[ *]*(?:is|are|[:：=])(?![A-Za-z]))[ :：*]*"
@@ -127,10 +144,12 @@ def extract(completion: str, *, thinking: bool = True) -> str | None:
     return boxes[-1] if boxes else None
 
 
-def summary_boxes(completion: str, *, thinking: bool = True) -> list[str]:
-    """Returns the contents of all boxes of the summary, in their order."""
+def summary_boxes(
+    completion: str, *, thinking: bool = True, find: FindAnswers = find_boxes
+) -> list[str]:
+    """Returns the contents of all boxes of the summary, in their order; or what `find` finds."""
     text = summary(completion, thinking)
-    return [] if text is None else find_boxes(text)[0]
+    return [] if text is None else find(text)[0]
 
 
 def only_box(boxes: list[str]) -> tuple[str | None, str]:

@@ -106,6 +106,16 @@ def overlap(
     return problem, round(worth * 0.6**surplus, 6)
 
 
+def recall(answer: str, box: str, *, iou: float) -> float:
+    """Returns the share of the boxes of `answer` that a box has, with an IoU of `iou` or more.
+
+    Pairs are made as in `overlap`.
+    """
+    gold = read(answer) if len(answer) <= MAX_TEXT else None
+    boxes = read(box) if len(box) <= MAX_TEXT else None
+    return len(_closest_pairs(gold, boxes, iou)) / len(gold) if gold and boxes else 0.0
+
+
 def _closest_pairs(
     gold: list[LabelledBox], boxes: list[LabelledBox], threshold: float
 ) -> list[float]:

@@ -3,6 +3,12 @@
 import dataclasses
 import enum
 
+# Reasons of a verdict on what is no answer at all.
+NO_ANSWER = "no answer"
+SEVERAL = "several answers"
+UNREADABLE = "cannot be read"
+NOT_READ = frozenset((NO_ANSWER, SEVERAL, UNREADABLE))
+
 
 class Verdict(enum.Enum):
     """Says whether an answer is right, as far as its verifier can tell."""
