@@ -26,8 +26,8 @@ from r1v3_jax.rewards.reward import Reward, Score
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.scoring import gather_scores, own_block
-from r1v3_jax.run import watchdog
-from r1v3_jax.sampling.loop import decode, prefill
+from r1v3_jax.run import tpu_flags, watchdog
+from r1v3_jax.sampling.loop import decode_with, prefill
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.types import Example, PromptBatch, StepInfo
 
@@ -208,6 +208,9 @@ class GroupSampler:
         temperature = None
         if info.temperature is not None:
             temperature = jnp.float32(np.float32(info.temperature))
+        # On a TPU this program has options of its own.
+        options = tpu_flags.own_options("decode", jax.local_devices()[0])
+        decode = decode_with(tuple(options.items()))
 
         def decode_until(finished: int, state):
             """Decodes until so many of the samples are finished."""

@@ -1,8 +1,9 @@
 """Chooses the options of the TPU compiler for a chip and a version of the compiler.
 
 The options are in data_files/tpu_flags.txt, each with its reason, the chips that it is meant for
-and, if not for all, the versions of the compiler (the package libtpu). A dry run passes them to
-each compilation, a run to the TPU's runtime; both choose them with `options`.
+and, if not for all, the program and the versions of the compiler (the package libtpu). A dry run
+passes them to each compilation. A run passes what holds for all programs to the TPU's runtime, and
+a program's own to its jit (`own_options`).
 """
 
 import importlib.metadata
@@ -13,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from r1v3_jax.config.topology import KINDS
 
 FLAGS = Path(__file__).parent.parent / "data_files" / "tpu_flags.txt"
@@ -20,9 +23,22 @@ FLAGS = Path(__file__).parent.parent / "data_files" / "tpu_flags.txt"
 # The oldest compiler that every config was compiled with.
 OLDEST_LIBTPU = "0.0.42.1"
 
-# "xla_x = true for v5p v5e, libtpu >= 0.0.43, libtpu <= 0.0.50.1": a name, a value, chips, limits.
-LINE = re.compile(r"(xla_\w+) = (\S+) for ((?: ?v\w+)+)((?:, libtpu [<>]= [\d.]+)*)")
+# "xla_x = true for v5p v5e of decode, libtpu >= 0.0.43, libtpu <= 0.0.50.1": a name, a value,
+# chips, a program, limits.
+LINE = re.compile(
+    r"(xla_\w+) = (\S+) for (v\w+(?: v\w+)*)(?: of (\w+))?((?:, libtpu [<>]= [\d.]+)*)"
+)
 LIMIT = re.compile(r"libtpu ([<>])= ([\d.]+)")
+
+# What chips call themselves, `device_kind` of jax.
+DEVICE_KINDS = {
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -36,6 +52,7 @@ class Flag:
     name: str
     value: str
     chips: tuple[str, ...]  # "v5p", ...
+    program: str  # the name of a jitted function, "decode"; "" for all
     limits: tuple[tuple[str, str], ...]  # of libtpu: ("<", "0.0.42.1") is <= 0.0.42.1
     line: int  # its number in the file
 
@@ -67,12 +84,13 @@ def read_flags() -> list[Flag]:
         chips = match[3].split() if match else []
         if not match or set(chips) - set(KINDS):
             raise ValueError(
-                f"{FLAGS}, line {number}: {code!r} is not NAME = VALUE for CHIPS; chips are "
-                f"{' '.join(KINDS)}, as in: xla_enable_async_all_gather = true for v5p v5e, "
-                "libtpu <= 0.0.42.1"
+                f"{FLAGS}, line {number}: {code!r} is not NAME = VALUE for CHIPS [of PROGRAM]; "
+                f"chips are {' '.join(KINDS)}, as in: xla_enable_async_all_gather = true for v5p "
+                "v5e of decode, libtpu <= 0.0.42.1"
             )
-        limits = tuple(LIMIT.findall(match[4]))
-        flags.append(Flag(match[1], match[2], tuple(chips), limits, number))
+        program = match[4] or ""
+        limits = tuple(LIMIT.findall(match[5]))
+        flags.append(Flag(match[1], match[2], tuple(chips), program, limits, number))
     return flags
 
 
@@ -109,24 +127,54 @@ def installed_libtpu() -> str | None:
     return installed
 
 
-def options(kind: str, libtpu: str | None = None) -> dict[str, str]:
+def options(kind: str, libtpu: str | None = None, program: str = "") -> dict[str, str]:
     """Returns the compiler's options, {name: value}, for chips of a kind, as "v5p".
 
-    libtpu: the compiler's version; default: the one that is installed. An option that the user
+    libtpu: the compiler's version; default: the one that is installed. program: the name of a
+    jitted function, whose own values then stand in place of those for all. An option that the user
     has set in LIBTPU_INIT_ARGS is left out: the user's value holds.
     """
-    return {flag.name: flag.value for flag in chosen_flags(kind, libtpu)}
+    flags = chosen_flags(kind, libtpu)
+    for_all = {flag.name: flag.value for flag in flags if not flag.program}
+    own = {flag.name: flag.value for flag in flags if flag.program == program}
+    return for_all | own
+
+
+def own_options(program: str, device: jax.Device) -> dict[str, str]:
+    """Returns the options that one program has in a run, beside those of the runtime.
+
+    device: one of those that it runs on; only a TPU has options.
+    """
+    kind = kind_of(device)
+    flags = chosen_flags(kind) if kind else []
+    return {flag.name: flag.value for flag in flags if flag.program == program}
 
 
 def chosen_flags(kind: str, libtpu: str | None = None) -> list[Flag]:
-    """Returns the lines of the file that `options` takes."""
+    """Returns the lines of the file for a kind of chip and a compiler, of every program.
+
+    Without those whose option the user has set. What `set_init_args` has set is no user's.
+    """
     libtpu = libtpu or installed_libtpu()
-    users = re.findall(r"--(\w+)", os.environ.get("LIBTPU_INIT_ARGS", ""))
-    return [
-        flag
-        for flag in read_flags()
-        if flag.is_for(kind, libtpu) and flag.name not in users
-    ]
+    flags = [flag for flag in read_flags() if flag.is_for(kind, libtpu)]
+    for_all = {flag.name: flag.value for flag in flags if not flag.program}
+    set_by_user = set()
+    for name, value in _init_args().items():
+        if name not in for_all or value != for_all[name]:
+            set_by_user.add(name)
+    return [flag for flag in flags if flag.name not in set_by_user]
+
+
+def _init_args() -> dict[str, str]:
+    """Returns the options in LIBTPU_INIT_ARGS, {name: value}; "" for one without a value."""
+    return dict(
+        re.findall(r"--(\w+)(?:=(\S*))?", os.environ.get("LIBTPU_INIT_ARGS", ""))
+    )
+
+
+def kind_of(device: jax.Device) -> str:
+    """Returns the kind of a chip, "v5p"; "" for a device that is no TPU that we know."""
+    return DEVICE_KINDS.get(device.device_kind, "")
 
 
 def kind_of_this_machine() -> str:
@@ -149,7 +197,12 @@ def set_init_args(kind: str) -> None:
     flags = chosen_flags(kind)
     _check_names(flags, kind)
     users = os.environ.get("LIBTPU_INIT_ARGS", "")
-    added = [f"--{flag.name}={flag.value}" for flag in flags]
+    present = _init_args()
+    added = [
+        f"--{flag.name}={flag.value}"
+        for flag in flags
+        if not flag.program and flag.name not in present
+    ]
     os.environ["LIBTPU_INIT_ARGS"] = " ".join([*added, users]).strip()
 
 
@@ -191,9 +244,10 @@ def _packaged_library() -> Path | None:
 # what the compiler says against it
 
 
-def refused_flag(message: str, kind: str) -> str | None:
+def refused_flag(message: str, kind: str, program: str = "") -> str | None:
     """Returns a sentence about the flag that a compiler's error names, with its line; or None.
 
+    program: that was compiled; a line of its own stands in place of the one for all.
     "No such compile option: 'xla_x'", "Failed to parse 'a' into flag xla_x: ...", "... enabled on
     platform viperfish ... set xla_x=false".
     """
@@ -202,7 +256,8 @@ def refused_flag(message: str, kind: str) -> str | None:
         (line for line in message.splitlines() if any(p in line for p in phrases)), ""
     )
     named = re.findall(r"xla_\w+", reason)
-    for flag in chosen_flags(kind):
+    flags = [flag for flag in chosen_flags(kind) if flag.program in ("", program)]
+    for flag in sorted(flags, key=lambda flag: not flag.program):  # its own first
         if flag.name in named:
             return refusal(flag, kind, reason.strip())
     return None

@@ -198,7 +198,12 @@ class Decoding:
         return jax.vmap(functools.partial(jax.random.fold_in, self.key))(samples)
 
 
-@functools.partial(jax.jit, static_argnames="sampling", donate_argnames="state")
+jit_decode = functools.partial(
+    jax.jit, static_argnames="sampling", donate_argnames="state"
+)
+
+
+@jit_decode
 def decode(
     model: R1V3,
     state: DecodeState,
@@ -218,6 +223,14 @@ def decode(
     decode_slice = functools.partial(_decode, sampling=sampling)
     arrays = (model, state, key, limit, until, temperature)
     return each_slice(decode_slice, *arrays, like=state)
+
+
+@functools.cache
+def decode_with(options: tuple[tuple[str, str], ...]):
+    """Returns `decode`, compiled with options of the compiler, as (("xla_x", "true"),)."""
+    if not options:
+        return decode
+    return jit_decode(decode.__wrapped__, compiler_options=dict(options))
 
 
 def _decode(

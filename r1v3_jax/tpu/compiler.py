@@ -95,11 +95,15 @@ def check_options(chips: list, kind: str) -> None:
     whole = NamedSharding(mesh, PartitionSpec())
     rows = jax.ShapeDtypeStruct((8 * len(pair), 128), jnp.float32, sharding=shards)
     gather = jax.jit(lambda x: x, out_shardings=whole)
-    try:
-        gather.lower(rows).compile(compiler_options=tpu_flags.options(kind))
-    except jax.errors.JaxRuntimeError as error:
-        sentence = tpu_flags.refused_flag(str(error), kind)
-        raise ValueError(sentence or f"the TPU compiler fails: {error}") from error
+    # First "", what holds for all programs; then those that have options of their own.
+    programs = {"", *(flag.program for flag in tpu_flags.chosen_flags(kind))}
+    for program in sorted(programs):
+        options = tpu_flags.options(kind, program=program)
+        try:
+            gather.lower(rows).compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            sentence = tpu_flags.refused_flag(str(error), kind, program)
+            raise ValueError(sentence or f"the TPU compiler fails: {error}") from error
 
 
 # -------------------------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ def outcome_of(
     code, which takes longer. The cache holds text and numbers only, in a directory of the user's.
     """
     arguments = shard_bytes(lowered.in_avals)
-    path = cache() / f"{_key(lowered, topology, full)}.json.gz"
+    path = cache() / f"{_key(name, lowered, topology, full)}.json.gz"
     if path.is_file():
         outcome = json.loads(gzip.decompress(path.read_bytes()))
     else:
@@ -141,7 +145,7 @@ def cache() -> Path:
     return path
 
 
-def _key(lowered: jax.stages.Lowered, topology: str, full: bool) -> str:
+def _key(name: str, lowered: jax.stages.Lowered, topology: str, full: bool) -> str:
     """Returns a hash of everything that the outcome depends on."""
     import libtpu
 
@@ -149,10 +153,20 @@ def _key(lowered: jax.stages.Lowered, topology: str, full: bool) -> str:
     variables = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
     values = [os.environ.get(variable, "") for variable in variables]
     # The text of a program does not say for which chip it is.
-    options = tpu_flags.options(parse(topology).kind)
+    options = _options(name, parse(topology).kind)
     settings = [topology, options, versions, values, full, OUTCOME]
     identity = json.dumps([lowered.as_text(), *settings], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _function(name: str) -> str:
+    """Returns the jitted function of a program: "grpo/probe_decode" -> "decode"."""
+    return Program.function(name.rpartition("/")[2])
+
+
+def _options(name: str, kind: str) -> dict[str, str]:
+    """Returns the compiler's options for a program, as "grpo/probe_decode", and chips of a kind."""
+    return tpu_flags.options(kind, program=_function(name))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -216,8 +230,7 @@ def _wait_for(
 
 def _scheduled(directory: Path, name: str) -> dict | None:
     """Returns the outcome from the files of the scheduled program, once they are complete."""
-    function = Program.function(name.rpartition("/")[2])
-    stem = f"*.jit_{function}.*after_optimizations"
+    stem = f"*.jit_{_function(name)}.*after_optimizations"
     texts = sorted(directory.glob(f"{stem}.txt"))
     reports = sorted(directory.glob(f"{stem}-memory-usage-report.txt"))
     if not (texts and reports):
@@ -252,7 +265,7 @@ def _excess(name: str, log: str, kind: str) -> dict:
                 "peak": int(float(used) * unit[used_unit]),
                 "limit": int(float(limit) * unit[limit_unit]),
             }
-    if sentence := tpu_flags.refused_flag(log, kind):
+    if sentence := tpu_flags.refused_flag(log, kind, _function(name)):
         raise ValueError(f"{name} does not compile: {sentence}")
     raise ValueError(f"{name} does not compile:\n{log[-4000:]}")
 
@@ -274,9 +287,8 @@ def compile_here(config: Run) -> None:
     else:
         table = stage_programs(config, stage, mesh, banned)
     program = next(program for program in table if program.label == label)
-    compiled = program.lower().compile(
-        compiler_options=tpu_flags.options(topology.kind)
-    )
+    options = _options(job["name"], topology.kind)
+    compiled = program.lower().compile(compiler_options=options)
     # The most that arguments, outputs and temporaries take together at any moment.
     memory = compiled.memory_analysis()
     peak = memory.peak_memory_in_bytes

@@ -1,11 +1,14 @@
 """The options of the TPU compiler: which a chip gets with which compiler, and what is refused."""
 
 import os
+import types
 
+import jax
 import pytest
 
 from r1v3_jax.config.topology import KINDS
 from r1v3_jax.run import tpu_flags
+from r1v3_jax.sampling.loop import decode
 
 FILE = """
 # A comment.
@@ -13,6 +16,8 @@ xla_everywhere = true for v5p v5e v6e
 xla_small = 7 for v5e
 xla_old = false for v5p v6e, libtpu <= 0.0.42.1  # with a remark
 xla_new = auto for v5p, libtpu >= 0.0.43
+xla_everywhere = false for v5p of decode
+xla_small = 8 for v5p v5e of decode, libtpu >= 0.0.43
 """
 
 
@@ -42,6 +47,27 @@ def test_chip_and_compiler_choose_the_options(file, kind, libtpu, options):
     assert tpu_flags.options(kind, libtpu) == options
 
 
+@pytest.mark.parametrize(
+    "kind, libtpu, options",
+    [
+        ("v5p", "0.0.42.1", {"xla_everywhere": "false", "xla_old": "false"}),
+        (
+            "v5p",
+            "0.0.50.1",
+            {"xla_everywhere": "false", "xla_new": "auto", "xla_small": "8"},
+        ),
+        ("v5e", "0.0.50.1", {"xla_everywhere": "true", "xla_small": "8"}),
+        ("v6e", "0.0.42.2", {"xla_everywhere": "true"}),
+    ],
+)
+def test_a_programs_own_value_stands_in_place_of_the_one_for_all(
+    file, kind, libtpu, options
+):
+    assert tpu_flags.options(kind, libtpu, program="decode") == options
+    of_another = tpu_flags.options(kind, libtpu, program="update")
+    assert of_another == tpu_flags.options(kind, libtpu)
+
+
 def test_a_library_of_unknown_version_counts_as_the_newest(file, tmp_path, monkeypatch):
     library = tmp_path / "libtpu.so"
     library.touch()
@@ -56,6 +82,8 @@ def test_a_library_of_unknown_version_counts_as_the_newest(file, tmp_path, monke
         "xla_a=true for v5p",
         "xla_a = true for v4",
         "xla_a = true for v5p, libtpu < 0.0.43",
+        "xla_a = true for v5p of",
+        "xla_a = true of decode",
         "a = true for v5p",
     ],
 )
@@ -77,8 +105,13 @@ def test_every_flag_has_a_reason_and_no_chip_gets_it_twice():
     for kind in KINDS:
         for libtpu in (tpu_flags.OLDEST_LIBTPU, None):
             flags = [f for f in tpu_flags.read_flags() if f.is_for(kind, libtpu)]
-            names = [flag.name for flag in flags]
+            names = [(flag.name, flag.program) for flag in flags]
             assert len(names) == len(set(names)) > 5
+
+
+def test_every_program_with_options_of_its_own_is_one_that_asks_for_them():
+    programs = {flag.program for flag in tpu_flags.read_flags() if flag.program}
+    assert programs <= {decode.__name__}
 
 
 def test_no_chip_gets_a_flag_that_its_compiler_calls_a_risk_of_wrong_results():
@@ -97,6 +130,7 @@ def test_no_chip_gets_a_flag_that_its_compiler_calls_a_risk_of_wrong_results():
 def test_flags_reach_the_runtime_and_the_users_win(monkeypatch):
     name, value = next(iter(tpu_flags.options("v5p").items()))
     everything = len(tpu_flags.options("v5p"))
+    decodes = tpu_flags.options("v5p", program="decode")
     monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{name}=mine")
     assert name not in tpu_flags.options("v5p")  # nor does a dry run change it
     tpu_flags.set_init_args("v5p")
@@ -106,6 +140,34 @@ def test_flags_reach_the_runtime_and_the_users_win(monkeypatch):
     assert len(options) == everything
     tpu_flags.set_init_args("v5p")  # once more changes nothing
     assert os.environ["LIBTPU_INIT_ARGS"].split() == options
+    # What it has set is not taken for the user's.
+    del decodes[name]
+    assert tpu_flags.options("v5p", program="decode") == decodes
+
+
+CHIP = types.SimpleNamespace(device_kind="TPU v5")
+
+
+def test_a_programs_own_options_reach_its_compilation_and_the_users_win(
+    file, monkeypatch
+):
+    monkeypatch.setattr(tpu_flags, "installed_libtpu", lambda: "0.0.50.1")
+    monkeypatch.setattr(tpu_flags, "_check_names", lambda flags, kind: None)
+    own = {"xla_everywhere": "false", "xla_small": "8"}
+    assert tpu_flags.own_options("decode", CHIP) == own
+    assert tpu_flags.own_options("update", CHIP) == {}
+    tpu_flags.set_init_args("v5p")
+    assert os.environ["LIBTPU_INIT_ARGS"] == "--xla_everywhere=true --xla_new=auto"
+    assert tpu_flags.own_options("decode", CHIP) == own
+    # The user's own values, of an option for all and of one of this program alone.
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_everywhere=maybe --xla_small=9")
+    tpu_flags.set_init_args("v5p")
+    assert tpu_flags.own_options("decode", CHIP) == {}
+    assert tpu_flags.options("v5p", program="decode") == {"xla_new": "auto"}
+
+
+def test_only_a_tpu_has_options():
+    assert tpu_flags.own_options("decode", jax.devices()[0]) == {}
 
 
 @pytest.mark.parametrize(
@@ -121,11 +183,14 @@ def test_a_name_that_the_library_does_not_have_is_refused_with_its_line(
     file, tmp_path, monkeypatch
 ):
     library = tmp_path / "libtpu.so"
-    library.write_bytes(b"\x7fELF..xla_everywhere\0xla_new_and_longer\0")
+    library.write_bytes(b"\x7fELF..xla_everywhere\0xla_small\0xla_new_and_longer\0")
     monkeypatch.setenv("TPU_LIBRARY_PATH", str(library))
     with pytest.raises(ValueError, match="tpu_flags.txt, line 6: xla_new = auto is"):
         tpu_flags.set_init_args("v5p")
     library.write_bytes(b"\x7fELF..xla_everywhere\0and xla_new\0")
+    with pytest.raises(ValueError, match="line 8: xla_small = 8 is"):  # of a program
+        tpu_flags.set_init_args("v5p")
+    library.write_bytes(b"\x7fELF..xla_everywhere\0xla_small\0and xla_new\0")
     tpu_flags.set_init_args("v5p")
 
 
@@ -167,4 +232,7 @@ def test_what_a_compiler_refuses_is_named_with_its_line(
     assert f"tpu_flags.txt, line {line}: xla_" in sentence
     assert message in sentence
     assert "\n" not in sentence
+    # Line 7 has another value of the option of line 3, for decode.
+    if line == 3:
+        assert "line 7" in tpu_flags.refused_flag(log, "v5p", "decode")
     assert tpu_flags.refused_flag("RESOURCE_EXHAUSTED: ... xla_new", "v5p") is None

@@ -165,3 +165,19 @@ def test_slots_that_do_not_fit_are_refused(ending, sample):
             sample(*EIGHT, group_size=2, model=ending, slots=slots, **WARM)
     with pytest.raises(ValueError, match="3 slots cannot be split over 2 devices"):
         on_a_mesh(ending, (2, 2, 2), DECODE, True, WARM, slots=3)
+
+
+def test_options_of_the_compiler_reach_the_decode_loop_alone(ending):
+    """The CPU's compiler has none of the TPU's options, and says so."""
+    assert loop.decode_with(()) is loop.decode
+    with_options = loop.decode_with((("xla_tpu_scoped_vmem_limit_kib", "49152"),))
+    assert with_options.__name__ == "decode"  # of a compilation in a log
+    tokens, lengths, index = batch(*EIGHT)
+    sampling = SamplingParams(**WARM)
+    images = encode_images(ending)
+    state = loop.prefill(
+        ending, tokens, lengths, images, index, group_size=2, sampling=sampling
+    )
+    bounds = jnp.int32(sampling.max_tokens), jnp.int32(16)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_scoped_vmem"):
+        with_options(ending, state, jax.random.key(0), *bounds, sampling=sampling)

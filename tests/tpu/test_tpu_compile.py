@@ -88,6 +88,10 @@ def test_the_attention_of_a_pods_update_becomes_machine_code(reports):
     assert "exceeded scoped vmem limit" in reports["attention without flags"]
 
 
+def test_a_chip_says_its_kind_so_that_a_run_finds_its_programs_own_options(reports):
+    assert reports["kind"] == "v5p"
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_flag_that_the_compiler_refuses_is_named_with_its_line(reports, name):
     sentence = reports["refused"][name]
@@ -127,6 +131,7 @@ def compile_all() -> dict:
     attention = attention_of_a_pod()
     reports["attention"] = report(compiled(attention, tpu_flags.options("v5p")))
     reports["refused"] = refused_flags()
+    reports["kind"] = tpu_flags.kind_of(devices()[0])
     without_flags = compiled(attention)
     reports["attention without flags"] = without_flags.get("error", "compiles")
     return reports
