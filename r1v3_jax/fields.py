@@ -97,7 +97,8 @@ def algorithm_fields(config) -> tuple[str, ...]:
     moving = [
         name
         for name, hint in annotations(type(config)).items()
-        if set(typing.get_args(Number)) <= set(typing.get_args(hint))
+        # A Number, or one with more: float | Callable | Adaptive.
+        if all(kind in typing.get_args(hint) for kind in typing.get_args(Number))
         and dataclasses.is_dataclass(getattr(config, name))
     ]
     return (*getattr(type(config), "ALGORITHM", ()), *moving)

@@ -169,3 +169,11 @@ def test_a_table_of_configs_has_its_names_at_the_top():
 def test_a_dict_of_configs_that_is_no_table_stays_one_field():
     table = Table({}, weights={"lr": Inner(2.0)})
     assert flatten_fields(table) == {"weights": "{'lr': Inner(lr=2.0)}"}
+
+
+def test_every_part_of_a_run_is_described():
+    """Also a field whose hint holds a list, as Callable[[str], float] does."""
+    run = load_config("digits")
+    for name in run.stages:
+        assert run.identity(name)
+    assert flatten_fields(run.verify, "verify")["verify.answer"] == "find_boxes"

@@ -3,6 +3,9 @@
 The launcher, the coordinator and the collectives (gloo) are real. GRPO goes on from a short cold
 start, so that rewards differ and there is a gradient. The same two processes as two slices: each
 samples and adds up gradients by itself, and they exchange the sums.
+
+What every host decides by itself (advantages, how often a sample counts, which tokens are pushed)
+must come out alike on all of them.
 """
 
 import json
@@ -22,6 +25,30 @@ from r1v3_jax.run import metrics
 
 FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=2"]
 FLAGS += ["--config.grpo.slots=12", "--config.grpo.evaluate_every=0"]
+CHOICES = """
+from r1v3_jax.losses import Clipped, HighEntropy, LeaveOneOut, Prioritized
+from r1v3_jax.losses.schedules import Line
+from r1v3_jax.rewards.reward import Reward
+from r1v3_jax.rewards.terms import Repeated, Short, correct, well_formed
+
+grpo = replace(
+    config.stages["grpo"],
+    reward=Reward(
+        (
+            (0.7, correct),
+            (Line(0.3, 0.1), well_formed),
+            (0.1, Short(budget=20, slope=0.05)),
+            (-0.1, Repeated(2)),
+        )
+    ),
+    advantage=LeaveOneOut(),
+    sample_weight=Prioritized(high=10.0),
+    tokens=HighEntropy(0.5),
+    entropy_coef=0.01,
+    loss=Clipped(high=Line(0.2, 0.3)),
+)
+config = config.with_stages(grpo=grpo)
+"""
 SCRIPT = ["bash", "launch/local/two_process.sh"]
 SLICES = [sys.executable, "tests/helpers/two_slices.py"]
 
@@ -36,19 +63,27 @@ def script_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def alone(place, whole):
+def chosen(place):
+    """Runs whose GRPO makes other choices than the default."""
+    config = place.directory / "choices.py"
+    config.write_text(runs.CONFIG + CHOICES)
+    return runs.Place(place.directory, config)
+
+
+@pytest.fixture(scope="module")
+def alone(chosen, whole):
     """The workdir of one process with four devices."""
-    workdir = runs.copy_cold_start(whole, place.directory / "one")
-    place.run(workdir, *FLAGS, devices=4)
+    workdir = runs.copy_cold_start(whole, chosen.directory / "one")
+    chosen.run(workdir, *FLAGS, devices=4)
     return workdir
 
 
 @pytest.fixture(scope="module", params=["one slice", "two slices"])
-def both(request, place, whole, alone):
+def both(request, chosen, whole, alone):
     """The workdirs of one process and of two, and what the two processes printed."""
     name = request.param.replace(" ", "_")
-    workdir = runs.copy_cold_start(whole, place.directory / name)
-    arguments = [f"--config={place.config}", *FLAGS, f"--workdir={workdir}"]
+    workdir = runs.copy_cold_start(whole, chosen.directory / name)
+    arguments = [f"--config={chosen.config}", *FLAGS, f"--workdir={workdir}"]
     script = SCRIPT if request.param == "one slice" else SLICES
     done = subprocess.run(
         [*script, *arguments],
@@ -93,6 +128,7 @@ def test_the_same_data_and_samples_in_the_same_order(both):
         "completion",
         "tokens",
         "reward",
+        "terms",
         "accuracy",
         "verdict",
     )
