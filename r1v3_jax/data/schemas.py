@@ -1,9 +1,9 @@
 """Schemas of other people's data: the fields of a record -> the fields of a canonical row.
 
 One function for each schema, as its own program reads it: EasyR1, verl, V-Triune, TRL (also
-ms-swift), LLaVA/InternVL, MMK12/ViRL39K, and ours. The parts they are made of are read by `fields`,
-`turns` and `media`. Nothing in a record is executed, and nothing is downloaded. A canonical row is
-a plain dict:
+ms-swift), LLaVA/InternVL, MMK12/ViRL39K, knights and knaves, and ours. The parts they are made of
+are read by `fields`, `turns` and `media`. Nothing in a record is executed, and nothing is
+downloaded. A canonical row is a plain dict:
 
     id, source           text; empty if the record has none
     question             text of the last user turn, `<image>` where an image goes
@@ -42,7 +42,7 @@ from r1v3_jax.rewards.verifiers import boxes
 # The fields that may hold an answer; the first that is filled counts.
 ANSWERS = ("clean_answer", "answer", "solution", "ground_truth")
 # The fields that a schema is recognised by.
-RECOGNISED = "conversations reward_model prompt messages problem question".split()
+RECOGNISED = "quiz conversations reward_model prompt messages problem question".split()
 # The canonical row of a record that fills no field.
 CANONICAL = {
     "id": "",
@@ -70,6 +70,8 @@ def recognise(record: dict) -> str:
         # "question": "" says at least which schema it is.
         filled = {name for name, value in record.items() if value is not None}
     # From the most particular field to the least: "question" is in many schemas.
+    if "quiz" in filled:
+        return "knights"
     if "conversations" in filled:
         return "llava"
     if "reward_model" in filled and isinstance(record["reward_model"], dict):
@@ -84,7 +86,7 @@ def recognise(record: dict) -> str:
     # A record may have thousands of fields, with names as long as it likes.
     some_names = sorted(str(name) for name in filled)[:20]
     names = ", ".join(name[:50] for name in some_names)
-    wanted = "wanted question, problem, prompt, messages or conversations"
+    wanted = "wanted question, problem, prompt, messages, conversations or quiz"
     raise InvalidRecord("fields", f"fields {names or 'none'}; {wanted}")
 
 
@@ -261,6 +263,26 @@ def _from_llava(record: dict) -> dict:
     }
 
 
+def _from_knights(record: dict) -> dict:
+    r"""Reads a row of knights and knaves, as arXiv 2410.23123 and Logic-RL have them.
+
+    {"quiz": "A very special island ...", "names": ["Zoey", "Ben"],
+     "solution_text_format": "(1) Zoey is a knight\n(2) Ben is a knave"}
+    """
+    # Logic-RL's rows also have verl's fields: the same question inside a prompt for one model.
+    return {
+        "id": first_filled(record, "id", "index"),
+        "source": first_filled(record, "source", "data_source"),
+        "question": first_filled(record, "quiz"),
+        "answer": first_filled(record, "solution_text_format", *ANSWERS),
+        "verifier": "knights",
+        "read": (
+            *("quiz", "solution_text_format", "id", "index", "source", "data_source"),
+            *("prompt", "reward_model", "extra_info", *ANSWERS),
+        ),
+    }
+
+
 SCHEMAS: dict[str, Callable[[dict], dict]] = {
     "own": _from_own,
     "easyr1": _from_easyr1,
@@ -269,6 +291,7 @@ SCHEMAS: dict[str, Callable[[dict], dict]] = {
     "trl": _from_trl,
     "llava": _from_llava,
     "mmk12": _from_mmk12,
+    "knights": _from_knights,
 }
 
 

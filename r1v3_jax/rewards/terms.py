@@ -100,6 +100,17 @@ def well_formed(answered: Answered) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class Formed:
+    """Says of the form what `well_formed` says, in two numbers: 1 and -1 in Logic-RL."""
+
+    right: float = 1.0
+    wrong: float = -1.0
+
+    def __call__(self, answered: Answered) -> float:
+        return self.right if well_formed(answered) else self.wrong
+
+
+@dataclasses.dataclass(frozen=True)
 class Tags:
     """The share of the tags that occur exactly once: quarters, with four (V-Triune).
 
@@ -126,7 +137,7 @@ def is_of_answer(term) -> bool:
 
 def is_of_form(term) -> bool:
     """Whether a term is the part of a reward that has the rest of `Example.accuracy_weight`."""
-    return term is well_formed or isinstance(term, Tags)
+    return term is well_formed or isinstance(term, Formed | Tags)
 
 
 # 3. Of repetition

@@ -31,7 +31,9 @@ SCHEMA_ROWS = {
     },
     "trl": {"prompt": ASK, "answer": "B"},
     "llava": {"conversations": [{"from": "human", "value": "Which?"}], "answer": "B"},
+    "knights": {"quiz": "Which?", "solution_text_format": "(1) Bo is a knave"},
 }
+ANSWERS = {schema: "B" for schema in SCHEMA_ROWS} | {"knights": "(1) Bo is a knave"}
 SHOWN = "Which?\n(A) cat\n(B) dog"
 REFUSED = "refused"
 
@@ -165,7 +167,8 @@ def test_every_schema_has_a_row():
     for schema, record in SCHEMA_ROWS.items():
         assert schemas.recognise(record) == schema
         row = outcome(record)
-        assert (row["question"], row["answer"], row["images"]) == ("Which?", "B", [])
+        wanted = ("Which?", ANSWERS[schema], [])
+        assert (row["question"], row["answer"], row["images"]) == wanted
 
 
 @pytest.mark.parametrize("place", ["", "extra_info", "metadata"])
@@ -183,7 +186,7 @@ def test_every_field_is_used_or_refused_by_name(schema, place):
             assert row["images"] == expected, (name, value)
         else:
             assert row["question"] == expected, (name, value)
-        assert name not in row["metadata"] and row["answer"] == "B"
+        assert name not in row["metadata"] and row["answer"] == ANSWERS[schema]
 
 
 @pytest.mark.parametrize("schema", SCHEMA_ROWS)

@@ -258,6 +258,58 @@ RECORDS = {
             "answer": "0",
         },
     ),
+    "knights and knaves": (
+        "knights",
+        {
+            "quiz": "You meet Zoey and Ben. Zoey said that Ben is a knave.",
+            "names": ["Zoey", "Ben"],
+            "knight_knave": {"knight": "knight", "a_knight": "a knight"},
+            "solution": [True, False],
+            "solution_text": "Zoey is a knight and Ben is a knave.",
+            "solution_text_format": "(1) Zoey is a knight\n(2) Ben is a knave",
+            "cot_head": "Let's think step by step.",
+            "statements": "(('lying', 1), ('telling-truth', 0))",
+            "index": 31,
+        },
+        {
+            "id": "31",
+            "question": "You meet Zoey and Ben. Zoey said that Ben is a knave.",
+            "answer": "(1) Zoey is a knight\n(2) Ben is a knave",
+            "verifier": "knights",
+            "metadata": {
+                "solution_text": "Zoey is a knight and Ben is a knave.",
+                "cot_head": "Let's think step by step.",
+                "statements": "(('lying', 1), ('telling-truth', 0))",
+            },
+        },
+    ),
+    "knights and knaves, in Logic-RL's parquet": (
+        "knights",
+        {
+            "quiz": "You meet Zoey. Zoey said that Zoey is a knight or Zoey is a knave.",
+            "solution_text_format": "(1) Zoey is a knight",
+            "data_source": "kk_logic",
+            "prompt": [{"role": "user", "content": "<|im_start|>system\nYou are ..."}],
+            "ability": "logic",
+            "reward_model": {
+                "style": "rule",
+                "ground_truth": {
+                    "solution_text_format": "(1) Zoey is a knight",
+                    "statements": "(('or', ...),)",
+                },
+            },
+            "extra_info": {"split": "train", "index": 0},
+            "index": 31,
+        },
+        {
+            "id": "31",
+            "source": "kk_logic",
+            "question": "You meet Zoey. Zoey said that Zoey is a knight or Zoey is a knave.",
+            "answer": "(1) Zoey is a knight",
+            "verifier": "knights",
+            "metadata": {"ability": "logic"},
+        },
+    ),
     "MMK12": (
         "mmk12",
         {

@@ -7,6 +7,7 @@ from scored_texts import answered, example
 
 from r1v3_jax.rewards import phrases, terms
 from r1v3_jax.rewards.terms import (
+    Formed,
     Graded,
     IoU,
     Looped,
@@ -49,6 +50,13 @@ def test_grades_tell_wrong_from_unreadable(fields, expected):
     strict = Graded(right=2.0, wrong=-1.5, unreadable=-2.0, needs_form=True)
     assert strict(sample) == expected
     assert strict(answered("b", answers=("7",), **fields)) == -2.0
+
+
+def test_a_form_in_two_numbers():
+    assert Formed()(answered("a</think>b", answers=("7",))) == 1.0
+    assert Formed()(answered("b", answers=("7",))) == -1.0
+    cut = answered("a</think>b", answers=("7",), ended=False)
+    assert Formed(right=0.5, wrong=0.25)(cut) == 0.25
 
 
 def test_tags_count_by_quarters():

@@ -19,6 +19,7 @@ from r1v3_jax.rewards.verifiers import (
     custom,
     detection,
     grids,
+    knights,
     mathematics,
     numbers,
     sets,
@@ -35,6 +36,7 @@ RULES = {
     "set": sets.difference,
     "detection": detection.difference,
     "grid": grids.difference,
+    "knights": knights.difference,
 }
 # With partial credit: (answer, box) -> how the box differs, and what the answer is worth.
 GRADED = {"overlap": detection.overlap}
@@ -144,7 +146,7 @@ def _is_quick(name: str, answer: str, box: str) -> bool:
         return mathematics.is_quick(answer, box)
     if name == "number":
         return numbers.is_quick(answer, box)
-    return name in ("choice", "string")
+    return name in ("choice", "string", "knights")
 
 
 def check(rules: tuple[Rule, ...], answer: str, box: str) -> Check:
