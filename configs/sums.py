@@ -2,7 +2,7 @@
 
     python -m r1v3_jax.launch --config=sums
 
-cold_start  chains of thought from nothing; 15% of them end in a loop, 35% jump to the answer
+cold_start  chains of thought from nothing; 15% of them end in a loop, 25% jump to the answer
 grpo        reinforcement learning
 
 A start for recipes about chains that loop or grow: `configs/recipes/miromind.py`.
@@ -26,12 +26,12 @@ MODEL = ModelConfig(
     text=TextConfig(
         vocab_size=len(VOCABULARY),
         vocab_multiple=128,
-        embed=128,
+        embed=96,
         layers=3,
-        heads=4,
-        kv_heads=2,
+        heads=3,
+        kv_heads=3,
         head_dim=32,
-        mlp=384,
+        mlp=256,
         rope_theta=1e4,
         max_positions=256,
     ),
@@ -42,7 +42,7 @@ MODEL = ModelConfig(
     architecture="SkyworkR1VChatModel",
 )
 
-TEACHER = sums.Sums(looping=0.15, jumping=0.35)
+TEACHER = sums.Sums(looping=0.15, jumping=0.25)
 SEEN = sums.Sums(seed=1)
 HELD_OUT = sums.Sums(split="held_out", seed=2)
 
@@ -53,12 +53,12 @@ config = Run(
     stages={
         "cold_start": SFT(
             train=TEACHER.mix(short=3, long=1),
-            steps=800,
+            steps=1200,
             rows=8,
             row_tokens=160,
             tiles=0,
             optimizer=Optimizer(
-                lr=2e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05
+                lr=4e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05
             ),
             checkpoint_every=400,
         ),
@@ -67,7 +67,7 @@ config = Run(
             steps=40,
             prompts=16,
             group_size=8,
-            max_prompt_tokens=40,
+            max_prompt_tokens=32,
             max_completion_tokens=64,
             tiles=0,
             aggregation=TokenMean(),
@@ -86,7 +86,7 @@ config = Run(
         questions=500,
         batch=250,
         tiles=0,
-        max_prompt_tokens=40,
+        max_prompt_tokens=32,
         max_tokens=64,
         probe=HELD_OUT.mix(short=3, long=1),
         probe_questions=250,

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 from r1v3_jax.config.sft import Optimizer
@@ -77,9 +77,11 @@ class GRPO:
     # Sampling.
     temperature: Number = 1.0
     slots: NonNegativeInt = 0  # samples decoded at a time; 0: all of a step
-    # Rollout passes that a step may add to replace groups whose rewards are all equal (dynamic
-    # sampling, DAPO).
+    # Rollout passes that a step may add to replace groups without signal (dynamic sampling, DAPO):
+    # those whose rewards are all equal, or those whose answers are all right or all wrong
+    # (MiroMind-M1). The two differ where a reward has other terms than the answer.
     refills: NonNegativeInt = 0
+    refill_by: Literal["reward", "accuracy"] = "reward"
     # 1: while a step's samples are scored, the devices already sample for the next step, with
     # weights one update old; `correction` makes up for it.
     off_policy_steps: Annotated[int, Limit(lambda n: n in (0, 1), "0 or 1")] = 0

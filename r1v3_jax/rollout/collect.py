@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.data.reader import Consumed, Reader
@@ -20,7 +21,8 @@ class Collected:
 
     groups: list[Group]
     consumed: Consumed  # rows that were taken of the reader
-    counts: dict[str, float]  # for the log
+    # For the log, over all groups that were sampled, also those that were replaced.
+    counts: dict[str, float]
     lengths: list[int]  # to which the prompts of each pass were padded
     ahead: PendingRollout | None  # the next step's rollout, if it was started
 
@@ -37,17 +39,16 @@ def collect(
 ) -> Collected:
     """Returns P groups for one step.
 
-    With `config.refills`, groups whose rewards are all equal are replaced by later prompts, as long
-    as refills last (dynamic sampling, DAPO). What is still missing is filled up with groups without
-    signal.
+    With `config.refills`, groups without signal are replaced by later prompts, as long as refills
+    last (dynamic sampling, DAPO). What is still missing is filled up with such groups.
 
     pending: this step's rollout, if it was started before. begin_next: starts the next step's
     rollout; called as soon as the devices are done with this one.
     """
     decoding_model = None
     started: list[PendingRollout] = []  # the next step's
-    with_signal: list[Group] = []
-    without_signal: list[Group] = []
+    kept: list[Group] = []
+    replaced: list[Group] = []
     lengths: list[int] = []
     consumed = Consumed(reader.cursor)
 
@@ -56,8 +57,8 @@ def collect(
             started.append(begin_next())
 
     # A pass samples P prompts. Without refills there is one; with refills, as many as it takes to
-    # have P groups with signal, but no more than `refills` after the first.
-    while len(with_signal) < config.prompts and len(lengths) <= config.refills:
+    # have P groups to keep, but no more than `refills` after the first.
+    while len(kept) < config.prompts and len(lengths) <= config.refills:
         if pending is None:
             # The weights are laid out for decoding once a step.
             if decoding_model is None:
@@ -73,19 +74,26 @@ def collect(
         consumed = consumed.followed_by(pending.consumed)
         pending = None
         for group in groups:
-            # Without refills every group is kept: its place in the batch stays its prompt's.
-            kept = group.has_signal or not config.refills
-            (with_signal if kept else without_signal).append(group)
+            (kept if is_kept(group, config) else replaced).append(group)
 
-    # Over all groups that were sampled, also those that were replaced.
-    flat = sum(not group.has_signal for group in with_signal) + len(without_signal)
+    sampled = kept + replaced
     counts = {
-        "frac_reward_zero_std": flat / (len(with_signal) + len(without_signal)),
+        "frac_reward_zero_std": np.mean([not group.has_signal for group in sampled]),
+        "frac_mixed_answers": np.mean([group.is_mixed for group in sampled]),
         "rollout_passes": len(lengths),
+        "rollout_tokens": sum(group.completions.lengths.sum() for group in sampled),
     }
-    groups = (with_signal + without_signal)[: config.prompts]
+    counts = {name: float(count) for name, count in counts.items()}
     ahead = started[0] if started else None
-    return Collected(groups, consumed, counts, lengths, ahead)
+    return Collected(sampled[: config.prompts], consumed, counts, lengths, ahead)
+
+
+def is_kept(group: Group, config: GRPO) -> bool:
+    """Whether a step learns from a group, rather than sampling another prompt in its place."""
+    # Without refills every group is kept: its place in the batch stays its prompt's.
+    if not config.refills:
+        return True
+    return group.is_mixed if config.refill_by == "accuracy" else group.has_signal
 
 
 def begin(

@@ -35,6 +35,12 @@ class Group:
         known = self.rewards[~np.isnan(self.rewards)]
         return len(known) > 1 and bool(known.max() > known.min())
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some answers are better than others: 0 < right < G, where each is 0 or 1."""
+        known = [s.accuracy for s in self.scores if s.total is not None]
+        return len(set(known)) > 1
+
 
 def json_rows(groups: list[Group]) -> Iterator[dict]:
     """Yields one JSON row a sample, for the rollouts file."""

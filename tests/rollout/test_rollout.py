@@ -245,10 +245,45 @@ def test_dynamic_sampling_replaces_groups_without_signal(setup, monkeypatch, rea
     found = collect.collect(sampler, model, reader(), config, info())
     assert [int(group.example.id) for group in found.groups] == [1, 3, 5, 7]
     assert found.consumed.cursor == 8 and found.lengths == [100, 100]
-    assert found.counts == {"frac_reward_zero_std": 0.5, "rollout_passes": 2}
+    lengths = found.counts.pop("rollout_tokens")
+    assert lengths >= sum(group.completions.lengths.sum() for group in found.groups)
+    assert found.counts == {
+        "frac_reward_zero_std": 0.5,
+        "frac_mixed_answers": 0.0,  # here only the rewards differ
+        "rollout_passes": 2,
+    }
     found = collect.collect(sampler, model, reader(), CONFIG, info())
     assert [int(group.example.id) for group in found.groups] == [0, 1, 2, 3]
     assert found.consumed.cursor == 4
+
+
+def test_refills_by_accuracy_keep_groups_of_right_and_wrong_answers(
+    setup, monkeypatch, reader
+):
+    """Proves: rewards that differ are no reason to keep a group whose answers are all wrong."""
+    sampler, model = setup
+
+    def score_all(samples, **_):
+        base = score.score("7", "7", ended=True)
+        # Rewards differ in every group, as by a penalty; answers in every second one.
+        return [
+            dataclasses.replace(
+                base,
+                total=float(i % 3),
+                accuracy=float(int(sample.example.answer) % 2 and i % 3 == 0),
+            )
+            for i, sample in enumerate(samples)
+        ]
+
+    monkeypatch.setattr(rollout_sampler, "score_all", score_all)
+    config = dataclasses.replace(CONFIG, refills=2, refill_by="accuracy")
+    found = collect.collect(sampler, model, reader(), config, info())
+    assert [int(group.example.id) for group in found.groups] == [1, 3, 5, 7]
+    assert found.counts["frac_reward_zero_std"] == 0.0
+    assert found.counts["frac_mixed_answers"] == 0.5
+    by_reward = dataclasses.replace(config, refill_by="reward")
+    found = collect.collect(sampler, model, reader(), by_reward, info())
+    assert [int(group.example.id) for group in found.groups] == [0, 1, 2, 3]
 
 
 def test_a_bucket_changes_no_sample(setup, reader):
