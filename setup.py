@@ -28,8 +28,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # The configs are found beside the package in a checkout, and inside it in a wheel.
-    packages=[*find_packages(include=["r1v3_jax", "r1v3_jax.*"]), "r1v3_jax.configs"],
-    package_dir={"r1v3_jax.configs": "configs"},
+    packages=[
+        *find_packages(include=["r1v3_jax", "r1v3_jax.*"]),
+        "r1v3_jax.configs",
+        "r1v3_jax.configs.recipes",
+    ],
+    package_dir={
+        "r1v3_jax.configs": "configs",
+        "r1v3_jax.configs.recipes": "configs/recipes",
+    },
     package_data={"r1v3_jax": ["data_files/*"]},
     install_requires=[
         "absl-py>=2.1",

@@ -1,8 +1,8 @@
 """Starts a run: python -m r1v3_jax.launch --config=NAME [--config.grpo.steps=50] [--workdir=DIR]
 
 NAME is a file of `configs/` (under the working directory, else among those of the program) or the
-path of a config file. Each `--config.a.b=value` changes one field; the fields of a stage have the
-stage's name in front. The same command again resumes the run.
+path of a config file; NAME:ARM is one arm of a recipe. Each `--config.a.b=value` changes one field;
+the fields of a stage have the stage's name in front. The same command again resumes the run.
 """
 
 import dataclasses

@@ -21,7 +21,7 @@ FLOORS = [
     "distill evaluate train",
     "stages",
     "pipeline tpu",
-    "launch",
+    "arms launch",
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 

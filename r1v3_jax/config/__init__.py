@@ -2,7 +2,7 @@
 
 from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.grpo import GRPO
-from r1v3_jax.config.load import list_configs, load_config
+from r1v3_jax.config.load import list_configs, load_arms, load_config
 from r1v3_jax.config.model import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.config.presets import (
     INTERNVL3_1B,
@@ -45,5 +45,6 @@ __all__ = [
     "Verify",
     "VisionConfig",
     "list_configs",
+    "load_arms",
     "load_config",
 ]

@@ -20,6 +20,8 @@ class Evaluate:
     # (name, names of sets): several sets counted as one.
     pooled: tuple[tuple[str, tuple[str, ...]], ...] = ()
     after: tuple[str, ...] = ("cold_start", "grpo", "connector")  # the stages
+    # Whether the last stage answers once more with noise in place of the images.
+    without_images: bool = True
     # (set, accuracy of the best constant answer), where that is known: what a blind model can get.
     answer_prior: tuple[tuple[str, float], ...] = ()
     questions: PositiveInt = 1000  # a set

@@ -1,11 +1,14 @@
 """Config files by name: Python programs that define `config`, a Run. They are trusted.
 
-Looked for in `configs/` under the working directory, then among those of the program.
+Looked for in `configs/` under the working directory, then among those of the program. A recipe
+(`configs/recipes/NAME.py`) also defines `arms`, {name: Run}: runs to be compared. `recipes/NAME` is
+its `config`, `recipes/NAME:ARM` one of its arms.
 """
 
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 from r1v3_jax.config.run import Run
 
@@ -35,13 +38,62 @@ REPLACED = {
 
 def list_configs() -> list[str]:
     """Returns the names that --config takes."""
-    paths = [path for folder in FOLDERS for path in folder.glob("*.py")]
-    return sorted({path.stem for path in paths if path.stem != "__init__"})
+    names = set()
+    for folder in FOLDERS:
+        for path in folder.rglob("*.py"):
+            if path.stem != "__init__":
+                # configs/recipes/othink.py is "recipes/othink".
+                names.add(path.relative_to(folder).with_suffix("").as_posix())
+    return sorted(names)
 
 
 def load_config(name: str) -> Run:
-    """Returns the Run in a config file, found by name or path. ValueError if there is none."""
+    """Returns the Run in a config file, found by name or path. ValueError if there is none.
+
+    name: digits, recipes/othink, path/of/a/config.py, or one of these with an arm behind it, as
+    recipes/othink:constant.
+    """
+    file, arm = split_arm(name)
+    if not arm:
+        return load_module(find_config(file)).config
+    arms = load_arms(file)
+    if arm not in arms:
+        raise ValueError(
+            f"{file} has no arm {arm!r}; it has {', '.join(arms)}, as "
+            f"{file}:{next(iter(arms))}"
+        )
+    return arms[arm]
+
+
+def load_arms(name: str) -> dict[str, Run]:
+    """Returns the arms of a recipe, in its order. ValueError if the config has none."""
     path = find_config(name)
+    arms = getattr(load_module(path), "arms", None)
+    is_table = isinstance(arms, dict) and len(arms) > 1
+    if not is_table or not all(isinstance(run, Run) for run in arms.values()):
+        raise ValueError(
+            f"{path} does not define `arms`, two or more runs by name, as "
+            '{"none": config, "some": config.with_stages(grpo=...)}'
+        )
+    for arm in arms:
+        # Arms are names of directories and words of a command line.
+        if not isinstance(arm, str) or not re.fullmatch(r"[A-Za-z0-9_]+", arm):
+            raise ValueError(
+                f"{path}: the arm {arm!r} must have letters, digits and _ alone, as 'no_kl'"
+            )
+    return arms
+
+
+def split_arm(name: str) -> tuple[str, str]:
+    """Splits recipes/othink:constant into the config's name and the arm's, "" if there is none."""
+    if Path(name).is_file() or ":" not in name:
+        return name, ""
+    file, _, arm = name.rpartition(":")
+    return file, arm
+
+
+def load_module(path: Path) -> ModuleType:
+    """Runs a config file and returns what it defines. ValueError unless `config` is a Run."""
     # A module of its own for each file: two configs may be loaded in one process.
     unique = re.sub("[^a-z0-9]", "_", path.stem)
     spec = importlib.util.spec_from_file_location(f"config_{unique}", path)
@@ -58,7 +110,7 @@ def load_config(name: str) -> Run:
         ) from error
     if not isinstance(getattr(module, "config", None), Run):
         raise ValueError(f"{path} does not define `config`, a r1v3_jax.config.Run")
-    return module.config
+    return module
 
 
 def find_config(name: str) -> Path:
@@ -68,7 +120,8 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = list_configs()
-    close = [other for other in known if other.startswith(name[:3])]
+    start = name.rpartition("/")[2][:3]
+    close = [other for other in known if other.rpartition("/")[2].startswith(start)]
     if close:
         hint = f"did you mean {', '.join(close)}?"
     else:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from r1v3_jax.evaluate.statistics import mean_interval, wilson
+from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.sampler import GroupSampler, sample
@@ -30,6 +31,22 @@ def sample_groups(
     return groups
 
 
+def verdicts(groups: list[Group]) -> list[dict]:
+    """Returns {id, right} of each question: whether each answer is right, None if not verified."""
+    return [
+        {
+            "id": group.example.id,
+            "right": [is_right(score) for score in group.scores],
+        }
+        for group in groups
+    ]
+
+
+def is_right(score: Score) -> bool | None:
+    """Whether an answer is right; None if its verifier ended or hung."""
+    return None if score.total is None else score.verdict is Verdict.RIGHT
+
+
 def accuracy(groups: list[Group]) -> dict[str, float]:
     """Returns {mean, low, high, n}: the share of right answers with its 95% interval.
 
@@ -40,19 +57,14 @@ def accuracy(groups: list[Group]) -> dict[str, float]:
     Answers whose verification failed are not counted. Only the verdict RIGHT counts as correct:
     partial credit affects rewards, not accuracy.
     """
-    # {question: whether each verified answer is right}. A failed verification, a verifier that
-    # ended or hung, has no total.
+    # Whether each verified answer to each question is right.
+    verdicts_of = [[is_right(score) for score in group.scores] for group in groups]
     questions = [
-        [
-            score.verdict is Verdict.RIGHT
-            for score in group.scores
-            if score.total is not None
-        ]
-        for group in groups
+        [right for right in answers if right is not None] for answers in verdicts_of
     ]
     samples = max((len(group.scores) for group in groups), default=1)
     if samples == 1:
-        right = [is_right for answers in questions for is_right in answers]
+        right = [right for answers in questions for right in answers]
         mean, low, high = wilson(sum(right), len(right))
         return {"mean": mean, "low": low, "high": high, "n": len(right)}
     answered = [answers for answers in questions if answers]

@@ -1,9 +1,12 @@
 """Accuracy on the held-out sets of a run, with any thinking mode, also without images."""
 
+from pathlib import Path
+
 import numpy as np
 
 from r1v3_jax.evaluate import accuracy
 from r1v3_jax.evaluate.critical_tokens import critical_tokens
+from r1v3_jax.files import write_jsonl
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor, Tiles
 from r1v3_jax.rollout.sampler import GroupSampler
@@ -18,9 +21,16 @@ NO_THINKING = "\n</think>\n\n"
 
 
 def accuracies(
-    context: Context, model: R1V3, processor_class: type[Processor] = Processor
+    context: Context,
+    model: R1V3,
+    processor_class: type[Processor] = Processor,
+    *,
+    verdicts: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Returns the accuracy on each set of the run, and on the sets pooled, by name."""
+    """Returns the accuracy on each set of the run, and on the sets pooled, by name.
+
+    verdicts: a file for the verdicts of each question, {"set", "id", "right": [true, ...]} a line.
+    """
     config = context.run.evaluate
     sampler = _sampler(context, processor_class)
     groups = {}
@@ -32,6 +42,13 @@ def accuracies(
             sampler, model, source, config.questions, config.batch, key
         )
         context.compiles.after("evaluate")
+    if verdicts is not None:
+        rows = [
+            {"set": name, **row}
+            for name, answered in groups.items()
+            for row in accuracy.verdicts(answered)
+        ]
+        write_jsonl(verdicts, rows)
     for name, parts in config.pooled:
         groups[name] = [group for part in parts for group in groups[part]]
     return {name: accuracy.accuracy(samples) for name, samples in groups.items()}

@@ -67,7 +67,7 @@ def run(
 
         # 2. How much of the accuracy needs the images. A language model sees none.
         if config.evaluate.sets:
-            if config.model.vision is not None:
+            if config.model.vision is not None and config.evaluate.without_images:
                 summary["blind"] = accuracy_without_images(context, model)
             summary["answer_prior"] = dict(config.evaluate.answer_prior)
 
@@ -124,7 +124,9 @@ def run_stage(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
     model, account = kind_of(config).run(context, name, config, model)
     leave_if_preempted(name)
     if name in context.run.evaluate.after:
-        account["accuracy"] = accuracies(context, model)
+        # Each question's verdicts are kept: two runs are compared question by question.
+        verdicts = context.directory(name) / "verdicts.jsonl"
+        account["accuracy"] = accuracies(context, model, verdicts=verdicts)
     write_json(context.directory(name) / "account.json", account)
     # The weights come last: they say that the stage is done.
     save_weights(done, model, tokenizer=context.workdir / "tokenizer")

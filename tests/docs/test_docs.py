@@ -17,7 +17,8 @@ import subprocess
 import pages
 import pytest
 
-from r1v3_jax.config import Run, list_configs, load_config
+from r1v3_jax.config import Run, list_configs, load_arms, load_config
+from r1v3_jax.config.load import split_arm
 from r1v3_jax.data import records, schemas
 from r1v3_jax.launch import check_names
 from r1v3_jax.rewards.verifiers.boxes import unboxed
@@ -136,7 +137,9 @@ def check_python(words: list[str]) -> None:
         (word.partition("=")[2] for word in given if word.startswith("--config=")), None
     )
     if config is not None:
-        assert config in PLACEHOLDERS or config in list_configs(), f"no config {config}"
+        file, arm = split_arm(config)
+        assert file in PLACEHOLDERS or file in list_configs(), f"no config {file}"
+        assert not arm or arm in load_arms(file), f"{file} has no arm {arm}"
     for word in given:
         name, _, value = word[2:].partition("=")
         if name.startswith("config."):

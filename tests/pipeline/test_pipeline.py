@@ -17,6 +17,7 @@ from r1v3_jax import hf
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
 from r1v3_jax.evaluate import accuracy, held_out
+from r1v3_jax.files import read_jsonl
 from r1v3_jax.hf import processor_files
 from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.processing.chat import ChatFormat
@@ -86,6 +87,14 @@ def test_it_leaves_what_a_run_leaves(finished):
         "accuracy_by_stage",
     }
     assert (workdir / "rollouts" / "grpo_000000.jsonl").exists()
+    # Whether each question was answered right, from which the accuracy comes.
+    rows = read_jsonl(workdir / "connector" / "verdicts.jsonl")
+    asked = [row["set"] for row in rows]
+    assert asked == [
+        name for name in ("easy", "normal", "hard", "second") for _ in range(8)
+    ]
+    right = [row["right"] == [True] for row in rows if row["set"] == "easy"]
+    assert summary["accuracy"]["connector"]["easy"]["mean"] == sum(right) / 8
 
 
 def test_the_export_is_the_model(config, finished):

@@ -1,0 +1,1 @@
+"""Runs that differ in one field, from one start, with several seeds, compared on one set."""

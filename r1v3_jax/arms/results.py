@@ -1,0 +1,226 @@
+"""Reads what the runs of a comparison left, and compares the arms question by question."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from r1v3_jax.arms.plan import Comparison, differing_fields
+from r1v3_jax.evaluate.statistics import clustered_interval, t_interval, wilson
+from r1v3_jax.files import read_json, read_jsonl
+from r1v3_jax.report.run_numbers import read_rows, series
+
+PROBE = "eval/accuracy"  # the metric whose curve is measured in any case
+
+# {arm: {seed: {set: shares}}}; shares: {question: share of right answers, nan if not verified}.
+Answers = dict[str, dict[int, dict[str, dict[str, float]]]]
+
+
+def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
+    """Returns everything that arms.json holds; the first arm is what the others are compared to.
+
+    metrics: names of metrics whose means are wanted. first: over how many steps of a stage the
+    means and the probe's curve go; 0: over all.
+    """
+    answers = {
+        arm: {seed: read_answers(comparison, arm, seed) for seed in comparison.seeds}
+        for arm in comparison.arms
+    }
+    check_questions(answers)
+    baseline = next(iter(comparison.arms))
+    found = {
+        "config": comparison.config,
+        "differs": differing_fields(comparison.arms),
+        "arms": list(comparison.arms),
+        "seeds": list(comparison.seeds),
+        "first": first,
+        "accuracy": accuracies(answers),
+        "differences": differences(answers, baseline),
+        "metrics": {},
+        "runs": runs(comparison),
+    }
+    for name in [PROBE, *metrics]:
+        means = metric_means(comparison, name, first)
+        if means is not None:
+            found["metrics"][name] = summarise_metric(means, baseline)
+        elif name in metrics:
+            raise ValueError(
+                f"no run logged {name!r} behind the shared stages; metrics.jsonl of a run has "
+                "the names"
+            )
+    return found
+
+
+def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
+    """Returns {set: {question: share of right answers}} after a run's last evaluated stage."""
+    run = comparison.arms[arm]
+    evaluated = [name for name in run.stages if name in run.evaluate.after]
+    if not evaluated or not run.evaluate.sets:
+        raise ValueError(
+            f"{arm}: no stage is evaluated; set evaluate.sets, and evaluate.after = "
+            f"({list(run.stages)[-1]!r},)"
+        )
+    path = comparison.workdir(arm, seed) / evaluated[-1] / "verdicts.jsonl"
+    sets = {}
+    for row in read_jsonl(path):
+        known = [right for right in row["right"] if right is not None]
+        share = sum(known) / len(known) if known else math.nan
+        sets.setdefault(row["set"], {})[row["id"]] = share
+    for name, parts in run.evaluate.pooled:
+        sets[name] = {
+            f"{part}/{question}": share
+            for part in parts
+            for question, share in sets[part].items()
+        }
+    return sets
+
+
+def check_questions(answers: Answers) -> None:
+    """Raises ValueError unless every run answered the same questions."""
+    runs_of = {
+        (arm, seed): sets
+        for arm, seeds in answers.items()
+        for seed, sets in seeds.items()
+    }
+    (first, wanted), *others = runs_of.items()
+    for run, sets in others:
+        for name in {**wanted, **sets}:
+            if wanted.get(name, {}).keys() != sets.get(name, {}).keys():
+                raise ValueError(
+                    f"{run[0]}, seed {run[1]} answered other questions of {name!r} than "
+                    f"{first[0]}, seed {first[1]}: {len(sets.get(name, ()))} and "
+                    f"{len(wanted.get(name, ()))}; make one of them anew with the sets and "
+                    "questions of the other"
+                )
+
+
+def accuracies(answers: Answers) -> dict:
+    """Returns {set: {arm: {"seeds": {seed: (mean, low, high)}, "all": (mean, low, high)}}}.
+
+    A seed's interval is that of its questions; the interval of all is over seeds and questions.
+    """
+    found = {}
+    for arm, seeds in answers.items():
+        for name in next(iter(seeds.values())):
+            clusters = {seed: known_shares(sets[name]) for seed, sets in seeds.items()}
+            found.setdefault(name, {})[arm] = {
+                "seeds": {seed: share_interval(x) for seed, x in clusters.items()},
+                "all": clustered_interval(list(clusters.values())),
+            }
+    return found
+
+
+def known_shares(shares: dict[str, float]) -> np.ndarray:
+    """Returns the shares of the questions that were verified, float64[Q]."""
+    values = np.asarray(list(shares.values()), np.float64)
+    return values[~np.isnan(values)]
+
+
+def share_interval(shares: np.ndarray) -> tuple[float, float, float]:
+    """Returns (mean, low, high) of one run: Wilson's interval, or the bootstrap's of shares."""
+    if np.isin(shares, (0.0, 1.0)).all():
+        return wilson(int(shares.sum()), len(shares))
+    return clustered_interval([shares])
+
+
+def differences(answers: Answers, baseline: str) -> dict:
+    """Returns {set: {arm: difference}} of each arm to `baseline`, paired question by question.
+
+    A difference has "mean", "low" and "high" over seeds and questions, "seeds", the difference of
+    each, and "t", the interval of those alone.
+    """
+    found = {}
+    for arm, seeds in answers.items():
+        if arm == baseline:
+            continue
+        for name in next(iter(seeds.values())):
+            clusters = {
+                seed: paired(sets[name], answers[baseline][seed][name])
+                for seed, sets in seeds.items()
+            }
+            mean, low, high = clustered_interval(list(clusters.values()))
+            by_seed = {seed: float(x.mean()) for seed, x in clusters.items()}
+            found.setdefault(name, {})[arm] = {
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "seeds": by_seed,
+                "t": t_interval(list(by_seed.values()))[1:],
+            }
+    return found
+
+
+def paired(shares: dict[str, float], others: dict[str, float]) -> np.ndarray:
+    """Returns share minus other share of each question that both runs had verified."""
+    numbers = np.asarray(
+        [share - others[question] for question, share in shares.items()]
+    )
+    return numbers[~np.isnan(numbers)]
+
+
+def metric_means(comparison: Comparison, name: str, first: int) -> dict | None:
+    """Returns {arm: {seed: mean of a metric}}, of the first stage that logged it; else None.
+
+    The mean over steps is the area under the curve, by trapezoids, over its width: measurements
+    need not be equally far apart.
+    """
+    found = {}
+    for arm, seed in comparison.runs():
+        rows = read_rows(comparison.workdir(arm, seed) / "metrics.jsonl")
+        curves = [series(rows, stage, name) for stage in comparison.arms[arm].stages]
+        curves = [curve for curve in curves if curve is not None]
+        if curves:
+            found.setdefault(arm, {})[seed] = mean_height(*curves[0], first)
+    return found or None
+
+
+def mean_height(steps: np.ndarray, values: np.ndarray, first: int) -> float:
+    """Returns the mean height of a curve over its first steps, those below `first`; 0: over all.
+
+    steps 9, 19, 39 with values .2, .4, .6: (10 x .3 + 20 x .5) / 30
+    """
+    chosen = np.isfinite(values)
+    if first:
+        chosen &= steps < first
+    steps, values = steps[chosen], values[chosen]
+    if len(steps) == 0:
+        return math.nan
+    if len(steps) == 1:
+        return float(values[0])
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def summarise_metric(means: dict, baseline: str) -> dict:
+    """Returns {arm: {"seeds", "mean", "difference"}}; the difference is paired by seed."""
+    found = {}
+    for arm, seeds in means.items():
+        found[arm] = {"seeds": seeds, "mean": float(np.mean(list(seeds.values())))}
+        others = means.get(baseline, {})
+        if arm != baseline and others.keys() == seeds.keys():
+            gaps = [value - others[seed] for seed, value in seeds.items()]
+            found[arm]["difference"] = t_interval(gaps)
+    return found
+
+
+def runs(comparison: Comparison) -> list[dict]:
+    """Returns one row a run: its seconds, its compilations after warm-up, its chosen steps."""
+    rows = []
+    for arm, seed in comparison.runs():
+        summary = read_json(comparison.workdir(arm, seed) / "summary.json")
+        rows.append(
+            {
+                "arm": arm,
+                "seed": seed,
+                "wall_s": summary["wall_s"],
+                "compiles_after_warmup": summary["compiles_after_warmup"],
+                "chosen_step": summary.get("chosen_step"),
+                "versions": summary["versions"],
+            }
+        )
+    return rows
+
+
+def write(path: Path, found: dict) -> None:
+    """Writes arms.json. It takes no device, unlike `files.write_json`: a run may hold it."""
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

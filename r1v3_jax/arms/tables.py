@@ -1,0 +1,111 @@
+"""Writes a comparison as tables of Markdown; percent, and points where two are subtracted."""
+
+import math
+
+
+def tables(found: dict) -> str:
+    """Returns every table of a comparison, one under the other."""
+    parts = [
+        head(found),
+        accuracy_table(found),
+        difference_table(found),
+        *(metric_table(found, name) for name in found["metrics"]),
+        run_table(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def head(found: dict) -> str:
+    """Returns two sentences: what differs, and whether anything was compiled twice."""
+    differs = ", ".join(f"`{name}`" for name in found["differs"])
+    compiles = sum(row["compiles_after_warmup"] for row in found["runs"])
+    return (
+        f"`{found['config']}`: the arms differ in {differs}. "
+        f"Compilations after warm-up, all runs: {compiles}."
+    )
+
+
+def accuracy_table(found: dict) -> str:
+    """Returns held-out accuracy by set and arm: the mean of the seeds, then each seed."""
+    seeds = found["seeds"]
+    rows = [["set", "arm", "mean", *(f"seed {seed}" for seed in seeds)]]
+    for name, arms in found["accuracy"].items():
+        for arm, accuracy in arms.items():
+            by_seed = [percent(*accuracy["seeds"][seed]) for seed in seeds]
+            rows.append([name, arm, percent(*accuracy["all"]), *by_seed])
+    return markdown(rows)
+
+
+def difference_table(found: dict) -> str:
+    """Returns the paired differences to the first arm, in points."""
+    first = found["arms"][0]
+    rows = [
+        [
+            "set",
+            f"arm - {first}",
+            "95% interval",
+            "each seed",
+            "interval of the seeds alone (t)",
+        ]
+    ]
+    for name, arms in found["differences"].items():
+        for arm, gap in arms.items():
+            by_seed = ", ".join(points(x) for x in gap["seeds"].values())
+            rows.append(
+                [
+                    name,
+                    f"{arm}: **{points(gap['mean'])}**",
+                    between(gap["low"], gap["high"]),
+                    by_seed,
+                    between(*gap["t"]),
+                ]
+            )
+    return markdown(rows)
+
+
+def metric_table(found: dict, name: str) -> str:
+    """Returns the mean height of a metric's curve by arm, and its difference to the first arm."""
+    steps = f"the first {found['first']} steps" if found["first"] else "all steps"
+    first = found["arms"][0]
+    rows = [[f"`{name}`, mean over {steps}", "mean", "each seed", f"minus {first} (t)"]]
+    for arm, metric in found["metrics"][name].items():
+        by_seed = ", ".join(f"{value:.4g}" for value in metric["seeds"].values())
+        gap = "-"
+        if "difference" in metric:
+            mean, low, high = metric["difference"]
+            gap = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        rows.append([arm, f"{metric['mean']:.4g}", by_seed, gap])
+    return markdown(rows)
+
+
+def run_table(found: dict) -> str:
+    """Returns one row a run."""
+    rows = [["run", "seconds", "compilations after warm-up", "checkpoint chosen"]]
+    for run in found["runs"]:
+        chosen = "-" if run["chosen_step"] is None else f"step {run['chosen_step']}"
+        label = f"{run['arm']}, seed {run['seed']}"
+        compiles = str(run["compiles_after_warmup"])
+        rows.append([label, f"{run['wall_s']:.0f}", compiles, chosen])
+    return markdown(rows)
+
+
+def percent(mean: float, low: float, high: float) -> str:
+    """Writes shares as "81.2 (79.8 to 82.5)", in percent."""
+    return f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def points(share: float) -> str:
+    """Writes a difference of shares as "+1.2", in points."""
+    return f"{100 * share:+.1f}"
+
+
+def between(low: float, high: float) -> str:
+    """Writes an interval as "-0.4 to +2.8"; "-" if there is none, as of one seed."""
+    return "-" if math.isnan(low) else f"{points(low)} to {points(high)}"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Writes a table, whose first row is its head."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    line = "|" + "---|" * len(rows[0])
+    return "\n".join([head, line, *body])

@@ -1,0 +1,83 @@
+"""Makes the arms of a recipe with several seeds, and compares them on the same questions.
+
+    python -m tools.arms --config=recipes/othink --workdir=runs/othink
+
+The stages that all arms share are made once, in WORKDIR/start. From there each arm goes on with
+each seed, in WORKDIR/ARM/seed_K, as runs of the launcher. The same command again makes what is
+missing, goes on with what was killed, and prints the tables: accuracy, paired differences to the
+first arm, the probe's curve, and means of other metrics. They are also in WORKDIR/arms.json.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from r1v3_jax import cli
+from r1v3_jax.arms import results, runs, tables
+from r1v3_jax.arms.plan import Comparison, differing_fields, flags_between
+from r1v3_jax.config import load_arms
+from r1v3_jax.config.smoke import cut_down
+
+CONFIG = flags.DEFINE_string(
+    "config", None, "A recipe, as recipes/othink.", required=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", required=True)
+SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each arm.", lower_bound=1)
+ARMS = flags.DEFINE_list(
+    "arms", [], "Arms to make; default: all. The first is compared to."
+)
+PROCESSES = flags.DEFINE_integer("processes", 1, "Runs side by side.", lower_bound=1)
+METRIC = flags.DEFINE_multi_string(
+    "metric", [], "A metric to take means of; may be repeated."
+)
+FIRST = flags.DEFINE_integer(
+    "first", 0, "Steps that means of metrics go over; 0: all.", lower_bound=0
+)
+SMOKE = flags.DEFINE_bool(
+    "smoke", False, "A few steps and questions: does every stage run?"
+)
+
+
+def main():
+    # 1. The arms. They must differ in one thing, or their difference has no cause.
+    whole = load_arms(CONFIG.value)
+    unknown = [name for name in ARMS.value if name not in whole]
+    if unknown:
+        raise ValueError(
+            f"{CONFIG.value} has no arm {unknown[0]!r}; it has {', '.join(whole)}"
+        )
+    chosen = {name: whole[name] for name in ARMS.value or whole}
+    differs = differing_fields(chosen)
+    if len(chosen) > 1 and len(differs) != 1:
+        raise ValueError(
+            f"{CONFIG.value}: arms must differ in one field, and these differ in "
+            f"{', '.join(differs) or 'none'}; --arms=... chooses among them"
+        )
+    arms = chosen
+    if SMOKE.value:
+        arms = {name: cut_down(run) for name, run in chosen.items()}
+    comparison = Comparison(
+        config=CONFIG.value,
+        arms=arms,
+        seeds=tuple(range(SEEDS.value)),
+        directory=Path(WORKDIR.value),
+        flags={name: flags_between(chosen[name], arms[name]) for name in arms},
+    )
+    print(
+        f"{CONFIG.value}: {', '.join(arms)} differ in {', '.join(differs)}", flush=True
+    )
+
+    # 2. The runs.
+    runs.make_runs(
+        comparison, PROCESSES.value, tell=lambda line: print(line, flush=True)
+    )
+
+    # 3. What came out.
+    found = results.compare(comparison, METRIC.value, FIRST.value)
+    results.write(comparison.directory / "arms.json", found)
+    print()
+    print(tables.tables(found))
+
+
+if __name__ == "__main__":
+    cli.run(main)
