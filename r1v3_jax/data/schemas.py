@@ -1,8 +1,8 @@
 """Schemas of other people's data: the fields of a record -> the fields of a canonical row.
 
-One function for each schema, as its own program reads it: EasyR1, verl, V-Triune, TRL (also
-ms-swift), LLaVA/InternVL, MMK12/ViRL39K, knights and knaves, and ours. The parts they are made of
-are read by `fields`, `turns` and `media`. Nothing in a record is executed, and nothing is
+One function for each schema, as its own program reads it: EasyR1, WeThink, verl, V-Triune, TRL
+(also ms-swift), LLaVA/InternVL, MMK12/ViRL39K, knights and knaves, and ours. The parts they are
+made of are read by `fields`, `turns` and `media`. Nothing in a record is executed, and nothing is
 downloaded. A canonical row is a plain dict:
 
     id, source           text; empty if the record has none
@@ -25,10 +25,12 @@ from r1v3_jax.data.fields import (
     is_number,
     loads,
     parse_list,
+    read_text,
 )
 from r1v3_jax.data.media import column_images, has_marker
 from r1v3_jax.data.turns import (
     SYSTEM_FIELDS,
+    THOUGHT_END,
     are_objects,
     check_beside,
     dialogue,
@@ -79,7 +81,8 @@ def recognise(record: dict) -> str:
     if filled & {"prompt", "messages"}:
         return "trl"
     if "problem" in filled:
-        return "easyr1"
+        is_wethink = "refined_cot" in filled or {"category", "reward"} <= filled
+        return "wethink" if is_wethink else "easyr1"
     if "question" in filled:
         is_mmk12 = filled & {"image", "qid"} and "images" not in filled
         return "mmk12" if is_mmk12 else "own"
@@ -135,6 +138,25 @@ def _from_easyr1(record: dict) -> dict:
         "question": first_filled(record, "problem"),
         "answer": first_filled(record, *ANSWERS),
         "read": ("problem", "id", "source", *ANSWERS),
+    }
+
+
+def _from_wethink(record: dict) -> dict:
+    """Reads a row of WeThink (arXiv 2506.07905): EasyR1's, with how it is rewarded and a thought.
+
+    {"problem": "Which?", "answer": "B", "category": "multiple choice", "abilities": "counting",
+     "refined_cot": "<think>It is B.</think>", "image_path": "a.png", "reward": "rule"}
+    """
+    row = _from_easyr1(record)
+    answer = read_text(row["answer"], "answer").strip()
+    abilities = record.get("abilities")
+    is_list = isinstance(abilities, list) and all(isinstance(x, str) for x in abilities)
+    return row | {
+        "verifier": _wethink_verifier(record, answer),
+        "chain": _wethink_chain(record.get("refined_cot"), answer),
+        # A list is no metadata, a text is.
+        "metadata": {"abilities": ", ".join(abilities)} if is_list else {},
+        "read": (*row["read"], "refined_cot"),
     }
 
 
@@ -286,6 +308,7 @@ def _from_knights(record: dict) -> dict:
 SCHEMAS: dict[str, Callable[[dict], dict]] = {
     "own": _from_own,
     "easyr1": _from_easyr1,
+    "wethink": _from_wethink,
     "verl": _from_verl,
     "vtriune": _from_vtriune,
     "trl": _from_trl,
@@ -296,6 +319,50 @@ SCHEMAS: dict[str, Callable[[dict], dict]] = {
 
 
 # Parts of records
+
+
+def _wethink_verifier(record: dict, answer: str) -> str:
+    """Returns the verifier of a row of WeThink; InvalidRecord if its words name none.
+
+    The data set prints no list of its words. The paper has a language model for descriptions, and
+    rules for multiple choice and for blanks.
+    """
+    reward = read_text(record.get("reward"), "reward").lower()
+    category = read_text(record.get("category"), "category").lower()
+
+    def says(text: str, *words: str) -> bool:
+        return any(word in text for word in words)
+
+    # A "model" in a category may be what the question is about.
+    if says(reward, "model", "judge", "llm") or says(category, "descri", "open-end"):
+        return "model"
+    if says(reward + category, "choice"):
+        return "choice"
+    if says(reward + category, "fill", "blank"):
+        return "mathematics"
+    if says(reward, "rule"):
+        return "choice" if answer in [*"ABCDEFGH"] else "mathematics"
+    # A row that only teaches.
+    if not reward and not category:
+        return ""
+    raise InvalidRecord(
+        "verifier",
+        f"reward {reward[:50]!r}, category {category[:50]!r}; wanted 'rule' or 'model' as reward",
+    )
+
+
+def _wethink_chain(thought, answer: str) -> str | None:
+    """Writes the thought of a row, with or without tags, and its answer as a reply.
+
+    "<think>It is B.</think><answer>B</answer>", "B"   ->   "It is B.\n</think>\n\n\\boxed{B}"
+    """
+    text = read_text(thought, "refined_cot")
+    text = text.partition(THOUGHT_END)[0].partition("<answer>")[0]
+    text = text.replace("<think>", "").strip()
+    if not text or not answer:
+        return None
+    value = boxes.unboxed(answer)
+    return f"{text}\n{THOUGHT_END}\n\n\\boxed{{{value}}}"
 
 
 def _completeness(ratio) -> float:

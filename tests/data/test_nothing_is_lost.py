@@ -23,6 +23,12 @@ ASK = [{"role": "user", "content": "Which?"}]
 SCHEMA_ROWS = {
     "own": {"question": "Which?", "answer": "B"},
     "easyr1": {"problem": "Which?", "answer": "B"},
+    "wethink": {
+        "problem": "Which?",
+        "answer": "B",
+        "category": "multiple choice",
+        "reward": "rule",
+    },
     "mmk12": {"question": "Which?", "answer": "B", "qid": "q-1"},
     "verl": {"prompt": ASK, "reward_model": {"ground_truth": "B"}},
     "vtriune": {

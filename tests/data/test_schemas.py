@@ -69,6 +69,26 @@ def test_fields_that_a_chat_template_shows_are_refused():
     assert records.canonical(record | {"objects": objects})["chain"] == "a dog"
 
 
+@pytest.mark.parametrize(
+    "reward, category, answer, verifier",
+    [
+        ("rule", "counting", "B", "choice"),
+        ("rule", "counting", "3", "mathematics"),
+        ("Rule-based", "single-choice", "3 cm", "choice"),
+        ("LLM as judge", "multiple choice", "B", "model"),
+        ("rule", "parts of a ship model", "B", "choice"),
+        (None, "Description", "two cats", "model"),
+        (None, None, "B", ""),
+    ],
+)
+def test_how_a_row_of_wethink_is_rewarded(reward, category, answer, verifier):
+    """Proves: its words name the verifier; a model only where the reward or a description wants."""
+    record = {"problem": "Which?", "answer": answer, "refined_cot": "so it is"}
+    row = records.canonical(record | {"reward": reward, "category": category})
+    assert row["verifier"] == verifier
+    assert row["chain"] == f"so it is\n</think>\n\n\\boxed{{{answer}}}"
+
+
 def detection(ratio: dict) -> dict:
     """A row of V-Triune that asks for a reward of boxes."""
     parameters = {"det_reward_ratio": ratio}
@@ -110,6 +130,11 @@ def with_image(image) -> dict:
             {"prompt": ASK, "reward_model": V_TRIUNE | {"format_ratio": "all"}},
             "fields",
             "'all'",
+        ),
+        (
+            {"problem": "q", "answer": "a", "category": "song", "reward": "applause"},
+            "verifier",
+            "reward 'applause', category 'song'; wanted 'rule' or 'model'",
         ),
         (detection({"map50": 0.5}), "verifier", "mean average precision"),
         (detection({"map": "all"}), "fields", "det_reward_ratio"),

@@ -64,6 +64,73 @@ RECORDS = {
             "metadata": {"difficulty": 3},
         },
     ),
+    "WeThink, multiple choice": (
+        "wethink",
+        {
+            "problem": "Which?\n(A) 0\n(B) 1",
+            "answer": "B",
+            "category": "Multiple Choice",
+            "abilities": ["reading", "counting"],
+            "refined_cot": "<think>It is one.</think>\n<answer>B</answer>",
+            "image_path": "coco/a.png",
+            "reward": "rule-based",
+        },
+        {
+            "question": "Which?\n(A) 0\n(B) 1",
+            "answer": "B",
+            "images": ["coco/a.png"],
+            "chain": "It is one.\n</think>\n\n\\boxed{B}",
+            "verifier": "choice",
+            "metadata": {
+                "category": "Multiple Choice",
+                "abilities": "reading, counting",
+                "reward": "rule-based",
+            },
+        },
+    ),
+    "WeThink, a blank": (
+        "wethink",
+        {
+            "problem": "The digit is ___.",
+            "answer": "<answer>1</answer>",
+            "category": "fill-in-the-blank",
+            "abilities": "reading",
+            "refined_cot": "One stroke.<answer>one</answer>",
+            "image_path": "a.png",
+            "reward": "rule",
+        },
+        {
+            "question": "The digit is ___.",
+            "answer": "1",
+            "images": ["a.png"],
+            "chain": "One stroke.\n</think>\n\n\\boxed{1}",
+            "verifier": "mathematics",
+            "metadata": {
+                "category": "fill-in-the-blank",
+                "abilities": "reading",
+                "reward": "rule",
+            },
+        },
+    ),
+    "WeThink, a description": (
+        "wethink",
+        {
+            "problem": "Describe it.",
+            "answer": "A long stroke, drawn from the top to the bottom, stands for one.",
+            "category": "descriptive",
+            "abilities": None,
+            "refined_cot": None,
+            "image_path": "a.png",
+            "reward": "model",
+        },
+        {
+            "question": "Describe it.",
+            "answer": "A long stroke, drawn from the top to the bottom, stands for one.",
+            "images": ["a.png"],
+            "verifier": "model",
+            "metadata": {"category": "descriptive", "reward": "model"},
+        },
+    ),
     "verl": (
         "verl",
         {
