@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from r1v3_jax.evaluate.statistics import mean_interval, wilson
+from r1v3_jax.rewards import phrases
 from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
@@ -80,4 +81,28 @@ def accuracy(groups: list[Group]) -> dict[str, float]:
         "pass": passed,
         "pass_low": pass_low,
         "pass_high": pass_high,
+    }
+
+
+def unseen(groups: list[Group]) -> dict[str, float]:
+    """Returns {cannot_see}: the share of chains that say they cannot see the image.
+
+    If there are any, also {accuracy_cannot_see}: how often those are right. Skywork-R1V3's report
+    has both (table 5): 47 of 900 chains, 51.1 against 77.3.
+    """
+    answers = [
+        (
+            score.verdict is Verdict.RIGHT,
+            phrases.cannot_see(text.partition("</think>")[0]),
+        )
+        for group in groups
+        for text, score in zip(group.texts, group.scores, strict=True)
+        if score.total is not None
+    ]
+    saying = [is_right for is_right, says_so in answers if says_so]
+    if not saying:
+        return {"cannot_see": 0.0}
+    return {
+        "cannot_see": len(saying) / len(answers),
+        "accuracy_cannot_see": sum(saying) / len(saying),
     }

@@ -51,7 +51,10 @@ def accuracies(
         write_jsonl(verdicts, rows)
     for name, parts in config.pooled:
         groups[name] = [group for part in parts for group in groups[part]]
-    return {name: accuracy.accuracy(samples) for name, samples in groups.items()}
+    return {
+        name: {**accuracy.accuracy(samples), **accuracy.unseen(samples)}
+        for name, samples in groups.items()
+    }
 
 
 def _sampler(context: Context, processor_class: type[Processor]) -> GroupSampler:

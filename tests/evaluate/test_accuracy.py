@@ -8,7 +8,7 @@ import pytest
 
 from r1v3_jax.config import Evaluate
 from r1v3_jax.evaluate import statistics
-from r1v3_jax.evaluate.accuracy import accuracy
+from r1v3_jax.evaluate.accuracy import accuracy, unseen
 from r1v3_jax.report import plots
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 
@@ -89,3 +89,20 @@ def test_samples_at_temperature_0_are_refused():
     several = Evaluate(samples=5, temperature=1.0, batch=10, slots=50)
     with pytest.raises(ValueError, match="at most batch x samples = 50"):
         dataclasses.replace(several, slots=51)
+
+
+def test_chains_that_say_they_cannot_see_written_out():
+    """Three of six chains say so, one of them right; the failed one and a summary do not count."""
+    blind = "I cannot see the image, so 7.\n</think>7"
+    seeing = "There are 7.\n</think>7, though I cannot see the image"
+    rows = [
+        ("+-", [blind, blind]),
+        ("+-?", [seeing, blind, blind]),
+        ("++", [seeing] * 2),
+    ]
+    made = [
+        types.SimpleNamespace(scores=[SCORES[x] for x in marks], texts=texts)
+        for marks, texts in rows
+    ]
+    assert unseen(made) == {"cannot_see": 3 / 6, "accuracy_cannot_see": 1 / 3}
+    assert unseen(made[2:]) == {"cannot_see": 0.0}
