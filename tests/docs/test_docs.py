@@ -45,6 +45,8 @@ PLACEHOLDERS = {
     **dict.fromkeys(THEIRS, "tpu_v5e_8"),
 }  # configs by another name
 FOLDERS = ("r1v3_jax", "configs", "launch", "tools", "tests", "docs")
+# Columns of tables whose names are not the project's, or not any more.
+FOREIGN = ("old", "theirs", "TRL", "verl", "EasyR1")
 SECTIONS = (
     "grpo",
     "cold_start",
@@ -235,9 +237,13 @@ def test_fields_of_a_config_exist(name):
 
 
 def old_cells(page) -> set[str]:
-    """What tables of old and new names have in their column `old`: it need not be there."""
+    """What tables have in columns of old or foreign names: it need not be there."""
     cells = {
-        row[0] for table in pages.tables(page) if table[0][0] == "old" for row in table
+        cell
+        for table in pages.tables(page)
+        for row in table
+        for header, cell in zip(table[0], row, strict=True)
+        if header in FOREIGN
     }
     return {code for cell in cells for code in re.findall(r"`([^`]+)`", cell)}
 
