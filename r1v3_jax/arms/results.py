@@ -11,6 +11,9 @@ from r1v3_jax.evaluate.statistics import clustered_interval, t_interval, wilson
 from r1v3_jax.files import read_json, read_jsonl
 from r1v3_jax.report.run_numbers import read_rows, series
 
+CREDIT = (
+    ", credit"  # behind the name of a set: what answers are worth, not which are right
+)
 PROBE = "eval/accuracy"  # the metric whose curve is measured in any case
 
 # {arm: {seed: {set: shares}}}; shares: {question: share of right answers, nan if not verified}.
@@ -28,6 +31,7 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
         for arm in comparison.arms
     }
     check_questions(answers)
+    drop_plain_credit(answers)
     baseline = next(iter(comparison.arms))
     found = {
         "config": comparison.config,
@@ -53,7 +57,10 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
 
 
 def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
-    """Returns {set: {question: share of right answers}} after a run's last evaluated stage."""
+    """Returns {set: {question: share of right answers}} after a run's last evaluated stage.
+
+    The set "NAME, credit" has what the answers are worth on average, partial credit included.
+    """
     run = comparison.arms[arm]
     evaluated = [name for name in run.stages if name in run.evaluate.after]
     if not evaluated or not run.evaluate.sets:
@@ -64,9 +71,10 @@ def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
     path = comparison.workdir(arm, seed) / evaluated[-1] / "verdicts.jsonl"
     sets = {}
     for row in read_jsonl(path):
-        known = [right for right in row["right"] if right is not None]
-        share = sum(known) / len(known) if known else math.nan
-        sets.setdefault(row["set"], {})[row["id"]] = share
+        sets.setdefault(row["set"], {})[row["id"]] = known_mean(row["right"])
+        # Verdicts that were written before credit was have none.
+        credit = known_mean(row.get("credit", row["right"]))
+        sets.setdefault(f"{row['set']}{CREDIT}", {})[row["id"]] = credit
     for name, parts in run.evaluate.pooled:
         sets[name] = {
             f"{part}/{question}": share
@@ -74,6 +82,24 @@ def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
             for question, share in sets[part].items()
         }
     return sets
+
+
+def known_mean(numbers: list) -> float:
+    """Returns the mean of the numbers that are not None; nan if all are."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def drop_plain_credit(answers: Answers) -> None:
+    """Removes, in place, the credit of sets where no answer of any run has partial credit."""
+    runs_sets = [sets for seeds in answers.values() for sets in seeds.values()]
+    for name in [name for name in runs_sets[0] if name.endswith(CREDIT)]:
+        plain = name.removesuffix(CREDIT)
+        credit = [list(sets[name].values()) for sets in runs_sets]
+        right = [list(sets[plain].values()) for sets in runs_sets]
+        if np.array_equal(credit, right, equal_nan=True):
+            for sets in runs_sets:
+                del sets[name]
 
 
 def check_questions(answers: Answers) -> None:

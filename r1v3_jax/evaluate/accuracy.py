@@ -33,11 +33,16 @@ def sample_groups(
 
 
 def verdicts(groups: list[Group]) -> list[dict]:
-    """Returns {id, right} of each question: whether each answer is right, None if not verified."""
+    """Returns {id, right, credit} of each question, lists with an entry for each answer.
+
+    right: whether it is; None if it was not verified. credit: what it is worth, 0 to 1, which is
+    more than right or wrong where the verifier grades.
+    """
     return [
         {
             "id": group.example.id,
             "right": [is_right(score) for score in group.scores],
+            "credit": [score.accuracy for score in group.scores],
         }
         for group in groups
     ]

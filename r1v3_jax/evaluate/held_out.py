@@ -29,7 +29,8 @@ def accuracies(
 ) -> dict[str, dict[str, float]]:
     """Returns the accuracy on each set of the run, and on the sets pooled, by name.
 
-    verdicts: a file for the verdicts of each question, {"set", "id", "right": [true, ...]} a line.
+    verdicts: a file for the verdicts of each question, a line each: {"set", "id", "right": [true,
+    ...], "credit": [1.0, ...]}.
     """
     config = context.run.evaluate
     sampler = _sampler(context, processor_class)

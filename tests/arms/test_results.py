@@ -9,7 +9,7 @@ import pytest
 from r1v3_jax.arms import results, runs, tables
 from r1v3_jax.arms.plan import Comparison
 from r1v3_jax.config import load_config
-from r1v3_jax.files import write_jsonl
+from r1v3_jax.files import read_jsonl, write_jsonl
 
 replace = dataclasses.replace
 
@@ -88,6 +88,31 @@ def test_arms_are_compared_question_by_question(comparison):
         0,
         1,
     ]
+
+
+def test_partial_credit_is_compared_beside_what_is_right(comparison):
+    """Where a verifier grades, and there alone."""
+    for seed in comparison.seeds:
+        for arm in comparison.arms:
+            write_run(comparison, arm, seed, "+-", "+-", {})
+    # Half of the second answer to an easy question, by one run. The rows of the others have no
+    # credit, as before it was written.
+    path = comparison.workdir("held", 1) / "grpo" / "verdicts.jsonl"
+    rows = read_jsonl(path)
+    for row in rows:
+        row["credit"] = [float(right) for right in row["right"]]
+    rows[1]["credit"] = [0.5]
+    write_jsonl(path, rows)
+    found = results.compare(comparison, [], 0)
+    assert list(found["differences"]) == [
+        "easy",
+        "easy, credit",
+        "normal",
+        "both",
+    ]
+    assert found["differences"]["easy"]["held"]["mean"] == 0
+    assert found["differences"]["easy, credit"]["held"]["seeds"] == {0: 0.0, 1: 0.25}
+    assert found["accuracy"]["easy, credit"]["held"]["seeds"][1][0] == 0.75
 
 
 def test_other_questions_are_refused(comparison):

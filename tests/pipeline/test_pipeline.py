@@ -95,6 +95,7 @@ def test_it_leaves_what_a_run_leaves(finished):
     ]
     right = [row["right"] == [True] for row in rows if row["set"] == "easy"]
     assert summary["accuracy"]["connector"]["easy"]["mean"] == sum(right) / 8
+    assert all(row["credit"] == [float(row["right"] == [True])] for row in rows)
 
 
 def test_the_export_is_the_model(config, finished):
