@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rows_for_tests import ASK, RECORDS, V_TRIUNE
+from schema_rows import ASK, RECORDS, V_TRIUNE
 
 from r1v3_jax.data import fields, records, schemas
 

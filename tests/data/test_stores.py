@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import rows_for_tests
+import schema_rows
 from PIL import Image
 from rows_for_tests import digit, write_array_record, write_tar
 
@@ -159,10 +159,10 @@ def test_the_same_rows_at_every_kind_of_path(tmp_path, cache):
     assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.parametrize("name", rows_for_tests.RECORDS)
+@pytest.mark.parametrize("name", schema_rows.RECORDS)
 def test_each_schema_from_a_file(tmp_path, cache, name):
     """As tables have them: structs for objects, and columns that only another row fills."""
-    schema, record, expected = rows_for_tests.RECORDS[name]
+    schema, record, expected = schema_rows.RECORDS[name]
     table = [record | {"later": None}, {"later": "x"}]
     paths = {"rows.parquet", "rows.jsonl"}
     # A list of texts and objects is in no table.

@@ -11,11 +11,11 @@ from PIL import Image
 from rows_for_tests import (
     DAMAGE,
     GOOD,
-    RECORDS,
     damaged_line,
     digit,
     write_images,
 )
+from schema_rows import RECORDS
 from tools_for_tests import run_tool
 
 from r1v3_jax import checksums
