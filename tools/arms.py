@@ -14,7 +14,12 @@ from absl import flags
 
 from r1v3_jax import cli
 from r1v3_jax.arms import results, runs, tables
-from r1v3_jax.arms.plan import Comparison, differing_fields, flags_between
+from r1v3_jax.arms.plan import (
+    Comparison,
+    differing_fields,
+    flags_between,
+    shared_stages,
+)
 from r1v3_jax.config import load_arms
 from r1v3_jax.config.smoke import cut_down
 
@@ -53,12 +58,20 @@ def main():
             f"{CONFIG.value}: arms must differ in one field, and these differ in "
             f"{', '.join(differs) or 'none'}; --arms=... chooses among them"
         )
-    arms = chosen
-    if SMOKE.value:
-        arms = {name: cut_down(run) for name, run in chosen.items()}
+    cut = cut_down if SMOKE.value else lambda run: run
+    arms = {name: cut(run) for name, run in chosen.items()}
+    shared = shared_stages(whole)
+    # An arm that is another's beginning would have nothing to do, and no accuracy of its own.
+    idle = [name for name, run in chosen.items() if len(run.stages) == len(shared)]
+    if idle:
+        raise ValueError(
+            f"{CONFIG.value}: every stage of {idle[0]} ({', '.join(shared)}) is the same in the "
+            "other arms; arms must differ in a stage"
+        )
     comparison = Comparison(
         config=CONFIG.value,
         arms=arms,
+        shared=tuple(shared),
         seeds=tuple(range(SEEDS.value)),
         directory=Path(WORKDIR.value),
         flags={name: flags_between(chosen[name], arms[name]) for name in arms},

@@ -17,6 +17,7 @@ class Comparison:
 
     config: str  # the name of the recipe, as --config has it
     arms: dict[str, Run]
+    shared: tuple[str, ...]  # the stages that are made once, for all arms of the recipe
     seeds: tuple[int, ...]
     directory: Path
     # arm -> flags of the launcher that make its Run of the recipe's.

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from r1v3_jax.arms.plan import Comparison, shared_stages
+from r1v3_jax.arms.plan import Comparison
 from r1v3_jax.config import Run
 from r1v3_jax.files import read_json
-from r1v3_jax.pipeline.preflight import identity
+from r1v3_jax.pipeline.preflight import identity, only, part_of
 from r1v3_jax.run.checkpoints import check_same
 from r1v3_jax.run.preemption import PREEMPTED
 
@@ -44,16 +44,8 @@ def make_runs(
     processes: runs side by side. ValueError with the end of its log for one that fails.
     """
     # 1. What all arms share, once, with the config's own seed.
-    shared = shared_stages(comparison.arms)
+    shared = comparison.shared
     arm, first = next(iter(comparison.arms.items()))
-    is_whole = [
-        name for name, run in comparison.arms.items() if len(run.stages) == len(shared)
-    ]
-    if is_whole:
-        raise ValueError(
-            f"{comparison.config}: every stage of {is_whole[0]} ({', '.join(shared)}) is the same "
-            "in the other arms; arms must differ in a stage"
-        )
     for stage in shared:
         if (comparison.start / stage / "done").exists():
             check_same_run(first, comparison.start, {stage})
@@ -99,7 +91,7 @@ def make_job(
     )
 
 
-def link_shared(comparison: Comparison, workdir: Path, shared: list[str]) -> None:
+def link_shared(comparison: Comparison, workdir: Path, shared: tuple[str, ...]) -> None:
     """Puts links to the finished shared stages into a run's directory, which goes on from them."""
     workdir.mkdir(parents=True, exist_ok=True)
     for stage in shared:
@@ -110,19 +102,18 @@ def link_shared(comparison: Comparison, workdir: Path, shared: list[str]) -> Non
 
 
 def check_same_run(run: Run, workdir: Path, stages: set[str]) -> None:
-    """Raises ValueError if what is in `workdir` was made by another config than `run`."""
+    """Raises ValueError if `stages` of `workdir` were made by another config than `run`."""
     path = workdir / "run.json"
     saved = read_json(path)
     current = identity(run, workdir)
-    others = {name for name in run.stages if name not in stages}
-
-    def kept(fields: dict) -> dict:
-        return {k: v for k, v in fields.items() if k.partition(".")[0] not in others}
-
+    # Fields are compared by the part in front of the first dot: a stage, the model, the seed, ...
+    # Other stages do not matter here, and those of another recipe may be in the directory too.
+    parts = {part_of(key) for key in saved} & {part_of(key) for key in current}
+    parts -= run.stages.keys() - stages
     advice = (
         "It is finished; choose another --workdir, or remove this one to make it anew"
     )
-    check_same(path, kept(saved), kept(current), advice)
+    check_same(path, only(saved, parts), only(current, parts), advice)
 
 
 def run_jobs(jobs: list[Job], processes: int, tell: Callable[[str], None]) -> None:

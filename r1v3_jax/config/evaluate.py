@@ -48,7 +48,7 @@ class Evaluate:
     critical_words: tuple[str, ...] = ("Wait", "Alternatively", "Hmm")
     # P(entropy > this) is logged; report, section 6.5 (it does not state the base of the log).
     high_entropy: float = 6.8
-    select_by: Literal["critical_entropy", "accuracy", "both"] = "both"
+    select_by: Literal["critical_entropy", "accuracy", "both", "last"] = "both"
 
     def __post_init__(self):
         check(self)

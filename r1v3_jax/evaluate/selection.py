@@ -13,10 +13,14 @@ def select(checkpoints: list[dict], criterion: str) -> tuple[dict, str]:
 
     criterion "critical_entropy" or "accuracy": the highest. "both": the highest critical-token
     entropy among the checkpoints whose accuracy is not clearly below the best (their intervals
-    overlap).
+    overlap). "last": the last one, whatever was measured.
     """
     if not checkpoints:
         raise ValueError("no checkpoint to choose from; set grpo.evaluate_every")
+
+    if criterion == "last":
+        last = checkpoints[-1]
+        return last, f"step {last['step']}: the last"
 
     best = max(checkpoints, key=_accuracy)
     step = best["step"]

@@ -59,9 +59,13 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class DipAndRise:
-    """Falls from `high` to `low` until `turn`, and rises to `high` again: GRPO-D.
+    """Falls from midway between `low` and `high` to `low`, then rises to `high`: GRPO-D.
 
     OThink-MR1 (arXiv 2503.16081): little is held to the reference while there is much to explore.
+    With the progress s and the turn w:
+
+        beta(s) = mid - (mid - low) s / w                  s <= w,  mid = (low + high) / 2
+        beta(s) = low + (high - low) (s - w) / (1 - w)     s > w
     """
 
     low: float
@@ -76,10 +80,10 @@ class DipAndRise:
 
     def __call__(self, progress: float) -> float:
         if progress < self.turn:
-            distance = (self.turn - progress) / self.turn
-        else:
-            distance = (progress - self.turn) / (1 - self.turn)
-        return self.low + (self.high - self.low) * distance
+            middle = (self.low + self.high) / 2
+            return middle - (middle - self.low) * progress / self.turn
+        rise = (progress - self.turn) / (1 - self.turn)
+        return self.low + (self.high - self.low) * rise
 
 
 @dataclasses.dataclass(frozen=True)

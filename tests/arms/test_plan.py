@@ -99,8 +99,8 @@ def test_an_arm_is_found_by_its_name(tmp_path):
     with pytest.raises(ValueError) as error:
         load_config("recipes/othink:constnat")
     assert str(error.value) == (
-        "recipes/othink has no arm 'constnat'; it has none, constant, dip_and_rise, as "
-        "recipes/othink:none"
+        "recipes/othink has no arm 'constnat'; it has constant, dip_and_rise, none, as "
+        "recipes/othink:constant"
     )
     with pytest.raises(
         ValueError, match="does not define `arms`, two or more runs by name"

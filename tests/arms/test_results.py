@@ -26,7 +26,7 @@ def comparison(tmp_path):
             digits.evaluate, sets=sets, pooled=(("both", ("easy", "normal")),)
         )
         arms[name] = replace(run, stages=stages, evaluate=evaluate)
-    return Comparison("recipes/made_up", arms, (0, 1), tmp_path)
+    return Comparison("recipes/made_up", arms, (), (0, 1), tmp_path)
 
 
 def write_run(comparison, arm, seed, easy, normal, probes):

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from r1v3_jax.arms.plan import differing_fields
 from r1v3_jax.config import Run, load_arms, load_config
 from r1v3_jax.config.smoke import cut_down
+from r1v3_jax.pipeline import pipeline, preflight
 
 FOLDER = Path(__file__).parents[2] / "configs" / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.py"))
 LINES = 60
+CPU_S = 60
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -31,3 +34,16 @@ def test_a_recipe(name):
     assert {run.evaluate.questions for run in arms.values()} == {1000}
     for run in arms.values():
         assert cut_down(run).evaluate.questions == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs(name, tmp_path):
+    """Its second arm, cut down, goes through every stage and compiles nothing twice."""
+    config = cut_down(list(load_arms(f"recipes/{name}").values())[1])
+    preflight.check(config, tmp_path)
+    started = time.process_time()
+    summary = pipeline.run(config, tmp_path, quiet=True)
+    assert time.process_time() - started < CPU_S
+    assert summary["compiles_after_warmup"] == 0
+    assert all((tmp_path / stage / "done").exists() for stage in config.stages)

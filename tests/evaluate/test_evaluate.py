@@ -93,6 +93,7 @@ CHECKPOINTS = [
         ("accuracy", 40, "the highest held-out accuracy, 0.720"),
         ("critical_entropy", 20, "the highest critical-token entropy, 1.500"),
         ("both", 60, "of the 3 not clearly below the best"),
+        ("last", 80, "the last"),
     ],
 )
 def test_select(criterion, step, reason):
