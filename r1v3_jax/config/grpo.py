@@ -34,7 +34,7 @@ from r1v3_jax.losses import (
     SequenceMean,
     TokenChoice,
 )
-from r1v3_jax.losses.policy import check_number
+from r1v3_jax.losses.policy import check_number, reads_reference
 from r1v3_jax.losses.schedules import Number, is_off, value
 from r1v3_jax.rewards.reward import Reward
 
@@ -101,6 +101,9 @@ class GRPO:
     aggregation: Aggregation = SequenceMean()  # equation 7
     loss: PolicyLoss = Clipped()
     kl_coef: Number = 0.0  # 0: no reference model in memory, no pass through one
+    # What the KL term holds to, and the teacher of Distilled(): a Hugging Face directory or a
+    # checkpoint of ours, of any size that reads the same tokens. Empty: the stage's first weights.
+    reference: str = ""
     kl_estimator: KLEstimator = K3()
     # Of the policy's mean entropy, which is made larger.
     entropy_coef: Number | AdaptiveEntropy = 0.0
@@ -160,6 +163,7 @@ class GRPO:
         wanted = "positive, as 1.0: greedy samples do not explore"
         check_number("GRPO.temperature", self.temperature, 1e-6, 1e6, wanted)
         self._check_whole_samples()
+        self._check_reference()
         self._check_off_policy()
         self._check_samples()
         self._check_buckets()
@@ -173,6 +177,10 @@ class GRPO:
         if is_off(self.length_limit):
             return self.max_completion_tokens
         return round(value(self.length_limit, step / self.steps))
+
+    def needs_reference(self) -> bool:
+        """Returns whether a reference model is in memory, and scores every sample."""
+        return not is_off(self.kl_coef) or reads_reference(self.loss)
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
@@ -254,6 +262,29 @@ class GRPO:
             raise ValueError(
                 f"GRPO.correction is {self.correction} and GRPO.loss {loss}, whose ratio is that "
                 "of a whole sample; Truncated(2.0) or WholeSequence() would do"
+            )
+
+    def _check_reference(self) -> None:
+        """Raises ValueError for a reference without use, and a teacher that cannot teach."""
+        if self.reference and not self.needs_reference():
+            raise ValueError(
+                f"GRPO.reference is {self.reference!r} and nothing reads it; kl_coef = 0.001 or "
+                'loss = Distilled() would do, or reference = ""'
+            )
+        if not reads_reference(self.loss):
+            return
+        loss = type(self.loss).__name__
+        if not self.reference:
+            raise ValueError(
+                f"GRPO.loss is {loss} and GRPO.reference empty: the stage's first weights have "
+                "nothing to teach it; name a checkpoint, as RUN/export"
+            )
+        # It is pushed by no advantage: what chooses by rewards has no say in it.
+        if self.refills or self.tokens != AllTokens():
+            raise ValueError(
+                f"GRPO.loss is {loss}, which learns from every token whatever its reward, beside "
+                f"refills = {self.refills} and tokens = {self.tokens}; refills = 0 and AllTokens() "
+                "would do"
             )
 
     def _check_off_policy(self) -> None:

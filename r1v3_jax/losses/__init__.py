@@ -32,7 +32,15 @@ from r1v3_jax.losses.corrections import (
 )
 from r1v3_jax.losses.entropy import AdaptiveEntropy
 from r1v3_jax.losses.kl import K1, K2, K3, KLEstimator
-from r1v3_jax.losses.policy import Cispo, Clipped, Gmpo, Gspo, PolicyLoss, Sapo
+from r1v3_jax.losses.policy import (
+    Cispo,
+    Clipped,
+    Distilled,
+    Gmpo,
+    Gspo,
+    PolicyLoss,
+    Sapo,
+)
 
 __all__ = [
     "K1",
@@ -49,6 +57,7 @@ __all__ = [
     "Clipped",
     "ConstantLength",
     "Correction",
+    "Distilled",
     "GaussianRanks",
     "Gmpo",
     "GroupCentred",

@@ -13,7 +13,7 @@ The metrics are sums over tokens, by weight; `train.policy_gradient` divides the
 """
 
 import dataclasses
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ MAX_LOG_RATIO = 20.0
 class PolicyLoss(Protocol):
     """A loss of a micro-batch: float32[B, T] each -> (loss, metrics).
 
-    segment_ids: int32[B, T], which tokens are one sample; see `types.SampleRows`.
+    segment_ids: int32[B, T], which tokens are one sample; see `types.SampleRows`. A loss with
+    `READS_REFERENCE = True` is given the log-probabilities of the reference as its advantages.
     """
 
     def __call__(
@@ -176,6 +177,29 @@ class Sapo:
         tau = jnp.where(advantages > 0, self.positive, self.negative)
         gate = 4 / tau * jax.nn.sigmoid(tau * (ratio - 1))
         return weighted_sum(-gate * advantages, weights), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+    """sum_t w_t * -r sg(log p_reference - log p): on-policy distillation.
+
+    Each token of the policy's own samples has as its advantage by how much the teacher likes it
+    more than the policy; the gradient is that of the reverse KL divergence at the token, on average
+    over samples (arXiv 2306.13649). Rewards are measured and push nothing.
+    """
+
+    READS_REFERENCE: ClassVar[bool] = True
+
+    def __call__(self, logprobs, old_logprobs, advantages, weights, segment_ids):
+        ratio = jnp.exp(log_ratio(logprobs, old_logprobs, weights))
+        gap = log_ratio(advantages, jax.lax.stop_gradient(logprobs), weights)
+        metrics = {"teacher_kl": weighted_sum(-gap, weights)}
+        return weighted_sum(-ratio * gap, weights), metrics
+
+
+def reads_reference(loss) -> bool:
+    """Returns whether a loss is given the reference's log-probabilities as its advantages."""
+    return getattr(loss, "READS_REFERENCE", False)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -9,15 +9,14 @@ from r1v3_jax import checksums
 from r1v3_jax.config import ModelConfig, Run
 from r1v3_jax.config.load import REPLACED
 from r1v3_jax.files import read_json
-from r1v3_jax.hf.checkpoint import Checkpoint
 from r1v3_jax.models import build
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verify import check_functions
 from r1v3_jax.run.checkpoints import check_same
-from r1v3_jax.run.weights import read_config
 from r1v3_jax.sharding import abstract_mesh
 from r1v3_jax.stages.kinds import kind_of
 from r1v3_jax.stages.loop import check_sources
+from r1v3_jax.stages.reference import checkpoint_config
 
 # Fields in which a run may differ from the checkpoint it starts from: choices, not shapes. The
 # run's values are taken; of ties, and of padding in a checkpoint of ours, those of the weights.
@@ -127,13 +126,7 @@ def check_init(config: Run) -> None:
     `init_from`.
     """
     directory = Path(config.init_from)
-    is_ours = (directory / "model.json").exists()
-    if is_ours:
-        saved_model = read_config(directory)[0]
-    else:
-        # Also reads the headers of the weights.
-        saved_model = Checkpoint.open(directory).config
-    saved = model_fields(saved_model)
+    saved = model_fields(checkpoint_config(directory))
     wanted = model_fields(config.model)
     # A field that only one side has is a difference too: a tower where there was none.
     differing = [

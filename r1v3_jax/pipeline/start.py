@@ -1,13 +1,11 @@
 """What a run starts with: its tokenizer, its processor, its first weights."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
 from absl import logging
 
-from r1v3_jax import hf
-from r1v3_jax.config import ModelConfig, Run
+from r1v3_jax.config import Run
 from r1v3_jax.hf import processor_files
 from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
@@ -18,6 +16,7 @@ from r1v3_jax.processing.processor import Processor
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.weights import load_weights
+from r1v3_jax.stages.reference import load_checkpoint
 
 
 def write_tokenizer(config: Run, directory: Path) -> None:
@@ -81,27 +80,4 @@ def initial_model(context: Context, first_stage: str) -> R1V3:
         return build.init(config.model, config.compute, seed=config.seed)
 
     # 3. A checkpoint, ours or Hugging Face's. Its shapes were compared in `preflight.check_init`.
-    is_ours = (Path(config.init_from) / "model.json").exists()
-    if is_ours:
-        model = load_weights(config.init_from, compute=config.compute, mesh=mesh)
-    else:
-        model = hf.load(
-            config.init_from,
-            compute=config.compute,
-            mesh=mesh,
-            vocab_multiple=config.model.text.vocab_multiple,
-        )
-    return with_choices(model, config.model)
-
-
-def with_choices(model: R1V3, wanted: ModelConfig) -> R1V3:
-    """Returns the model with what is a choice and no shape taken from the run's config."""
-    text = dataclasses.replace(model.config.text, rope_impl=wanted.text.rope_impl)
-    config = dataclasses.replace(
-        model.config,
-        text=text,
-        max_tiles=wanted.max_tiles,
-        architecture=wanted.architecture,
-        pad_token_id=wanted.pad_token_id,
-    )
-    return build.with_config(model, config)
+    return load_checkpoint(config.init_from, config.model, config.compute)

@@ -13,7 +13,8 @@ class Program:
 
     name: str  # of the jitted function
     lower: Callable[[], jax.stages.Lowered]
-    use: str = ""  # "probe" for the rollout programs of a probe
+    # "probe" for the rollout programs of a probe, "reference" for a reference of another size.
+    use: str = ""
     size: str = ""  # of its prompts, "1024x128", if it is compiled for several
     calls: int = 1  # in a step of full size
     trips: int = 1  # upper bound of its data-dependent loop; 1: it has none
@@ -32,7 +33,8 @@ class Program:
     @staticmethod
     def function(label: str) -> str:
         """Returns the name of the jitted function of a label."""
-        return label.partition("@")[0].removeprefix("probe_")
+        name = label.partition("@")[0]
+        return name.removeprefix("probe_").removeprefix("reference_")
 
 
 def concrete(shapes, mesh):

@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from r1v3_jax.config import GRPO, Data, Run, Verify
 from r1v3_jax.data import placement
@@ -23,7 +22,7 @@ from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.files import write_jsonl
-from r1v3_jax.losses.schedules import is_off, value
+from r1v3_jax.losses.schedules import value
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
@@ -43,6 +42,11 @@ from r1v3_jax.stages.entropy_bonus import EntropyBonus
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.stages.probe import Probe, make_sampler
+from r1v3_jax.stages.reference import (
+    check_reference,
+    make_reference,
+    reference_config,
+)
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
 from r1v3_jax.train.policy_batch import busy_rows, policy_batch, policy_batch_of
@@ -62,8 +66,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     Returns the chosen model, and the account of the choice.
     """
     optimizer, update = make_update(config)
-    # A copy: the first update donates the arrays of the policy.
-    reference = None if is_off(config.kl_coef) else jax.tree.map(jnp.copy, model)
+    reference = make_reference(context.run, config, model)
     state = create(model, optimizer, trainable(config.trainable))
     del model  # its arrays belong to `state` now, and the first update donates them
 
@@ -178,6 +181,7 @@ def check(run: Run, config: GRPO) -> None:
     if config.evaluate_every:
         sources.append(run.evaluate.probe)
     check_sources(*sources)
+    check_reference(run, config)
     if hasattr(config.train, "check"):
         check_verifiers(config.train, run.verify)
 
@@ -384,7 +388,10 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     optimizer, update = make_update(stage)
     state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
     weights = shard_bytes(model)
-    reference = 0 if is_off(stage.kl_coef) else weights
+    reference = 0
+    if stage.needs_reference():
+        teacher = reference_config(config, stage)
+        reference = shard_bytes(build.abstract(teacher, config.compute, mesh))
     kept = shard_bytes(state) + reference  # bytes that are on a chip all the time
     sampling = SamplingParams(
         max_tokens=stage.max_completion_tokens,
@@ -411,8 +418,12 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         table = learning_programs(config, stage, mesh, (length, tiles), state, update)
         # Beside scoring: moments and reference; beside the update: the reference. And the next
         # rollout's state, if it was started before.
-        resident = {"score": kept - weights + ahead, "update": reference + ahead}
-        return [dataclasses.replace(p, resident=resident[p.name]) for p in table]
+        resident = {
+            "score": kept - weights + ahead,
+            "reference_score": kept - reference + ahead,
+            "update": reference + ahead,
+        }
+        return [dataclasses.replace(p, resident=resident[p.label]) for p in table]
 
     # 1. Sample, at full size.
     full = (stage.max_prompt_tokens, stage.tiles)
@@ -454,23 +465,29 @@ def learning_programs(
 ) -> list[Program]:
     """Returns score, where it is needed, and update, for prompts of one size.
 
+    A reference of other dimensions has a program of its own.
+
     size: tokens that prompts are padded to, and tile slots.
     """
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
     has_old = needs_old_logprobs(stage)
-    has_ref = not is_off(stage.kl_coef)
+    has_ref = stage.needs_reference()
     table = []
     if has_old:
         batch = on_mesh(policy_batch_of(config.model, stage, *size), config, mesh)
-        lower = lower_on_mesh(
-            mesh,
-            lambda: score.lower(
-                state.model, batch, stage.temperature, stage.prompt_parts
-            ),
-        )
+
+        def lower_score(model: R1V3):
+            settings = (batch, stage.temperature, stage.prompt_parts)
+            return lower_on_mesh(mesh, lambda: score.lower(model, *settings))
+
         # The policy before the update, and the reference.
-        calls = 2 if has_ref else 1
-        table.append(Program("score", lower, calls=calls, **loop))
+        teacher = reference_config(config, stage)
+        is_shared = has_ref and teacher == config.model
+        calls = 2 if is_shared else 1
+        table.append(Program("score", lower_score(state.model), calls=calls, **loop))
+        if has_ref and not is_shared:
+            lower = lower_score(build.abstract(teacher, config.compute, mesh))
+            table.append(Program("score", lower, use="reference", **loop))
     scored = policy_batch_of(config.model, stage, *size, old=has_old, ref=has_ref)
     scored = on_mesh(scored, config, mesh)
     lower = lower_on_mesh(mesh, lambda: update.lower(state, scored))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import NOTHING
+from r1v3_jax.losses.policy import reads_reference
 from r1v3_jax.losses.schedules import Number, is_off
 from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.caches import PromptCache
@@ -86,7 +87,8 @@ def policy_loss(
         corrected = weights * config.correction(
             old, rows.sampler_logprobs, weights, segments
         )
-    loss, metrics = step.loss(logprobs, old, rows.advantages, corrected, segments)
+    pushes = rows.ref_logprobs if reads_reference(step.loss) else rows.advantages
+    loss, metrics = step.loss(logprobs, old, pushes, corrected, segments)
     if not is_off(step.kl_coef):
         divergence = weighted_sum(
             config.kl_estimator(logprobs, rows.ref_logprobs), weights
@@ -111,7 +113,7 @@ def needs_old_logprobs(config: GRPO) -> bool:
 
     With one update per rollout the update's own forward pass is the policy before it.
     """
-    return config.updates_per_rollout > 1 or not is_off(config.kl_coef)
+    return config.updates_per_rollout > 1 or config.needs_reference()
 
 
 def with_logprobs(
@@ -120,7 +122,7 @@ def with_logprobs(
     """Returns the batch with the log-probabilities of the sampling weights and of the reference."""
     old = score(model, batch, config.temperature, config.prompt_parts)
     ref = None
-    if not is_off(config.kl_coef):
+    if config.needs_reference():
         ref = score(reference, batch, config.temperature, config.prompt_parts)
     rows = dataclasses.replace(batch.rows, old_logprobs=old, ref_logprobs=ref)
     return dataclasses.replace(batch, rows=rows)

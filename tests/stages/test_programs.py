@@ -12,6 +12,7 @@ from r1v3_jax.losses.schedules import Decay, DipAndRise, Line
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, start
 from r1v3_jax.rollout import sampler
+from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, kinds, sft
 from r1v3_jax.train import policy_gradient
@@ -66,7 +67,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, watched)
 
     for module, name in (
-        (build, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (sampler, "decode"),
+        (build, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (loop, "decode"),
         (policy_gradient, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)
