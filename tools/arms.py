@@ -16,7 +16,7 @@ from r1v3_jax import cli
 from r1v3_jax.arms import results, runs, tables
 from r1v3_jax.arms.plan import (
     Comparison,
-    differing_fields,
+    differing_by_arm,
     flags_between,
     shared_stages,
 )
@@ -44,7 +44,7 @@ SMOKE = flags.DEFINE_bool(
 
 
 def main():
-    # 1. The arms. They must differ in one thing, or their difference has no cause.
+    # 1. The arms. Each must differ from the first in one thing, or the difference has no cause.
     whole = load_arms(CONFIG.value)
     unknown = [name for name in ARMS.value if name not in whole]
     if unknown:
@@ -52,12 +52,14 @@ def main():
             f"{CONFIG.value} has no arm {unknown[0]!r}; it has {', '.join(whole)}"
         )
     chosen = {name: whole[name] for name in ARMS.value or whole}
-    differs = differing_fields(chosen)
-    if len(chosen) > 1 and len(differs) != 1:
-        raise ValueError(
-            f"{CONFIG.value}: arms must differ in one field, and these differ in "
-            f"{', '.join(differs) or 'none'}; --arms=... chooses among them"
-        )
+    first = next(iter(chosen))
+    differs = differing_by_arm(chosen)
+    for arm, fields in differs.items():
+        if len(fields) != 1:
+            raise ValueError(
+                f"{CONFIG.value}: an arm must differ from the first, {first}, in one field, and "
+                f"{arm} differs in {', '.join(fields) or 'none'}; --arms=... chooses among them"
+            )
     cut = cut_down if SMOKE.value else lambda run: run
     arms = {name: cut(run) for name, run in chosen.items()}
     shared = shared_stages(whole)
@@ -76,9 +78,8 @@ def main():
         directory=Path(WORKDIR.value),
         flags={name: flags_between(chosen[name], arms[name]) for name in arms},
     )
-    print(
-        f"{CONFIG.value}: {', '.join(arms)} differ in {', '.join(differs)}", flush=True
-    )
+    for arm, fields in differs.items():
+        print(f"{CONFIG.value}: {arm} differs from {first} in {fields[0]}", flush=True)
 
     # 2. The runs.
     runs.make_runs(

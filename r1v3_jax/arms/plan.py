@@ -56,6 +56,15 @@ def differing_fields(arms: dict[str, Run]) -> list[str]:
     return list(found)
 
 
+def differing_by_arm(arms: dict[str, Run]) -> dict[str, list[str]]:
+    """Returns the fields in which each arm differs from the first one, to which it is compared.
+
+    {"none": ..., "held": ..., "long": ...} -> {"held": ["grpo.kl_coef"], "long": ["grpo.steps"]}
+    """
+    (first, baseline), *others = arms.items()
+    return {arm: differing_fields({first: baseline, arm: run}) for arm, run in others}
+
+
 def _differences(a: Run, b: Run) -> list[str]:
     # Other stages, or the same in another order, are one difference: which stages there are.
     if list(a.stages) != list(b.stages):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.arms.plan import Comparison, differing_fields
+from r1v3_jax.arms.plan import Comparison, differing_by_arm
 from r1v3_jax.evaluate.statistics import clustered_interval, t_interval, wilson
 from r1v3_jax.files import read_json, read_jsonl
 from r1v3_jax.report.run_numbers import read_rows, series
@@ -35,7 +35,7 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
     baseline = next(iter(comparison.arms))
     found = {
         "config": comparison.config,
-        "differs": differing_fields(comparison.arms),
+        "differs": differing_by_arm(comparison.arms),
         "arms": list(comparison.arms),
         "seeds": list(comparison.seeds),
         "first": first,

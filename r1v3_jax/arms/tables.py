@@ -17,10 +17,14 @@ def tables(found: dict) -> str:
 
 def head(found: dict) -> str:
     """Returns two sentences: what differs, and whether anything was compiled twice."""
-    differs = ", ".join(f"`{name}`" for name in found["differs"])
+    first = found["arms"][0]
+    differs = ", ".join(
+        f"`{arm}` in {', '.join(f'`{field}`' for field in fields)}"
+        for arm, fields in found["differs"].items()
+    )
     compiles = sum(row["compiles_after_warmup"] for row in found["runs"])
     return (
-        f"`{found['config']}`: the arms differ in {differs}. "
+        f"`{found['config']}`: from `{first}` differ {differs}. "
         f"Compilations after warm-up, all runs: {compiles}."
     )
 

@@ -309,6 +309,11 @@ def answer_prior(level: str) -> dict[str, float]:
     return priors
 
 
+def words_of(question: str) -> set[str]:
+    """Returns the words of a question; one that follows another holds the space before it."""
+    return set(re.findall(r" ?[A-Za-z]+", question))
+
+
 def vocabulary() -> list[str]:
     """Lists the tokens in order of their ids; at most 128, the rows of the padded embedding.
 
@@ -317,7 +322,7 @@ def vocabulary() -> list[str]:
     words = {"none", " ok"}
     for wordings in QUESTIONS.values():
         for question in wordings:
-            words.update(re.findall(r" ?[A-Za-z]+", question))
+            words |= words_of(question)
     words.update(f" {word}" for word in CRITICAL_WORDS)
     words.update(opening for opening in STYLES.values() if opening)
     structure = ["system", "user", "assistant", "<think>", "</think>", "\\boxed{", "}"]

@@ -5,7 +5,12 @@ import dataclasses
 import pytest
 
 from r1v3_jax import launch
-from r1v3_jax.arms.plan import differing_fields, flags_between, shared_stages
+from r1v3_jax.arms.plan import (
+    differing_by_arm,
+    differing_fields,
+    flags_between,
+    shared_stages,
+)
 from r1v3_jax.config import load_arms, load_config
 from r1v3_jax.config.smoke import cut_down
 from r1v3_jax.fields import flatten_fields
@@ -52,6 +57,19 @@ def test_the_field_that_arms_differ_in(digits):
     fewer = replace(digits, stages={"base": digits.stages["base"]})
     assert fields(fewer) == ["stages"]
     assert fields(digits) == []
+
+
+def test_each_arm_is_compared_to_the_first_one_alone(digits):
+    """Proves: arms may differ from the first in a field each, and so from one another in both."""
+    held = changed(digits, kl_coef=0.1)
+    longer = changed(digits, steps=91)
+    arms = {"plain": digits, "held": held, "longer": longer}
+    assert differing_by_arm(arms) == {
+        "held": ["grpo.kl_coef"],
+        "longer": ["grpo.steps"],
+    }
+    arms = {"held": held, "longer": longer}
+    assert differing_by_arm(arms) == {"longer": ["grpo.steps", "grpo.kl_coef"]}
 
 
 def test_the_stages_that_arms_share(digits):

@@ -59,7 +59,7 @@ def test_arms_are_compared_question_by_question(comparison):
     write_run(comparison, "held", 1, "-+++", "----", {9: 0.5, 19: 0.5, 39: 0.5})
     found = results.compare(comparison, ["reward"], first=30)
 
-    assert found["differs"] == ["grpo.kl_coef"]
+    assert found["differs"] == {"held": ["grpo.kl_coef"]}
     # Seed 0: of both sets 2 of 7 that are verified, and 6 of 8. Seed 1: 1 of 8 and 3 of 8.
     plain = found["accuracy"]["both"]["plain"]
     assert plain["all"][0] == pytest.approx((2 / 7 + 1 / 8) / 2)
