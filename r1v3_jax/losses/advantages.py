@@ -7,20 +7,34 @@ group's samples; samples whose verifier failed take no part in any of them.
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one term of the reward says of the samples of a step, float64[P, G] each."""
+
+    said: np.ndarray  # before its weight; nan where it said nothing
+    weights: np.ndarray  # 0 where it said nothing
+
+
 class Advantage(Protocol):
     """Advantages of a step: float32[P, G] rewards, bool[P, G] valid, int[P, G] lengths in tokens.
 
+    parts: of the rewards, term by term; a reward is the sum of weight times what the term says.
     Returns float32[P, G]. Samples that are not valid (their verifier failed) get 0. A group with
     equal rewards, or with a single valid sample, has no signal: all 0 (but see `Whitened`).
     """
 
     def __call__(
-        self, rewards: np.ndarray, valid: np.ndarray, lengths: np.ndarray
+        self,
+        rewards: np.ndarray,
+        valid: np.ndarray,
+        lengths: np.ndarray,
+        parts: Sequence[Part] = (),
     ) -> np.ndarray: ...
 
 
@@ -37,7 +51,7 @@ class GroupRelative:
         if not self.eps > 0:
             raise ValueError(f"GroupRelative.eps is {self.eps!r}; it must be positive")
 
-    def __call__(self, rewards, valid, lengths):
+    def __call__(self, rewards, valid, lengths, parts=()):
         centred, count = centre(rewards, valid)
         # Samples that are not valid are 0 in `centred`, and add nothing.
         squares = (centred**2).sum(axis=1, keepdims=True)
@@ -51,7 +65,7 @@ class GroupRelative:
 class GroupCentred:
     """r - mean within each group, not divided by the deviation: Dr. GRPO (arXiv 2503.20783)."""
 
-    def __call__(self, rewards, valid, lengths):
+    def __call__(self, rewards, valid, lengths, parts=()):
         centred, count = centre(rewards, valid)
         return np.where(count > 1, centred, 0.0).astype(np.float32)
 
@@ -69,7 +83,7 @@ class BatchRelative:
         if not self.eps > 0:
             raise ValueError(f"BatchRelative.eps is {self.eps!r}; it must be positive")
 
-    def __call__(self, rewards, valid, lengths):
+    def __call__(self, rewards, valid, lengths, parts=()):
         centred, count = centre(rewards, valid)
         all_rewards = np.asarray(rewards, np.float64)[valid]
         deviation = all_rewards.std(ddof=1) if len(all_rewards) > 1 else 0.0
@@ -81,7 +95,7 @@ class BatchRelative:
 class LeaveOneOut:
     """r - mean of the others in the group = (r - mean) n / (n - 1): RLOO (arXiv 2402.14740)."""
 
-    def __call__(self, rewards, valid, lengths):
+    def __call__(self, rewards, valid, lengths, parts=()):
         centred, count = centre(rewards, valid)
         factor = count / np.maximum(count - 1, 1)
         return np.where(count > 1, centred * factor, 0.0).astype(np.float32)
@@ -102,7 +116,7 @@ class Whitened:
         if not self.eps > 0:
             raise ValueError(f"Whitened.eps is {self.eps!r}; it must be positive")
 
-    def __call__(self, rewards, valid, lengths):
+    def __call__(self, rewards, valid, lengths, parts=()):
         centred, count = centre(rewards, valid)
         tokens = np.where(valid & (count > 1), lengths, 0).astype(np.float64)
         total = tokens.sum()
@@ -125,7 +139,7 @@ class GaussianRanks:
         advantages [-.73 1.15 -.73 .32]
     """
 
-    def __call__(self, rewards, valid, lengths):
+    def __call__(self, rewards, valid, lengths, parts=()):
         advantages = np.zeros(np.shape(rewards), np.float32)
         quantile = statistics.NormalDist().inv_cdf
         for group, mask, out in zip(rewards, valid, advantages, strict=True):
@@ -138,6 +152,39 @@ class GaussianRanks:
             ordered = np.sort(known)
             out[mask] = [values[ordered == reward].mean() for reward in known]
         return advantages
+
+
+@dataclasses.dataclass(frozen=True)
+class TermByTerm:
+    """a / (std of a over the step + eps), a = sum over terms of weight * (t - mean) / (std + eps).
+
+    GDPO (arXiv 2601.05242): what each term t says is normalised by itself within its group, so that
+    samples with one sum but other parts are told apart, and no term drowns another. `eps` and the
+    unbiased deviations are those of `GroupRelative`. The mean of a over the step is 0, and not
+    subtracted. A term that is equal in a whole group adds nothing there.
+
+        right [1 1 0 0] and short [0 1 1 0], weights .8 and .2   ->   sums [.8 1 .2 0]
+        normalised [.87 .87 -.87 -.87], [-.87 .87 .87 -.87]      ->   a [.52 .87 -.52 -.87]
+    """
+
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        if not self.eps > 0:
+            raise ValueError(f"TermByTerm.eps is {self.eps!r}; it must be positive")
+
+    def __call__(self, rewards, valid, lengths, parts=()):
+        alone = GroupRelative(self.eps)
+        total = np.zeros(np.shape(rewards))
+        for part in parts:
+            has_said = valid & ~np.isnan(part.said)
+            weights = np.where(has_said, part.weights, 0.0)
+            # In float32, as rewards are: the float64 mean of equal ones is then exact.
+            said = part.said.astype(np.float32)
+            total += weights * alone(said, has_said, lengths)
+        known = total[valid]
+        deviation = known.std(ddof=1) if len(known) > 1 else 0.0
+        return (total / (deviation + self.eps)).astype(np.float32)
 
 
 def centre(rewards: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

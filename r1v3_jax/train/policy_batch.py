@@ -10,6 +10,7 @@ import numpy as np
 from r1v3_jax.config import GRPO, ModelConfig
 from r1v3_jax.data.abstract import prompt_batch_of
 from r1v3_jax.data.prompts import prompt_batch
+from r1v3_jax.losses import Part
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.sharding import TRAIN
@@ -152,7 +153,8 @@ def credits(
     rewards = np.stack([group.rewards for group in groups])
     valid = ~np.isnan(rewards)
     ended = np.stack([group.completions.ended for group in groups])
-    advantages = config.advantage(rewards, valid, lengths)
+    parts = reward_parts(groups, config.reward.names)
+    advantages = config.advantage(rewards, valid, lengths, parts)
     times = config.sample_weight(advantages, ended, valid, random)
 
     # 2. Weights of tokens.
@@ -169,6 +171,21 @@ def credits(
     is_pushed = config.tokens(entropies, learnt) | ~learnt
     pushes = np.where(is_pushed, advantages[..., None], 0.0).astype(np.float32)
     return pushes, weights.reshape(learnt.shape)
+
+
+def reward_parts(groups: list[Group], names: tuple[str, ...]) -> list[Part]:
+    """Returns what each term of the reward said of the samples of a step, and its weights."""
+
+    def table(of_sample: Callable) -> np.ndarray:  # float64[P, G]
+        return np.array([[of_sample(s) for s in group.scores] for group in groups])
+
+    return [
+        Part(
+            said=table(lambda score, name=name: score.parts.get(name, np.nan)),
+            weights=table(lambda score, name=name: score.weights.get(name, 0.0)),
+        )
+        for name in names
+    ]
 
 
 def repeat_prompts(prompts: PromptBatch, copies: int) -> PromptBatch:

@@ -27,7 +27,13 @@ def credits(config):
         ended=np.array([True, False]),
         entropies=np.array([[0.1, 0.9, 0.2, 0.3], [0.8, 0.0, 9.0, 9.0]], np.float32),
     )
-    group = SimpleNamespace(completions=completions, rewards=np.array([1.0, 0.0]))
+    scores = [
+        SimpleNamespace(parts=parts, weights=dict.fromkeys(parts, 0.5))
+        for parts in ({"correct": 1.0, "well_formed": 1.0}, {"correct": 0.0})
+    ]
+    group = SimpleNamespace(
+        completions=completions, rewards=np.array([1.0, 0.0]), scores=scores
+    )
     lengths = np.array([[4, 2]])
     return policy_batch.credits([group], lengths, config, np.random.default_rng(0))
 
@@ -43,6 +49,21 @@ def test_only_the_tokens_that_are_least_sure_are_pushed():
 def test_a_sample_that_was_cut_counts_nothing():
     _, weights = credits(stage(sample_weight=WithoutCut()))
     np.testing.assert_allclose(weights[0], [[0.25] * 4, [0] * 4])
+
+
+def test_the_parts_of_the_rewards_reach_the_advantage():
+    """Terms in the order of the reward; where one said nothing there is nan, without weight."""
+    seen = {}
+
+    def advantage(rewards, valid, lengths, parts):
+        seen["parts"] = parts
+        return np.zeros(rewards.shape, np.float32)
+
+    credits(stage(advantage=advantage))
+    correct, well_formed = seen["parts"]
+    np.testing.assert_array_equal(correct.said, [[1.0, 0.0]])
+    np.testing.assert_array_equal(well_formed.said, [[1.0, np.nan]])
+    np.testing.assert_array_equal(well_formed.weights, [[0.5, 0.0]])
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])
