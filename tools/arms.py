@@ -8,6 +8,8 @@ missing, goes on with what was killed, and prints the tables: accuracy, paired d
 first arm, the probe's curve, and means of other metrics. They are also in WORKDIR/arms.json.
 """
 
+import signal
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -81,7 +83,8 @@ def main():
     for arm, fields in differs.items():
         print(f"{CONFIG.value}: {arm} differs from {first} in {fields[0]}", flush=True)
 
-    # 2. The runs.
+    # 2. The runs. Asked to end, this process asks the runs to, and they save where they are.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runs.make_runs(
         comparison, PROCESSES.value, tell=lambda line: print(line, flush=True)
     )

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from r1v3_jax.arms import results, runs, tables
+from r1v3_jax.arms import results, tables
 from r1v3_jax.arms.plan import Comparison
 from r1v3_jax.config import load_config
 from r1v3_jax.files import read_jsonl, write_jsonl
@@ -135,21 +135,3 @@ def test_the_height_of_a_curve():
     )
     assert results.mean_height(steps, values, 20) == pytest.approx(0.3)
     assert results.mean_height(steps, values, 10) == 0.2
-
-
-def test_a_log_that_grows_is_not_joined(tmp_path):
-    """A run that outlived its comparison keeps its directory to itself."""
-    job = runs.Job("held, seed 1", ("--nonsense",), tmp_path / "seed_1.log", tmp_path)
-    with job.log.open("ab") as log:
-        runs.fcntl.flock(log, runs.fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="held, seed 1 still runs"):
-            runs.start(job)
-
-
-def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path):
-    log = tmp_path / "seed_1.log"
-    log.write_text("".join(f"line {i}\n" for i in range(40)))
-    job = runs.Job("held, seed 1", (), log, tmp_path)
-    with pytest.raises(ValueError, match="code 1; .*:\nline 25\nline 26"):
-        runs.check_code(job, 1)
-    runs.check_code(job, 0)
