@@ -11,6 +11,7 @@ from r1v3_jax.config.load import REPLACED
 from r1v3_jax.files import read_json
 from r1v3_jax.models import build
 from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.processing.tokenizer_files import tokenizer_of
 from r1v3_jax.rewards.verify import check_functions
 from r1v3_jax.run.checkpoints import check_same
 from r1v3_jax.sharding import abstract_mesh
@@ -142,13 +143,6 @@ def check_init(config: Run) -> None:
     if config.write_tokenizer is None:
         tokenizer = load(tokenizer_of(directory), text_only=config.model.vision is None)
         tokenizer.check_model(config.model)
-
-
-def tokenizer_of(checkpoint: str | Path) -> Path:
-    """Returns where a checkpoint's tokenizer is: beside the weights, or in its own folder."""
-    directory = Path(checkpoint)
-    own_folder = directory / "tokenizer"
-    return own_folder if own_folder.is_dir() else directory
 
 
 def model_fields(config: ModelConfig) -> dict:

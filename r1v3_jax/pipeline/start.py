@@ -9,7 +9,6 @@ from r1v3_jax.config import Run
 from r1v3_jax.hf import processor_files
 from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.pipeline.preflight import tokenizer_of
 from r1v3_jax.processing import tokenizer_files
 from r1v3_jax.processing.chat import chat_template
 from r1v3_jax.processing.processor import Processor
@@ -24,7 +23,8 @@ def write_tokenizer(config: Run, directory: Path) -> None:
     if config.write_tokenizer is not None:
         config.write_tokenizer(directory)
     else:
-        tokenizer_files.copy_tokenizer(tokenizer_of(config.init_from), directory)
+        source = tokenizer_files.tokenizer_of(config.init_from)
+        tokenizer_files.copy_tokenizer(source, directory)
     set_chat(config, directory)
 
 

@@ -68,3 +68,10 @@ def copy_tokenizer(source, directory) -> None:
     """Copies a tokenizer's files and its chat template from `source` to `directory`."""
     for path in tokenizer_files(source):
         shutil.copyfile(path, Path(directory) / path.name)
+
+
+def tokenizer_of(checkpoint: str | Path) -> Path:
+    """Returns where a checkpoint's tokenizer is: beside the weights, or in its own folder."""
+    directory = Path(checkpoint)
+    own_folder = directory / "tokenizer"
+    return own_folder if own_folder.is_dir() else directory

@@ -1,6 +1,7 @@
 """The reference model of a stage: what a KL term holds to, and what a student learns from."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import jax
@@ -11,6 +12,8 @@ from r1v3_jax.config import GRPO, Compute, ModelConfig, Run
 from r1v3_jax.hf.checkpoint import Checkpoint
 from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
+from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.processing.tokenizer_files import tokenizer_files, tokenizer_of
 from r1v3_jax.run.weights import load_weights, read_config
 from r1v3_jax.sharding import abstract_mesh
 
@@ -68,6 +71,7 @@ def check_reference(run: Run, stage: GRPO) -> None:
             f"GRPO.reference: {stage.reference} does not read what this model writes: "
             f"{'; '.join(differing)}. A model of the same family would do"
         )
+    check_words(run, stage)
     room = stage.max_prompt_tokens + stage.max_completion_tokens
     if room > config.text.max_positions:
         raise ValueError(
@@ -77,6 +81,35 @@ def check_reference(run: Run, stage: GRPO) -> None:
     # Refuses a mesh that does not divide it.
     mesh = abstract_mesh(run.mesh, slices=run.slices)
     build.abstract(config, run.compute, mesh)
+
+
+def check_words(run: Run, stage: GRPO) -> None:
+    """Raises ValueError if a token of the run is another word to the reference.
+
+    A reference without a tokenizer beside it is believed to have the run's.
+    """
+    directory = tokenizer_of(stage.reference)
+    try:
+        tokenizer_files(directory)
+    except FileNotFoundError:
+        return
+    text_only = run.model.vision is None
+    there = load(directory, text_only=text_only).hf.get_vocab()
+    with tempfile.TemporaryDirectory() as written:
+        # As the run begins: see `pipeline.start.write_tokenizer`.
+        if run.write_tokenizer is not None:
+            run.write_tokenizer(Path(written))
+        own = (
+            written if run.write_tokenizer is not None else tokenizer_of(run.init_from)
+        )
+        here = load(own, text_only=text_only).hf.get_vocab()
+    differing = sorted(here.items() - there.items(), key=lambda item: item[1])
+    if differing:
+        word, number = differing[0]
+        raise ValueError(
+            f"GRPO.reference: {stage.reference} has other words: {len(differing)} of the run's "
+            f"{len(here)} tokens, as {number}, {word!r}. A model with the same tokenizer would do"
+        )
 
 
 def what_is_read(config: ModelConfig) -> dict:

@@ -142,6 +142,18 @@ def test_a_reference_that_cannot_judge_is_refused_on_the_host(config, tmp_path):
     message = f"text.vocab_size is {vocab_size} there and {vocab_size - 1} here"
     with pytest.raises(ValueError, match=message):
         preflight.check(with_reference(config, other))
+    # As many words, of which two have changed their places.
+    swapped = teacher_of(config, tmp_path / "swapped")
+    config.write_tokenizer(swapped)
+    preflight.check(with_reference(config, swapped))
+    path = swapped / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocab = content["model"]["vocab"]
+    (one, first), (other_word, second) = list(vocab.items())[-2:]
+    vocab |= {one: second, other_word: first}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"has other words: 2 of the run's \d+ tokens"):
+        preflight.check(with_reference(config, swapped))
     short = teacher_of(config, tmp_path / "short", max_positions=32)
     with pytest.raises(ValueError, match="has 32 positions, and"):
         preflight.check(with_reference(config, short))
