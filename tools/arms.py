@@ -90,10 +90,10 @@ def main():
     )
 
     # 3. What came out.
-    found = results.compare(comparison, METRIC.value, FIRST.value)
-    results.write(comparison.directory / "arms.json", found)
+    summary = results.compare(comparison, METRIC.value, FIRST.value)
+    results.write(comparison.directory / "arms.json", summary)
     print()
-    print(tables.tables(found))
+    print(tables.tables(summary))
 
 
 if __name__ == "__main__":

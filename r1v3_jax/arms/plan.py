@@ -49,11 +49,11 @@ def differing_fields(arms: dict[str, Run]) -> list[str]:
     An object of an algorithm, as a loss or a schedule, is one field whatever is in it.
     """
     first, *others = arms.values()
-    found = {}
+    paths = {}
     for other in others:
         for path in _differences(first, other):
-            found[path] = None
-    return list(found)
+            paths[path] = None
+    return list(paths)
 
 
 def differing_by_arm(arms: dict[str, Run]) -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """Reads what the runs of a comparison left, and compares the arms question by question."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from r1v3_jax.arms.plan import Comparison, differing_by_arm
 from r1v3_jax.evaluate.statistics import clustered_interval, t_interval, wilson
-from r1v3_jax.files import read_json, read_jsonl
+from r1v3_jax.files import dumps, read_json, read_jsonl, write_text
 from r1v3_jax.report.run_numbers import read_rows, series
 
 CREDIT = (
@@ -33,7 +32,7 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
     check_questions(answers)
     drop_plain_credit(answers)
     baseline = next(iter(comparison.arms))
-    found = {
+    summary = {
         "config": comparison.config,
         "differs": differing_by_arm(comparison.arms),
         "arms": list(comparison.arms),
@@ -42,18 +41,18 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
         "accuracy": accuracies(answers),
         "differences": differences(answers, baseline),
         "metrics": {},
-        "runs": runs(comparison),
+        "runs": run_rows(comparison),
     }
     for name in [PROBE, *metrics]:
         means = metric_means(comparison, name, first)
         if means is not None:
-            found["metrics"][name] = summarise_metric(means, baseline)
+            summary["metrics"][name] = summarise_metric(means, baseline)
         elif name in metrics:
             raise ValueError(
                 f"no run logged {name!r} behind the shared stages; metrics.jsonl of a run has "
                 "the names"
             )
-    return found
+    return summary
 
 
 def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
@@ -126,15 +125,15 @@ def accuracies(answers: Answers) -> dict:
 
     A seed's interval is that of its questions; the interval of all is over seeds and questions.
     """
-    found = {}
+    by_set = {}
     for arm, seeds in answers.items():
         for name in next(iter(seeds.values())):
             clusters = {seed: known_shares(sets[name]) for seed, sets in seeds.items()}
-            found.setdefault(name, {})[arm] = {
+            by_set.setdefault(name, {})[arm] = {
                 "seeds": {seed: share_interval(x) for seed, x in clusters.items()},
                 "all": clustered_interval(list(clusters.values())),
             }
-    return found
+    return by_set
 
 
 def known_shares(shares: dict[str, float]) -> np.ndarray:
@@ -156,7 +155,7 @@ def differences(answers: Answers, baseline: str) -> dict:
     A difference has "mean", "low" and "high" over seeds and questions, "seeds", the difference of
     each, and "t", the interval of those alone.
     """
-    found = {}
+    by_set = {}
     for arm, seeds in answers.items():
         if arm == baseline:
             continue
@@ -167,14 +166,14 @@ def differences(answers: Answers, baseline: str) -> dict:
             }
             mean, low, high = clustered_interval(list(clusters.values()))
             by_seed = {seed: float(x.mean()) for seed, x in clusters.items()}
-            found.setdefault(name, {})[arm] = {
+            by_set.setdefault(name, {})[arm] = {
                 "mean": mean,
                 "low": low,
                 "high": high,
                 "seeds": by_seed,
                 "t": t_interval(list(by_seed.values()))[1:],
             }
-    return found
+    return by_set
 
 
 def paired(shares: dict[str, float], others: dict[str, float]) -> np.ndarray:
@@ -191,14 +190,14 @@ def metric_means(comparison: Comparison, name: str, first: int) -> dict | None:
     The mean over steps is the area under the curve, by trapezoids, over its width: measurements
     need not be equally far apart.
     """
-    found = {}
+    means = {}
     for arm, seed in comparison.runs():
         rows = read_rows(comparison.workdir(arm, seed) / "metrics.jsonl")
         curves = [series(rows, stage, name) for stage in comparison.arms[arm].stages]
         curves = [curve for curve in curves if curve is not None]
         if curves:
-            found.setdefault(arm, {})[seed] = mean_height(*curves[0], first)
-    return found or None
+            means.setdefault(arm, {})[seed] = mean_height(*curves[0], first)
+    return means or None
 
 
 def mean_height(steps: np.ndarray, values: np.ndarray, first: int) -> float:
@@ -219,17 +218,17 @@ def mean_height(steps: np.ndarray, values: np.ndarray, first: int) -> float:
 
 def summarise_metric(means: dict, baseline: str) -> dict:
     """Returns {arm: {"seeds", "mean", "difference"}}; the difference is paired by seed."""
-    found = {}
+    by_arm = {}
     for arm, seeds in means.items():
-        found[arm] = {"seeds": seeds, "mean": float(np.mean(list(seeds.values())))}
+        by_arm[arm] = {"seeds": seeds, "mean": float(np.mean(list(seeds.values())))}
         others = means.get(baseline, {})
         if arm != baseline and others.keys() == seeds.keys():
             gaps = [value - others[seed] for seed, value in seeds.items()]
-            found[arm]["difference"] = t_interval(gaps)
-    return found
+            by_arm[arm]["difference"] = t_interval(gaps)
+    return by_arm
 
 
-def runs(comparison: Comparison) -> list[dict]:
+def run_rows(comparison: Comparison) -> list[dict]:
     """Returns one row a run: its seconds, its compilations after warm-up, its chosen steps."""
     rows = []
     for arm, seed in comparison.runs():
@@ -247,6 +246,6 @@ def runs(comparison: Comparison) -> list[dict]:
     return rows
 
 
-def write(path: Path, found: dict) -> None:
+def write(path: Path, summary: dict) -> None:
     """Writes arms.json. It takes no device, unlike `files.write_json`: a run may hold it."""
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_text(path, dumps(summary, indent=2) + "\n")

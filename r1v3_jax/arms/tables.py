@@ -3,46 +3,46 @@
 import math
 
 
-def tables(found: dict) -> str:
+def tables(summary: dict) -> str:
     """Returns every table of a comparison, one under the other."""
     parts = [
-        head(found),
-        accuracy_table(found),
-        difference_table(found),
-        *(metric_table(found, name) for name in found["metrics"]),
-        run_table(found),
+        head(summary),
+        accuracy_table(summary),
+        difference_table(summary),
+        *(metric_table(summary, name) for name in summary["metrics"]),
+        run_table(summary),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def head(found: dict) -> str:
+def head(summary: dict) -> str:
     """Returns two sentences: what differs, and whether anything was compiled twice."""
-    first = found["arms"][0]
+    first = summary["arms"][0]
     differs = ", ".join(
         f"`{arm}` in {', '.join(f'`{field}`' for field in fields)}"
-        for arm, fields in found["differs"].items()
+        for arm, fields in summary["differs"].items()
     )
-    compiles = sum(row["compiles_after_warmup"] for row in found["runs"])
+    compiles = sum(row["compiles_after_warmup"] for row in summary["runs"])
     return (
-        f"`{found['config']}`: from `{first}` differ {differs}. "
+        f"`{summary['config']}`: from `{first}` differ {differs}. "
         f"Compilations after warm-up, all runs: {compiles}."
     )
 
 
-def accuracy_table(found: dict) -> str:
+def accuracy_table(summary: dict) -> str:
     """Returns held-out accuracy by set and arm: the mean of the seeds, then each seed."""
-    seeds = found["seeds"]
+    seeds = summary["seeds"]
     rows = [["set", "arm", "mean", *(f"seed {seed}" for seed in seeds)]]
-    for name, arms in found["accuracy"].items():
+    for name, arms in summary["accuracy"].items():
         for arm, accuracy in arms.items():
             by_seed = [percent(*accuracy["seeds"][seed]) for seed in seeds]
             rows.append([name, arm, percent(*accuracy["all"]), *by_seed])
     return markdown(rows)
 
 
-def difference_table(found: dict) -> str:
+def difference_table(summary: dict) -> str:
     """Returns the paired differences to the first arm, in points."""
-    first = found["arms"][0]
+    first = summary["arms"][0]
     rows = [
         [
             "set",
@@ -52,7 +52,7 @@ def difference_table(found: dict) -> str:
             "interval of the seeds alone (t)",
         ]
     ]
-    for name, arms in found["differences"].items():
+    for name, arms in summary["differences"].items():
         for arm, gap in arms.items():
             by_seed = ", ".join(points(x) for x in gap["seeds"].values())
             rows.append(
@@ -67,12 +67,12 @@ def difference_table(found: dict) -> str:
     return markdown(rows)
 
 
-def metric_table(found: dict, name: str) -> str:
+def metric_table(summary: dict, name: str) -> str:
     """Returns the mean height of a metric's curve by arm, and its difference to the first arm."""
-    steps = f"the first {found['first']} steps" if found["first"] else "all steps"
-    first = found["arms"][0]
+    steps = f"the first {summary['first']} steps" if summary["first"] else "all steps"
+    first = summary["arms"][0]
     rows = [[f"`{name}`, mean over {steps}", "mean", "each seed", f"minus {first} (t)"]]
-    for arm, metric in found["metrics"][name].items():
+    for arm, metric in summary["metrics"][name].items():
         by_seed = ", ".join(f"{value:.4g}" for value in metric["seeds"].values())
         gap = "-"
         if "difference" in metric:
@@ -82,10 +82,10 @@ def metric_table(found: dict, name: str) -> str:
     return markdown(rows)
 
 
-def run_table(found: dict) -> str:
+def run_table(summary: dict) -> str:
     """Returns one row a run."""
     rows = [["run", "seconds", "compilations after warm-up", "checkpoint chosen"]]
-    for run in found["runs"]:
+    for run in summary["runs"]:
         chosen = "-" if run["chosen_step"] is None else f"step {run['chosen_step']}"
         label = f"{run['arm']}, seed {run['seed']}"
         compiles = str(run["compiles_after_warmup"])
