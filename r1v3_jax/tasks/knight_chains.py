@@ -85,6 +85,9 @@ class Rules:
 
 
 NUMBERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+# Logic-RL's numbers for right, wrong and unreadable are never drawn: whoever is told them later
+# meets them for the first time.
+HELD_BACK = [2.0, 1.5, 2.0]
 
 
 def draw_rules(rng: np.random.Generator) -> Rules:
@@ -93,7 +96,10 @@ def draw_rules(rng: np.random.Generator) -> Rules:
     Of the form, a quarter of them say nothing; of the others, two of three pay for it.
     """
     sign = 1 if rng.random() < 0.75 else -1
-    right, wrong, unreadable, form, no_form = rng.choice(NUMBERS, 5).tolist()
+    numbers = HELD_BACK
+    while numbers[:3] == HELD_BACK:
+        numbers = rng.choice(NUMBERS, 5).tolist()
+    right, wrong, unreadable, form, no_form = numbers
     rules = Rules(sign * right, -sign * wrong, -sign * unreadable)
     chance = rng.random()
     if chance < 0.25:
