@@ -51,15 +51,6 @@ def parse_list(text: str):
     return None
 
 
-def small_fields(record: dict, *used: str) -> dict:
-    """Returns the fields of a record that are not used and small enough for metadata."""
-    return {
-        name: value
-        for name, value in record.items()
-        if name not in used and is_small(value)
-    }
-
-
 def is_small(value) -> bool:
     # A longer text is content, not a fact about the row: a solution, a caption.
     if isinstance(value, str):
@@ -110,7 +101,10 @@ def read_weight(value) -> float | None:
 
 
 def read_metadata(metadata: dict) -> dict:
-    """Reads metadata: the first MAX_METADATA entries that are small, checked as texts."""
+    """Reads metadata: the first MAX_METADATA entries that are small, checked as texts.
+
+    One entry may be a list: `facts`, which a reward looks for in the thoughts.
+    """
     entries = {}
     for name, value in metadata.items():
         if is_small(value):
@@ -119,7 +113,28 @@ def read_metadata(metadata: dict) -> dict:
     for name, value in entries.items():
         read_text(name, "metadata")
         read_text(str(value), "metadata")
-    return dict(list(entries.items())[:MAX_METADATA])
+    small = dict(list(entries.items())[:MAX_METADATA])
+    facts = read_facts(metadata.get("facts"))
+    return small | {"facts": facts} if facts else small
+
+
+def read_facts(value) -> list[str]:
+    """Reads a list of texts or numbers, or one alone; [] for anything else.
+
+    ["area 9", 4], or the same as a text   ->   ["area 9", "4"];    "area 9"   ->   ["area 9"]
+    """
+    if isinstance(value, str):
+        value = parse_list(value) or value
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) or is_number(entry) for entry in entries):
+        return []
+    facts = [read_text(entry, "facts").strip() for entry in entries]
+    length = sum(map(len, facts))
+    if length > MAX_LIST:
+        raise InvalidRecord(
+            "text", f"facts have {length} characters, at most {MAX_LIST} are read"
+        )
+    return [fact for fact in facts if fact]
 
 
 # JSON

@@ -312,22 +312,30 @@ def captioned(answered: Answered) -> float:
 def facts(answered: Answered) -> float | None:
     """Returns the share of the row's facts that the thoughts say; None for a row without any.
 
-    `metadata["facts"]` of a row is a list of texts, as ["the square has area 9"]. A fact is said
-    where it stands whole between other words; case and blanks do not matter. Our form of
-    RL-Ground's progress reward, whose formula is not published (ComPABench, arXiv 2505.19406).
+    `metadata["facts"]` of a row is a list of texts, as ["the square has area 9"], or one text. A
+    fact is said where it stands whole between other words and numbers; case and blanks do not
+    matter. Our form of RL-Ground's progress reward, whose formula is not published (ComPABench,
+    arXiv 2505.19406).
 
-        facts ["area 9", "area 4"], "... area 9, and area 42 ..."   ->   0.5
+        facts ["area 9", "area 4"], "... area 9, and area 42 or 4.5 ..."   ->   0.5
     """
     wanted = answered.example.metadata.get("facts")
     if not wanted:
         return None
+    if isinstance(wanted, str):
+        wanted = [wanted]
     thoughts = _plain(answered.text.partition("</think>")[0])
     said = [
         fact
         for fact in wanted
-        if re.search(rf"(?<!\w){re.escape(_plain(fact))}(?!\w)", thoughts)
+        if re.search(rf"{_START}{re.escape(_plain(fact))}{_END}", thoughts)
     ]
     return len(said) / len(wanted)
+
+
+# Not within a word or a decimal number: "9" stands in "is 9." and not in "9.5" or "2.9".
+_START = r"(?<!\w)(?<!\d\.)"
+_END = r"(?!\w)(?!\.\d)"
 
 
 def _plain(text: str) -> str:

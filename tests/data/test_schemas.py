@@ -163,6 +163,23 @@ def test_json_is_strict():
         assert error.value.args[0] == "json"
 
 
+@pytest.mark.parametrize("place", ["", "extra_info", "metadata"])
+def test_facts_of_a_row_reach_its_reward(place):
+    """A list, one as a text, one fact alone: the term `facts` finds them all."""
+    written = (["area 9", 4], '["area 9", 4]', "area 9", ["", None], {"area": 9})
+    wanted = (["area 9", "4"], ["area 9", "4"], ["area 9"], None, None)
+    for value, facts in zip(written, wanted, strict=True):
+        record = {"question": "q", "answer": "a"}
+        if place == "extra_info":  # verl's
+            turn = {"role": "user", "content": "q"}
+            record = {"prompt": [turn], "reward_model": {"ground_truth": "a"}}
+        (record.setdefault(place, {}) if place else record)["facts"] = value
+        row = records.canonical(record)
+        assert row["metadata"].get("facts") == facts
+    with pytest.raises(fields.InvalidRecord, match="at most 20000 are read"):
+        fields.read_facts(["x" * 20_001])
+
+
 def test_metadata_is_small():
     small = {f"c{i}": i for i in range(100)}
     others = {"long": "x" * 201, "nested": {"a": 1}, "b": None}

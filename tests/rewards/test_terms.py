@@ -142,6 +142,10 @@ def test_facts_are_those_that_the_thoughts_say():
     text = "The first has AREA  9, the other area 42, at (1, 2).</think> area 4"
     assert terms.facts(answered(text, example=row)) == pytest.approx(2 / 3)
     assert terms.facts(answered(text)) is None
+    # One text is one fact and not its letters; a number is not part of another one.
+    for thoughts, share in (("area 9.", 1), ("area 9.5", 0), ("a, r, e and 9", 0)):
+        assert terms.facts(answered(thoughts, example=example(facts="area 9"))) == share
+    assert terms.facts(answered("2.9 cm", example=example(facts=["9 cm"]))) == 0
 
 
 def test_boxes_found_at_a_threshold():
