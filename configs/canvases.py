@@ -90,18 +90,18 @@ config = Run(
         ),
         "cold_start": SFT(
             train=SEEN.mix(),
-            steps=150,
+            steps=100,
             rows=8,
             row_tokens=192,
             tiles=32,
             optimizer=Optimizer(
                 lr=1e-3, warmup_steps=20, schedule="cosine", weight_decay=0.05
             ),
-            checkpoint_every=150,
+            checkpoint_every=100,
         ),
         "grpo": GRPO(
             train=SEEN.mix(detection=2, counting=1, mathematics=1),
-            steps=40,
+            steps=30,
             prompts=16,
             group_size=8,
             max_prompt_tokens=40,
@@ -110,8 +110,8 @@ config = Run(
             reward=REWARD,
             aggregation=TokenMean(),
             loss=Clipped(high=0.28),
-            optimizer=Optimizer(lr=2e-4, warmup_steps=5),
-            checkpoint_every=20,
+            optimizer=Optimizer(lr=3e-4, warmup_steps=3),
+            checkpoint_every=15,
         ),
     },
     # V-Triune goes from 0.85 over 0.95 to 0.99, which boxes on so coarse a grid hardly reach.

@@ -1,15 +1,20 @@
 """V-Triune: one reinforcement run over perception and reasoning; an IoU threshold that rises.
 
-    python -m tools.arms --config=recipes/vtriune --workdir=runs/vtriune \
-        --metric=frac_reward_zero_std --metric=detection/reward/iou_75 --first=4
-
 arXiv 2505.18129. Each row names its verifier. A box is worth its overlap with the reference, above
 a threshold that is lenient at first and strict later: IoU .85, from a tenth of the run on .95, from
 a quarter on .99. All metrics are also logged by source: detection, counting, mathematics.
 
+    python -m tools.arms --config=recipes/vtriune --arms=dynamic,fixed_50,fixed_99 \
+        --metric=frac_reward_zero_std --metric=detection/reward/iou_75 --first=3 \
+        --workdir=runs/vtriune
+    python -m tools.arms --config=recipes/vtriune --workdir=runs/vtriune \
+        --arms=dynamic,detection_only,counting_only,mathematics_only
+
+fixed_*, *_only     the threshold stays as it is; one kind of question alone is trained on
+
 What differs from the paper: a small model from nothing, digits on a canvas, coordinates on a grid
-of 4 pixels, and so the thresholds .5, .65, .8 (canvases.py); boxes are paired the closest first;
-the vision tower learns too; no pools of prompts. `fixed_50` and `fixed_99` keep the threshold.
+of 4 pixels, and so the thresholds .5, .65, .8 (configs/canvases.py); boxes are paired the closest
+first; the vision tower learns too; no pools of prompts.
 
 What came out: docs/results/recipes.md.
 """
@@ -17,13 +22,14 @@ What came out: docs/results/recipes.md.
 import dataclasses
 
 from r1v3_jax.config import load_config
+from r1v3_jax.tasks.canvases import Canvases
 
-canvases = load_config("canvases")
+base = load_config("canvases")
 config = dataclasses.replace(
-    canvases,
+    base,
     name="vtriune",
     evaluate=dataclasses.replace(
-        canvases.evaluate, questions=1000, without_images=False
+        base.evaluate, questions=1000, without_images=False, after=("grpo",)
     ),
 )
 
@@ -33,8 +39,18 @@ def with_iou(threshold: float):
     return dataclasses.replace(config, verify=verify)
 
 
+def trained_on(kind: str):
+    only = Canvases().mix(**{kind: 1})
+    return config.with_stages(
+        grpo=dataclasses.replace(config.stages["grpo"], train=only)
+    )
+
+
 arms = {
+    "dynamic": config,
     "fixed_50": with_iou(0.5),
     "fixed_99": with_iou(0.99),
-    "dynamic": config,
+    "detection_only": trained_on("detection"),
+    "counting_only": trained_on("counting"),
+    "mathematics_only": trained_on("mathematics"),
 }
