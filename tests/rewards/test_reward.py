@@ -105,6 +105,26 @@ def test_the_answer_may_stand_in_tags():
     assert [score.format for score in scores] == [1, 1, 0, 0, 0, 0]
 
 
+def test_boxes_in_tags_are_judged_as_boxes_alone():
+    """Two boxes are two answers, or the values of a list; one that is never closed is bad form."""
+    boxes = [
+        r"\boxed{8} or \boxed{7}",
+        r"\boxed{1} and \boxed{7}",
+        r"\boxed{7} \boxed{",
+    ]
+    golds = ["7", "1, 7", "7"]
+    alone = score_texts([f"a</think>{text}" for text in boxes], golds, [True] * 3)
+    tagged = score_texts(
+        [f"a</think><answer>{text}</answer>" for text in boxes],
+        golds,
+        [True] * 3,
+        verify=Verify(answer=find_tagged),
+    )
+    for scores in (alone, tagged):
+        assert [score.accuracy for score in scores] == [0, 1, 1]
+        assert [score.format for score in scores] == [0, 0, 0]
+
+
 def test_a_judge_may_know_tiers():
     tiers = LastWord((("FULL", 1.0), ("HALF", 0.5), ("0", 0.0)))
     replies = [

@@ -12,6 +12,7 @@ from scored_texts import score_texts
 
 from r1v3_jax.config import Verify
 from r1v3_jax.rewards.verifiers import model
+from r1v3_jax.rewards.verifiers.judging import Judging, LastWord
 from r1v3_jax.rewards.verifiers.model import Judge, Unavailable, read_judgement
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rewards.verify import verify, verify_all
@@ -158,6 +159,17 @@ def test_judgements_are_kept_and_the_same_is_asked_once(tmp_path):
     restarted = judge(url, cache=str(path))  # the server is gone
     assert [check.verdict for check in restarted.judge_all(questions)] == [RIGHT] * 3
     assert restarted.judge("q", "a", "d").verdict is ERROR
+
+
+def test_other_tiers_do_not_count_by_judgements_that_were_kept(tmp_path):
+    """The same words are worth something else: what the old ones were worth is forgotten."""
+    path = tmp_path / "cache.jsonl"
+    with server(says("PART")) as (url, requests):
+        for worth in (0.5, 0.25, 0.25):
+            tiers = LastWord((("FULL", 1.0), ("PART", worth), ("NONE", 0.0)))
+            judging = judge(url, cache=str(path), judging=Judging(read=tiers))
+            assert judging.judge("q", "a", "b").credit == worth
+        assert len(requests) == 2
 
 
 def test_a_failure_is_tried_again_and_then_an_error():

@@ -58,16 +58,19 @@ _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def find_tagged(text: str) -> tuple[list[str], bool]:
-    r"""Returns the contents of each <answer>...</answer>, and whether a tag has no other.
+    r"""Returns the contents of each <answer>...</answer>, and whether one is never closed.
 
-    A box inside gives its content: "<answer>\boxed{7}</answer> <answer>"  ->  ["7"], True.
+    Boxes inside give their contents: "<answer>\boxed{1}, \boxed{7}</answer> <answer>" ->
+    ["1", "7"], True.
     """
-    contents = []
-    for content in _TAGGED.findall(text):
-        boxes, _ = find_boxes(content)
-        contents.append(boxes[-1] if boxes else content.strip())
-    has_other = text.count("<answer>") == text.count("</answer>") == len(contents)
-    return contents, not has_other
+    answers = []
+    tagged = _TAGGED.findall(text)
+    unfinished = not text.count("<answer>") == text.count("</answer>") == len(tagged)
+    for content in tagged:
+        boxes, has_open_box = find_boxes(content)
+        answers += boxes or [content.strip()]
+        unfinished |= has_open_box
+    return answers, unfinished
 
 
 # The answer is 72.   **Final answer:** 72   答案是72。   解：x=72

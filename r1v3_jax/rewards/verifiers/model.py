@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.parse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from r1v3_jax.rewards.verifiers.judging import Judging
@@ -65,6 +65,7 @@ class Judge:
         self.requests = requests
         self.cache = cache
         self.judging = judging
+        self.reader = name_reader(judging.read)
         self.lock = threading.Lock()  # of what is known and its file
         self.known = _read_cache(cache)  # by a hash of the request
 
@@ -87,7 +88,8 @@ class Judge:
         if len(box) > MAX_BOX:
             return Check(Verdict.WRONG, box, "too long")
         request = self._request(question, answer, box)
-        key = hashlib.sha256(request).hexdigest()
+        # What is kept is what a reply was worth: other tiers read it anew.
+        key = hashlib.sha256(request + self.reader.encode()).hexdigest()
         worth = self.known.get(key)
         for attempt in range(self.retries + 1):
             if worth is not None:
@@ -108,7 +110,7 @@ class Judge:
         return Check(verdict, box, "as the model verifier judges", credit)
 
     def _request(self, question: str, answer: str, box: str) -> bytes:
-        """Returns the request as JSON. Its bytes are the key of the cache: a change forgets all."""
+        """Returns the request as JSON. It is part of the cache's key: a change forgets all."""
         data = {
             "question": question,
             "reference answer": answer,
@@ -197,6 +199,16 @@ class Judge:
             except OSError as error:  # a full disk costs the file, not the judgement
                 warnings.warn(f"judgements are no longer kept: {error}", stacklevel=2)
                 self.cache = ""
+
+
+def name_reader(read: Callable) -> str:
+    """Names what reads replies, with its settings: LastWord(worth=(("FULL", 1.0), ...)).
+
+    A function is known by its name alone: who rewrites it takes another file for the cache. An
+    object whose repr has its address is another one in each process, and finds nothing kept.
+    """
+    name = getattr(read, "__qualname__", "")
+    return f"{read.__module__}.{name}" if name else repr(read)
 
 
 def _error(box: str, problem: str) -> Check:
