@@ -90,7 +90,7 @@ class Descriptions:
 
     digits: Digits
     # Chance of each digit to be named by the teacher: a whole description is its fourth power.
-    naming: float = 0.35
+    naming: float = 0.4
 
     def __post_init__(self):
         check_share("Descriptions.naming", self.naming)

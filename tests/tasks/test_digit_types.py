@@ -112,6 +112,10 @@ def test_the_tokenizer_has_every_word(tmp_path):
     config = load_config("digit_types")
     processor = Processor(config.model, load(tmp_path))
     grpo = config.stages["grpo"]
+    # four, seven, over, three, eight.
+    answer = "four seven over three eight"
+    assert len(processor.tokenizer.encode_text(answer)) == 5
+    assert len(processor.tokenizer.encode_text("".join(digit_types.OPTIONS))) == 4
     for index in range(90):
         example = grpo.train(index)
         ids = processor.tokenizer.encode_text(example.chain)

@@ -84,6 +84,10 @@ def test_a_prompt_that_it_cannot_read_is_refused():
         "student's final answer": "one over two",
     }
     assert stand_in.reply(prompt.replace("{data}", json.dumps(data))) == "ALL"
-    for text in ("Is it right?", '{"a": 1}\nYES or NO', "{\nYES or NO"):
+    in_words = json.dumps(data)
+    for text in ("Is it right?", f"{in_words}\nSay yes or no.", "Reply YES or NO."):
+        with pytest.raises(ValueError, match="a last line that offers words"):
+            stand_in.reply(text)
+    for text in ('{"a": 1}\nYES or NO', "{\nYES or NO"):
         with pytest.raises((ValueError, LookupError)):
             stand_in.reply(text)
