@@ -23,7 +23,8 @@ REFLECTION_WORDS = (
     "wait",
     "yet",
 )
-_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b", re.IGNORECASE)
+# Both patterns read lower case, which is faster than re.IGNORECASE: a step has megabytes of text.
+_REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b")
 
 # A picture, as chains call it.
 _PICTURE = r"(?:image|picture|figure|photo|diagram|graph|chart|drawing)"
@@ -38,14 +39,13 @@ _NOT_SEEN = re.compile(
     rf"|\b{_PICTURE} (?:is|was|has)(?:n['\u2019]t| not) (?:been )?"
     rf"(?:provided|given|attached|shown|visible|available|here)"
     rf"|\bwithout (?:actually )?(?:seeing|being able to see|having|access to) "
-    rf"(?:the|an?|this|that) (?:\w+ )?{_PICTURE}",
-    re.IGNORECASE,
+    rf"(?:the|an?|this|that) (?:\w+ )?{_PICTURE}"
 )
 
 
 def reflects(text: str) -> bool:
     """Whether a text has any of the REFLECTION_WORDS, whole."""
-    return _REFLECTION.search(text) is not None
+    return _REFLECTION.search(text.lower()) is not None
 
 
 def cannot_see(text: str) -> bool:
@@ -54,4 +54,4 @@ def cannot_see(text: str) -> bool:
     Skywork-R1V3's chains do so now and then, and are then right less often (report, table 5). The
     report prints no list of phrases; these are ours.
     """
-    return _NOT_SEEN.search(text) is not None
+    return _NOT_SEEN.search(text.lower()) is not None

@@ -32,10 +32,12 @@ def not_finite(groups: list[Group]) -> str:
 class Sampled:
     """What is counted of one sample."""
 
+    source: str  # of its question
     score: Score
     length: int  # tokens
     ended: bool
-    text: str
+    reflects: bool  # see `rewards.phrases`
+    cannot_see: bool
 
 
 def statistics(groups: list[Group], token_limit: int) -> dict[str, float]:
@@ -69,7 +71,7 @@ def statistics(groups: list[Group], token_limit: int) -> dict[str, float]:
         "slots/busy": float(np.mean([group.busy_slots for group in groups])),
         "length_limit": token_limit,
         **means(samples, ""),
-        **by_source(groups),
+        **by_source(samples),
     }
 
 
@@ -89,7 +91,14 @@ def samples_of(group: Group) -> list[Sampled]:
     """Returns what is counted of each sample of a group."""
     completions = group.completions
     return [
-        Sampled(score, int(completions.lengths[g]), bool(completions.ended[g]), text)
+        Sampled(
+            source=group.example.source,
+            score=score,
+            length=int(completions.lengths[g]),
+            ended=bool(completions.ended[g]),
+            reflects=reflects(text),
+            cannot_see=cannot_see(text),
+        )
         for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True))
     ]
 
@@ -100,15 +109,15 @@ def failed_terms(samples: list[Sampled]) -> dict[str, int]:
     return {f"reward_errors/{name}": failed.count(name) for name in sorted(set(failed))}
 
 
-def by_source(groups: list[Group]) -> dict[str, float]:
+def by_source(samples: list[Sampled]) -> dict[str, float]:
     """Returns {"accuracy/SOURCE": mean, "SOURCE/reward": ...} if there are several sources."""
-    samples: dict[str, list[Sampled]] = {}
-    for group in groups:
-        samples.setdefault(group.example.source, []).extend(samples_of(group))
-    if len(samples) < 2:
+    sources: dict[str, list[Sampled]] = {}
+    for sample in samples:
+        sources.setdefault(sample.source, []).append(sample)
+    if len(sources) < 2:
         return {}
     out = {}
-    for source, of_source in samples.items():
+    for source, of_source in sources.items():
         known = [s.score for s in of_source if s.score.total is not None]
         if known:
             accuracy = float(np.mean([score.accuracy for score in known]))
@@ -140,8 +149,8 @@ def means(samples: list[Sampled], prefix: str) -> dict[str, float]:
         f"completions/mean_length_{kind}": numbers for kind, numbers in lengths.items()
     }
     phrases = {
-        "completions/reflecting": [reflects(sample.text) for sample in samples],
-        "completions/cannot_see": [cannot_see(sample.text) for sample in samples],
+        "completions/reflecting": [sample.reflects for sample in samples],
+        "completions/cannot_see": [sample.cannot_see for sample in samples],
     }
     collected = parts | of_lengths | phrases
     return {

@@ -17,7 +17,7 @@ from r1v3_jax.rollout import sampler as rollout_sampler
 from r1v3_jax.rollout.sampler import SNAPSHOTS
 
 
-def test_the_accuracy_of_each_source_written_out(setup, groups):
+def test_the_accuracy_of_each_source_written_out(groups, monkeypatch):
     """Prompts 0 and 2 of one data set, 1 and 3 of another; a failed verifier is in neither."""
     right = {
         0: (1.0, 0.0, None),
@@ -36,7 +36,11 @@ def test_the_accuracy_of_each_source_written_out(setup, groups):
         )
         for p, group in enumerate(groups)
     ]
+    # A text may have a hundred thousand characters: each is read once, not for each mean.
+    read = []
+    monkeypatch.setattr(metrics, "cannot_see", lambda text: read.append(text) or False)
     found = metrics.statistics(made, 8)
+    assert len(read) == sum(len(group.texts) for group in made)
     assert found["accuracy/a"] == pytest.approx(3 / 5)
     assert found["accuracy/b"] == pytest.approx(1 / 6)
     assert found["accuracy"] == pytest.approx(4 / 11)
