@@ -54,6 +54,9 @@ class GRPO:
     """Group-relative policy optimization, Skywork-R1V3 report section 3.3."""
 
     train: Callable  # source(index) -> types.Example
+    # Whose weights it begins with: those of the stage before (empty), "init" (the run's initial
+    # weights), or those of the earlier stage of that name.
+    start: str = ""
     steps: PositiveInt = 100
     prompts: PositiveInt = 32  # P, a step
     # G, samples a prompt

@@ -28,12 +28,15 @@ from r1v3_jax.sharding import check_mesh_shape
 # What a stage may be. What each kind does: `stages.kinds`.
 Stage = SFT | GRPO
 
-# What a run writes below its workdir, where each stage has a directory of its name; and words of
-# summary.json. A stage may have none of these names.
+# What `start` of a stage says for the weights that the run begins with.
+INITIAL = "init"
+# What a run writes below its workdir, where each stage has a directory of its name; words of
+# summary.json; and INITIAL. A stage may have none of these names.
 RESERVED = (
     "answer_prior",
     "blind",
     "export",
+    INITIAL,
     "not_finite",
     "plots",
     "report",
@@ -115,7 +118,7 @@ class Health:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A whole run: one model through its stages in order, or through one of them."""
+    """A whole run: a table of stages that run in order, or one of them."""
 
     name: str
     model: ModelConfig
@@ -148,6 +151,7 @@ class Run:
 
     def __post_init__(self):
         self._check_names()
+        self._check_starts()
         if not self.init_from and self.write_tokenizer is None:
             raise ValueError("set init_from, a checkpoint to start from")
         if "\\" in self.opening:
@@ -187,10 +191,16 @@ class Run:
             f"{self.name} has no stage with rewards, as GRPO; it has {', '.join(self.stages)}"
         )
 
-    def stage_before(self, name: str) -> str:
-        """The name of the stage in front of `name`; "" for the first."""
+    def start_of(self, name: str) -> str:
+        """Returns the stage whose weights stage `name` begins with; "" for the initial weights.
+
+        "" of a first stage, "cold_start" of one behind it, whatever its `start` names.
+        """
+        start = self.stages[name].start
+        if start == INITIAL:
+            return ""
         names = ["", *self.stages]
-        return names[names.index(name) - 1]
+        return start or names[names.index(name) - 1]
 
     def with_stages(self, **stages: Stage) -> "Run":
         """Returns the run with other stages of these names; new names come last."""
@@ -263,8 +273,8 @@ class Run:
                 )
             if name in fields or name in RESERVED:
                 raise ValueError(
-                    f"Run.stages: a stage cannot be named {name!r}, which is a field of Run or a "
-                    f"file of its workdir; {name + '_stage'!r} would do"
+                    f"Run.stages: a stage cannot be named {name!r}, which is a field of Run, a "
+                    f"file of its workdir or a value of start; {name + '_stage'!r} would do"
                 )
         known = ", ".join(self.stages)
         if self.stage and self.stage not in self.stages:
@@ -274,6 +284,20 @@ class Run:
                 raise ValueError(
                     f"Evaluate.after: no stage {name!r}; choose from {known}"
                 )
+
+    def _check_starts(self) -> None:
+        """Raises ValueError for a stage that begins where no stage before it ends."""
+        earlier = []
+        for name, stage in self.stages.items():
+            choices = [INITIAL, *earlier]
+            if stage.start and stage.start not in choices:
+                is_later = stage.start in self.stages
+                problem = "does not come before it" if is_later else "is no stage"
+                raise ValueError(
+                    f"{name}.start is {stage.start!r}, which {problem}; choose from "
+                    f"{', '.join(choices)}, or '' for the stage before"
+                )
+            earlier.append(name)
 
     def _check_mesh(self) -> None:
         check_mesh_shape(self.mesh)

@@ -44,6 +44,9 @@ class SFT:
     validation: Callable | None = None
     # A file of tools/distill.py: its chains replace the examples' own.
     chains: str = ""
+    # Whose weights it begins with: those of the stage before (empty), "init" (the run's initial
+    # weights), or those of the earlier stage of that name.
+    start: str = ""
     steps: PositiveInt = 100
     rows: PositiveInt = 32  # packed rows a step
     row_tokens: PositiveInt = 256

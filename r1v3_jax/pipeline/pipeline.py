@@ -1,4 +1,4 @@
-"""A whole run: the stages in a row, what each achieves, the report and the export at the end.
+"""A whole run: the stages in order, what each achieves, the report and the export at the end.
 
 A finished stage leaves its weights and its account in WORKDIR/STAGE/done; the same run started
 again goes on after it.
@@ -18,7 +18,7 @@ from r1v3_jax.files import first_process, partial_directory, read_json, write_js
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.pipeline.preflight import identity
 from r1v3_jax.pipeline.start import (
-    initial_model,
+    first_weights,
     make_processor,
     set_chat,
     write_tokenizer,
@@ -31,6 +31,7 @@ from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.run.weights import load_weights, save_weights
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages.kinds import kind_of
+from r1v3_jax.train.update import release
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
 # `prefill` and `decode` for rollouts, for the probe and for the held-out questions, ...
@@ -56,11 +57,16 @@ def run(
     context = prepare(config, workdir, quiet, accept_changes)
     summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
     with jax.set_mesh(make_mesh(config.mesh, slices=config.slices)):
-        # 1. The stages, each from the weights of the one before.
-        names = list(config.selected_stages())
-        model = initial_model(context, first_stage=names[0])
-        for name in names:
+        # 1. The stages, each from the weights that it starts with.
+        model = None
+        previous = ""  # the stage whose weights `model` has
+        for name in config.selected_stages():
+            if model is None or config.start_of(name) != previous:
+                if model is not None:
+                    release(model)
+                model = first_weights(context, name)
             model, account = run_stage(context, name, model)
+            previous = name
             if "accuracy" in account:
                 summary["accuracy"][name] = account.pop("accuracy")
             summary |= account

@@ -56,6 +56,7 @@ def check(
 
     # 3. The directory. It reads the files that were looked for above.
     if workdir is not None:
+        check_starts(config, workdir)
         check_workdir(config, workdir, accept_changes)
 
     # 4. The mesh: every array of the model must split over it, to train and to decode.
@@ -105,6 +106,24 @@ def check_workdir(config: Run, workdir: Path, accept_changes: bool = False) -> N
         if not accept_changes:
             raise
         logging.warning("%s (accepted)", error)
+
+
+def check_starts(config: Run, workdir: Path) -> None:
+    """Raises FileNotFoundError if a stage that runs alone starts with weights that are not there.
+
+    A stage that names none begins without the one before it: that is only logged.
+    """
+    for name, stage in config.selected_stages().items():
+        named = stage.start and config.start_of(name)
+        # In a whole run it is made before its turn.
+        if not named or named in config.selected_stages():
+            continue
+        done = workdir / named / "done"
+        if not done.exists():
+            raise FileNotFoundError(
+                f"{name}.start is {named!r}, and there is no {done}; run --config.stage={named} "
+                f"first, or name {name}.start = 'init', the initial weights"
+            )
 
 
 def last_word(field: str) -> str:

@@ -56,20 +56,21 @@ def make_processor(config: Run, directory: Path) -> Processor:
     return Processor(config.model, tokenizer)
 
 
-def initial_model(context: Context, first_stage: str) -> R1V3:
-    """Returns the weights that `first_stage` begins with."""
+def first_weights(context: Context, stage: str) -> R1V3:
+    """Returns the weights that `stage` begins with, read from the workdir or from `init_from`."""
     config = context.run
     mesh = jax.sharding.get_mesh()
 
-    # 1. What the stage before it left in this directory: a resumed or continued run.
-    previous = config.stage_before(first_stage)
+    # 1. What an earlier stage left in this directory. One that `start` names is there:
+    # `preflight.check_starts` has looked.
+    previous = config.start_of(stage)
     if previous:
         done = context.workdir / previous / "done"
         if done.exists():
             return load_weights(done, compute=config.compute, mesh=mesh)
         logging.warning(
             "%s begins with %s: %s was not done in %s",
-            first_stage,
+            stage,
             config.init_from or "random weights",
             previous,
             context.workdir,

@@ -29,8 +29,52 @@ def run(**changes) -> Run:
 def test_stages_run_in_the_order_of_their_table():
     assert list(run().selected_stages()) == ["warm", "grpo", "again"]
     assert list(run(stage="grpo").selected_stages()) == ["grpo"]
-    before = [run().stage_before(name) for name in run().stages]
+    before = [run().start_of(name) for name in run().stages]
     assert before == ["", "warm", "grpo"]
+
+
+def started(**starts: str) -> Run:
+    """The run with other starts of its stages."""
+    stages = {
+        name: dataclasses.replace(stage, start=starts.get(name, ""))
+        for name, stage in run().stages.items()
+    }
+    return run(stages=stages)
+
+
+def test_a_stage_may_start_with_the_initial_weights_or_those_of_an_earlier_one():
+    config = started(grpo="init", again="warm")
+    assert [config.start_of(name) for name in config.stages] == ["", "", "warm"]
+    # The same in words is not the same run: "" and "warm" may come to mean different stages.
+    assert config.identity("again")["again.start"] == "'warm'"
+    assert run().identity("again")["again.start"] == "''"
+
+
+@pytest.mark.parametrize(
+    "starts, message",
+    [
+        (
+            {"again": "base"},
+            "again.start is 'base', which is no stage; choose from init, warm, grpo",
+        ),
+        (
+            {"grpo": "again"},
+            "grpo.start is 'again', which does not come before it; .* init, warm,",
+        ),
+        ({"grpo": "grpo"}, "grpo.start is 'grpo', which does not come before it"),
+        ({"warm": "grpo"}, "warm.start is 'grpo', .* choose from init, or ''"),
+    ],
+)
+def test_a_start_that_is_not_there_yet_is_refused(starts, message):
+    with pytest.raises(ValueError, match=message):
+        started(**starts)
+
+
+def test_a_start_is_a_flag():
+    config = run()
+    values = thaw(config)
+    values.again.start = "warm"
+    assert freeze(config, values).start_of("again") == "warm"
 
 
 def test_the_order_outlives_the_flags_that_sort_their_names():
@@ -83,6 +127,10 @@ def test_images_that_are_converted_in_another_way_are_another_run():
         (
             {"stages": {"export": SFT(source)}},
             "cannot be named 'export'.*'export_stage' would do",
+        ),
+        (
+            {"stages": {"init": SFT(source)}},
+            "cannot be named 'init'.*value of start; 'init_stage' would do",
         ),
         ({"stages": {"grpo": 3}}, r"Run.stages\['grpo'\] is 3; it must be SFT"),
         ({"stage": "rl"}, "no stage 'rl'; choose from warm, grpo, again"),

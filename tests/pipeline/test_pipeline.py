@@ -228,7 +228,7 @@ def test_the_choices_of_a_run_are_taken(config, finished, tmp_path, source):
     preflight.check(run)
     context = pipeline.prepare(run, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
-        got = start.initial_model(context, "base")
+        got = start.first_weights(context, "base")
     assert got.config == model and got.language.config == model.text
     vocab = text.vocab_size
     kept = weights.load_weights(workdir / "connector/done")
@@ -242,9 +242,9 @@ def test_a_stage_that_begins_without_the_one_before_says_so(
 ):
     context = pipeline.prepare(config, tmp_path / "run", True)
     with jax.set_mesh(make_mesh(config.mesh)):
-        start.initial_model(context, "base")
+        start.first_weights(context, "base")
         assert not warned(caplog)
-        start.initial_model(context, "grpo")
+        start.first_weights(context, "grpo")
     assert warned(caplog)[0].startswith(
         "grpo begins with random weights: cold_start was not done"
     )
