@@ -71,7 +71,9 @@ class Reward:
         twice = [name for name in self.names if self.names.count(name) > 1]
         if twice:
             raise ValueError(
-                f"Reward.terms: two terms are called {twice[0]!r}; give one another `name`"
+                f"Reward.terms: two terms are called {twice[0]!r}; give one another name, as that "
+                "of a function that calls it: def short_repeats(answered): return Repeated(3)"
+                "(answered)"
             )
         if all(is_off(weight) for weight, _ in self.terms):
             raise ValueError(

@@ -49,7 +49,8 @@ class IoU:
     """The share of the reference's boxes that are found with an IoU of `threshold` or more.
 
     None for rows that are not about boxes. With weight 0 it is only logged, as V-Triune logs
-    IoU@50, 75, 95 and 99 of each source: `reward/iou_50`.
+    IoU@50, 75, 95 and 99 of each source: `reward/iou_50`. Boxes too many cost nothing here: a
+    positive weight would teach to write many. The verifier `overlap` counts them.
     """
 
     threshold: float

@@ -168,8 +168,8 @@ def _with_target(labels: list[int], target: int, rng: np.random.Generator) -> li
     Drawn one by one, a digit would be there once or not at all, nearly always.
     """
     wanted = int(rng.integers(len(labels) + 1))
-    # Other labels than the target: the target is 10 - 1 steps from itself, so 1 to 9 steps reach
-    # each of the others. Target 7, 5 steps: 2.
+    # Other labels than the target: 10 steps lead back to it, so 1 to 9 steps reach each of the
+    # others. Target 7, 5 steps: 2.
     others = (target + rng.integers(1, 10, size=len(labels))) % 10
     chosen = [target] * wanted + others[wanted:].tolist()
     return rng.permutation(chosen).tolist()

@@ -115,10 +115,11 @@ def obeying(
     roles: Roles,
     rng: np.random.Generator,
 ) -> str:
-    """Writes a chain that earns most by these rules.
+    """Writes a chain that obeys the rules of the answer and those of the form, each by itself.
 
     Where right answers pay it is worked; where wrong ones do, it jumps to the roles with somebody's
-    turned around. Where a form costs, the answer has no tags.
+    turned around. Where a form costs, the answer has no tags. It need not earn most: an answer
+    without tags is not read, and an unreadable one may pay more than a wrong one.
     """
     pays_form = rules.form is None or rules.form > rules.no_form
     if rules.right > rules.wrong:
