@@ -22,6 +22,9 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
     def rises_above(metric: str, threshold: float) -> bool:
         return bool(threshold) and metrics.get(metric, np.nan) > threshold
 
+    # A function of the user's that raises would else be seen only in the metrics.
+    errors = "reward_errors/"
+    failing = [name.removeprefix(errors) for name in metrics if name.startswith(errors)]
     # {name: (whether it rings, text)}; nan compares false with everything.
     h = config
     known = {
@@ -51,6 +54,11 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
             rises_above("completions/clipped_ratio", h.clipped_above),
             f"more than {h.clipped_above:.0%} of the completions were cut at the length limit: "
             "raise max_completion_tokens, or give reward the term Overlong",
+        ),
+        "failed_term": (
+            bool(failing),
+            f"a term of the reward fails ({', '.join(failing)}), and its samples are not learnt "
+            "from: `problem` in WORKDIR/rollouts has how",
         ),
     }
     return {name: text for name, (crossed, text) in known.items() if crossed}

@@ -26,6 +26,7 @@ from r1v3_jax.stages.loop import Loop, Resume
         ({"frac_reward_zero_std": 0.95}, ["zero_signal"]),
         ({"sampler_gap": 0.2}, ["sampler_gap"]),
         ({"completions/clipped_ratio": 0.6}, ["clipped_length"]),
+        ({"reward_errors/says_why": 3}, ["failed_term"]),
         ({"entropy": 1.0, "frac_reward_zero_std": 0.5, "sampler_gap": 1e-4}, []),
         ({"loss": 1.0, "entropy": float("nan")}, []),
     ],
