@@ -30,8 +30,11 @@ from r1v3_jax.losses import (
     KLEstimator,
     Masked,
     PolicyLoss,
+    Prioritized,
     SampleWeight,
     SequenceMean,
+    SoftPrioritized,
+    TermByTerm,
     TokenChoice,
 )
 from r1v3_jax.losses.policy import check_number, reads_reference
@@ -104,6 +107,8 @@ class GRPO:
     aggregation: Aggregation = SequenceMean()  # equation 7
     loss: PolicyLoss = Clipped()
     kl_coef: Number = 0.0  # 0: no reference model in memory, no pass through one
+    # loss: a term of the loss, as in GRPO. reward: every sample's reward is less by it, as in RLHF.
+    kl_in: Literal["loss", "reward"] = "loss"
     # What the KL term holds to, and the teacher of Distilled(): a Hugging Face directory or a
     # checkpoint of ours, of any size that reads the same tokens. Empty: the stage's first weights.
     reference: str = ""
@@ -167,6 +172,7 @@ class GRPO:
         check_number("GRPO.temperature", self.temperature, 1e-6, 1e6, wanted)
         self._check_whole_samples()
         self._check_reference()
+        self._check_refills()
         self._check_off_policy()
         self._check_samples()
         self._check_buckets()
@@ -269,6 +275,18 @@ class GRPO:
 
     def _check_reference(self) -> None:
         """Raises ValueError for a reference without use, and a teacher that cannot teach."""
+        # Distilled() reads no reward, and TermByTerm only the terms that the config names.
+        advantage = type(self.advantage).__name__
+        if self.kl_in == "reward" and (
+            is_off(self.kl_coef)
+            or reads_reference(self.loss)
+            or isinstance(self.advantage, TermByTerm)
+        ):
+            raise ValueError(
+                f"GRPO.kl_in is 'reward', beside kl_coef = {self.kl_coef}, loss = {self.loss} and "
+                f"advantage {advantage}; wanted a KL term and who reads its reward: kl_coef = "
+                "0.001, Clipped() and GroupRelative() would do"
+            )
         if self.reference and not self.needs_reference():
             raise ValueError(
                 f"GRPO.reference is {self.reference!r} and nothing reads it; kl_coef = 0.001 or "
@@ -283,11 +301,22 @@ class GRPO:
                 "nothing to teach it; name a checkpoint, as RUN/export"
             )
         # It is pushed by no advantage: what chooses by rewards has no say in it.
-        if self.refills or self.tokens != AllTokens():
+        by_rewards = isinstance(self.sample_weight, Prioritized | SoftPrioritized)
+        if self.refills or self.tokens != AllTokens() or by_rewards:
             raise ValueError(
                 f"GRPO.loss is {loss}, which learns from every token whatever its reward, beside "
-                f"refills = {self.refills} and tokens = {self.tokens}; refills = 0 and AllTokens() "
-                "would do"
+                f"refills = {self.refills}, tokens = {self.tokens} and sample_weight = "
+                f"{self.sample_weight}; refills = 0, AllTokens() and AllAlike() would do"
+            )
+
+    def _check_refills(self) -> None:
+        """Raises ValueError if refills would throw away what the advantage tells apart."""
+        is_by_term = isinstance(self.advantage, TermByTerm)
+        if self.refills and self.refill_by == "reward" and is_by_term:
+            raise ValueError(
+                f"GRPO.refills is {self.refills} by reward and advantage TermByTerm, which learns "
+                "from groups whose sums are equal and whose terms are not; refill_by = 'accuracy' "
+                "or refills = 0 would do"
             )
 
     def _check_off_policy(self) -> None:

@@ -48,6 +48,7 @@ from r1v3_jax.stages.reference import (
     reference_config,
 )
 from r1v3_jax.train import update as train_update
+from r1v3_jax.train.kl_rewards import with_kl
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
 from r1v3_jax.train.policy_batch import busy_rows, policy_batch, policy_batch_of
 from r1v3_jax.train.policy_gradient import (
@@ -111,12 +112,18 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # 2. Learn, unless a reward or a log-probability is not finite.
             learnt = {}
             problem = not_finite(collected.groups)
+            if not problem and needs_old_logprobs(config):
+                with loop.timer("score"):
+                    batch = with_logprobs(batch, state.model, reference, config)
+                    if config.kl_in == "reward":
+                        collected, batch = charge_kl(
+                            context, config, step, collected, batch, bonus
+                        )
+                        problem = not_finite(collected.groups)
             if problem:
                 loop.skip(step, problem, host_batch)
             else:
-                state, learnt = learn(
-                    loop, step, state, batch, update, reference, config
-                )
+                state, learnt = learn(loop, step, state, batch, update, config)
 
             # 3. Measure: this step's samples, and now and then the policy on fixed questions.
             metrics = learnt | ledger.metrics() | speed(loop.timer, config, collected)
@@ -233,6 +240,26 @@ def batch_of(
     )
 
 
+def charge_kl(
+    context: Context,
+    config: GRPO,
+    step: int,
+    collected: Collected,
+    batch: PolicyBatch,
+    bonus: EntropyBonus,
+) -> tuple[Collected, PolicyBatch]:
+    """Takes the KL term off the rewards of a scored batch, and its advantages anew."""
+    groups = with_kl(collected.groups, batch, config, step / config.steps)
+    anew = place(context, batch_of(context, config, step, groups, bonus))
+    rows = dataclasses.replace(
+        anew.rows,
+        old_logprobs=batch.rows.old_logprobs,
+        ref_logprobs=batch.rows.ref_logprobs,
+    )
+    batch = dataclasses.replace(anew, rows=rows)
+    return dataclasses.replace(collected, groups=groups), batch
+
+
 def place(context: Context, batch: PolicyBatch) -> PolicyBatch:
     """Puts a batch on the devices."""
     rules = context.run.compute.rules
@@ -271,16 +298,12 @@ def learn(
     state: TrainState,
     batch: PolicyBatch,
     update: Callable,
-    reference: R1V3 | None,
     config: GRPO,
 ) -> tuple[TrainState, dict]:
     """Makes `updates_per_rollout` optimizer steps on one batch.
 
     Returns the new state, and the metrics of the last of them.
     """
-    if needs_old_logprobs(config):
-        with loop.timer("score"):
-            batch = with_logprobs(batch, state.model, reference, config)
     metrics = {}
     for _ in range(config.updates_per_rollout):
         with loop.timer("update"):

@@ -89,7 +89,7 @@ def policy_loss(
         )
     pushes = rows.ref_logprobs if reads_reference(step.loss) else rows.advantages
     loss, metrics = step.loss(logprobs, old, pushes, corrected, segments)
-    if not is_off(step.kl_coef):
+    if not is_off(step.kl_coef) and config.kl_in == "loss":
         divergence = weighted_sum(
             config.kl_estimator(logprobs, rows.ref_logprobs), weights
         )

@@ -26,7 +26,7 @@ from r1v3_jax.run import metrics
 FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=2"]
 FLAGS += ["--config.grpo.slots=12", "--config.grpo.evaluate_every=0"]
 CHOICES = """
-from r1v3_jax.losses import Clipped, HighEntropy, LeaveOneOut, Prioritized
+from r1v3_jax.losses import AdaptiveEntropy, Clipped, HighEntropy, LeaveOneOut, Prioritized
 from r1v3_jax.losses.schedules import Line
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import Repeated, Short, correct, well_formed
@@ -44,7 +44,11 @@ grpo = replace(
     advantage=LeaveOneOut(),
     sample_weight=Prioritized(high=10.0),
     tokens=HighEntropy(0.5),
-    entropy_coef=0.01,
+    entropy_coef=AdaptiveEntropy(target=10.0, step=0.01),
+    kl_coef=Line(0.1, 0.2),
+    kl_in="reward",
+    # Far enough that the distance from the reference shows after one step.
+    optimizer=Optimizer(lr=2e-3),
     loss=Clipped(high=Line(0.2, 0.3)),
 )
 config = config.with_stages(grpo=grpo)
@@ -101,6 +105,8 @@ def grpo(workdir):
 def test_the_same_losses(both):
     one, two = grpo(both[0]), grpo(both[1])
     assert [line["step"] for line in two] == [0, 1]
+    assert one[0]["reward/kl"] == 0 and one[1]["reward/kl"] > 1e-3
+    assert [line["entropy_coef/next"] for line in two] == [0.01, 0.02]
     assert max(abs(line["loss"]) for line in one) > 1e-3 and one[0]["grad_norm"] > 1e-3
     for ours, theirs in zip(two, one, strict=True):
         ours, theirs = (

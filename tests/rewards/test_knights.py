@@ -134,3 +134,11 @@ def test_the_reward_of_logic_rl(text, ended, total):
     sample = Sample(text, example, ended)
     (score,) = score_all([sample], reward=reward, verify=Verify(answer=find_tagged))
     assert score.total == total
+
+
+def test_a_name_is_compared_whole():
+    gold = "(1) Jean-Luc is a knight (2) O'Brien is a knave"
+    assert knights.roles_of_reference(gold) == {"Jean-Luc": "knight", "O'Brien": "knave"}
+    assert knights.difference(gold, gold) is None
+    other = gold.replace("Jean-Luc", "Marc-Luc")
+    assert knights.difference(gold, other) == UNREADABLE

@@ -10,7 +10,7 @@ import pytest
 
 from r1v3_jax import hf
 from r1v3_jax.config import GRPO, Optimizer, load_config
-from r1v3_jax.losses import Distilled, HighEntropy
+from r1v3_jax.losses import Distilled, HighEntropy, Prioritized, TermByTerm
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.run import metrics, weights
@@ -173,7 +173,15 @@ def test_a_reference_that_cannot_judge_is_refused_on_the_host(config, tmp_path):
         ),
         (
             {"loss": Distilled(), "reference": "dir", "tokens": HighEntropy()},
-            "whatever its reward, beside refills = 0 and tokens = HighEntropy",
+            "whatever its reward, beside refills = 0, tokens = HighEntropy",
+        ),
+        (
+            {"loss": Distilled(), "reference": "dir", "sample_weight": Prioritized()},
+            "and sample_weight = Prioritized",
+        ),
+        (
+            {"advantage": TermByTerm(), "refills": 2},
+            "refill_by = 'accuracy' or refills = 0 would do",
         ),
     ],
 )

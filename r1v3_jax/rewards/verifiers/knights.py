@@ -11,7 +11,9 @@ from r1v3_jax.rewards.verifiers.verdict import UNREADABLE
 
 WRONG = "another role"
 
-_STATED = re.compile(r"\b([^\W\d_]+)\s+is\s+a\s+(knight|knave)\b", re.IGNORECASE)
+_STATED = re.compile(
+    r"(?<![\w'-])([^\W\d_][\w'-]*)\s+is\s+a\s+(knight|knave)\b", re.IGNORECASE
+)
 _ROLE = re.compile("knight|knave", re.IGNORECASE)
 
 
@@ -50,7 +52,9 @@ def read_roles(text: str, names: list[str]) -> dict[str, str] | None:
     roles = {}
     for name in names:
         stated = re.search(
-            rf"\b{re.escape(name)}\s+is\s+a\s+(knight|knave)\b", text, re.IGNORECASE
+            rf"(?<![\w'-]){re.escape(name)}\s+is\s+a\s+(knight|knave)\b",
+            text,
+            re.IGNORECASE,
         )
         if stated is None:
             return None
