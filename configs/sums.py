@@ -54,15 +54,15 @@ config = Run(
     write_tokenizer=sums.write_tokenizer,
     stages={
         "cold_start": SFT(
-            train=TEACHER.mix(short=2, long=1),
-            steps=2400,
+            train=TEACHER.mix(short=3, long=1),
+            steps=1200,
             rows=8,
             row_tokens=160,
             tiles=0,
             optimizer=Optimizer(
                 lr=4e-3, warmup_steps=50, schedule="cosine", weight_decay=0.05
             ),
-            checkpoint_every=800,
+            checkpoint_every=400,
         ),
         "grpo": GRPO(
             train=SEEN.mix(short=3, long=1),
@@ -74,7 +74,7 @@ config = Run(
             tiles=0,
             aggregation=TokenMean(),
             loss=Clipped(high=0.28),
-            optimizer=Optimizer(lr=4e-4, warmup_steps=5),
+            optimizer=Optimizer(lr=2e-4, warmup_steps=5),
             evaluate_every=5,
             checkpoint_every=20,
         ),
