@@ -46,8 +46,9 @@ def chain(
 ) -> str:
     """Writes a thought and the answer behind it; tags: inside <answer> </answer>."""
     answer = solution_text(names, roles)
-    said = f"<answer>\n{answer}\n</answer>" if tags else answer
-    return f"{thought}\n</think>\n{said}"
+    if tags:
+        answer = f"<answer>\n{answer}\n</answer>"
+    return f"{thought}\n</think>\n{answer}"
 
 
 # 2. Rules of a reward, told in the prompt
@@ -125,5 +126,5 @@ def obeying(
     if rules.right > rules.wrong:
         return chain(worked(statements, names), names, roles, tags=pays_form)
     person = rng.integers(len(roles))
-    said = tuple(role != (i == person) for i, role in enumerate(roles))
-    return chain(JUMPED, names, said, tags=pays_form)
+    wrong_roles = tuple(role != (i == person) for i, role in enumerate(roles))
+    return chain(JUMPED, names, wrong_roles, tags=pays_form)

@@ -138,7 +138,10 @@ def test_the_reward_of_logic_rl(text, ended, total):
 
 def test_a_name_is_compared_whole():
     gold = "(1) Jean-Luc is a knight (2) O'Brien is a knave"
-    assert knights.roles_of_reference(gold) == {"Jean-Luc": "knight", "O'Brien": "knave"}
+    assert knights.roles_of_reference(gold) == {
+        "Jean-Luc": "knight",
+        "O'Brien": "knave",
+    }
     assert knights.difference(gold, gold) is None
     other = gold.replace("Jean-Luc", "Marc-Luc")
     assert knights.difference(gold, other) == UNREADABLE
