@@ -26,6 +26,9 @@ REASONS = {
     "no_question": "the question is empty",
     "no_answer": "there is no answer to verify, or neither an answer nor a chain of thought",
     "no_chain": "there is no chain of thought to learn from",
+    "no_pair": "there are no two answers, chosen and rejected, to learn a preference from",
+    "pair": "a row with chosen and rejected, which only a stage of preferences learns from",
+    "same_answers": "chosen and rejected are the same",
     "open_thought": "a reply without </think>, where the turn begins with <think>",
     "chain": "the box of the chain is not the answer",
     "answer": "the reference answer does not verify against itself",
@@ -67,6 +70,9 @@ class Example:
     )
     answer: str  # the reference that answers are verified against
     chain: str | None = None  # a chain of thought for the cold start
+    # Two replies, of which the first is preferred; both or none.
+    chosen: str | None = None
+    rejected: str | None = None
     level: str = "normal"  # groups metrics
     kind: str = ""  # groups metrics, as "add the rows"
     # What each image token shows, one token of text each. Where given, supervised training asks for

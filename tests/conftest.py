@@ -48,6 +48,8 @@ DEAR = {
     "tools/test_tools.py": 25,
     "models/test_int8.py": 20,
     "pipeline/test_starts.py": 20,
+    "stages/test_preference.py": 30,
+    "train/test_pairs.py": 30,
     "stages/test_reworded_training.py": 15,
     "sampling/test_next_token.py": 20,
     "test_sharding.py": 20,

@@ -4,6 +4,7 @@ from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.load import list_configs, load_arms, load_config
 from r1v3_jax.config.model import Compute, ModelConfig, TextConfig, VisionConfig
+from r1v3_jax.config.preference import Preference
 from r1v3_jax.config.presets import (
     INTERNVL3_1B,
     INTERNVL3_2B,
@@ -40,6 +41,7 @@ __all__ = [
     "Health",
     "ModelConfig",
     "Optimizer",
+    "Preference",
     "Run",
     "TextConfig",
     "Verify",

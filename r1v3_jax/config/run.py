@@ -11,6 +11,7 @@ from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.fit import check_splits
 from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.model import Compute, ModelConfig
+from r1v3_jax.config.preference import Preference
 from r1v3_jax.config.sft import SFT
 from r1v3_jax.config.topology import Topology, parse
 from r1v3_jax.fields import (
@@ -26,7 +27,7 @@ from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.sharding import check_mesh_shape
 
 # What a stage may be. What each kind does: `stages.kinds`.
-Stage = SFT | GRPO
+Stage = SFT | GRPO | Preference
 
 # What `start` of a stage says for the weights that the run begins with.
 INITIAL = "init"
@@ -122,8 +123,8 @@ class Run:
 
     name: str
     model: ModelConfig
-    # name -> SFT or GRPO, in the order in which they run; the kind of a stage is its type. A field
-    # of a stage is changed by --config.NAME.FIELD=VALUE.
+    # name -> SFT, GRPO or Preference, in the order in which they run; the kind of a stage is its
+    # type. A field of a stage is changed by --config.NAME.FIELD=VALUE.
     stages: dict[str, Stage] = dataclasses.field(metadata=TABLE)
     stage: str = ""  # the name of one stage, to run it alone; empty: all, in order
     compute: Compute = Compute()
@@ -264,7 +265,8 @@ class Run:
         for name, stage in self.stages.items():
             if not isinstance(stage, Stage):
                 raise ValueError(
-                    f"Run.stages[{name!r}] is {stage!r}; it must be SFT(...) or GRPO(...)"
+                    f"Run.stages[{name!r}] is {stage!r}; it must be SFT(...), GRPO(...) or "
+                    "Preference(...)"
                 )
             if not name.isidentifier():
                 raise ValueError(

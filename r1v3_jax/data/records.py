@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1v3_jax.data import fields, media, options, schemas, unread
+from r1v3_jax.data import fields, media, options, pairs, schemas, unread
 from r1v3_jax.data.downloads import Downloads, is_address
 from r1v3_jax.data.fields import InvalidRecord
 from r1v3_jax.data.turns import THOUGHT_END
@@ -74,6 +74,8 @@ def example(
         question=row["question"],
         answer=row["answer"],
         chain=row["chain"],
+        chosen=row["chosen"],
+        rejected=row["rejected"],
         level=row["level"],
         verifier=row["verifier"],
         source=source,
@@ -129,6 +131,12 @@ def _assembled(record: dict, schema: str) -> dict:
     # 1. What the schema reads.
     row = schemas.CANONICAL | schemas.SCHEMAS[schema](record)
     read = row.pop("read")
+    # Ours reads every field that a canonical row has: what is no pair is a fact, as a number.
+    row |= dict.fromkeys(pairs.PAIR_FIELDS)
+    read = tuple(name for name in read if name not in pairs.PAIR_FIELDS)
+    if pairs.has_pair(record):
+        pairs.add_pair(record, row)
+        read = (*read, *pairs.PAIR_FIELDS)
 
     # 2. Options go into the question before its markers are counted: an option may have one.
     options.add_options(record, row)
@@ -178,13 +186,14 @@ def check(row: dict) -> None:
     """
     if not row["question"]:
         raise InvalidRecord("no_question", "")
-    # A row with a chain and no answer can still teach; nothing can be rewarded for it.
-    if not row["answer"] and row["chain"] is None:
-        wanted = f"wanted one of {', '.join(schemas.ANSWERS)}, or a chain"
+    # A row with a chain or a pair and no answer can still teach; nothing can be rewarded for it.
+    if not row["answer"] and row["chain"] is None and row["chosen"] is None:
+        wanted = f"wanted one of {', '.join(schemas.ANSWERS)}, a chain, or chosen and rejected"
         raise InvalidRecord("no_answer", wanted)
 
     asked_texts = [*_contents(row, by_assistant=False), row["question"]]
-    answer_texts = [*_contents(row, by_assistant=True), row["chain"] or ""]
+    replies = [row[name] or "" for name in ("chain", *pairs.PAIR_FIELDS)]
+    answer_texts = [*_contents(row, by_assistant=True), *replies]
     for text in asked_texts + answer_texts:
         for control in CONTROL:
             if control in text:

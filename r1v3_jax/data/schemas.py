@@ -11,6 +11,7 @@ downloaded. A canonical row is a plain dict:
     images               paths, or the bytes of files
     before               [{"role", "content"}, ...], the turns before the question
     chain                the assistant's reply to the question, or None
+    chosen, rejected     two replies, of which the first is preferred, or None; read by `pairs`
     level, verifier      as in `types.Example`
     accuracy_weight      of the reward, or None
     metadata             {name: text or number}, the other fields of the record that are small
@@ -54,6 +55,8 @@ CANONICAL = {
     "images": [],
     "before": [],
     "chain": None,
+    "chosen": None,
+    "rejected": None,
     "level": "normal",
     "verifier": "",
     "accuracy_weight": None,

@@ -43,6 +43,7 @@ from r1v3_jax.losses.policy import (
     PolicyLoss,
     Sapo,
 )
+from r1v3_jax.losses.preference import Mpo
 
 __all__ = [
     "K1",
@@ -69,6 +70,7 @@ __all__ = [
     "KLEstimator",
     "LeaveOneOut",
     "Masked",
+    "Mpo",
     "Part",
     "PolicyLoss",
     "Prioritized",

@@ -61,6 +61,14 @@ class Encoded:
     tiles: Tiles  # float32[I, S, S, 3]
 
 
+@dataclasses.dataclass(frozen=True)
+class EncodedPair(Encoded):
+    """A prompt in numbers, and two answers to it, each up to the end of its turn."""
+
+    chosen: np.ndarray  # int32[C], the preferred one
+    rejected: np.ndarray  # int32[R]
+
+
 class Processor:
     """Turns examples into ids and tiles for one model."""
 
@@ -76,8 +84,10 @@ class Processor:
         """Encodes what sampling starts from.
 
         ValueError if it is not a prompt of this model. DroppedRow if it is too long for the model,
-        or if the row has a chain but no answer: no sampled answer to it can be right.
+        if the row has a chain but no answer: no sampled answer to it can be right; or if it has two
+        answers to compare.
         """
+        self._refuse_pair(example)
         # A row that only teaches is for supervised stages.
         if example.chain is not None and not example.answer:
             detail = "a chain of thought alone"
@@ -96,9 +106,10 @@ class Processor:
         The loss is on what follows the prompt, and on the assistant's earlier turns. DroppedRow if
         there is nothing to learn from, or a reply that never ends its thought.
         """
+        self._refuse_pair(example)
         if example.chain is None:
             raise DroppedRow(example.source, example.id, "no_chain")
-        self._check_thoughts(example)
+        self._check_thoughts(example, example.chain)
         tiles = self.tiles(example)
         question = ("user", example.question)
         answer = ("assistant", example.chain)
@@ -115,7 +126,57 @@ class Processor:
             labels = self._label_images(example, ids, mask)
         return Encoded(tokens=ids, labels=labels, loss_mask=mask, tiles=tiles)
 
-    def _check_thoughts(self, example: Example) -> None:
+    def pair(self, example: Example, *, answer_tokens: int) -> EncodedPair:
+        """Encodes a prompt and the two answers to it, to learn which is preferred.
+
+        answer_tokens: the room for one answer, with the end of its turn. DroppedRow if there are
+        no two answers, if they are the same or too long, or if the preferred one never ends its
+        thought. That of a rejected one may be its flaw.
+        """
+        row = example.source, example.id
+        answers = [example.chosen or "", example.rejected or ""]
+        if not all(answer.strip() for answer in answers):
+            raise DroppedRow(*row, "no_pair")
+        self._check_thoughts(example, answers[0])
+        tiles = self.tiles(example)
+        turns = (*example.before, ("user", example.question))
+        prompt = np.asarray(self._prompt_ids(turns, tuple(tiles.counts)), np.int32)
+        encoded = [self._answer_ids(turns, answer, tiles.counts) for answer in answers]
+        if np.array_equal(*encoded):
+            raise DroppedRow(*row, "same_answers", answers[0])
+        longest = max(map(len, encoded))
+        if longest > answer_tokens:
+            detail = f"an answer of {longest} tokens, room for {answer_tokens}"
+            raise DroppedRow(*row, "too_long", detail)
+        return EncodedPair(
+            tokens=prompt,
+            labels=prompt,
+            loss_mask=np.zeros(len(prompt), bool),
+            tiles=tiles,
+            chosen=encoded[0],
+            rejected=encoded[1],
+        )
+
+    def _answer_ids(
+        self, turns: tuple[tuple[str, str], ...], answer: str, counts
+    ) -> np.ndarray:
+        """Returns the tokens of the reply to `turns`, through the end of its turn, int32[C]."""
+        messages = _messages((*turns, ("assistant", answer)))
+        image_tokens = self._image_tokens(counts)
+        ids, mask = self.tokenizer.encode_example(messages, image_tokens)
+        check_token_ids(ids, self.config.text.vocab_size)
+        # A chat is its prompt, then the reply: its mask is true up to the end of the turn.
+        start = len(self.tokenizer.encode_prompt(_messages(turns), image_tokens))
+        end = int(np.flatnonzero(mask)[-1]) + 1
+        return np.asarray(ids[start:end], np.int32)
+
+    def _refuse_pair(self, example: Example) -> None:
+        """DroppedRow for a row with two answers to compare."""
+        if example.chosen is not None or example.rejected is not None:
+            detail = "chosen and rejected; a stage Preference(...) learns from them"
+            raise DroppedRow(example.source, example.id, "pair", detail)
+
+    def _check_thoughts(self, example: Example, last_reply: str) -> None:
         """DroppedRow if a reply never ends the thought that its turn begins with.
 
         Without </think>, "A cat." would be learnt as a thought that ends the turn.
@@ -123,7 +184,7 @@ class Processor:
         if "<think>" not in self.tokenizer.chat.opening:
             return
         replies = [text for role, text in example.before if role == "assistant"]
-        for reply in (*replies, example.chain):
+        for reply in (*replies, last_reply):
             if "</think>" not in reply:
                 detail = f"{reply[:100]!r} has no </think>"
                 raise DroppedRow(example.source, example.id, "open_thought", detail)

@@ -114,9 +114,19 @@ def on_terminal(item: reader.Item, processor: Processor) -> str:
     shown = plain("".join(pieces)[:1000])
     lines = [line(item), *shown.split("\n")]
     # A prompt has no loss and no answer in its text.
-    if not item.encoded.loss_mask.any():
+    if item.example.chosen is not None:
+        lines += [f"{name}: {plain(text)}" for name, text in pair_of(item).items()]
+    elif not item.encoded.loss_mask.any():
         lines.append(f"answer: {plain(item.example.answer)}")
     return "\n    ".join(lines)
+
+
+def pair_of(item: reader.Item) -> dict[str, str]:
+    """Returns the two answers of a row of preferences by name; none of another row."""
+    example = item.example
+    if example.chosen is None:
+        return {}
+    return {"chosen": example.chosen, "rejected": example.rejected}
 
 
 def page(
@@ -185,6 +195,8 @@ def _row(item: reader.Item, processor: Processor) -> str:
     for kind, piece in runs(item.encoded, processor):
         before, after = TAGS[kind]
         text += before + escaped(piece) + after
+    for name, answer in pair_of(item).items():
+        text += f"\n\n<mark>{name}</mark>\n{escaped(answer)}"
     fields = {
         "source": example.source,
         "level": example.level,

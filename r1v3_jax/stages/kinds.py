@@ -17,21 +17,21 @@ from types import ModuleType
 
 import jax
 
-from r1v3_jax.config import GRPO, SFT, Run
+from r1v3_jax.config import GRPO, SFT, Preference, Run
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.run.program import Program
-from r1v3_jax.stages import grpo, sft
+from r1v3_jax.stages import grpo, preference, sft
 
 # The type of a stage's config -> its module.
-KINDS = {SFT: sft, GRPO: grpo}
+KINDS = {SFT: sft, GRPO: grpo, Preference: preference}
 
 
-def kind_of(config: SFT | GRPO) -> ModuleType:
+def kind_of(config: SFT | GRPO | Preference) -> ModuleType:
     """Returns the module that runs a stage with this config."""
     return KINDS[type(config)]
 
 
-def open_reader(config: SFT | GRPO, *args, **position) -> Reader:
+def open_reader(config: SFT | GRPO | Preference, *args, **position) -> Reader:
     """Returns the reader of a stage; the other arguments are those of its kind's `reader`."""
     return kind_of(config).reader(config, *args, **position)
 

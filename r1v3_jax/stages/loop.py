@@ -25,6 +25,9 @@ class Resume:
     checkpoints: list = dataclasses.field(default_factory=list)
     # GRPO: the coefficient of an adaptive entropy bonus; None: where it begins.
     entropy_coef: float | None = None
+    # Preference: the mean of rewards up to here, and over how many steps.
+    reward_mean: float = 0.0
+    reward_steps: int = 0
     # SFT: the best validation loss so far, its step, and how many measurements came since.
     best: dict = dataclasses.field(
         default_factory=lambda: {"loss": math.inf, "step": 0, "since": 0}

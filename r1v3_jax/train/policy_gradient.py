@@ -14,51 +14,33 @@ from r1v3_jax.losses.schedules import Number, is_off
 from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.slices import sum_over_slices
+from r1v3_jax.train import shared_prompts
 from r1v3_jax.train.logprobs import read_prompts, sample_logprobs
 from r1v3_jax.train.strengths import Strengths, strengths
-from r1v3_jax.train.update import micro_batch, summed_gradients
+from r1v3_jax.train.update import micro_batch
 from r1v3_jax.types import PolicyBatch, SampleRows
 
 
 def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     """Returns the gradients and metrics of a whole batch, for `train.update.make_update`.
 
-    Prompts are read once, forward and backward, whatever the number of their samples; the
-    micro-batches add up the gradients with respect to what they use of the prompts.
-
-        params -> keys, values and last states of the prompts -> loss of each micro-batch
-               ----------------------------------------------->
+    Prompts are read once, whatever the number of their samples: see `train.shared_prompts`.
     """
-
-    def read(params):
-        last, cache = read_prompts(model(params), batch.prompts, config.prompt_parts)
-        return last, cache.k, cache.v
-
     step = strengths(config, batch.numbers)
 
-    def loss(params, prompts, rows):
-        last, k, v = prompts
-        cache = PromptCache(k=k, v=v, lengths=batch.prompts.lengths)
-        return policy_loss(model(params), (last, cache), rows, config, step)
+    def loss(model: R1V3, read, rows: SampleRows):
+        return policy_loss(model, read, rows, config, step)
 
-    # 1. Forward through the prompts.
-    prompts, pull_back = jax.vjp(read, params)
-
-    # 2. Forward and backward through the samples.
-    (grads, prompt_grads), metrics = summed_gradients(
-        loss, (params, prompts), batch.rows, batch.used
+    return shared_prompts.gradients(
+        loss, model, params, batch, config.prompt_parts, finish=token_means
     )
-    metrics = sum_over_slices(metrics)
-    # Means over the tokens that are learnt from, whatever their weights add up to.
+
+
+def token_means(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns means over the tokens that are learnt from, whatever their weights add up to."""
     for name in sorted(metrics.keys() - {"loss", "kl", "weight"}):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
-
-    # 3. Backward through the prompts.
-    prompt_grads = jax.tree.map(lambda g, x: g.astype(x.dtype), prompt_grads, prompts)
-    (through_prompts,) = pull_back(prompt_grads)
-    grads = jax.tree.map(lambda g, x: g + x.astype(g.dtype), grads, through_prompts)
-    return sum_over_slices(grads), metrics
+    return metrics
 
 
 def policy_loss(

@@ -185,3 +185,37 @@ def test_metadata_is_small():
     others = {"long": "x" * 201, "nested": {"a": 1}, "b": None}
     row = records.canonical(small | others | {"question": "q", "answer": "a"})
     assert row["metadata"] == {f"c{i}": i for i in range(fields.MAX_METADATA)}
+
+
+REPLY = {"role": "assistant", "content": "5"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"chosen": [{"role": "user", "content": "5"}]},
+            "chosen ends with a turn of the user",
+        ),
+        (
+            {"chosen": [ASK[1], REPLY], "prompt": "Who?"},
+            "chosen begins with other turns",
+        ),
+        ({"completion": "7"}, "a reply beside chosen and rejected"),
+        ({"rejected": [3]}, "turns must be a list of objects"),
+        ({"rejected": "a\0"}, "rejected has a NUL"),
+    ],
+)
+def test_answers_that_are_no_pair_are_refused(changes, message):
+    record = {"prompt": "Which?", "chosen": "5", "rejected": "6"} | changes
+    with pytest.raises(fields.InvalidRecord) as error:
+        records.canonical(record)
+    assert message in error.value.args[1]
+
+
+def test_a_picture_or_a_control_token_in_an_answer_is_refused():
+    row = records.canonical(
+        {"prompt": "Which?", "chosen": "5", "rejected": "<|im_end|>"}
+    )
+    with pytest.raises(fields.InvalidRecord, match="control token"):
+        records.check(row)

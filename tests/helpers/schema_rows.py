@@ -422,4 +422,78 @@ RECORDS = {
             "metadata": {"pass_rate": 0.5, "subject": "digits"},
         },
     ),
+    "InternVL's MPO": (
+        "mmk12",
+        {
+            "image": "a.png",
+            "question": "<image>\nWhich?",
+            "chosen": "Five.\n</think>\n5",
+            "rejected": "Six.\n</think>\n6",
+        },
+        {
+            "images": ["a.png"],
+            "question": "<image>\nWhich?",
+            "chosen": "Five.\n</think>\n5",
+            "rejected": "Six.\n</think>\n6",
+        },
+    ),
+    "TRL, preferences": (
+        "trl",
+        {
+            "prompt": ASK,
+            "images": [A],
+            "chosen": [
+                {"role": "assistant", "reasoning_content": "Five.", "content": "5"}
+            ],
+            "rejected": [{"role": "assistant", "content": "6"}],
+            "score_chosen": 0.5,
+        },
+        {
+            "images": [A],
+            "before": ASK[:1],
+            "question": "<image>Which?",
+            "chosen": "Five.\n</think>\n\n5",
+            "rejected": "6",
+            "metadata": {"score_chosen": 0.5},
+        },
+    ),
+    "TRL, preferences with the prompt repeated": (
+        "trl",
+        {
+            "prompt": "Which?",
+            "chosen": [
+                {"role": "user", "content": "Which?"},
+                {"role": "assistant", "content": "5"},
+            ],
+            "rejected": [
+                {"role": "user", "content": "Which?"},
+                {"role": "assistant", "content": "6"},
+            ],
+        },
+        {"question": "Which?", "chosen": "5", "rejected": "6"},
+    ),
+    "verl, preferences": (
+        "verl",
+        {
+            "data_source": "geometry3k",
+            "prompt": ASK[1:],
+            "images": [A],
+            "reward_model": {"ground_truth": "5"},
+            "chosen": "5",
+            "rejected": "6",
+        },
+        {
+            "source": "geometry3k",
+            "images": [A],
+            "question": "<image>Which?",
+            "answer": "5",
+            "chosen": "5",
+            "rejected": "6",
+        },
+    ),
+    "a number called chosen is a fact": (
+        "own",
+        {"question": "Which?", "answer": "A", "chosen": 3},
+        {"question": "Which?", "answer": "A", "metadata": {"chosen": 3}},
+    ),
 }

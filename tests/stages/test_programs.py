@@ -91,7 +91,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     # Step 1 of 2 is at half of the run.
     for name, (first, second) in {
         "number/loss.high": (0.2, 0.3),
-        "number/kl_coef": (0.1, 0.1 * 2 / 7),
+        "number/kl_coef": (0.05, 0.1 * 2 / 7),
         "number/entropy_coef": (0.01, 0.01 * 0.9**50),
         "number/temperature": (1.0, 0.8),
     }.items():
