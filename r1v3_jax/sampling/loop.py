@@ -225,11 +225,14 @@ def decode(
     return each_slice(decode_slice, *arrays, like=state)
 
 
-@functools.cache
 def decode_with(options: tuple[tuple[str, str], ...]):
     """Returns `decode`, compiled with options of the compiler, as (("xla_x", "true"),)."""
-    if not options:
-        return decode
+    return _decode_with(options) if options else decode
+
+
+@functools.cache
+def _decode_with(options: tuple[tuple[str, str], ...]):
+    """Does `decode_with`; one function for the same options, so that it is compiled once."""
     return jit_decode(decode.__wrapped__, compiler_options=dict(options))
 
 

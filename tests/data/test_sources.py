@@ -101,7 +101,7 @@ def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no questions; write one JSON object a line"):
         Rows(str(tmp_path / "empty.jsonl")).check()
     good = write(tmp_path / "good.jsonl", {"question": "q", "answer": "a"})
-    message = "schema 'verll': choose from own, easyr1, verl"
+    message = "schema 'verll': choose from own, easyr1, wethink, verl"
     with pytest.raises(ValueError, match=message):
         Rows(good.path, schema="verll").check()
     with pytest.raises(FileNotFoundError, match="root '/no/where' is no folder"):

@@ -39,8 +39,11 @@ def test_configs_load_from_anywhere(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--config=digit"], "no config 'digit'; did you mean digits"),
-        ([], "--config=NAME is missing; there are: digits, digits_smoke"),
+        (
+            ["--config=digit"],
+            "no config 'digit'; did you mean digit_types, digits, digits_smoke?",
+        ),
+        ([], "--config=NAME is missing; there are: canvases, digit_types, digits,"),
         (
             ["--config=digits", "--config.grpo.clip_hi=0.3"],
             "clip_high is now GRPO.loss=Clipped(high=0.28)",

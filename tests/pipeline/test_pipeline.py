@@ -348,7 +348,12 @@ def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budge
         dataclasses.replace(config, evaluate=settings), tmp_path, True
     )
     said = []
-    monkeypatch.setattr(accuracy, "accuracy", said.extend)
+
+    def listen(groups):
+        said.extend(groups)
+        return {}
+
+    monkeypatch.setattr(accuracy, "accuracy", listen)
     held_out.accuracies(context, weights.load_weights(workdir / "connector/done"))
     assert len(said) == 8
     words = [
