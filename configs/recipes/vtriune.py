@@ -4,10 +4,10 @@ arXiv 2505.18129. Each row names its verifier. A box is worth its overlap with t
 a threshold that is lenient at first and strict later: IoU .85, from a tenth of the run on .95, from
 a quarter on .99. All metrics are also logged by source: detection, counting, mathematics.
 
-    python -m tools.arms --config=recipes/vtriune --arms=dynamic,fixed_50,fixed_99 \
-        --metric=frac_reward_zero_std --metric=detection/reward/iou_75 --first=3 \
+    python -m tools.arms --config=recipes/vtriune --arms=dynamic,fixed_50,fixed_99 \\
+        --metric=frac_reward_zero_std --metric=detection/reward/iou_75 --first=3 \\
         --workdir=runs/vtriune
-    python -m tools.arms --config=recipes/vtriune --workdir=runs/vtriune \
+    python -m tools.arms --config=recipes/vtriune --workdir=runs/vtriune \\
         --arms=dynamic,detection_only,counting_only,mathematics_only
 
 fixed_*, *_only     the threshold stays as it is; one kind of question alone is trained on
