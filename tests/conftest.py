@@ -32,6 +32,7 @@ DEAR = {
     "faults/test_processes.py": 200,
     "faults/test_kills.py": 150,
     "faults/test_numbers.py": 110,
+    "config/test_recipes.py": 170,
     "pipeline/test_pipeline.py": 95,
     "faults/test_two_processes.py": 60,
     "hf/test_hf.py": 50,

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from r1v3_jax.pipeline import pipeline, preflight
 FOLDER = Path(__file__).parents[2] / "configs" / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.py"))
 LINES = 60
-CPU_S = 60
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -40,18 +38,15 @@ def test_a_recipe(name):
         assert cut_down(run).evaluate.questions == 8
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs(name, tmp_path):
     """Its second arm, cut down, goes through every stage and compiles nothing twice."""
     config = cut_down(list(load_arms(f"recipes/{name}").values())[1])
-    started = time.process_time()
     with judge() as url:
         if config.verify.model_url:
             verify = dataclasses.replace(config.verify, model_url=url)
             config = dataclasses.replace(config, verify=verify)
         preflight.check(config, tmp_path)
         summary = pipeline.run(config, tmp_path, quiet=True)
-    assert time.process_time() - started < CPU_S
     assert summary["compiles_after_warmup"] == 0
     assert all((tmp_path / stage / "done").exists() for stage in config.stages)
