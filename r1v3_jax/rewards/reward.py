@@ -68,6 +68,12 @@ class Reward:
         for (weight, _), name in zip(self.terms, self.names, strict=True):
             field = f"Reward.terms: the weight of {name}"
             check_number(field, weight, -1e30, 1e30, "finite, as 0.8")
+            # A lambda is called <lambda>, which names no metric.
+            if not re.fullmatch(r"[\w.]+", name):
+                raise ValueError(
+                    f"Reward.terms: a term is called {name!r}; wanted a function with a name, as "
+                    "def my_term(answered): ..."
+                )
         twice = [name for name in self.names if self.names.count(name) > 1]
         if twice:
             raise ValueError(

@@ -130,9 +130,10 @@ class Sums:
 
 
 def is_held_out(numbers: list[int]) -> bool:
-    """Returns whether a question is kept for evaluation, whatever its wording.
+    """Returns whether a question is kept for evaluation, in whatever words, in this order.
 
-    47 + 38 + 5: 1*47 + 2*38 + 3*5 = 138, no multiple of 7. A seventh of all questions are.
+    The same numbers in another order may be a question of the training: 2 + 6 is kept, 6 + 2 is
+    not. 47 + 38 + 5: 1*47 + 2*38 + 3*5 = 138, no multiple of 7. A seventh of all are kept.
     """
     weighted = sum(weight * n for weight, n in enumerate(numbers, start=1))
     return weighted % HELD_OUT == 0

@@ -79,6 +79,7 @@ def test_terms_are_called_by_their_names():
         (((float("nan"), correct),), "the weight of correct is nan; it must be finite"),
         (((1.0, Repeated),), "is no term; wanted pairs"),
         ((correct,), "is no term; wanted pairs"),
+        (((1.0, lambda answered: 1.0),), "a term is called '<lambda>'; wanted"),
         (
             ((lambda p: 1 / 0.5 if p < 0.5 else float("inf"), correct),),
             "at 50% of the run",

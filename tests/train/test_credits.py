@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1v3_jax.config import GRPO
-from r1v3_jax.losses import HighEntropy, WithoutCut
+from r1v3_jax.losses import K2, HighEntropy, WithoutCut
 from r1v3_jax.train import policy_batch, policy_gradient
 from r1v3_jax.train.strengths import strengths
 
@@ -86,3 +86,26 @@ def test_entropy_makes_the_loss_smaller(monkeypatch, coefficient):
         None, None, rows, config, strengths(config, {})
     )
     assert float(loss) == pytest.approx(-coefficient * 2.0)
+
+
+@pytest.mark.parametrize(("kl_in", "loss"), [("loss", 0.5 * 2.0), ("reward", 0.0)])
+def test_a_kl_in_the_reward_is_not_in_the_loss_too(monkeypatch, kl_in, loss):
+    """K2 of log-ratios 2 and 2 is 2 a token; the coefficient is 0.5."""
+    zeros = np.zeros((1, 2), np.float32)
+    rows = SimpleNamespace(
+        loss_weights=np.array([[0.5, 0.5]], np.float32),
+        advantages=zeros,
+        old_logprobs=zeros,
+        ref_logprobs=zeros - 2.0,
+        sampler_logprobs=zeros,
+        segment_ids=np.ones((1, 2), np.int32),
+    )
+    monkeypatch.setattr(
+        policy_gradient, "sample_logprobs", lambda *args, **kwargs: (zeros, zeros)
+    )
+    config = stage(kl_coef=0.5, kl_estimator=K2(), kl_in=kl_in)
+    found, metrics = policy_gradient.policy_loss(
+        None, None, rows, config, strengths(config, {})
+    )
+    assert float(found) == pytest.approx(loss)
+    assert ("kl" in metrics) == (kl_in == "loss")
