@@ -153,7 +153,8 @@ def differences(answers: Answers, baseline: str) -> dict:
     """Returns {set: {arm: difference}} of each arm to `baseline`, paired question by question.
 
     A difference has "mean", "low" and "high" over seeds and questions, "seeds", the difference of
-    each, and "t", the interval of those alone.
+    each, and "t", the interval of those alone. "unverified": the answers, over all seeds, that have
+    no partner because the verifier failed in either run.
     """
     by_set = {}
     for arm, seeds in answers.items():
@@ -172,6 +173,10 @@ def differences(answers: Answers, baseline: str) -> dict:
                 "high": high,
                 "seeds": by_seed,
                 "t": t_interval(list(by_seed.values()))[1:],
+                "unverified": sum(
+                    len(seeds[seed][name]) - len(pairs)
+                    for seed, pairs in clusters.items()
+                ),
             }
     return by_set
 

@@ -55,10 +55,13 @@ def difference_table(summary: dict) -> str:
     for name, arms in summary["differences"].items():
         for arm, gap in arms.items():
             by_seed = ", ".join(points(x) for x in gap["seeds"].values())
+            # Answers that the verifier failed on are in no difference.
+            left_out = gap["unverified"]
+            note = f" ({left_out} unverified)" if left_out else ""
             rows.append(
                 [
                     name,
-                    f"{arm}: **{points(gap['mean'])}**",
+                    f"{arm}: **{points(gap['mean'])}**{note}",
                     between(gap["low"], gap["high"]),
                     by_seed,
                     between(*gap["t"]),

@@ -70,6 +70,9 @@ def test_arms_are_compared_question_by_question(comparison):
     assert gaps["easy"]["mean"] == 0.5 and tuple(gaps["easy"]["t"]) == (0.5, 0.5)
     assert gaps["normal"]["seeds"] == pytest.approx({0: 2 / 3, 1: 0.0})
     assert gaps["both"]["seeds"] == pytest.approx({0: 4 / 7, 1: 2 / 8})
+    # One question of one run was not verified: it has no partner, and is said.
+    unverified = [gaps[name]["unverified"] for name in ("easy", "normal", "both")]
+    assert unverified == [0, 1, 1]
     # Below step 30: .2 and .4, mean .3; .2 and .6, mean .4. Seed 1: .1 and .5 throughout.
     probe = found["metrics"]["eval/accuracy"]
     assert probe["plain"]["seeds"] == pytest.approx({0: 0.3, 1: 0.1})
@@ -81,6 +84,7 @@ def test_arms_are_compared_question_by_question(comparison):
 
     text = tables.tables(found)
     assert "| easy | held: **+50.0** |" in text
+    assert "** (1 unverified) |" in text
     assert "| +50.0, +50.0 | +50.0 to +50.0 |" in text
     assert "| plain, seed 1 | 12 | 0 | step 40 |" in text
     results.write(comparison.directory / "arms.json", found)
