@@ -1,7 +1,6 @@
 """One prompt, its G samples and their scores, on the host."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -40,34 +39,3 @@ class Group:
         """Whether some answers are better than others: 0 < right < G, where each is 0 or 1."""
         known = [s.accuracy for s in self.scores if s.total is not None]
         return len(set(known)) > 1
-
-
-def json_rows(groups: list[Group]) -> Iterator[dict]:
-    """Yields one JSON row a sample, for the rollouts file."""
-    for group in groups:
-        completions = group.completions
-        for g, (text, score) in enumerate(zip(group.texts, group.scores, strict=True)):
-            # Slots behind the end of a sample hold padding.
-            size = int(completions.lengths[g])
-            yield {
-                "id": group.example.id,
-                "sample": g,
-                "images": len(group.example.images),
-                "prompt": group.example.question,
-                "completion": text,
-                "answer": group.example.answer,
-                "reward": score.total,
-                "accuracy": score.accuracy,
-                "format": score.format,
-                "terms": score.parts,
-                "problem": score.problem,
-                "verdict": score.verdict.name.lower(),
-                "tokens": completions.tokens[g, :size].tolist(),
-                "logprobs": six_digits(completions.logprobs[g, :size]),
-                "entropies": six_digits(completions.entropies[g, :size]),
-            }
-
-
-def six_digits(numbers: np.ndarray) -> list[float]:
-    """Rounds to six decimals: float32 holds no more."""
-    return np.round(numbers.astype(np.float64), 6).tolist()

@@ -21,7 +21,6 @@ from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.data.sources import CHECKED
-from r1v3_jax.files import write_jsonl
 from r1v3_jax.losses.schedules import value
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
@@ -30,7 +29,7 @@ from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rewards.verify import check_allowed
 from r1v3_jax.rollout.collect import Collected, begin, collect
-from r1v3_jax.rollout.group import Group, json_rows
+from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.metrics import not_finite, statistics
 from r1v3_jax.rollout.programs import question_batch, rollout_programs
 from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout
@@ -47,6 +46,7 @@ from r1v3_jax.stages.reference import (
     make_reference,
     reference_config,
 )
+from r1v3_jax.stages.samples import SampleWriter
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.kl_rewards import with_kl
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
@@ -80,10 +80,12 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
     )
+    writer = SampleWriter(context, name, config)
     pending = None  # the next step's rollout, once it is under way
 
     with (
         contextlib.closing(questions),
+        contextlib.closing(writer),
         Loop(context, name, config, states, resume) as loop,
     ):
         for step in range(resume.step, config.steps):
@@ -136,9 +138,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # 4. Write down.
             loop.log(step, metrics)
             context.compiles.after(*programs_of(name, collected, host_batch, metrics))
-            if config.rollouts_every and step % config.rollouts_every == 0:
-                path = context.workdir / "rollouts" / f"{name}_{step:06d}.jsonl"
-                write_jsonl(path, json_rows(collected.groups))
+            writer.write(step, collected.groups, batch, wait=loop.is_saved(step))
             loop.end(step, state, position_after(collected, ledger, probe, bonus))
     return probe.choose(state)
 

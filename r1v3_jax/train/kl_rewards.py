@@ -9,7 +9,7 @@ from r1v3_jax.data.placement import fetch
 from r1v3_jax.losses.schedules import value
 from r1v3_jax.rewards.reward import Score, total
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.train.policy_batch import pack
+from r1v3_jax.train.policy_batch import of_samples
 from r1v3_jax.types import PolicyBatch
 
 NAME = "kl"  # of the term, in logs
@@ -27,17 +27,13 @@ def with_kl(
     old, ref = fetch((batch.rows.old_logprobs, batch.rows.ref_logprobs))
     divergence = np.asarray(config.kl_estimator(old, ref), np.float64)
     weight = -value(config.kl_coef, progress)
-    lengths = np.stack([group.completions.lengths for group in groups])
-    places = pack(lengths, config).places
+    divergences = of_samples(divergence, groups, config)
     charged = []
-    for p, group in enumerate(groups):
-        scores = []
-        for g, score in enumerate(group.scores):
-            n, b, start, _ = places[p, g]
-            tokens = slice(start, start + int(lengths[p, g]))
-            scores.append(
-                _charged(score, float(divergence[n, b, tokens].sum()), weight)
-            )
+    for group, of_group in zip(groups, divergences, strict=True):
+        scores = [
+            _charged(score, float(tokens.sum()), weight)
+            for score, tokens in zip(group.scores, of_group, strict=True)
+        ]
         charged.append(dataclasses.replace(group, scores=scores))
     return charged
 

@@ -188,6 +188,21 @@ def reward_parts(groups: list[Group], names: tuple[str, ...]) -> list[Part]:
     ]
 
 
+def of_samples(
+    table: np.ndarray, groups: list[Group], config: GRPO
+) -> list[list[np.ndarray]]:
+    """Takes the tokens of each sample, [length], out of an array of `SampleRows`, [N, B, T].
+
+    The result has P lists of G arrays. Call it with the mesh that the batch was made for.
+    """
+    lengths = np.stack([group.completions.lengths for group in groups])
+    places = pack(lengths, config).places
+    samples = [[None] * lengths.shape[1] for _ in groups]
+    for (p, g), (n, b, start, _) in places.items():
+        samples[p][g] = table[n, b, start : start + int(lengths[p, g])]
+    return samples
+
+
 def repeat_prompts(prompts: PromptBatch, copies: int) -> PromptBatch:
     """Repeats each prompt `copies` times, side by side; their tiles are shared."""
     repeated = {}

@@ -180,11 +180,12 @@ def wait_for_line(
 
 def fingerprint(workdir: Path) -> dict:
     """All a run leaves that may not depend on when it was killed: hashes of the final weights and
-    of every rollout (token ids, rewards), and each line of the metrics.
+    of every rollout (token ids, rewards, images), and each line of the metrics.
     """
     files = [
         workdir / "export" / "model.safetensors",
-        *sorted(workdir.glob("rollouts/*")),
+        *sorted(workdir.glob("rollouts/*.jsonl")),
+        *sorted(workdir.glob("rollouts/images/*")),
     ]
     found = {
         path.relative_to(workdir).as_posix(): hashlib.sha256(

@@ -25,7 +25,7 @@ from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import DECODE, TRAIN
 from r1v3_jax.stages import grpo
 from r1v3_jax.train.optimizer import trainable
-from r1v3_jax.train.policy_batch import pack, policy_batch
+from r1v3_jax.train.policy_batch import of_samples, pack, policy_batch
 from r1v3_jax.train.policy_gradient import score as score_batch
 from r1v3_jax.train.update import create
 from r1v3_jax.types import DroppedRow
@@ -96,6 +96,17 @@ def test_rows_hold_the_sampled_ids(setup, groups):
         assert (batch.rows.segment_ids[place] == segment).all()
     held = sum(group.completions.lengths.sum() for group in groups)
     assert (batch.rows.segment_ids > 0).sum() == held
+
+
+def test_what_was_packed_is_taken_out_again(setup, groups):
+    """Proves: `of_samples` undoes the packing, for every sample of a step."""
+    batch = policy_batch(groups, CONFIG, setup[0].processor)
+    for group, tokens in zip(
+        groups, of_samples(batch.rows.tokens, groups, CONFIG), strict=True
+    ):
+        for g, size in enumerate(group.completions.lengths):
+            sampled = group.completions.tokens[g, :size]
+            np.testing.assert_array_equal(tokens[g], sampled)
 
 
 def test_an_undecided_sample_takes_no_part(setup, groups):
