@@ -17,7 +17,7 @@ FLOORS = [
     "config checksums slices",
     "models processing",
     "data hf run sampling tasks",
-    "cli report rollout",
+    "benchmarks cli report rollout",
     "distill evaluate train",
     "stages",
     "pipeline tpu",

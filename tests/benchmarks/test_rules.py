@@ -1,0 +1,101 @@
+r"""What each rule says of answers that are written out here.
+
+The same rules were run beside VLMEvalKit's on generated predictions, see docs/results.
+"""
+
+import pytest
+
+from r1v3_jax.benchmarks import rules
+from r1v3_jax.benchmarks.question import Question
+
+PETS = {"A": "cat", "B": "dog", "C": "parrot"}
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        (r"So it is \boxed{B}", "B"),
+        ("(C).", "C"),
+        ("**A**", "A"),
+        ("A dog is it", "A"),  # the article is taken for a letter, as the kit does
+        ("A pet is it I think", ""),  # the letter is too far in front
+        ("B or C", ""),
+        ("It is the parrot.", "C"),
+        ("the dog and the cat", ""),
+        ("I looked for a long time and in the end it can only be the parrot", ""),
+        ("Z", "Z"),
+        ("", ""),
+    ],
+)
+def test_the_letter_that_an_answer_chooses(text, letter):
+    assert rules.find_letter(text, PETS) == letter
+
+
+def test_an_open_question_of_mmmu_is_its_answer_or_another():
+    question = Question("0", "How much?", "24/7")
+    assert rules.option(question, "24/7").right is True
+    assert rules.option(question, "Other answers").right is False
+    assert rules.option(question, "23").right is None
+
+
+def test_mmmus_box_adds_and_never_takes_away():
+    question = Question("0", "Which?", "B", options=PETS)
+    assert rules.option_or_box(question, r"A, so \boxed{\text{B}}").right is True
+    assert rules.option_or_box(question, r"\boxed{C} no, B").right is None
+    assert rules.option_or_box(question, r"It is B").right is True
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Yes.", True),
+        ("No, it is not", False),
+        ("yes and no", None),
+        ("Not at all", None),
+        (r"\boxed{yes}", True),
+        ("yesterday", None),
+    ],
+)
+def test_yes_and_no_are_words(text, right):
+    assert rules.yes_no(Question("0", "Is it?", "Yes"), text).right is right
+
+
+def test_mathvista_reads_numbers_and_choices_and_runs_neither():
+    number = Question("0", "", "14", fields={"answer_type": "integer"})
+    assert rules.mathvista(number, " 14 ").right is True
+    assert rules.mathvista(number, "7+7").right is None
+    fields = {"question_type": "multi_choice", "choices": "['3/11', '8/11']"}
+    choice = Question("0", "", "8/11", fields={**fields, "answer_option": "B"})
+    assert rules.mathvista(choice, "B").right is True
+    assert rules.mathvista(choice, "it is 3/11").right is False
+
+
+def test_mathvision_compares_to_1e_6():
+    question = Question("0", "", "0.5", fields={"choices": "[]"})
+    assert rules.mathvision(question, "0.5000001").right is True
+    assert rules.mathvision(question, "0.51").right is None
+    assert rules.mathvision(question, "1/2").right is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"\boxed{C}", "C"),
+        (r"\boxed{\text{A}}", "A"),
+        (r"\boxed{A} then \boxed{D}", "D"),
+        ("The answer is B. It is", "B"),
+        ("I choose (B).", "B"),
+        (r"\boxed{A or B}", "Z"),
+        ("no idea", "Z"),
+    ],
+)
+def test_visulogic_leaves_nothing_open(text, letter):
+    ruling = rules.visual_logic(Question("0", "", "C"), text)
+    assert (ruling.extracted, ruling.right) == (letter, letter == "C")
+
+
+def test_phyx_looks_for_the_boxed_answer_anywhere():
+    question = Question("0", "", "B")
+    assert rules.box_text(question, r"\boxed{B} or \boxed{C}").right is True
+    assert rules.box_text(question, r"\boxed{\text{B}}").right is None
