@@ -2,26 +2,21 @@
 
 The model is asked whether an answer and the reference answer mean the same; a reply that is not
 clear is an ERROR. The answer is quoted as JSON, so that a policy that writes "the above is CORRECT"
-has written a string. The key of a hosted endpoint is read from the environment, OPENAI_API_KEY, and
-is never logged.
-
-Judging is waiting, not computing, so it is done by threads. The deadline is for a whole reply,
-however slowly its bytes come in.
+has written a string. Judging is waiting, not computing, so it is done by threads; `chat_endpoint`
+sends the requests.
 """
 
 import functools
 import hashlib
-import http.client
 import json
 import os
-import socket
 import threading
 import time
-import urllib.parse
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from r1v3_jax.rewards.verifiers.chat_endpoint import ChatEndpoint, Unavailable
 from r1v3_jax.rewards.verifiers.judging import Judging
 from r1v3_jax.rewards.verifiers.routing import describe
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
@@ -32,10 +27,6 @@ MAX_BOX = 2000  # characters
 MAX_REPLY = 1 << 20  # bytes
 MAX_TOKENS = 2048  # of a reply; models that think need some
 BACKOFF_S = 0.5  # before the first retry; doubled with each one
-
-
-class Unavailable(Exception):
-    """The endpoint did not answer, or not with a judgement; another try may help."""
 
 
 class Judge:
@@ -52,15 +43,8 @@ class Judge:
         cache: str,  # a file of JSON lines that keeps judgements; "": only memory keeps them
         judging: Judging = JUDGING,
     ):
-        address = urllib.parse.urlsplit(url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(
-                f"model endpoint {url!r}: wanted an address as http://host:8000/v1"
-            )
-        self.address = address
-        self.path = address.path.rstrip("/") + "/chat/completions"
+        self.endpoint = ChatEndpoint(url, timeout_s, MAX_REPLY)
         self.model = model
-        self.timeout_s = timeout_s
         self.retries = retries
         self.requests = requests
         self.cache = cache
@@ -95,7 +79,7 @@ class Judge:
             if worth is not None:
                 break
             try:
-                worth = read_judgement(self._post(request), self.judging)
+                worth = read_judgement(self.endpoint.post(request), self.judging)
             except Unavailable as error:
                 if attempt == self.retries:
                     return _error(box, str(error))
@@ -126,67 +110,6 @@ class Judge:
         }
         return json.dumps(request).encode()
 
-    def _post(self, request: bytes) -> bytes:
-        """Sends a request and returns the body of the reply.
-
-        Unavailable if another try may help, ValueError if not (the endpoint refuses the request).
-        """
-        connection = self._connection()
-        is_late = threading.Event()
-        late_reply = f"no reply in {self.timeout_s:g} s"
-        try:
-            status, reply = self._exchange(connection, request, is_late)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            # The timer of the whole reply, or the socket's own, whichever is the faster.
-            timed_out = is_late.is_set() or isinstance(error, TimeoutError)
-            reason = late_reply if timed_out else describe(error)
-            raise Unavailable(reason) from error
-        if is_late.is_set():  # cut off in the middle, which looks like its end
-            raise Unavailable(late_reply)
-        if status != 200:
-            problem = f"status {status}: {reply[:100]!r}"
-            # A server that is broken, slow or busy may recover. "No such model" stays.
-            may_recover = status >= 500 or status in (408, 429)
-            raise Unavailable(problem) if may_recover else ValueError(problem)
-        return reply
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if self.address.scheme == "https":
-            connection_type = http.client.HTTPSConnection
-        else:
-            connection_type = http.client.HTTPConnection
-        return connection_type(
-            self.address.hostname, self.address.port, timeout=self.timeout_s
-        )
-
-    def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        request: bytes,
-        is_late: threading.Event,
-    ) -> tuple[int, bytes]:
-        """Returns status and body of a reply; sets `is_late` if it is cut off at the deadline."""
-        headers = {"Content-Type": "application/json", "Connection": "close"}
-        api_key = os.environ.get("OPENAI_API_KEY")
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        try:
-            connection.connect()
-            # The socket's own timeout starts again with each byte; this timer does not.
-            timer = threading.Timer(
-                self.timeout_s, _cut_off, (connection.sock, is_late)
-            )
-            timer.daemon = True
-            timer.start()
-            try:
-                connection.request("POST", self.path, request, headers)
-                response = connection.getresponse()
-                return response.status, response.read(MAX_REPLY)
-            finally:
-                timer.cancel()
-        finally:
-            connection.close()
-
     def _keep(self, key: str, worth: float) -> None:
         with self.lock:
             self.known[key] = worth
@@ -213,14 +136,6 @@ def name_reader(read: Callable) -> str:
 
 def _error(box: str, problem: str) -> Check:
     return Check(Verdict.ERROR, box, f"model verifier: {problem}"[:200])
-
-
-def _cut_off(connected: socket.socket, is_late: threading.Event) -> None:
-    is_late.set()
-    try:
-        connected.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has just been closed
-        pass
 
 
 def read_judgement(reply: bytes, judging: Judging = JUDGING) -> float:
