@@ -251,7 +251,8 @@ def old_cells(page) -> set[str]:
 @functools.cache
 def all_flags() -> set[str]:
     """Flags of every program of the project, and what its scripts read."""
-    programs = [*(ROOT / "tools").rglob("*.py"), ROOT / "r1v3_jax/launch.py"]
+    commands = [ROOT / "r1v3_jax/launch.py", ROOT / "r1v3_jax/evaluate/__main__.py"]
+    programs = [*(ROOT / "tools").rglob("*.py"), *commands]
     found = {name for path in programs for name in flags_of(path)}
     for path in (ROOT / "tests/run.sh", ROOT / "tests/conftest.py"):
         found |= set(re.findall(r"--([a-z_]+)", path.read_text(encoding="utf-8")))
