@@ -17,12 +17,15 @@ REASONS = {
     "has a picture, a film, options, a thought or a weight in a field that is not read",
     "text": "a text with a NUL, a control token, half of a surrogate pair or a picture, or far too "
     "long",
-    "markers": "another number of <image> markers than of images",
-    "image_missing": "an image is not where its path says",
-    "image_path": "the path of an image leads out of the data's root, or is an address",
+    "markers": "another number of <image> or <video> markers than of images or films",
+    "image_missing": "an image or a film is not where its path says",
+    "image_path": "the path of an image or a film leads out of the data's root, or is an address",
     "image_format": "an image of a format that is not read",
     "image_size": "an image too large, too small or too narrow",
     "image_damaged": "an image that cannot be decoded",
+    "video_format": "a film of a format that is not read, or a file without moving pictures",
+    "video_size": "a film with too many bytes, pixels, frames or seconds, or asked for too many",
+    "video_damaged": "a film that cannot be decoded, or has no frame where one is asked for",
     "no_question": "the question is empty",
     "no_answer": "there is no answer to verify, or neither an answer nor a chain of thought",
     "no_chain": "there is no chain of thought to learn from",
@@ -60,6 +63,18 @@ class DroppedRow(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Film:
+    """Which of an example's images are the frames of one film."""
+
+    first: int  # the number of its first frame among the images, from 0
+    seconds: tuple[
+        float, ...
+    ]  # of each frame, from the film's start; () if nobody knows
+    frames: int
+    tiles: int = 1  # that a frame may have, its thumbnail counted
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
     """One question, with what it takes to train on it or to check an answer to it."""
 
@@ -86,6 +101,10 @@ class Example:
     before: tuple[tuple[str, str], ...] = ()
     accuracy_weight: float | None = None  # of the reward, where it is not the config's
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # as a pass rate
+    # Films as `processing.video.StoredVideo`, with a `<video>` each in the question, or none: then
+    # they come first. Decoding makes them images with markers, and notes them in `films`.
+    videos: tuple[Any, ...] = ()
+    films: tuple[Film, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 python tools/convert_data.py --data=PATH --to=array_record --out=DIR
 
 PATH: as of r1v3_jax/data/stores.py; schemas: r1v3_jax/data/schemas.py. Every row comes out as a
-canonical row with its images inline, in order; a row that cannot be trained on is left out and
-listed, with its reason, in DIR/drops.jsonl. Train on it with --config.grpo.train.path=DIR.
+canonical row with its images and films inline, in order; a row that cannot be trained on is left
+out and listed, with its reason, in DIR/drops.jsonl. Train on it with --config.grpo.train.path=DIR.
 
 Images at addresses are refused, except for those of hosts that --download names: they are fetched,
 once and here.
@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from r1v3_jax import checksums, cli, files
-from r1v3_jax.data import Rows, reader, records
+from r1v3_jax.data import Rows, films, reader, records
 from r1v3_jax.data.downloads import Downloads
 from r1v3_jax.data.record_files import EXTRA
 from r1v3_jax.types import DroppedRow, Example
@@ -138,7 +138,8 @@ def ahead(source: Rows, downloads: Downloads | None) -> Iterator[Example | Dropp
     def read(number: int) -> Example | DroppedRow:
         try:
             example = source.row(number, downloads)
-            reader.decoded(example)
+            # The side of a tile: whole frames of several films would fill the memory.
+            reader.decoded(example, tile_size=448)
         except DroppedRow as dropped:
             return dropped
         return example
@@ -162,6 +163,8 @@ def chunks(good: Iterator[dict], limit: int) -> Iterator[list[dict]]:
     for row in good:
         chunk.append(row)
         images = sum(map(len, row["images"]))
+        for video in row["videos"]:
+            images += sum(map(len, video.get("frames", [video.get("video", b"")])))
         texts = len(row["question"]) + len(row["chain"] or "")
         size += images + texts + 200  # for the other fields
         if size >= limit:
@@ -195,8 +198,12 @@ def write_parquet(path: Path, chunk: list[dict]) -> None:
     text = pa.string()
     turn = pa.struct([("role", text), ("content", text)])
     image = pa.struct([("bytes", pa.binary()), ("path", text)])
+    counts = [(name, pa.int64()) for name in films.COUNTS]
+    seconds = [(name, pa.float64()) for name in ("fps", "start", "end")]
+    film = [("video", pa.binary()), ("frames", pa.list_(image)), ("last", pa.bool_())]
     types = {
         "images": pa.list_(image),
+        "videos": pa.list_(pa.struct([*film, *counts, *seconds])),
         "before": pa.list_(turn),
         "accuracy_weight": pa.float64(),
     }
@@ -206,8 +213,14 @@ def write_parquet(path: Path, chunk: list[dict]) -> None:
         # The other fields are texts. Metadata is one too: its entries differ from row to row, and
         # a struct would have to have them all.
         images = [{"bytes": data} for data in row["images"]]
+        videos = []
+        for video in row["videos"]:
+            if "frames" in video:
+                video = video | {"frames": [{"bytes": x} for x in video["frames"]]}
+            videos.append(video)
         metadata = json.dumps(row["metadata"])
-        stored.append(row | {"images": images, "metadata": metadata})
+        changed = {"images": images, "videos": videos, "metadata": metadata}
+        stored.append(row | changed)
     pyarrow.parquet.write_table(
         pa.Table.from_pylist(stored, schema),
         path,

@@ -3,9 +3,9 @@
 python tools/inspect_data.py --config=tpu_v5e_8 --data=data/grpo.jsonl --out=data.html
 
 The tokenizer, the tiles and the room for a row are those of a stage of the config; without --data
-its own training data is shown. The page has the tiles as pictures, the text with the parts that are
-learnt from marked, what was done to images (turned, put on white, cut off at 8 bits), and why rows
-were left out; without --out a few lines a row are printed.
+its own training data is shown. The page has the tiles as pictures, films as strips of frames, the
+text with the parts that are learnt from marked, what was done to images (turned, put on white, cut
+off at 8 bits), and why rows were left out; without --out a few lines a row are printed.
 """
 
 import collections

@@ -17,7 +17,7 @@ from r1v3_jax.config.presets import (
     TINY,
     TINY_300M,
 )
-from r1v3_jax.config.run import Checkpoints, Data, Health, Run
+from r1v3_jax.config.run import Checkpoints, Data, Health, Run, Video
 from r1v3_jax.config.sft import SFT, Optimizer
 from r1v3_jax.rewards.settings import Verify
 
@@ -45,6 +45,7 @@ __all__ = [
     "Run",
     "TextConfig",
     "Verify",
+    "Video",
     "VisionConfig",
     "list_configs",
     "load_arms",

@@ -19,6 +19,7 @@ from r1v3_jax.fields import (
     Limit,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     check,
     flatten_fields,
@@ -51,6 +52,24 @@ USUAL_STAGES = ("base", "cold_start", "grpo", "connector")
 
 
 @dataclasses.dataclass(frozen=True)
+class Video:
+    """Which frames of a film a model sees, and how many tiles they have.
+
+    A row may ask for other frames of its film than these; see docs/own_data.md.
+    """
+
+    frames: PositiveInt = 8  # evenly spaced
+    # Frames a second of film, at most `max_frames`; 0: `frames`, however long the film is.
+    fps: NonNegativeFloat = 0.0
+    max_frames: PositiveInt = 64  # a row that asks for more of them is left out
+    # Tiles of one film, thumbnails counted, shared evenly by its frames. 0: one a frame.
+    tiles: NonNegativeInt = 0
+    max_seconds: PositiveFloat = 600.0  # a row with a longer film is left out
+
+    __post_init__ = check
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """How rows are read, and how many of them may be bad."""
 
@@ -62,6 +81,7 @@ class Data:
     # How images become RGB. served: as transformers and vLLM do it for the exported model, turned
     # by EXIF and with white behind transparent pixels. reference: as the code of Skywork-R1V3.
     image_conversion: Literal["served", "reference"] = "served"
+    video: Video = Video()  # how films become images
     # A stage stops when more than this share of its rows is dropped. 1,000 rows (or one pass, if
     # that is shorter) are added to the count, so that a few bad rows at the start do not stop it.
     max_drop_fraction: Annotated[

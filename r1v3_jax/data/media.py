@@ -1,7 +1,7 @@
 """Images of records: which fields hold them, in what forms, and what else looks like one.
 
 A row must not lose a picture. A field of a known name is read; what looks like a picture or a film
-in any other field is refused by the field's name, see `unread`.
+in any other field is refused by the field's name, see `unread`. Films are read by `films`.
 """
 
 import base64
@@ -37,6 +37,7 @@ NUMBERED_FIELD = re.compile(r"(image|img|picture|photo|decoded_image)_?(\d{1,3})
 FILM_FIELD = re.compile(
     r"(?:video|audio|film|movie)s?(?:_?(?:path|url|file|bytes|\d+)s?)?"
 )
+SOUND_FIELD = re.compile(r"audios?(?:_?(?:path|url|file|bytes|data|\d+)s?)?")
 # Names a film, which may have been cut into images.
 FILM_NAME_FIELD = re.compile(r"(?:video|audio|film|movie)_?(?:id|uid|name)")
 # Objects in a record that belong to the row as its own fields do.
@@ -54,12 +55,11 @@ IMAGE_ENDINGS = (
     "png apng jpg jpeg jpe jfif webp gif bmp tif tiff svg heic heif avif ico jxl jp2 "
     "ppm pgm"
 ).split()
-FILM_ENDINGS = (
-    "mp4 m4v mov avi mkv webm mpg mpeg flv wmv 3gp ogv wav mp3 flac m4a ogg opus aac"
-).split()
+VIDEO_ENDINGS = "mp4 m4v mov avi mkv webm mpg mpeg flv wmv 3gp ogv ts".split()
+SOUND_ENDINGS = "wav mp3 flac m4a ogg opus aac".split()
 
 
-def _name_pattern(endings: list[str]) -> re.Pattern:
+def name_pattern(endings: list[str]) -> re.Pattern:
     """Matches one line that ends like a file: "a b/c.PNG", "http://x.org/c.png?size=2"."""
     return re.compile(
         rf"[^\n]{{0,1000}}\.(?:{'|'.join(endings)})(?:[?#]\S*)?\s*",
@@ -67,8 +67,9 @@ def _name_pattern(endings: list[str]) -> re.Pattern:
     )
 
 
-_IMAGE_NAME = _name_pattern(IMAGE_ENDINGS)
-_MEDIA_NAME = _name_pattern(IMAGE_ENDINGS + FILM_ENDINGS)
+_IMAGE_NAME = name_pattern(IMAGE_ENDINGS)
+# "ts" ends scripts as well.
+_MEDIA_NAME = name_pattern(IMAGE_ENDINGS + VIDEO_ENDINGS[:-1] + SOUND_ENDINGS)
 _DATA_URI = re.compile(
     r"\bdata:(?:(?:image|video|audio)/|[\w.+/-]{0,99};base64,)", re.IGNORECASE
 )
@@ -122,7 +123,7 @@ def is_image_field(name: str, value) -> bool:
 def column_images(record: dict) -> dict[int, Picture]:
     """Returns the images in the fields of a record, by number.
 
-    InvalidRecord if two fields have images that are not the same, and for a film.
+    InvalidRecord if two fields have images that are not the same.
     """
     return _one_set(list(_columns(record)))
 
@@ -132,18 +133,21 @@ def all_images(record: dict, in_turns: list) -> dict[int, Picture]:
     columns = list(_columns(record))
     if in_turns:
         columns.append(_pictures("a part of a turn", in_turns))
-    images = _one_set(columns)
-    if not images:
-        for prefix, fields in places(record):
-            for name, value in fields.items():
-                if FILM_NAME_FIELD.fullmatch(str(name).lower()) and not is_empty(value):
-                    raise _film(f"{prefix}{name}")
-    return images
+    return _one_set(columns)
 
 
-def _film(field: str) -> InvalidRecord:
+def check_film_names(record: dict) -> None:
+    """InvalidRecord for a record, without images and films, that names a film all the same."""
+    for prefix, fields in places(record):
+        for name, value in fields.items():
+            if FILM_NAME_FIELD.fullmatch(str(name).lower()) and not is_empty(value):
+                raise film_problem(f"{prefix}{name}", "its file, or cut it into images")
+
+
+def film_problem(field: str, wanted: str) -> InvalidRecord:
+    """Returns the error for a row that would lose its film or its sound."""
     # Without its frames the question of a film is not the same question.
-    detail = f"{field[:100]}: a row about a video or a sound; cut it into images"
+    detail = f"{field[:100]}: a row about a video or a sound; wanted {wanted}"
     return InvalidRecord("fields", detail)
 
 
@@ -156,8 +160,6 @@ def _columns(record: dict) -> Iterator[Pictures]:
             field = f"{prefix}{name}"
             if is_empty(value):
                 continue
-            if FILM_FIELD.fullmatch(str(name).lower()) and not _is_flag(value):
-                raise _film(field)
             if not is_image_field(name, value):
                 continue
             match = NUMBERED_FIELD.fullmatch(str(name).lower())
@@ -181,7 +183,8 @@ def _rank(item: tuple) -> int:
     return known.index(name) if name in known else len(known)
 
 
-def _is_flag(value) -> bool:
+def is_flag(value) -> bool:
+    """Whether a value only says yes or no."""
     # "video": 4010069381 is a number of a film.
     return isinstance(value, bool | int | float) and value in (0, 1)
 
@@ -255,9 +258,9 @@ def read_image(image, field: str = "images") -> Picture:
     if isinstance(image, str):
         text = image
         if image[:50].lstrip()[:5].lower() == "data:":
-            image = _from_uri(image)
+            image = from_uri(image)
         elif len(image) >= 100 and _BASE64.fullmatch(image):
-            image = _from_base64(image)
+            image = from_base64(image)
         name = "" if isinstance(image, bytes) else _base_name(text)
         if image:
             return Picture(image, name)
@@ -285,7 +288,7 @@ def _from_object(image: dict, field: str) -> Picture:
     if content is not None:
         data = content
         if isinstance(content, str) and content[:5].lower() != "data:":
-            data = _from_base64(content)
+            data = from_base64(content)
         picture = read_image(data, field)
         name = names[0].name if names else ""
         return Picture(picture.data, name)
@@ -295,23 +298,32 @@ def _from_object(image: dict, field: str) -> Picture:
     return names[0]
 
 
+def is_image_text(text: str) -> bool:
+    """Whether a text is one image: the name of a file, a data: URI, or base64."""
+    if text[:50].lstrip()[:11].lower() == "data:image/":
+        return True
+    if len(text) >= 100 and _BASE64.fullmatch(text):
+        return True
+    return bool(_IMAGE_NAME.fullmatch(text))
+
+
 def _base_name(path: str) -> str:
     """Returns the last part of a path or address: "a.png" of "http://x.org/b/a.png?size=2"."""
     path = re.split(r"[?#]", path.strip())[0] if "://" in path else path.strip()
     return re.split(r"[/\\]", path)[-1]
 
 
-def _from_uri(uri: str) -> bytes:
+def from_uri(uri: str) -> bytes:
     """Decodes a data: URI, "data:image/png;base64,iVBORw0...", to the bytes of a file."""
     head, _, body = uri.partition(",")
     if not head.strip().lower().endswith(";base64"):
         raise InvalidRecord(
             "image_damaged", f"{head[:50]!r}: wanted data:...;base64,..."
         )
-    return _from_base64(body)
+    return from_base64(body)
 
 
-def _from_base64(text: str) -> bytes:
+def from_base64(text: str) -> bytes:
     """Decodes base64, which may be broken into lines."""
     # Most have no line ends, and looking for them takes longer than decoding.
     with contextlib.suppress(binascii.Error, ValueError):

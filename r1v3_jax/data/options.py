@@ -3,7 +3,10 @@
 They are written below the question, one a line, as "(A) cat", unless it shows them already.
 """
 
+import hashlib
 import re
+
+import numpy as np
 
 from r1v3_jax.data import media
 from r1v3_jax.data.fields import (
@@ -67,6 +70,40 @@ def add_options(record: dict, row: dict) -> None:
     if not _shows(question, found):
         row["question"] = "\n".join([question.rstrip(), *map(_line, found)])
     row["answer"] = _letter(row, found)
+
+
+def drawn_options(record: dict, count: int = 4) -> dict:
+    """Draws options from an answer and its negative answers, as SEED-Bench-R1 does for training.
+
+    Returns the question with the options below it, and the letter of the answer. A row has the same
+    options each time: they are drawn by its name and texts. InvalidRecord for too few negatives.
+
+        answer "boil water", negatives ["cut bread", "open fridge", "wash cup", "close tap"]
+        ->   "(A) wash cup\n(B) boil water\n(C) cut bread\n(D) close tap", answer "B"
+    """
+    answer = _text(record.get("answer"), "answer")
+    negatives = record.get("negative_answers")
+    if not isinstance(negatives, list):
+        raise _problem("negative_answers", negatives)
+    texts = [_text(text, "negative_answers") for text in negatives]
+    # The same wrong answer twice is one option.
+    others = [text for text in dict.fromkeys(texts) if text and text != answer]
+    if not answer or len(others) < count - 1:
+        raise InvalidRecord(
+            "fields",
+            f"negative_answers: {len(others)} that differ from the answer, wanted {count - 1}",
+        )
+    question = read_text(record.get("question"), "question").rstrip()
+    name = "\0".join([str(record.get("sample_id")), question, answer])
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    drawn = [others[i] for i in rng.choice(len(others), count - 1, replace=False)]
+    drawn.insert(int(rng.integers(count)), answer)
+    lines = map(_line, zip(LETTERS, drawn, strict=False))
+    return {
+        "question": "\n".join([question, *lines]),
+        "answer": LETTERS[drawn.index(answer)],
+    }
 
 
 def _line(option: tuple[str, str]) -> str:

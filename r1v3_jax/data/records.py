@@ -12,12 +12,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1v3_jax.data import fields, media, options, pairs, schemas, unread
+from r1v3_jax.data import fields, films, media, options, pairs, schemas, unread
 from r1v3_jax.data.downloads import Downloads, is_address
 from r1v3_jax.data.fields import InvalidRecord
 from r1v3_jax.data.turns import THOUGHT_END
 from r1v3_jax.processing import chat
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
+from r1v3_jax.processing.video import StoredVideo
 from r1v3_jax.rewards import verify
 from r1v3_jax.rewards.verifiers import boxes, routing
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -64,6 +65,9 @@ def example(
         images = tuple(_stored(image, root, downloads) for image in row["images"])
         for image in images:
             _ = image.size  # reads the header: most damage is found now
+        videos = tuple(_stored_video(video, root) for video in row["videos"])
+        for video in videos:
+            video.check()
     except InvalidRecord as error:
         raise DroppedRow(source, id, *error.args) from error
     except ImageError as error:
@@ -82,13 +86,19 @@ def example(
         before=tuple((turn["role"], turn["content"]) for turn in row["before"]),
         accuracy_weight=row["accuracy_weight"],
         metadata=row["metadata"],
+        videos=videos,
     )
 
 
 def inline(example: Example) -> dict:
-    """Returns the canonical row of an example from a file, with the bytes of its images."""
+    """Returns the canonical row of an example from a file, with the bytes of images and films."""
     row = {name: getattr(example, name) for name in schemas.CANONICAL}
     row["images"] = [image.read() for image in example.images]
+    row["videos"] = []
+    for video in example.videos:
+        content = {"video" if video.is_file else "frames": video.read()}
+        asked = {name: getattr(video, name) for name in films.ASKED.values()}
+        row["videos"].append(content | {k: x for k, x in asked.items() if x})
     row["before"] = []
     for role, content in example.before:
         row["before"].append({"role": role, "content": content})
@@ -140,8 +150,12 @@ def _assembled(record: dict, schema: str) -> dict:
 
     # 2. Options go into the question before its markers are counted: an option may have one.
     options.add_options(record, row)
-    images = media.all_images(record, row["images"])
+    images, videos = films.split_turns(row["images"])
+    images = media.all_images(record, images)
     media.order_images(row, images)
+    films.place_films(row, films.all_films(record, videos))
+    if not row["images"] and not row["videos"]:
+        media.check_film_names(record)
 
     # 3. What is left: facts about the row, or something that must not be lost.
     unread.check_unread(record, row["chain"], read)
@@ -181,8 +195,8 @@ def check(row: dict) -> None:
     """InvalidRecord if a canonical row cannot be trained on, whatever the model.
 
     Reasons: an empty question or answer, control tokens, a picture or film that is named in a text,
-    more or fewer markers than images, a verifier that does not exist, an answer that does not
-    verify against itself, a chain that ends in another answer.
+    more or fewer markers than images or films, a verifier that does not exist, an answer that does
+    not verify against itself, a chain that ends in another answer.
     """
     if not row["question"]:
         raise InvalidRecord("no_question", "")
@@ -199,6 +213,9 @@ def check(row: dict) -> None:
             if control in text:
                 raise InvalidRecord("text", f"the control token {control} in a text")
     for text in asked_texts:
+        # Without films, <video> is a film that is only written.
+        if row["videos"]:
+            text = text.replace(films.VIDEO_MARKER, "")
         if picture := PICTURE_IN_TEXT.search(text):
             shown = picture[0][:50]
             raise InvalidRecord(
@@ -211,6 +228,10 @@ def check(row: dict) -> None:
     images = len(row["images"])
     if markers not in (0, images):
         raise InvalidRecord("markers", f"{markers} markers, {images} images")
+    markers = sum(text.count(films.VIDEO_MARKER) for text in asked_texts)
+    videos = len(row["videos"])
+    if markers not in (0, videos):
+        raise InvalidRecord("markers", f"{markers} <video> markers, {videos} films")
 
     try:
         routing.parse(row["verifier"])
@@ -274,17 +295,44 @@ def _stored(image: str | bytes, root, downloads: Downloads | None) -> StoredImag
     return StoredImage(confined(root, image))
 
 
+def _stored_video(video: dict, root) -> StoredVideo:
+    """Returns where the file or the frames of a film are: in the record, or below `root`."""
+    asked = {key: x for key, x in video.items() if key not in ("video", "frames")}
+    if "frames" in video:
+        frames = tuple(_stored(frame, root, None) for frame in video["frames"])
+        return StoredVideo(frames, **asked)
+    source = video["video"]
+    if isinstance(source, bytes):
+        return StoredVideo(source, **asked)
+    if root is None:
+        detail = f"{source[:100]!r}: rows from there hold their films; or set root, a folder here"
+        raise InvalidRecord("image_missing", detail)
+    if is_address(source.strip()):
+        detail = (
+            f"{source[:100]!r}: films are not downloaded; store the file below the root"
+        )
+        raise InvalidRecord("image_path", detail)
+    return StoredVideo(confined(root, source), **asked)
+
+
 def dumps(row: dict) -> str:
-    """Writes a canonical row as one line of JSON, its images as data: URIs.
+    """Writes a canonical row as one line of JSON, its images and films as data: URIs.
 
     `canonical` reads it back.
     """
-    images = []
-    for image in row["images"]:
-        # Bytes are no JSON; a path stays a path.
-        images.append(_to_uri(image) if isinstance(image, bytes) else image)
-    return json.dumps(row | {"images": images}, ensure_ascii=False)
+    images = [_as_text(image) for image in row["images"]]
+    videos = []
+    for video in row["videos"]:
+        if "frames" in video:
+            video = video | {"frames": [_as_text(frame) for frame in video["frames"]]}
+        else:
+            video = video | {"video": _as_text(video["video"])}
+        videos.append(video)
+    return json.dumps(row | {"images": images, "videos": videos}, ensure_ascii=False)
 
 
-def _to_uri(data: bytes) -> str:
-    return DATA_URI + base64.b64encode(data).decode()
+def _as_text(image: str | bytes) -> str:
+    """Returns what JSON can hold of an image or a film: a path, or a data: URI of bytes."""
+    if isinstance(image, str):
+        return image
+    return DATA_URI + base64.b64encode(image).decode()

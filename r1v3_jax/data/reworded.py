@@ -123,7 +123,7 @@ def caption_first(example: Example) -> Example:
 
     `rewards.terms.captioned` rewards it. A row without images stays as it is.
     """
-    if not example.images:
+    if not example.images and not example.videos:
         return example
     return _behind_question(example, CAPTION_REQUEST)
 

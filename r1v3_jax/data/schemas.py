@@ -1,14 +1,15 @@
 """Schemas of other people's data: the fields of a record -> the fields of a canonical row.
 
 One function for each schema, as its own program reads it: EasyR1, WeThink, verl, V-Triune, TRL
-(also ms-swift), LLaVA/InternVL, MMK12/ViRL39K, knights and knaves, and ours. The parts they are
-made of are read by `fields`, `turns` and `media`. Nothing in a record is executed, and nothing is
-downloaded. A canonical row is a plain dict:
+(also ms-swift), LLaVA/InternVL, MMK12/ViRL39K, EgoPlan, knights and knaves, and ours. The parts
+they are made of are read by `fields`, `turns`, `media` and `films`. Nothing in a record is
+executed, and nothing is downloaded. A canonical row is a plain dict:
 
     id, source           text; empty if the record has none
     question             text of the last user turn, `<image>` where an image goes
     answer               the content of the box, without the box; empty in a row that only teaches
     images               paths, or the bytes of files
+    videos               films, as `films` has them; `<video>` in the question where one goes
     before               [{"role", "content"}, ...], the turns before the question
     chain                the assistant's reply to the question, or None
     chosen, rejected     two replies, of which the first is preferred, or None; read by `pairs`
@@ -28,7 +29,9 @@ from r1v3_jax.data.fields import (
     parse_list,
     read_text,
 )
+from r1v3_jax.data.films import FilmPart, all_films
 from r1v3_jax.data.media import column_images, has_marker
+from r1v3_jax.data.options import drawn_options
 from r1v3_jax.data.turns import (
     SYSTEM_FIELDS,
     THOUGHT_END,
@@ -44,6 +47,8 @@ from r1v3_jax.rewards.verifiers import boxes
 
 # The fields that may hold an answer; the first that is filled counts.
 ANSWERS = ("clean_answer", "answer", "solution", "ground_truth")
+# Fields of EgoPlan with a film, and with the view that a question is about.
+EGOPLAN_MEDIA = ("video_basename", "current_observation_basename")
 # The fields that a schema is recognised by.
 RECOGNISED = "quiz conversations reward_model prompt messages problem question".split()
 # The canonical row of a record that fills no field.
@@ -53,6 +58,7 @@ CANONICAL = {
     "question": "",
     "answer": "",
     "images": [],
+    "videos": [],
     "before": [],
     "chain": None,
     "chosen": None,
@@ -86,6 +92,8 @@ def recognise(record: dict) -> str:
     if "problem" in filled:
         is_wethink = "refined_cot" in filled or {"category", "reward"} <= filled
         return "wethink" if is_wethink else "easyr1"
+    if "question" in filled and _is_egoplan(filled):
+        return "egoplan"
     if "question" in filled:
         is_mmk12 = filled & {"image", "qid"} and "images" not in filled
         return "mmk12" if is_mmk12 else "own"
@@ -96,10 +104,17 @@ def recognise(record: dict) -> str:
     raise InvalidRecord("fields", f"fields {names or 'none'}; {wanted}")
 
 
+def _is_egoplan(filled: set[str]) -> bool:
+    others = {"negative_answers", "golden_choice_idx", "task_progress_metadata"}
+    is_plan = "task_goal" in filled and filled & others
+    return bool(is_plan or filled & set(EGOPLAN_MEDIA))
+
+
 # Schemas. Each function takes a record and returns the fields of a canonical row that it has.
-# Images and options in fields of the record are read in the same way for every schema, after these
-# functions. Of what they return, `images` are those in the turns, `metadata` is what the record has
-# besides its other small fields, and `read` are the names of the fields that were read.
+# Images, films and options in fields of the record are read in the same way for every schema,
+# after these functions. Of what they return, `images` are the images and films in the turns,
+# `metadata` is what the record has besides its other small fields, and `read` are the names of the
+# fields that were read.
 
 
 def _from_own(record: dict) -> dict:
@@ -109,7 +124,7 @@ def _from_own(record: dict) -> dict:
     """
     row = {}
     for name in CANONICAL:
-        if record.get(name) is not None and name != "images":
+        if record.get(name) is not None and name not in ("images", "videos"):
             row[name] = record[name]
     if "question" not in row:
         raise InvalidRecord("fields", "no question")
@@ -275,6 +290,7 @@ def _from_llava(record: dict) -> dict:
     # before which they would go otherwise. A marker in a reply is only text.
     user_turns = [turn for turn in turns if turn["role"] == "user"]
     is_marked = any(has_marker(turn["content"]) for turn in user_turns)
+    # Films go there by themselves, see `films.with_frames`.
     if images and user_turns and not is_marked:
         markers = f"{chat.IMAGE_MARKER}\n" * len(images)
         user_turns[0]["content"] = markers + user_turns[0]["content"]
@@ -285,6 +301,43 @@ def _from_llava(record: dict) -> dict:
         "source": first_filled(record, "source"),
         "answer": _answer_or_box(first_filled(record, *ANSWERS), row["chain"]),
         "read": ("id", "conversations", "source", *SYSTEM_FIELDS, *ANSWERS),
+    }
+
+
+def _from_egoplan(record: dict) -> dict:
+    """Reads a row of SEED-Bench-R1 (arXiv 2503.24376), which is made of EgoPlan-Bench.
+
+    {"sample_id": 3, "task_goal": "make tea", "question": "What next?", "answer": "boil water",
+     "negative_answers": ["cut bread", "open fridge", "wash cup", "close tap"],
+     "video_source": "EpicKitchens", "video_basename": "a.mp4",
+     "current_observation_basename": "a.png", "task_progress_metadata": [{...}]}
+
+    The film of the progress, if there is any, comes first; then the view of now, which is the
+    film's last frame if the row has no image of it. Of the negative answers three are drawn, by
+    the row's name, as their program does.
+    """
+    row = _from_own(record)
+    names = ("video_source", *EGOPLAN_MEDIA)
+    source, film, view = (read_text(record.get(name), name) for name in names)
+    shown = [FilmPart(film) for film in all_films(record, [])]
+    if film and not shown and not is_empty(record.get("task_progress_metadata", 1)):
+        path = "/".join(part for part in ("videos", source, film) if part)
+        shown = [FilmPart({"video": path})]
+    if view:
+        path = "/".join(part for part in ("images", source, view) if part)
+        shown.append(path)
+    elif shown and not column_images(record):
+        shown.append(FilmPart(shown[-1].film | {"last": True}))
+    if not is_empty(record.get("negative_answers")):
+        row |= drawn_options(record)
+    return row | {
+        "id": first_filled(record, "id", "sample_id"),
+        "source": first_filled(record, "source", "video_source"),
+        "images": shown,
+        "read": (
+            *(*row["read"], *EGOPLAN_MEDIA, "sample_id", "negative_answers"),
+            *("video_source", "task_progress_metadata"),
+        ),
     }
 
 
@@ -317,6 +370,7 @@ SCHEMAS: dict[str, Callable[[dict], dict]] = {
     "trl": _from_trl,
     "llava": _from_llava,
     "mmk12": _from_mmk12,
+    "egoplan": _from_egoplan,
     "knights": _from_knights,
 }
 

@@ -1,10 +1,10 @@
-"""Turns of a conversation in a record: who speaks, what is said, which images are shown.
+"""Turns of a conversation in a record: who speaks, what is said, which images and films are shown.
 
 A turn is {"role", "content"} or LLaVA's {"from", "value"}. What else a turn holds is refused by its
 name, unless it says nothing: a row must not lose a weight, a tool or a thought.
 """
 
-from r1v3_jax.data import media
+from r1v3_jax.data import films, media
 from r1v3_jax.data.fields import InvalidRecord, first_filled, is_empty, read_text
 from r1v3_jax.processing import chat
 
@@ -26,6 +26,7 @@ PLACEHOLDERS = ("<ref-object>", "<bbox>")
 # Types of a part of a turn, as TRL, OpenAI and Qwen write them; a part may leave its type out.
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
+VIDEO_PARTS = ("video", "video_url", "input_video")
 
 
 def dialogue(turns) -> dict:
@@ -91,8 +92,8 @@ def are_objects(turns) -> bool:
 def read_turns(turns) -> tuple[list[dict], list]:
     """Reads turns as [{"role", "content"}, ...] with contents as text, and the images in them.
 
-    Parts that are images become markers. InvalidRecord for other parts, other roles, and other
-    keys of a turn that say something.
+    A film among the images is a `films.FilmPart`. Parts that are either become markers.
+    InvalidRecord for other parts, other roles, and other keys of a turn that say something.
     """
     if not are_objects(turns):
         raise InvalidRecord("fields", "turns must be a list of objects")
@@ -165,12 +166,13 @@ def with_thought(thought: str, reply: str, name: str) -> str:
 
 
 def _part(part, role: str, name: str, images: list) -> str:
-    """Reads one part of a turn as text; adds the image that it holds to `images`.
+    """Reads one part of a turn as text; adds the image or the film that it holds to `images`.
 
     {"type": "text", "text": "Sum?"} -> "Sum?"
     {"type": "image"} -> "<image>", the next image of the record
     {"type": "image", "index": 1} -> "<image 2>", the second image of the record
     {"type": "image", "image": "a.png"}, {"type": "image_url", "image_url": {"url": "a.png"}}
+    {"type": "video", "video": "a.mp4", "fps": 2} -> "<video>"
     """
     if isinstance(part, str):
         return part
@@ -181,7 +183,9 @@ def _part(part, role: str, name: str, images: list) -> str:
     index = filled.pop("index", None)
     kind = filled.pop("type", None)
     if kind is None:
-        kind = "text" if text else "image" if filled else "text"
+        is_video = any(key in VIDEO_PARTS for key in filled)
+        kind = "video" if is_video else "image" if filled else "text"
+        kind = "text" if text else kind
     if kind in TEXT_PARTS and isinstance(text, str):
         unread = filled
     elif kind in IMAGE_PARTS and role != "assistant":
@@ -193,10 +197,19 @@ def _part(part, role: str, name: str, images: list) -> str:
         elif isinstance(index, int):
             marker = f"<image {index + 1}>"
         text = marker
+    elif kind in VIDEO_PARTS and role != "assistant" and index is None:
+        unread = {"text": text} if text else {}
+        video = {k: v for k, v in filled.items() if k not in films.DESCRIBING_KEYS}
+        video.pop("cache_control", None)
+        if video:
+            film = films.read_film(video, f"{name}: a part of type {kind!r}")
+            images.append(films.FilmPart(film))
+        text = films.VIDEO_MARKER
     else:
         raise InvalidRecord(
             "fields",
-            f"{name}, by the {role}: a part of type {str(kind)[:50]!r}; wanted text or image",
+            f"{name}, by the {role}: a part of type {str(kind)[:50]!r}; "
+            "wanted text, image or video",
         )
     unread = [str(key)[:50] for key in unread if key != "cache_control"]
     if unread:

@@ -4,7 +4,7 @@ Pictures, films and sounds, thoughts and weights are refused. Other small fields
 other long ones are not read: a caption, a worked solution.
 """
 
-from r1v3_jax.data import media, turns
+from r1v3_jax.data import films, media, turns
 from r1v3_jax.data.fields import InvalidRecord, is_empty, parse_list
 from r1v3_jax.data.options import LIST_FIELDS, option_fields
 
@@ -31,6 +31,7 @@ def unread_fields(fields: dict, read: tuple[str, ...], is_nested: bool = False) 
         if name not in known
         and not is_empty(value)
         and not media.is_image_field(name, value)
+        and not films.is_film_field(name, value)
     }
 
 

@@ -93,7 +93,7 @@ def open_image(
             raise _image_error(name, actual, wanted, change, "image_size") from error
         # Pillow's decoders raise what they trip over: OSError, SyntaxError, struct.error, KeyError.
         except Exception as error:
-            _raise_machine_error(error)
+            raise_machine_error(error)
             actual = repr(error)
             wanted = "an intact image"
             change = "write it again or drop it"
@@ -181,7 +181,7 @@ class StoredImage:
             try:
                 image = Image.open(file, formats=IMAGE_FORMATS)
             except Exception as error:
-                _raise_machine_error(error)
+                raise_machine_error(error)
                 actual = repr(error)
                 wanted = f"an image, one of {', '.join(IMAGE_FORMATS)}"
                 reason = _reason(error)
@@ -260,7 +260,7 @@ def open_file(source):
     try:
         status = os.stat(source)
     except (OSError, ValueError) as error:  # ValueError: no path at all
-        _raise_machine_error(error)
+        raise_machine_error(error)
         text = f"{str(source)!r}: got no such file, wanted one; check the path"
         raise MissingImage(text, "image_missing") from error
     if not stat.S_ISREG(status.st_mode):
@@ -283,7 +283,7 @@ _MACHINE_ERRORS = {
 }
 
 
-def _raise_machine_error(error: Exception) -> None:
+def raise_machine_error(error: Exception) -> None:
     """Raises `error` again if the machine failed and not the image.
 
     The row must not be dropped for it: a row dropped on one host alone would shift all rows after
@@ -309,7 +309,7 @@ def orientation(image: Image.Image) -> int:
     try:
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # whatever damaged EXIF data make of Pillow's reader
-        _raise_machine_error(error)
+        raise_machine_error(error)
         return 1
     return value if value in TURNS else 1
 

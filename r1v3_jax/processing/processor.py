@@ -228,18 +228,39 @@ class Processor:
     def _image_tokens(self, counts) -> list[int]:
         return [count * self.config.image_tokens_per_tile for count in counts]
 
+    @property
+    def tile_size(self) -> int:
+        """The side of a tile in pixels; 1 for a language model, whose examples have no images."""
+        return self.config.vision.image_size if self.config.vision else 1
+
     def tiles(self, example: Example) -> Tiles:
         """Counts the tiles of an example's images; cuts none yet."""
-        # A language model has no tile size; its examples have no images, so any will do.
-        size = self.config.vision.image_size if self.config.vision else 1
-        limit = self.config.max_tiles
+        size = self.tile_size
         images = list(example.images)
-        counts = tiling.count_tiles(images, tile_size=size, max_tiles=limit)
+        limits = self._tile_limits(example)
+        counts = tiling.count_tiles(images, tile_size=size, max_tiles=limits)
 
         def cut(target):
-            tiling.tile_images(images, tile_size=size, max_tiles=limit, out=target)
+            tiling.tile_images(images, tile_size=size, max_tiles=limits, out=target)
 
         return Tiles(counts, size, cut)
+
+    def _tile_limits(self, example: Example) -> list[int]:
+        """Returns how many tiles each image may have, its thumbnail not counted.
+
+        Images share the model's tiles, and the frames of a film the film's. With 12 tiles, two
+        images and a film of 3 frames with 1 tile each:   [6, 6, 1, 1, 1]
+        """
+        limits = [0] * len(example.images)
+        for film in example.films:
+            # A frame of 3 tiles is two and a thumbnail; one of 2 tiles would be two without.
+            limit = max(1, film.tiles - 1)
+            limits[film.first : film.first + film.frames] = [limit] * film.frames
+        num_images = limits.count(0)
+        if num_images:
+            share = tiling.tiles_per_image(num_images, self.config.max_tiles)
+            limits = [limit or share for limit in limits]
+        return limits
 
 
 def _messages(turns: tuple[tuple[str, str], ...]) -> list[dict]:

@@ -137,16 +137,14 @@ def count_tiles(
     images: Sequence[Image.Image],
     *,
     tile_size: int = 448,
-    max_tiles: int = 12,
+    max_tiles: int | Sequence[int] = 12,
     thumbnail: bool = True,
     share: bool = True,
 ) -> list[int]:
     """Counts the tiles that `tile_images` cuts of each image, from the sizes alone."""
-    if not images:
-        return []
-    limit = tiles_per_image(len(images), max_tiles) if share else max_tiles
     counts = []
-    for image in images:
+    limits = _limits(len(images), max_tiles, share)
+    for image, limit in zip(images, limits, strict=True):
         width, height = image.size
         columns, rows = tile_grid(width, height, limit, tile_size=tile_size)
         count = columns * rows
@@ -155,11 +153,20 @@ def count_tiles(
     return counts
 
 
+def _limits(num_images: int, max_tiles: int | Sequence[int], share: bool) -> list[int]:
+    """Returns how many tiles each image may have, its thumbnail not counted."""
+    if not isinstance(max_tiles, int):
+        return list(max_tiles)
+    if share and num_images:
+        max_tiles = tiles_per_image(num_images, max_tiles)
+    return [max_tiles] * num_images
+
+
 def tile_images(
     images: Sequence[Image.Image],
     *,
     tile_size: int = 448,
-    max_tiles: int = 12,
+    max_tiles: int | Sequence[int] = 12,
     thumbnail: bool = True,
     share: bool = True,
     out: np.ndarray | None = None,
@@ -168,7 +175,8 @@ def tile_images(
 
     The images share `max_tiles` as in InternVL's training (`tiles_per_image`); with share=False
     each may have all of it, as in Skywork-R1V's inference script. Video frames want max_tiles=1,
-    one tile each. No images give float32[0, S, S, 3] and []. out: as in `tile`.
+    one tile each. max_tiles may be a limit for each image. No images give float32[0, S, S, 3] and
+    []. out: as in `tile`.
     """
     images = [x.decode() if isinstance(x, StoredImage) else x for x in images]
     counts = count_tiles(
@@ -180,13 +188,10 @@ def tile_images(
     )
     if out is None:
         out = np.empty((sum(counts), tile_size, tile_size, 3), np.float32)
-    # The limit is of each image, thumbnail not counted.
-    limit = max_tiles
-    if share and images:
-        limit = tiles_per_image(len(images), max_tiles)
+    limits = _limits(len(images), max_tiles, share)
     # counts = [5, 1]: the images write into out[0:5] and out[5:6].
     start = 0
-    for image, count in zip(images, counts, strict=True):
+    for image, count, limit in zip(images, counts, limits, strict=True):
         tile(
             image,
             tile_size=tile_size,

@@ -17,7 +17,7 @@ from PIL import Image
 from r1v3_jax.data import reader
 from r1v3_jax.processing import image_files, tiling
 from r1v3_jax.processing.processor import Encoded, Processor
-from r1v3_jax.types import REASONS
+from r1v3_jax.types import REASONS, Film
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
@@ -26,10 +26,12 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; paddi
 mark { background: #ffe08a } mark.label { background: #b5e3c8 } .image { color: #0072b2 }
 figure { display: inline-block; margin: 0 .3rem .3rem 0 }
 figure img { height: 9rem; display: block }
+.film { white-space: nowrap; overflow-x: auto; border-left: .3rem solid; padding-left: .3rem }
+.film figure img { height: 6rem }
 td, th { text-align: left; padding: 0 1rem 0 0 } .bar { background: #d55e00; height: .7rem }
 """
 SHOWN_TEXT = 20_000  # characters of one row
-SHOWN_TILES = 40
+SHOWN_TILES = 80
 # Unicode categories of control, direction and other invisible characters, and of surrogates.
 INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # The tags around each kind of `runs`.
@@ -98,11 +100,13 @@ def line(item: reader.Item) -> str:
 
 
 def image_changes(item: reader.Item) -> list[str]:
-    """Tells which images of a row were changed on the way, and how.
+    """Tells which images of a row were changed on the way, and how; and what is seen of its films.
 
-    ["image 2 turned by EXIF orientation 6"]
+    ["film 1: 4 frames, 0.5 s to 3.5 s", "image 2 turned by EXIF orientation 6"]
     """
     notes = []
+    for number, film in enumerate(item.example.films, start=1):
+        notes.append(f"film {number}: {_film_text(film)}")
     for number, image in enumerate(item.example.images, start=1):
         notes += [f"image {number} {change}" for change in image_files.changes(image)]
     return notes
@@ -206,14 +210,50 @@ def _row(item: reader.Item, processor: Processor) -> str:
         **example.metadata,
     }
     facts = [f"{key}: {value}" for key, value in fields.items() if value != ""]
-    pictures = ""
-    for n, tile in enumerate(item.encoded.tiles.array[:SHOWN_TILES]):
-        address = _address(tile)
-        pictures += f"<figure><img alt='tile {n}' src='{address}'></figure>"
     return (
         f"<h2>{escaped(line(item))}</h2><p>{escaped(', '.join(facts))}</p>"
-        f"<div>{pictures}</div><pre>{text}</pre>"
+        f"{_pictures(item)}<pre>{text}</pre>"
     )
+
+
+def _film_text(film: Film) -> str:
+    """Says what is seen of a film: "4 frames, 0.5 s to 3.5 s"."""
+    text = f"{film.frames} frames" if film.frames > 1 else "1 frame"
+    if not film.seconds:
+        return text
+    if film.frames == 1:
+        return f"{text}, at {film.seconds[0]:g} s"
+    return f"{text}, {film.seconds[0]:g} s to {film.seconds[-1]:g} s"
+
+
+def _pictures(item: reader.Item) -> str:
+    """Writes the tiles of a row as pictures, those of each film as a strip with their seconds."""
+    # tiles of the images [2, 1, 1], a film of the last two   ->   ends [2, 3, 4]
+    counts = item.encoded.tiles.counts
+    ends = list(itertools.accumulate(counts))
+    in_film = {}
+    for film in item.example.films:
+        for k in range(film.frames):
+            second = f"{film.seconds[k]:g} s" if film.seconds else f"{k + 1}"
+            in_film[film.first + k] = (film, second)
+    shown = item.encoded.tiles.array[:SHOWN_TILES]
+    parts = []
+    groups = itertools.groupby(
+        range(len(counts)), key=lambda k: in_film.get(k, (None,))[0]
+    )
+    for film, numbers in groups:
+        figures = ""
+        for k in numbers:
+            caption = f"<figcaption>{in_film[k][1]}</figcaption>" if film else ""
+            for n in range(ends[k] - counts[k], min(ends[k], len(shown))):
+                source = _address(shown[n])
+                figures += (
+                    f"<figure><img alt='tile {n}' src='{source}'>{caption}</figure>"
+                )
+        parts.append(f"<div{' class=film' if film else ''}>{figures}</div>")
+    if len(item.encoded.tiles) > len(shown):
+        parts.append(f"<p>{len(item.encoded.tiles) - len(shown)} more tiles</p>")
+    return "".join(parts)
 
 
 def _address(tile: np.ndarray) -> str:

@@ -74,6 +74,7 @@ class GroupSampler:
             tokens=self.max_prompt_tokens,
             tiles=self.tiles // prompts,
             data=dataclasses.replace(self.data, max_drop_fraction=0.5),
+            tile_size=self.processor.tile_size,
         )
 
     def groups(self, model, examples: list[Example], info: StepInfo) -> list[Group]:

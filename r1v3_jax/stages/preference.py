@@ -151,6 +151,7 @@ def reader(
         tokens=config.max_prompt_tokens,
         tiles=config.tiles // config.pairs,
         data=data,
+        tile_size=processor.tile_size,
         **position,
     )
 

@@ -156,6 +156,7 @@ def reader(
         tokens=config.row_tokens,
         tiles=config.tiles // config.accumulate,
         data=data,
+        tile_size=processor.tile_size,
         **position,
     )
 

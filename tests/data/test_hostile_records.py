@@ -8,7 +8,7 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r1v3_jax.data import fields, media, options, records, turns, unread
+from r1v3_jax.data import fields, films, media, options, records, turns, unread
 from r1v3_jax.types import REASONS
 
 NAMES = [
@@ -20,6 +20,8 @@ NAMES = [
     *unread.WEIGHT_FIELDS,
     *unread.LIST_WEIGHT_FIELDS,
     *"A B C option_a option_b image_1 image_2 img_1 video video_id reward_model".split(),
+    *"videos frames path clip start fps nframes video_basename task_goal".split(),
+    *"negative_answers current_observation_basename".split(),
     *"prompt messages conversations completion question problem answer".split(),
     *"solution clean_answer before chain id qid source data_source verifier level".split(),
 ]
@@ -28,10 +30,15 @@ KEYS = [
     *media.CONTENT_KEYS,
     *media.NAMING_KEYS,
     *media.DESCRIBING_KEYS,
-    *"role from content value text source label ground_truth A B".split(),
+    *films.CONTENT_KEYS,
+    *films.NAMING_KEYS,
+    *films.ASKED,
+    *films.PART_KEYS,
+    *"frames role from content value text source label ground_truth A B".split(),
 ]
 TEXTS = [
     *["", "user", "assistant", "system", "human", "gpt", "text", "image", "image_url"],
+    *["a.mp4", "video", "<video>", "<video>\n<video>", '["a.mp4", "b.mp4"]'],
     *["a.png", "cat", "<image>", "<image 1>", "<image 2>", "\\boxed{5}", "5", "B"],
     *["['a', 'b']", '["a.png"]', '{"A": "x", "B": "y"}', "A. cat\nB. dog", "[", "{"],
     *["data:image/png;base64,AAAA", "why</think>\\boxed{5}", "\0", "\ud800", "x" * 300],

@@ -37,11 +37,24 @@ SCHEMA_ROWS = {
     },
     "trl": {"prompt": ASK, "answer": "B"},
     "llava": {"conversations": [{"from": "human", "value": "Which?"}], "answer": "B"},
+    "egoplan": {
+        "question": "Which?",
+        "answer": "B",
+        "task_goal": "tea",
+        "golden_choice_idx": "B",
+    },
     "knights": {"quiz": "Which?", "solution_text_format": "(1) Bo is a knave"},
 }
 ANSWERS = {schema: "B" for schema in SCHEMA_ROWS} | {"knights": "(1) Bo is a knave"}
 SHOWN = "Which?\n(A) cat\n(B) dog"
 REFUSED = "refused"
+MP4 = b"\0\0\0 ftypisom"
+MP4_64 = base64.b64encode(MP4).decode()
+
+
+class Films(list):
+    """The films of a row, where a list alone is its images."""
+
 
 # (name, value, what becomes of it): the images of the row, its question, or REFUSED.
 FIELDS = [
@@ -89,14 +102,55 @@ FIELDS = [
     ("notes", {"image": {"path": "scan"}}, REFUSED),
     ("notes", {"reasoning": "because"}, REFUSED),
     # Films and sounds.
-    ("video", "a", REFUSED),
+    ("video", "a", Films([{"video": "a"}])),
     ("video", 4010069381, REFUSED),
     ("video_id", "v-1", REFUSED),
-    ("videos", [b"\0\0\0 ftypisom"], REFUSED),
-    ("video_path", "a.mp4", REFUSED),
+    ("videos", [MP4], Films([{"video": MP4}])),
+    ("videos", ["a.mp4", "b.mp4"], Films([{"video": "a.mp4"}, {"video": "b.mp4"}])),
+    ("videos", '["a.mp4"]', Films([{"video": "a.mp4"}])),
+    ("videos", [["1.png", "2.png"]], Films([{"frames": ["1.png", "2.png"]}])),
+    ("videos", [{"bytes": MP4, "path": "a.mp4"}], Films([{"video": MP4}])),
+    (
+        "videos",
+        [{"type": "video", "video": "a.mp4", "fps": 2, "max_pixels": 9}],
+        Films([{"video": "a.mp4", "fps": 2.0}]),
+    ),
+    (
+        "video",
+        {"video_path": "a.mp4", "nframes": 4, "video_start": 1, "video_end": 2.5},
+        Films([{"video": "a.mp4", "num_frames": 4, "start": 1.0, "end": 2.5}]),
+    ),
+    (
+        "video",
+        {"video": "a.mp4", "clip": [1, 2]},
+        Films([{"video": "a.mp4", "start": 1.0, "end": 2.0}]),
+    ),
+    ("video", {"frames": [A, B]}, Films([{"frames": [A, B]}])),
+    ("video", ["1.png", {"bytes": B}], Films([{"frames": ["1.png", B]}])),
+    ("video", f"data:video/mp4;base64,{MP4_64}", Films([{"video": MP4}])),
+    ("video", {"base64": MP4_64}, Films([{"video": MP4}])),
+    ("Video_Path", "a.mp4", Films([{"video": "a.mp4"}])),
+    ("video_path", "a.mp4", Films([{"video": "a.mp4"}])),
+    ("video_url", {"url": "http://x/a"}, Films([{"video": "http://x/a"}])),
+    ("film", "a.avi", Films([{"video": "a.avi"}])),
+    ("path", "b/a.mp4", Films([{"video": "b/a.mp4"}])),
+    ("video_id", "a.webm", Films([{"video": "a.webm"}])),
+    ("video", {"array": [[0]]}, REFUSED),
+    ("video", {"path": "a.mp4", "video": "b.mp4"}, REFUSED),
+    ("video", {"video": "a.mp4", "mask": "a.png"}, REFUSED),
+    ("video", {"video": "a.mp4", "fps": 0}, REFUSED),
+    ("video", {"video": "a.mp4", "nframes": 2.5}, REFUSED),
+    ("video", {"video": "a.mp4", "nframes": 2, "fps": 1}, REFUSED),
+    ("video", {"video": "a.mp4", "start": 2, "end": 1}, REFUSED),
+    ("video", {"video": "a.mp4", "clip": [1]}, REFUSED),
+    ("video", {"frames": ["1.png"], "fps": 1}, REFUSED),
+    ("video_1", "a.mp4", REFUSED),
+    ("audio_path", "a.wav", REFUSED),
+    ("voice", "a.wav", REFUSED),
     ("audio", {"bytes": b"RIFF", "path": None}, REFUSED),
     ("clip", "b/a.webm", REFUSED),
-    ("frames", ["f/1.jpg", "f/2.jpg"], REFUSED),
+    ("frames", ["f/1.jpg", "f/2.jpg"], Films([{"frames": ["f/1.jpg", "f/2.jpg"]}])),
+    ("frames", {"count": 3}, REFUSED),
     # Options.
     ("options", ["cat", "dog"], SHOWN),
     ("Options", ["A. cat", "B. dog"], SHOWN),
@@ -173,8 +227,9 @@ def test_every_schema_has_a_row():
     for schema, record in SCHEMA_ROWS.items():
         assert schemas.recognise(record) == schema
         row = outcome(record)
-        wanted = ("Which?", ANSWERS[schema], [])
-        assert (row["question"], row["answer"], row["images"]) == wanted
+        wanted = ("Which?", ANSWERS[schema], [], [])
+        got = row["question"], row["answer"], row["images"], row["videos"]
+        assert got == wanted
 
 
 @pytest.mark.parametrize("place", ["", "extra_info", "metadata"])
@@ -188,7 +243,12 @@ def test_every_field_is_used_or_refused_by_name(schema, place):
             assert isinstance(row, str) and name in row, (name, value, row)
             continue
         assert isinstance(row, dict), (name, value, row)
-        if isinstance(expected, list):
+        if isinstance(expected, Films):
+            # Of a row of EgoPlan without an image, the film's last frame is what is asked about.
+            view = [expected[-1] | {"last": True}] if schema == "egoplan" else []
+            assert row["videos"] == expected + view, (name, value)
+            assert row["images"] == []
+        elif isinstance(expected, list):
             assert row["images"] == expected, (name, value)
         else:
             assert row["question"] == expected, (name, value)

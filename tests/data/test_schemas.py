@@ -113,7 +113,8 @@ def with_image(image) -> dict:
         ({"conversations": "hello"}, "fields", "conversations must be a list"),
         (says("x", "bot"), "fields", "turn 0 is by 'bot'"),
         (says("x"), "fields", "must be the user's"),
-        ({"conversations": ASK, "video": "a.mp4"}, "fields", "a video"),
+        ({"conversations": ASK, "audio": "a.wav"}, "fields", "audio: .*a sound"),
+        ({"conversations": ASK, "video_id": "a"}, "fields", "video_id: .*its file"),
         (
             {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
             "fields",

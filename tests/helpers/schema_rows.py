@@ -1,5 +1,6 @@
 """A row of each schema, and the fields that its canonical row has."""
 
+from film_rows import FILM_RECORDS, V_TRIUNE
 from rows_for_tests import digit
 
 A = digit(0)
@@ -9,15 +10,10 @@ ASK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "<image>Which?"},
 ]
-V_TRIUNE = {
-    "verifier": "mathverify",
-    "verifier_parm": {"det_verifier_normalized": None},
-    "format_ratio": 0.1,
-    "accuracy_ratio": 0.9,
-}
 
 # name: (schema, record, the fields of its canonical row that differ from an empty one)
 RECORDS = {
+    **FILM_RECORDS,
     "EasyR1": (
         "easyr1",
         {

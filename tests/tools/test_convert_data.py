@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from film_rows import film
 from PIL import Image
 from rows_for_tests import (
     DAMAGE,
@@ -24,6 +25,8 @@ from r1v3_jax.data.records import canonical, dumps, inline
 from r1v3_jax.types import REASONS
 
 ROOT = Path(__file__).parents[2]
+# What rows of films name: two frames, and two views.
+VIEWS = ("1.png", "2.png", "images/EpicKitchens/P01.png", "images/Ego4D/b.png")
 
 pytest.importorskip("datasets")
 pytest.importorskip("array_record")
@@ -47,8 +50,13 @@ def write_data(folder):
     folder.mkdir()
     (folder / "coco").mkdir()
     (folder / "images").mkdir()
-    for name in ("a.png", "b.png", "coco/a.png", "images/a.png"):
+    for name in ("a.png", "b.png", "coco/a.png", "images/a.png", *VIEWS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(digit(len(name)))
+    for name in ("a.mp4", "a/b.mp4", "videos/EpicKitchens/P01.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        # 10 s: InternVL's row shows seconds 2 to 5.5.
+        (folder / name).write_bytes(film(range(len(name), 10 + len(name)), rate=1))
     write_images(folder)
     records = [canonical(record) for _, record, _ in RECORDS.values()]
     lines = [dumps(row).encode() for row in records]
