@@ -37,14 +37,16 @@ setup(
         "r1v3_jax.configs": "configs",
         "r1v3_jax.configs.recipes": "configs/recipes",
     },
-    package_data={"r1v3_jax": ["data_files/*"]},
+    package_data={
+        "r1v3_jax": ["data_files/*", "report/templates/*", "report/static/*"]
+    },
     install_requires=[
         "absl-py>=2.1",
         "einops>=0.8",
         "flax>=0.12",
         "grain>=0.2.14",
         "huggingface_hub>=0.34",
-        "jinja2>=3.1",  # chat templates
+        "jinja2>=3.1",  # chat templates, the pages of a report
         "math-verify>=0.8",
         "matplotlib>=3.9",
         "ml_collections>=1.0",

@@ -157,6 +157,9 @@ def run(config: Run, workdir: str) -> None:
     if first_process():
         print(plots.table(summary))
         print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
+        page = Path(workdir) / "report" / "index.html"
+        if page.exists():
+            print(f"Look at it: {page}")
 
 
 def dry_run_of(config: Run) -> None:

@@ -17,9 +17,9 @@ FLOORS = [
     "config checksums slices",
     "models processing",
     "data hf run sampling tasks",
-    "benchmarks cli report rollout",
+    "benchmarks cli rollout",
     "distill evaluate train",
-    "stages",
+    "report stages",
     "pipeline tpu",
     "arms launch",
 ]

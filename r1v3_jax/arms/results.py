@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from r1v3_jax.arms.plan import Comparison, differing_by_arm
-from r1v3_jax.evaluate.statistics import clustered_interval, t_interval, wilson
-from r1v3_jax.files import dumps, read_json, read_jsonl, write_text
+from r1v3_jax.evaluate.statistics import clustered_interval, t_interval
+from r1v3_jax.evaluate.verdicts import (
+    CREDIT,
+    known_shares,
+    paired,
+    read_shares,
+    share_interval,
+)
+from r1v3_jax.files import dumps, read_json, write_text
 from r1v3_jax.report.run_numbers import read_rows, series
 
-CREDIT = (
-    ", credit"  # behind the name of a set: what answers are worth, not which are right
-)
 PROBE = "eval/accuracy"  # the metric whose curve is measured in any case
 
 # {arm: {seed: {set: shares}}}; shares: {question: share of right answers, nan if not verified}.
@@ -68,12 +72,7 @@ def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
             f"({list(run.stages)[-1]!r},)"
         )
     path = comparison.workdir(arm, seed) / evaluated[-1] / "verdicts.jsonl"
-    sets = {}
-    for row in read_jsonl(path):
-        sets.setdefault(row["set"], {})[row["id"]] = known_mean(row["right"])
-        # Verdicts that were written before credit was have none.
-        credit = known_mean(row.get("credit", row["right"]))
-        sets.setdefault(f"{row['set']}{CREDIT}", {})[row["id"]] = credit
+    sets = read_shares(path)
     for name, parts in run.evaluate.pooled:
         sets[name] = {
             f"{part}/{question}": share
@@ -81,12 +80,6 @@ def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
             for question, share in sets[part].items()
         }
     return sets
-
-
-def known_mean(numbers: list) -> float:
-    """Returns the mean of the numbers that are not None; nan if all are."""
-    known = [number for number in numbers if number is not None]
-    return sum(known) / len(known) if known else math.nan
 
 
 def drop_plain_credit(answers: Answers) -> None:
@@ -136,19 +129,6 @@ def accuracies(answers: Answers) -> dict:
     return by_set
 
 
-def known_shares(shares: dict[str, float]) -> np.ndarray:
-    """Returns the shares of the questions that were verified, float64[Q]."""
-    values = np.asarray(list(shares.values()), np.float64)
-    return values[~np.isnan(values)]
-
-
-def share_interval(shares: np.ndarray) -> tuple[float, float, float]:
-    """Returns (mean, low, high) of one run: Wilson's interval, or the bootstrap's of shares."""
-    if np.isin(shares, (0.0, 1.0)).all():
-        return wilson(int(shares.sum()), len(shares))
-    return clustered_interval([shares])
-
-
 def differences(answers: Answers, baseline: str) -> dict:
     """Returns {set: {arm: difference}} of each arm to `baseline`, paired question by question.
 
@@ -179,14 +159,6 @@ def differences(answers: Answers, baseline: str) -> dict:
                 ),
             }
     return by_set
-
-
-def paired(shares: dict[str, float], others: dict[str, float]) -> np.ndarray:
-    """Returns share minus other share of each question that both runs had verified."""
-    numbers = np.asarray(
-        [share - others[question] for question, share in shares.items()]
-    )
-    return numbers[~np.isnan(numbers)]
 
 
 def metric_means(comparison: Comparison, name: str, first: int) -> dict | None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+from absl import logging
 from jax.experimental import multihost_utils
 
 from r1v3_jax import hf
@@ -24,7 +25,7 @@ from r1v3_jax.pipeline.start import (
     write_tokenizer,
 )
 from r1v3_jax.processing.tokenizer import export_template
-from r1v3_jax.report import plots
+from r1v3_jax.report import page, plots
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import peak_rss_gib, versions
 from r1v3_jax.run.preemption import leave_if_preempted
@@ -89,7 +90,21 @@ def run(
     write_json(workdir / "summary.json", summary)
     if first_process():
         plots.plot_run(workdir)
+        write_page(workdir)
     return summary
+
+
+def write_page(workdir: Path) -> None:
+    """Writes WORKDIR/report. A page is a view of the run: if it fails, that is logged."""
+    try:
+        page.write_report(workdir)
+    except Exception as error:
+        logging.warning(
+            "%s/report was not written (%r); python -m r1v3_jax.report %s tries again",
+            workdir,
+            error,
+            workdir,
+        )
 
 
 def prepare(

@@ -1,11 +1,10 @@
-"""The pictures and the table of a run: python -m r1v3_jax.report WORKDIR
+"""The pictures and the table of a run, drawn by python -m r1v3_jax.report WORKDIR.
 
 Each picture is a function `(rows, summary) -> Figure`, or None if the run has nothing to show in
 it. Knows nothing but these two, the contents of metrics.jsonl and summary.json; works on a run in
 progress too.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -435,15 +434,3 @@ def legend(figure, *panels):
             frameon=False,
         )
     return figure
-
-
-def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m r1v3_jax.report WORKDIR")
-    directory = Path(sys.argv[1])
-    print(*plot_run(directory), sep="\n")
-    print(table(read_summary(directory)))
-
-
-if __name__ == "__main__":
-    main()

@@ -45,6 +45,9 @@ TAGS = {
 
 def plain(text: str) -> str:
     """Spells out control, direction and other invisible characters of a text, as \\u202e."""
+    # Most texts have none.
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text
     characters = []
     for character in text:
         is_invisible = unicodedata.category(character) in INVISIBLE

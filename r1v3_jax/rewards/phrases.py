@@ -27,7 +27,17 @@ REFLECTION_WORDS = (
 _REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b")
 
 # A picture, as chains call it.
-_PICTURE = r"(?:image|picture|figure|photo|diagram|graph|chart|drawing)"
+_PICTURE_WORDS = (
+    "image",
+    "picture",
+    "figure",
+    "photo",
+    "diagram",
+    "graph",
+    "chart",
+    "drawing",
+)
+_PICTURE = rf"(?:{'|'.join(_PICTURE_WORDS)})"
 # I cannot see / don't have access to / was not given ...
 _NOT_SEEN = re.compile(
     rf"\b(?:can(?:no|'|\u2019)?t|can not|unable to|not able to|no way to|couldn['\u2019]t) "
@@ -54,4 +64,8 @@ def cannot_see(text: str) -> bool:
     Skywork-R1V3's chains do so now and then, and are then right less often (report, table 5). The
     report prints no list of phrases; these are ours.
     """
-    return _NOT_SEEN.search(text.lower()) is not None
+    lower = text.lower()
+    # Every phrase names a picture; a text that names none is read faster so.
+    if not any(word in lower for word in _PICTURE_WORDS):
+        return False
+    return _NOT_SEEN.search(lower) is not None

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 import warnings
@@ -287,4 +288,24 @@ def versions() -> dict[str, str]:
     for name in ("jax", "jaxlib", "flax", "optax", "transformers", "numpy"):
         out[name] = importlib.metadata.version(name)
     device = jax.devices()[0]
-    return out | {"platform": device.platform, "device_kind": device.device_kind}
+    return out | {
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "devices": jax.device_count(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Returns the commit of the checkout that runs, "" outside of one; "+" behind it: changed."""
+    root = Path(r1v3_jax.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    git = ["git", "-C", str(root)]
+    asked = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], **asked)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], **asked)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")

@@ -247,15 +247,3 @@ def test_table_of_a_set_whose_verifications_all_failed(nothing):
     lines = plots.table({"accuracy": {"grpo": {"digits": empty}}}).splitlines()
     assert lines[-1] == "| grpo  |              - |"
     assert plots.table({"accuracy": {}}) == "No held-out set was evaluated."
-
-
-def test_the_command_prints_paths_and_table(tmp_path, monkeypatch, capsys):
-    write(tmp_path, rows=[], summary={"accuracy": SUMMARY["accuracy"]})
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
-    plots.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(tmp_path / "plots" / "accuracy_by_stage.png")
-    assert lines[1] == "Held-out accuracy in percent, with 95% intervals."
-    monkeypatch.setattr("sys.argv", ["report"])
-    with pytest.raises(SystemExit, match="usage: python -m r1v3_jax.report WORKDIR"):
-        plots.main()

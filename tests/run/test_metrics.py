@@ -423,8 +423,10 @@ def test_peak_rss_is_what_the_kernel_says():
 def test_versions_name_all_that_matters():
     got = metrics.versions()
     assert set(got) == set(
-        "r1v3_jax python jax jaxlib flax optax transformers numpy platform device_kind".split()
+        "r1v3_jax python jax jaxlib flax optax transformers numpy platform device_kind "
+        "devices commit".split()
     )
+    assert got["devices"] == jax.device_count()
     assert got["jax"] == jax.__version__ and got["numpy"] == np.__version__
     assert got["platform"] == got["device_kind"] == "cpu"
     assert json.loads(json.dumps(got)) == got
