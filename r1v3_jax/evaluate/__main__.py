@@ -65,6 +65,12 @@ PLACEMENT = flags.DEFINE_enum(
     _choices(prompts.Placement),
     "Images first, or at their markers.",
 )
+PROMPTS = flags.DEFINE_enum(
+    "prompts",
+    "own",
+    _choices(benchmark_run.Wording),
+    "Words of this program, or of an installed VLMEvalKit.",
+)
 ANY_MD5 = flags.DEFINE_bool(
     "any_md5", False, "Read files other than the published ones."
 )
@@ -118,7 +124,8 @@ def main() -> None:
 
     # 1. Whatever can be wrong.
     check_flags()
-    reader = Reader(Path(DATA.value), MISSING.value, PLACEMENT.value, ANY_MD5.value)
+    data = Path(DATA.value)
+    reader = Reader(data, MISSING.value, PLACEMENT.value, ANY_MD5.value, PROMPTS.value)
     prepared = [benchmark_run.prepare(name, reader) for name in BENCHMARK.value]
     check_judge(prepared)
     model, prepared, described = make_model(prepared)
@@ -173,6 +180,10 @@ def check_flags() -> None:
         raise ValueError(
             f"--thinking={THINKING.value} needs --checkpoint: a server's template decides how its "
             "model thinks"
+        )
+    if PROMPTS.value == "kit" and MISSING.value != "kit":
+        raise ValueError(
+            "--prompts=kit goes with --missing=kit: VLMEvalKit reads its files as pandas does"
         )
     if bool(JUDGE_URL.value) != bool(JUDGE_MODEL.value):
         raise ValueError("--judge_url and --judge_model go together; give both")

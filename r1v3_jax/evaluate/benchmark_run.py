@@ -4,9 +4,9 @@ import csv
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from r1v3_jax.benchmarks import prompts, rules, table, tsv
+from r1v3_jax.benchmarks import kit_prompts, prompts, rules, table, tsv
 from r1v3_jax.benchmarks.question import Question
 from r1v3_jax.benchmarks.scoring import JUDGING, Answer, Reading, Score, score_all
 from r1v3_jax.benchmarks.table import Benchmark
@@ -37,6 +37,10 @@ COLUMNS = (
 MAX_REFUSED = 0.1
 
 
+# Whose words questions are asked in: this program's, or those of an installed VLMEvalKit.
+Wording = Literal["own", "kit"]
+
+
 class Model(Protocol):
     """What answers: a checkpoint or a server."""
 
@@ -51,7 +55,8 @@ class Reader:
     data: Path
     missing: tsv.Missing
     placement: prompts.Placement
-    any_md5: bool  # whether a file may differ from the published one
+    any_md5: bool = False  # whether a file may differ from the published one
+    prompts: Wording = "own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +121,11 @@ def prepare(name: str, reader: Reader) -> Prepared:
             f"{path}: its MD5 is {md5}, that of the published file {benchmark.md5}; get it again, "
             "or give --any_md5 if it is meant to differ"
         )
-    items = [_item(benchmark, question, reader.placement) for question in questions]
+    if reader.prompts == "own":
+        items = [_item(benchmark, question, reader.placement) for question in questions]
+    else:
+        asked = kit_prompts.read(name, reader.data, reader.placement)
+        items = [_kit_item(question, asked) for question in questions]
     described = {
         "benchmark": name,
         "file": benchmark.file,
@@ -124,7 +133,7 @@ def prepare(name: str, reader: Reader) -> Prepared:
         "published_md5": benchmark.md5 or None,
         "missing": reader.missing,
         "placement": reader.placement,
-        "prompt": benchmark.prompt.__name__,
+        "prompt": "kit" if reader.prompts == "kit" else benchmark.prompt.__name__,
         "prompts": protocol.digest(part for item in items for part in item.asked.parts),
         "questions": len(items),
     }
@@ -142,6 +151,12 @@ def _item(
     except ValueError as error:
         return Item(question, prompts.Asked((text,)), str(error))
     return Item(question, asked)
+
+
+def _kit_item(question: Question, asked: dict[str, prompts.Asked]) -> Item:
+    if question.index not in asked:
+        return Item(question, prompts.Asked(("",)), "VLMEvalKit makes no prompt of it")
+    return Item(question, asked[question.index], question.problem)
 
 
 def run(

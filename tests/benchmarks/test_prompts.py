@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1v3_jax.benchmarks import prompts, table
+from r1v3_jax.benchmarks import kit_prompts, prompts, table
 from r1v3_jax.benchmarks.question import Question
 
 
@@ -50,3 +50,19 @@ def test_images_go_in_front_or_where_their_markers_stand(
 def test_a_marker_of_an_image_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="<image 3> in a question with 2 images"):
         prompts.place("<image 3>", 2, "front")
+
+
+def test_the_kits_messages_keep_their_order_or_have_images_in_front():
+    """As the kit splits "Is <image 2> or <image 1>?" into messages with files."""
+    messages = [
+        {"type": "text", "value": "Is "},
+        {"type": "image", "value": "b.png"},
+        {"type": "text", "value": " or "},
+        {"type": "image", "value": "a.png"},
+        {"type": "text", "value": "?"},
+    ]
+    files = ["a.png", "b.png"]
+    interleaved = kit_prompts.arrange(messages, files, "interleaved")
+    assert interleaved.parts == ("Is ", 1, " or ", 0, "?")
+    front = kit_prompts.arrange(messages, files, "front")
+    assert front.parts == (1, 0, "Is \n or \n?")

@@ -166,6 +166,10 @@ def test_rows_that_cannot_be_asked_stay_in_n_and_are_named(data, tmp_path):
             ["--benchmark=pets", "--endpoint=http://x/v1", "--temperature=0"],
             "equal answers",
         ),
+        (
+            ["--benchmark=pets", "--endpoint=http://x/v1", "--prompts=kit"],
+            "--missing=kit",
+        ),
         (["--benchmark=pets", "--checkpoint=nowhere"], "model.json: no such file"),
         (["--benchmark=twice", "--endpoint=http://x/v1"], "index '1' is there 2 times"),
         (["--benchmark=foreign", "--endpoint=http://x/v1"], "none of the options"),
