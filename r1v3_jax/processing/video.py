@@ -433,9 +433,11 @@ def _video_stream(file, name: str, max_pixels: int):
     options = {"format_whitelist": VIDEO_FORMATS}
     width = 0
     height = 0
+    is_opened = False
     try:
         # The open file, not its name: FFmpeg would follow names such as http:// and concat:.
         with av.open(file, options=options, metadata_errors="replace") as container:
+            is_opened = True
             stream = _moving_pictures(av, container)
             # The context is None if there is no decoder for the stream.
             codec = stream.codec_context if stream else None
@@ -457,9 +459,7 @@ def _video_stream(file, name: str, max_pixels: int):
         # and are none of FFmpeg's.
         if not isinstance(error, av.FFmpegError):
             raise_machine_error(error)
-        reason = "video_damaged"
-        if isinstance(error, av.InvalidDataError) and not width:
-            reason = "video_format"
+        reason = "video_damaged" if is_opened else "video_format"
         wanted = f"an intact video ({VIDEO_FORMATS})"
         change = "convert it or write it again"
         text = str(refusal(name, repr(error), wanted, change))

@@ -10,7 +10,12 @@ import pytest
 from images_for_tests import PNG, linux_only, noise, open_files, run_measured
 
 from r1v3_jax.processing import tiling
-from r1v3_jax.processing.video import frame_indices, frame_prompt, video_frames
+from r1v3_jax.processing.video import (
+    frame_indices,
+    frame_prompt,
+    key_frames,
+    video_frames,
+)
 
 
 def write_video(path, pictures, *, codec="ffv1", pixels="bgr0", title="", b_frames=0):
@@ -80,6 +85,34 @@ def test_senseless_numbers_of_frames_are_refused(call):
 def test_frame_prompt():
     assert frame_prompt(3) == "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\n"
     assert frame_prompt(0) == ""
+
+
+def test_key_frames_are_those_that_show_something_new():
+    """Embodied-R's rule, written out: both ends, each that differs from the last kept; 4 to 32."""
+
+    def differ(first, second):
+        return first != second
+
+    assert key_frames("aaabbccc", differ, least=2) == [0, 3, 5, 7]
+    assert key_frames("aaabbccc", differ) == [0, 3, 5, 7]
+    assert key_frames("aaaaaaaa", differ) == [0, 2, 5, 7]  # too few: evenly spaced
+    assert key_frames("aa", differ) == [0, 1] and key_frames("a", differ) == [0]
+    assert key_frames("abab", differ, least=2, most=2) == [0, 3]
+    # A slow change adds up: compared is with the frame that was kept, not with the one before.
+    far = key_frames(range(9), lambda a, b: b - a > 2, least=1)
+    assert far == [0, 3, 6, 8]
+    many = key_frames(range(100), differ)
+    assert (len(many), many[0], many[-1]) == (32, 0, 99)
+    assert len(set(many)) == 32
+
+
+@pytest.mark.parametrize(
+    ("frames", "limits"),
+    [("", {}), ("ab", {"least": 0}), ("ab", {"least": 5, "most": 4})],
+)
+def test_key_frames_of_nothing_are_refused(frames, limits):
+    with pytest.raises(ValueError, match=r"least=4 and most=32 would do"):
+        key_frames(frames, lambda a, b: True, **limits)
 
 
 def test_a_list_of_frames_is_sampled():

@@ -16,9 +16,10 @@ from tools_for_tests import run_tool
 from r1v3_jax.config import load_config
 from r1v3_jax.data import reader
 from r1v3_jax.pipeline import start
+from r1v3_jax.processing.processor import Encoded
 from r1v3_jax.report import rows
 from r1v3_jax.tasks import digits
-from r1v3_jax.types import Example
+from r1v3_jax.types import Example, Film
 
 ROOT = Path(__file__).parents[2]
 CONFIG = load_config("digits_smoke")
@@ -139,6 +140,32 @@ def test_tiles_are_shown_as_they_are(processor):
     assert len(shown) == 1
     with Image.open(io.BytesIO(base64.b64decode(shown[0]))) as picture:
         np.testing.assert_array_equal(np.asarray(picture), noise)
+
+
+def test_a_film_is_a_strip_of_frames_with_their_seconds(processor, monkeypatch):
+    """Image, two frames of a film, image: three boxes, and the one in the middle is a film's."""
+    monkeypatch.setattr(rows, "runs", lambda *_: [("context", "q")])
+    pictures = tuple(Image.new("RGB", (56, 56), (k, k, k)) for k in range(4))
+    film = Film(1, (0.5, 12.25), 2)
+    example = Example("r", pictures, "q", "3", films=(film,))
+    made = reader.Item(0, example, encoded_of(processor, example))
+    page = rows.page("x", [], [made], [], processor)
+    boxes = re.findall(r"<div( class=film)?>(.*?)</div>", page)
+    assert [bool(kind) for kind, _ in boxes] == [False, True, False]
+    assert [content.count("<figure>") for _, content in boxes] == [1, 2, 1]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions == ["0.5 s", "12.25 s"]
+    assert "film 1: 2 frames, 0.5 s to 12.25 s" in page
+    unknown = dataclasses.replace(example, films=(Film(1, (), 1),))
+    assert rows.image_changes(reader.Item(0, unknown, made.encoded)) == [
+        "film 1: 1 frame"
+    ]
+
+
+def encoded_of(processor, example) -> Encoded:
+    """Encodes the images of an example alone: its text is in no vocabulary."""
+    ids = np.zeros(1, np.int32)
+    return Encoded(ids, ids, np.zeros(1, bool), processor.tiles(example))
 
 
 def test_the_tool_shows_a_file_and_what_is_wrong_with_it(tmp_path):
