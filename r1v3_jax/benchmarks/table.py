@@ -87,9 +87,10 @@ def read(benchmark: Benchmark, data: Path, missing: tsv.Missing) -> list[Questio
     """
     path = data / benchmark.file
     if not benchmark.file.endswith(".tsv"):
-        return tables.read(path)
-    questions = tsv.read(path, data=data, missing=missing)
-    if benchmark.name in NAMES:
+        questions = tables.read(path)
+    else:
+        questions = tsv.read(path, data=data, missing=missing)
+    if benchmark.name in NAMES and benchmark.file.endswith(".tsv"):
         questions = [q for q in questions if q.images or q.problem]
     if benchmark.name == "MMMU_DEV_VAL":
         questions = [q for q in questions if _is_validation(q)]
@@ -97,7 +98,7 @@ def read(benchmark: Benchmark, data: Path, missing: tsv.Missing) -> list[Questio
         raise ValueError(
             f"{path}: no row of it counts; wanted {benchmark.name}'s own file"
         )
-    _check_answers(path, questions)
+    _check_answers(path, benchmark, questions)
     return questions
 
 
@@ -107,15 +108,17 @@ def _is_validation(question: Question) -> bool:
     return question.fields.get("split", "validation") == "validation"
 
 
-def _check_answers(path: Path, questions: list[Question]) -> None:
-    """ValueError for a row without an answer, or whose answer is none of its options."""
+def _check_answers(path: Path, benchmark: Benchmark, questions: list[Question]) -> None:
+    """ValueError for a row without an answer, or whose answer is none of the options it shows."""
+    # LogicVista's answer may be "A, C", and its options are in its text.
+    has_one_letter = benchmark.rule in (rules.option, rules.option_or_box, own_rule)
     for question in questions:
         answer = question.answer.strip()
         if not answer:
             raise ValueError(
                 f"{path}, index {question.index!r}: no answer to compare with"
             )
-        if question.options and answer not in question.options:
+        if has_one_letter and question.options and answer not in question.options:
             raise ValueError(
                 f"{path}, index {question.index!r}: the answer {answer[:40]!r} is none of the "
                 f"options {', '.join(question.options)}"

@@ -67,8 +67,8 @@ def read_rows(path: Path, missing: Missing) -> list[dict[str, str]]:
 
 def _as_written(path: Path) -> list[dict[str, str]]:
     csv.field_size_limit(MAX_CELL)
-    # A byte that is no UTF-8 must not stop the other rows.
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    # A byte that is no UTF-8 must not stop the other rows; a byte order mark is none of a column.
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file, delimiter="\t")
         try:
             header = next(reader, [])

@@ -105,6 +105,15 @@ def test_a_missing_file_an_empty_answer_and_a_foreign_one_are_refused(tmp_path):
         table.read(table.find("own", tmp_path), tmp_path, "exact")
 
 
+def test_logicvistas_answer_may_be_several_letters(tmp_path):
+    image = base64_of(png())
+    row = {"index": 0, "question": "q", "A": "cat", "B": "dog", "answer": "A, B"}
+    write(tmp_path / "LogicVista.tsv", [{**row, "image": image}])
+    benchmark = table.find("LogicVista", tmp_path)
+    (question,) = table.read(benchmark, tmp_path, "exact")
+    assert question.answer == "A, B"
+
+
 def test_of_mmmu_the_validation_rows_with_images_count(tmp_path):
     image = base64_of(png())
     rows = [

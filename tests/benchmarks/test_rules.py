@@ -1,6 +1,6 @@
 r"""What each rule says of answers that are written out here.
 
-The same rules were run beside VLMEvalKit's on generated predictions, see docs/results.
+They are those of VLMEvalKit, stated anew.
 """
 
 import pytest
