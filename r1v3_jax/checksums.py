@@ -29,6 +29,27 @@ def check_sums(directory: Path) -> None:
 
     The processes of a run share the work: each names the changed files of its own share.
     """
+    sums = read_sums(directory)
+    paths = dict(files_in(directory))
+    problems = [f"{name} is missing" for name in sums if name not in paths]
+    problems += _changed(sums, paths)
+    if problems:
+        raise ValueError(
+            f"{directory} is damaged: {', '.join(problems)}; copy it again"
+        )
+
+
+def check_file(path: Path) -> None:
+    """ValueError if a file differs from what SHA256SUMS beside it says.
+
+    Every process that calls it reads the whole file; no device is touched.
+    """
+    if read_sums(path.parent).get(path.name) != sha256(path):
+        raise ValueError(f"{path} has changed since it was sealed; copy it again")
+
+
+def read_sums(directory: Path) -> dict[str, str]:
+    """Returns {name: checksum} of SHA256SUMS. FileNotFoundError if there is none."""
     path = directory / "SHA256SUMS"
     if not path.is_file():
         raise FileNotFoundError(
@@ -38,13 +59,7 @@ def check_sums(directory: Path) -> None:
     for line in path.read_text("utf-8").splitlines():
         digest_of_file, name = line.split("  ", 1)
         sums[name] = digest_of_file
-    paths = dict(files_in(directory))
-    problems = [f"{name} is missing" for name in sums if name not in paths]
-    problems += _changed(sums, paths)
-    if problems:
-        raise ValueError(
-            f"{directory} is damaged: {', '.join(problems)}; copy it again"
-        )
+    return sums
 
 
 def write_manifest(directory: Path, body: dict) -> None:

@@ -9,6 +9,11 @@ from typing import Annotated, Any, Literal
 from r1v3_jax.losses.schedules import Number
 
 TABLE = {"table": True}  # metadata of a field that holds configs by name
+# Of a field that says where something is and not what: no flag, and in no identity.
+PLACE = {"place": True}
+# Of a field that came later than states which runs go on from: at its default it is in no
+# identity, so that a state without it is of the same run.
+LATER = {"later": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +84,7 @@ def children(config) -> dict[str, Any]:
         value = getattr(config, field.name)
         if is_table(field):
             out |= value
-        else:
+        elif not field.metadata.get("place", False):
             out[field.name] = value
     return out
 
@@ -104,8 +109,10 @@ def algorithm_fields(config) -> tuple[str, ...]:
     return (*getattr(type(config), "ALGORITHM", ()), *moving)
 
 
-def flatten_fields(config, prefix: str = "") -> dict[str, str]:
+def flatten_fields(config, prefix: str = "", *, older: bool = False) -> dict[str, str]:
     """Returns every field as {"grpo.optimizer.lr": "1e-05", ...}.
+
+    older: without the fields that came LATER and have their default, as states of before have it.
 
     The words are the same in every process: functions appear by their name and by what they
     enclose. The object of an algorithm adds its own type: {"grpo.loss": "Clipped"}.
@@ -113,13 +120,26 @@ def flatten_fields(config, prefix: str = "") -> dict[str, str]:
     if not dataclasses.is_dataclass(config):
         return {prefix: format_value(config)}
     out = {}
+    unchanged = later_at_default(config) if older else set()
     for name, value in children(config).items():
+        if name in unchanged:
+            continue
         path = f"{prefix}.{name}" if prefix else name
         # TokenMean() and SequenceMean() have no fields: without their types they would be equal.
         if name in algorithm_fields(config):
             out[path] = type(value).__name__
-        out |= flatten_fields(value, path)
+        out |= flatten_fields(value, path, older=older)
     return out
+
+
+def later_at_default(config) -> set[str]:
+    """Returns the fields declared as LATER that have their default."""
+    return {
+        field.name
+        for field in dataclasses.fields(config)
+        if field.metadata.get("later", False)
+        and getattr(config, field.name) == field.default
+    }
 
 
 def format_value(value) -> str:
@@ -131,6 +151,7 @@ def format_value(value) -> str:
         fields = [
             f"{field.name}={format_value(getattr(value, field.name))}"
             for field in dataclasses.fields(value)
+            if not field.metadata.get("place", False)
         ]
         return f"{type(value).__name__}({', '.join(fields)})"
     # A partial: the function, then what it was given, by place and by name.

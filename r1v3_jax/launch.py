@@ -18,6 +18,7 @@ from ml_collections import config_dict, config_flags
 from r1v3_jax import cli
 from r1v3_jax.config import Run, list_configs, load_config, topology
 from r1v3_jax.config.load import REPLACED
+from r1v3_jax.config.smoke import cut_down
 from r1v3_jax.fields import algorithm_fields, children, flatten_fields, is_table
 from r1v3_jax.files import first_process, write_json
 from r1v3_jax.run import processes
@@ -61,6 +62,10 @@ DRY_RUN_ONLY = flags.DEFINE_list(
     "dry_run_only", [], "Programs to compile, as grpo/decode,grpo/update; default: all."
 )
 PROCESSES = processes.define_processes()
+SMOKE = "--smoke"  # must be known before the flags of the config are
+flags.DEFINE_bool(
+    "smoke", False, "A few steps and questions of every stage: does it run?"
+)
 LIST_CONFIGS = flags.DEFINE_bool(
     "list_configs", False, "Print the names of the configs and stop."
 )
@@ -78,6 +83,8 @@ def main() -> None:
         return
     try:
         base = load_config(names[-1].partition("=")[2])
+        if SMOKE in sys.argv:
+            base = cut_down(base)
         check_names(base, sys.argv[1:])
         flag = config_flags.DEFINE_config_dict("config", thaw(base))
     except (ValueError, OSError, AttributeError) as error:  # the last: an unknown field
@@ -277,7 +284,7 @@ def freeze(config, values: config_dict.ConfigDict):
             changes[field.name] = {
                 name: freeze(part, values[name]) for name, part in value.items()
             }
-        else:
+        elif field.name in values:  # a field that is a place is no flag
             changes[field.name] = freeze(value, values[field.name])
     return dataclasses.replace(config, **changes)
 

@@ -5,7 +5,8 @@
 The stages that all arms share are made once, in WORKDIR/start. From there each arm goes on with
 each seed, in WORKDIR/ARM/seed_K, as runs of the launcher. The same command again makes what is
 missing, goes on with what was killed, and prints the tables: accuracy, paired differences to the
-first arm, the probe's curve, and means of other metrics. They are also in WORKDIR/arms.json.
+arm that each is compared to, what each stage adds, the probe's curve, and means of other metrics.
+They are also in WORKDIR/arms.json.
 """
 
 import signal
@@ -18,8 +19,7 @@ from r1v3_jax import cli
 from r1v3_jax.arms import results, runs, tables
 from r1v3_jax.arms.plan import (
     Comparison,
-    differing_by_arm,
-    flags_between,
+    baselines,
     shared_stages,
 )
 from r1v3_jax.config import load_arms
@@ -46,7 +46,8 @@ SMOKE = flags.DEFINE_bool(
 
 
 def main():
-    # 1. The arms. Each must differ from the first in one thing, or the difference has no cause.
+    # 1. The arms. Each must differ in one thing from what it is compared to, or the difference has
+    #    no cause.
     whole = load_arms(CONFIG.value)
     unknown = [name for name in ARMS.value if name not in whole]
     if unknown:
@@ -55,12 +56,13 @@ def main():
         )
     chosen = {name: whole[name] for name in ARMS.value or whole}
     first = next(iter(chosen))
-    differs = differing_by_arm(chosen)
-    for arm, fields in differs.items():
+    differs = baselines(chosen)
+    for arm, (_, fields) in differs.items():
         if len(fields) != 1:
             raise ValueError(
-                f"{CONFIG.value}: an arm must differ from the first, {first}, in one field, and "
-                f"{arm} differs in {', '.join(fields) or 'none'}; --arms=... chooses among them"
+                f"{CONFIG.value}: an arm must differ from the first, {first}, or from the one "
+                f"before it, in one field, and {arm} differs in {', '.join(fields) or 'none'}; "
+                "--arms=... chooses among them"
             )
     cut = cut_down if SMOKE.value else lambda run: run
     arms = {name: cut(run) for name, run in chosen.items()}
@@ -78,10 +80,10 @@ def main():
         shared=tuple(shared),
         seeds=tuple(range(SEEDS.value)),
         directory=Path(WORKDIR.value),
-        flags={name: flags_between(chosen[name], arms[name]) for name in arms},
+        flags=("--smoke",) if SMOKE.value else (),
     )
-    for arm, fields in differs.items():
-        print(f"{CONFIG.value}: {arm} differs from {first} in {fields[0]}", flush=True)
+    for arm, (other, fields) in differs.items():
+        print(f"{CONFIG.value}: {arm} differs from {other} in {fields[0]}", flush=True)
 
     # 2. The runs. Asked to end, this process asks the runs to, and they save where they are.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

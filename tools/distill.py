@@ -13,7 +13,8 @@ from absl import flags
 
 from r1v3_jax import cli
 from r1v3_jax.config import load
-from r1v3_jax.distill import ask, chains
+from r1v3_jax.distill import ask, keeps
+from r1v3_jax.distill.filter import Filter
 from r1v3_jax.files import write_jsonl
 
 CONFIG = flags.DEFINE_string(
@@ -37,16 +38,12 @@ def main():
         raise ValueError(f"--out={OUT.value}: its directory does not exist")
     config = load.load_config(CONFIG.value)
     source = config.stage_named("cold_start").train
-    max_tokens = MAX_TOKENS.value
-    if max_tokens is None:
-        # No sample is longer than this, so the filter lets all lengths pass.
-        max_tokens = config.rewarded_stage().max_completion_tokens
-    keep = chains.Filter(max_tokens)
+    keep = keeps.Shortest(filter=Filter(MAX_TOKENS.value or 0))
     sampling = {name: flag.value for name, flag in SAMPLING.items()}
     with cli.set_mesh(MESH):
         groups = ask.ask(config, CHECKPOINT.value, source, EXAMPLES.value, **sampling)
         # The sampling happens here: `ask` returns an iterator.
-        rows, verdicts = chains.chains(groups, keep)
+        rows, verdicts = keeps.keep_all(groups, keep)
     write_jsonl(OUT.value, rows)
     counts = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items())]
     print(

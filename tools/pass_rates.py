@@ -2,8 +2,8 @@
 
 python tools/pass_rates.py --config=tpu_v5e_8 --checkpoint=CHECKPOINT --mesh=8,1,1 --out=rates.jsonl
 
-One line a question: index, id, source, pass_rate, samples. Questions that are always or never
-solved teach GRPO nothing: `mixtures.ByPassRate(source, "rates.jsonl")` leaves them out, and
+One line a question: index, id, source, pass_rate, reward_std, samples. Questions that are always or
+never solved teach GRPO nothing: `mixtures.ByPassRate(source, "rates.jsonl")` leaves them out, and
 `mixtures.Curriculum` can go from the easy ones to the hard ones.
 """
 
@@ -14,7 +14,7 @@ from absl import flags
 from r1v3_jax import cli
 from r1v3_jax.config import load
 from r1v3_jax.data import Rows
-from r1v3_jax.distill import ask, pass_rates
+from r1v3_jax.distill import ask, keeps
 from r1v3_jax.files import write_jsonl
 
 CONFIG = flags.DEFINE_string(
@@ -61,7 +61,7 @@ def main():
     sampling = {name: flag.value for name, flag in SAMPLING.items()}
     with cli.set_mesh(MESH):
         groups = ask.ask(config, CHECKPOINT.value, source, count, **sampling)
-        rows = pass_rates.pass_rates(groups)
+        rows, _ = keeps.keep_all(groups, keeps.Rates())
     write_jsonl(OUT.value, rows)
 
     # 3. A summary. A question whose every verification failed has no rate.

@@ -9,6 +9,8 @@ from r1v3_jax.fields import algorithm_fields, children, flatten_fields
 
 # Fields in which arms may differ besides: they change no number.
 LABELS = ("name",)
+# Fields of a stage that say which stages it follows: another order, not another stage.
+EDGES = ("start", "carry")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +22,7 @@ class Comparison:
     shared: tuple[str, ...]  # the stages that are made once, for all arms of the recipe
     seeds: tuple[int, ...]
     directory: Path
-    # arm -> flags of the launcher that make its Run of the recipe's.
-    flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    flags: tuple[str, ...] = ()  # of the launcher, for every run
 
     @property
     def start(self) -> Path:
@@ -43,49 +44,76 @@ class Comparison:
         return dataclasses.replace(self.arms[arm], seed=seed)
 
 
-def differing_fields(arms: dict[str, Run]) -> list[str]:
-    """Returns the fields in which the arms are not all equal, as ["grpo.kl_coef"].
+def differing_fields(a: Run, b: Run) -> list[str]:
+    """Returns the fields in which two runs differ, as ["grpo.kl_coef"].
 
-    An object of an algorithm, as a loss or a schedule, is one field whatever is in it.
+    An object of an algorithm, as a loss or a schedule, is one field whatever is in it. The same
+    change of a field in several stages is one difference: ["chains1, chains2: keep"].
     """
-    first, *others = arms.values()
-    paths = {}
-    for other in others:
-        for path in _differences(first, other):
-            paths[path] = None
-    return list(paths)
-
-
-def differing_by_arm(arms: dict[str, Run]) -> dict[str, list[str]]:
-    """Returns the fields in which each arm differs from the first one, to which it is compared.
-
-    {"none": ..., "held": ..., "long": ...} -> {"held": ["grpo.kl_coef"], "long": ["grpo.steps"]}
-    """
-    (first, baseline), *others = arms.items()
-    return {arm: differing_fields({first: baseline, arm: run}) for arm, run in others}
-
-
-def _differences(a: Run, b: Run) -> list[str]:
-    # Other stages, or the same in another order, are one difference: which stages there are.
+    # 1. Other stages, or another order of them, are one difference: which stages there are.
     if list(a.stages) != list(b.stages):
         return ["stages"]
-    return list(_differing_paths(a, b, ""))
+
+    # 2. The fields, by what is changed: rounds of a config change one thing in each of them.
+    changes: dict[tuple, list[str]] = {}
+    for path, before, after in _differing_paths(a, b, ""):
+        stage, _, field = path.partition(".")
+        if field in EDGES:
+            changes.setdefault(("stages",), [])
+            continue
+        if stage not in a.stages:
+            stage, field = "", path
+        key = (field, tuple(before.items()), tuple(after.items()))
+        changes.setdefault(key, []).append(stage)
+
+    # 3. In words.
+    words = []
+    for (field, *_), stages in changes.items():
+        many = len(stages) > 1
+        start = (
+            f"{', '.join(stages)}: " if many else f"{stages[0]}." if any(stages) else ""
+        )
+        words.append(f"{start}{field}")
+    return words
 
 
-def _differing_paths(a, b, prefix: str) -> Iterator[str]:
+def baselines(arms: dict[str, Run]) -> dict[str, tuple[str, list[str]]]:
+    """Returns what each arm but the first is compared to, and in which fields it differs from that.
+
+    It is the first arm, unless an arm differs from that in several fields, and from the arm before
+    it in one: then that one.
+
+        {"none": ..., "held": ..., "long": ...} -> {"held": ("none", ["grpo.kl_coef"]), ...}
+    """
+    first, *others = arms
+    before = first
+    found = {}
+    for arm in others:
+        fields = differing_fields(arms[first], arms[arm])
+        found[arm] = (first, fields)
+        step = differing_fields(arms[before], arms[arm])
+        if len(fields) != 1 and len(step) == 1:
+            found[arm] = (before, step)
+        before = arm
+    return found
+
+
+def _differing_paths(a, b, prefix: str) -> Iterator[tuple[str, dict, dict]]:
+    """Yields (path, words of a, words of b) of each field that differs."""
     # Only two configs of one type have fields to compare one by one.
     whole = {*algorithm_fields(a), *algorithm_fields(b)}
     fields = children(b)
     for name, value in children(a).items():
         path = f"{prefix}{name}"
         other = fields[name]
-        if path in LABELS or _words(value) == _words(other):
+        words = _words(value), _words(other)
+        if path in LABELS or words[0] == words[1]:
             continue
         can_descend = dataclasses.is_dataclass(value) and type(value) is type(other)
         if can_descend and name not in whole:
             yield from _differing_paths(value, other, f"{path}.")
         else:
-            yield path
+            yield path, *words
 
 
 def _words(value) -> dict[str, str]:
@@ -98,9 +126,6 @@ def shared_stages(arms: dict[str, Run]) -> list[str]:
     runs = list(arms.values())
     first = runs[0]
     shared = []
-    # What is measured after a stage must be the same too, else its accuracy is another one.
-    if any(_words(run.evaluate) != _words(first.evaluate) for run in runs):
-        return shared
     for position, name in enumerate(first.stages):
         for run in runs:
             names = list(run.stages)
@@ -108,21 +133,14 @@ def shared_stages(arms: dict[str, Run]) -> list[str]:
                 return shared
             if run.identity(name) != first.identity(name):
                 return shared
+            # What is measured after it must be the same too, else its accuracy is another one.
+            if measured_after(run, name) != measured_after(first, name):
+                return shared
         shared.append(name)
     return shared
 
 
-def flags_between(run: Run, changed: Run) -> list[str]:
-    """Returns the launcher's flags that make `changed` of `run`; both have the same objects."""
-    before = flatten_fields(run, "config")
-    return [
-        f"--{name}={_as_flag(value)}"
-        for name, value in flatten_fields(changed, "config").items()
-        if before.get(name) != value
-    ]
-
-
-def _as_flag(value: str) -> str:
-    """Takes the quotes of a word away: a flag has none."""
-    is_quoted = len(value) > 1 and value[0] == value[-1] == "'"
-    return value[1:-1] if is_quoted else value
+def measured_after(run: Run, stage: str) -> dict[str, str]:
+    """Returns how a stage is measured, in words; {} if it is not."""
+    entry = run.evaluate.after_stage(stage)
+    return {} if entry is None else _words(run.evaluate.asked(entry))

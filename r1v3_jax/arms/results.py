@@ -5,26 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from r1v3_jax.arms.plan import Comparison, differing_by_arm
+from r1v3_jax.arms.answers import Answers, read_answers
+from r1v3_jax.arms.plan import Comparison, baselines
+from r1v3_jax.arms.stage_results import by_stage
 from r1v3_jax.evaluate.statistics import clustered_interval, t_interval
-from r1v3_jax.evaluate.verdicts import (
-    CREDIT,
-    known_shares,
-    paired,
-    read_shares,
-    share_interval,
-)
+from r1v3_jax.evaluate.verdicts import CREDIT, known_shares, paired, share_interval
 from r1v3_jax.files import dumps, read_json, write_text
 from r1v3_jax.report.run_numbers import read_rows, series
 
 PROBE = "eval/accuracy"  # the metric whose curve is measured in any case
 
-# {arm: {seed: {set: shares}}}; shares: {question: share of right answers, nan if not verified}.
-Answers = dict[str, dict[int, dict[str, dict[str, float]]]]
-
 
 def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
-    """Returns everything that arms.json holds; the first arm is what the others are compared to.
+    """Returns everything that arms.json holds; `plan.baselines` says what is compared to what.
 
     metrics: names of metrics whose means are wanted. first: over how many steps of a stage the
     means and the probe's curve go; 0: over all.
@@ -35,15 +28,18 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
     }
     check_questions(answers)
     drop_plain_credit(answers)
+    compared = baselines(comparison.arms)
     baseline = next(iter(comparison.arms))
     summary = {
         "config": comparison.config,
-        "differs": differing_by_arm(comparison.arms),
+        "differs": {arm: fields for arm, (_, fields) in compared.items()},
+        "compared_to": {arm: other for arm, (other, _) in compared.items()},
         "arms": list(comparison.arms),
         "seeds": list(comparison.seeds),
         "first": first,
         "accuracy": accuracies(answers),
-        "differences": differences(answers, baseline),
+        "differences": differences(answers, compared),
+        "stages": by_stage(comparison, compared),
         "metrics": {},
         "runs": run_rows(comparison),
     }
@@ -57,29 +53,6 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
                 "the names"
             )
     return summary
-
-
-def read_answers(comparison: Comparison, arm: str, seed: int) -> dict:
-    """Returns {set: {question: share of right answers}} after a run's last evaluated stage.
-
-    The set "NAME, credit" has what the answers are worth on average, partial credit included.
-    """
-    run = comparison.arms[arm]
-    evaluated = [name for name in run.stages if name in run.evaluate.after]
-    if not evaluated or not run.evaluate.sets:
-        raise ValueError(
-            f"{arm}: no stage is evaluated; set evaluate.sets, and evaluate.after = "
-            f"({list(run.stages)[-1]!r},)"
-        )
-    path = comparison.workdir(arm, seed) / evaluated[-1] / "verdicts.jsonl"
-    sets = read_shares(path)
-    for name, parts in run.evaluate.pooled:
-        sets[name] = {
-            f"{part}/{question}": share
-            for part in parts
-            for question, share in sets[part].items()
-        }
-    return sets
 
 
 def drop_plain_credit(answers: Answers) -> None:
@@ -129,8 +102,10 @@ def accuracies(answers: Answers) -> dict:
     return by_set
 
 
-def differences(answers: Answers, baseline: str) -> dict:
-    """Returns {set: {arm: difference}} of each arm to `baseline`, paired question by question.
+def differences(answers: Answers, compared: dict[str, tuple[str, list[str]]]) -> dict:
+    """Returns {set: {arm: difference}} of each arm to its baseline, paired question by question.
+
+    compared: {arm: (baseline, fields)}, see `plan.baselines`.
 
     A difference has "mean", "low" and "high" over seeds and questions, "seeds", the difference of
     each, and "t", the interval of those alone. "unverified": the answers, over all seeds, that have
@@ -138,8 +113,9 @@ def differences(answers: Answers, baseline: str) -> dict:
     """
     by_set = {}
     for arm, seeds in answers.items():
-        if arm == baseline:
+        if arm not in compared:
             continue
+        baseline, _ = compared[arm]
         for name in next(iter(seeds.values())):
             clusters = {
                 seed: paired(sets[name], answers[baseline][seed][name])

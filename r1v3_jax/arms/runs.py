@@ -83,7 +83,7 @@ def make_job(
         arguments=(
             f"--config={comparison.config}:{arm}",
             f"--workdir={workdir}",
-            *comparison.flags.get(arm, ()),
+            *comparison.flags,
             *flags,
         ),
         log=workdir.with_name(f"{workdir.name}.log"),

@@ -9,22 +9,23 @@ def tables(summary: dict) -> str:
         head(summary),
         accuracy_table(summary),
         difference_table(summary),
+        stage_table(summary),
         *(metric_table(summary, name) for name in summary["metrics"]),
         run_table(summary),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def head(summary: dict) -> str:
     """Returns two sentences: what differs, and whether anything was compiled twice."""
-    first = summary["arms"][0]
+    compared_to = summary["compared_to"]
     differs = ", ".join(
-        f"`{arm}` in {', '.join(f'`{field}`' for field in fields)}"
+        f"`{arm}` from `{compared_to[arm]}` in {', '.join(f'`{field}`' for field in fields)}"
         for arm, fields in summary["differs"].items()
     )
     compiles = sum(row["compiles_after_warmup"] for row in summary["runs"])
     return (
-        f"`{summary['config']}`: from `{first}` differ {differs}. "
+        f"`{summary['config']}`: what differs: {differs}. "
         f"Compilations after warm-up, all runs: {compiles}."
     )
 
@@ -41,12 +42,12 @@ def accuracy_table(summary: dict) -> str:
 
 
 def difference_table(summary: dict) -> str:
-    """Returns the paired differences to the first arm, in points."""
-    first = summary["arms"][0]
+    """Returns the paired differences to the arm that each is compared to, in points."""
+    compared_to = summary["compared_to"]
     rows = [
         [
             "set",
-            f"arm - {first}",
+            "difference",
             "95% interval",
             "each seed",
             "interval of the seeds alone (t)",
@@ -61,13 +62,46 @@ def difference_table(summary: dict) -> str:
             rows.append(
                 [
                     name,
-                    f"{arm}: **{points(gap['mean'])}**{note}",
+                    f"{arm} - {compared_to[arm]}: **{points(gap['mean'])}**{note}",
                     between(gap["low"], gap["high"]),
                     by_seed,
                     between(*gap["t"]),
                 ]
             )
     return markdown(rows)
+
+
+def stage_table(summary: dict) -> str:
+    """Returns what each measured stage adds; "" where no arm has several of its own."""
+    stages = {}
+    for row in summary["stages"]:
+        stages.setdefault(row["arm"], set()).add(row["stage"])
+    if max(map(len, stages.values()), default=0) < 2:
+        return ""
+    rows = [
+        [
+            "arm",
+            "stage",
+            "set",
+            "accuracy",
+            "since the stage before",
+            "to the other arm",
+        ]
+    ]
+    for row in summary["stages"]:
+        since = gap_words(row["since"], row["to_stage"])
+        gap = gap_words(row["gap"], row["to_arm"])
+        accuracy = percent(*row["accuracy"])
+        rows.append([row["arm"], row["stage"], row["set"], accuracy, since, gap])
+    return markdown(rows)
+
+
+def gap_words(gap: tuple | None, other: str) -> str:
+    """Writes a difference as "+1.2 (-0.4 to +2.8), grpo"; "-" if there is none."""
+    if gap is None:
+        return "-"
+    mean, low, high = gap
+    return f"{points(mean)} ({between(low, high)}), {other}"
 
 
 def metric_table(summary: dict, name: str) -> str:

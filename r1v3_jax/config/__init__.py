@@ -1,6 +1,7 @@
 """Every knob of a run, as frozen dataclasses; no arrays, no devices."""
 
-from r1v3_jax.config.evaluate import Evaluate
+from r1v3_jax.config.collect import Chosen, Collect
+from r1v3_jax.config.evaluate import After, Evaluate
 from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.load import list_configs, load_arms, load_config
 from r1v3_jax.config.model import Compute, ModelConfig, TextConfig, VisionConfig
@@ -34,7 +35,10 @@ __all__ = [
     "SFT",
     "TINY",
     "TINY_300M",
+    "After",
     "Checkpoints",
+    "Chosen",
+    "Collect",
     "Compute",
     "Data",
     "Evaluate",

@@ -13,13 +13,39 @@ from r1v3_jax.fields import (
 
 
 @dataclasses.dataclass(frozen=True)
+class After:
+    """One measurement: which sets are asked when a stage is done, and whose weights answer.
+
+    A judge is asked what it makes of the answers that stage `said` has collected:
+
+        After("said", sets=(("home", Reworded(Made("said", HOME), as_judge)),), of="judge")
+    """
+
+    stage: str
+    # (name, source) of held-out questions; empty: those of `Evaluate`.
+    sets: tuple[tuple[str, Callable], ...] = ()
+    of: str = ""  # the stage whose weights answer; empty: those there are after `stage`
+
+
+def check_sets(field: str, sets: tuple[tuple[str, Callable], ...]) -> None:
+    """Raises ValueError for a set that is no source of questions."""
+    for name, source in sets:
+        if not callable(source):
+            raise ValueError(
+                f"{field} {name!r}: {source!r} is no source of questions; in a config, "
+                f"(({name!r}, Rows({str(source)!r})),)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """What is measured after each stage, and by what the GRPO checkpoint is chosen."""
 
     sets: tuple[tuple[str, Callable], ...] = ()  # (name, source) of held-out questions
     # (name, names of sets): several sets counted as one.
     pooled: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    after: tuple[str, ...] = ("cold_start", "grpo", "connector")  # the stages
+    # When they are asked: stages, or `After` a stage for some sets, or of other weights.
+    after: tuple[str | After, ...] = ("cold_start", "grpo", "connector")
     # Whether the last stage answers once more with noise in place of the images.
     without_images: bool = True
     # (set, accuracy of the best constant answer), where that is known: what a blind model can get.
@@ -50,19 +76,40 @@ class Evaluate:
     high_entropy: float = 6.8
     select_by: Literal["critical_entropy", "accuracy", "both", "last"] = "both"
 
+    @property
+    def measurements(self) -> tuple[After, ...]:
+        """What is measured: `after`, with a name alone written out."""
+        return tuple(
+            After(entry) if isinstance(entry, str) else entry for entry in self.after
+        )
+
+    def after_stage(self, name: str) -> After | None:
+        """Returns what is measured after a stage; None if nothing is."""
+        return next((m for m in self.measurements if m.stage == name), None)
+
+    def asked(self, entry: After) -> "Evaluate":
+        """Returns the settings of one measurement: its sets, and those that pool them."""
+        sets = entry.sets or self.sets
+        names = {name for name, _ in sets}
+        pooled = tuple(pair for pair in self.pooled if set(pair[1]) <= names)
+        return dataclasses.replace(self, sets=sets, pooled=pooled, after=(entry,))
+
     def __post_init__(self):
         check(self)
-        for name, source in self.sets:
-            if not callable(source):
-                raise ValueError(
-                    f"Evaluate.sets {name!r}: {source!r} is no source of questions; in a config, "
-                    f"(({name!r}, Rows({str(source)!r})),)"
-                )
+        check_sets("Evaluate.sets", self.sets)
         known = {name for name, _ in self.sets}
         for name, parts in self.pooled:
             missing = sorted(set(parts) - known)
             if missing:
                 raise ValueError(f"Evaluate.pooled {name!r}: no set {missing[0]!r}")
+        stages = [entry.stage for entry in self.measurements]
+        for entry in self.measurements:
+            check_sets(f"Evaluate.after {entry.stage!r}", entry.sets)
+            if stages.count(entry.stage) > 1:
+                raise ValueError(
+                    f"Evaluate.after names {entry.stage!r} twice; one After with all of its sets "
+                    "would do"
+                )
         if self.samples > 1 and not self.temperature:
             raise ValueError(
                 f"Evaluate.samples is {self.samples} at temperature 0, where all answers to a "

@@ -52,6 +52,17 @@ OLDER_WORDS = {
 }
 
 
+def verifying(name: str, run) -> dict:
+    """Returns what decides the verdicts of stage `name`, by its name in the identity."""
+    return {
+        f"{name}.verify.answer": run.verify.answer,
+        f"{name}.verify.judging": run.verify.judging,
+        f"{name}.verify.custom": run.verify.custom,
+        f"{name}.verify.iou": run.verify.iou,
+        f"{name}.verify.model_name": run.verify.model_name,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class GRPO:
     """Group-relative policy optimization, Skywork-R1V3 report section 3.3."""
@@ -149,6 +160,10 @@ class GRPO:
     )
     # Whether answers are rewarded, and therefore must be well formed.
     IS_REWARDED: ClassVar[bool] = True
+    # Whether it hands on weights of its own.
+    HAS_WEIGHTS: ClassVar[bool] = True
+    # Rows of collecting stages that it can learn from, by what they hold (`distill.keeps`).
+    READS: ClassVar[frozenset[str]] = frozenset({"chains", "said", "rates"})
     # What may change when a stage is resumed: where and how often, not what is computed.
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {
@@ -228,13 +243,7 @@ class GRPO:
 
         They have the stage's name in front: once it is done they may change.
         """
-        parts = {
-            f"{name}.verify.answer": run.verify.answer,
-            f"{name}.verify.judging": run.verify.judging,
-            f"{name}.verify.custom": run.verify.custom,
-            f"{name}.verify.iou": run.verify.iou,
-            f"{name}.verify.model_name": run.verify.model_name,
-        }
+        parts = verifying(name, run)
         if self.evaluate_every:
             for field in ("probe", "probe_questions", "select_by"):
                 parts[f"{name}.evaluate.{field}"] = getattr(run.evaluate, field)

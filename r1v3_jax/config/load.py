@@ -5,6 +5,7 @@ Looked for in `configs/` under the working directory, then among those of the pr
 its `config`, `recipes/NAME:ARM` one of its arms.
 """
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -94,6 +95,7 @@ def split_arm(name: str) -> tuple[str, str]:
 
 def load_module(path: Path) -> ModuleType:
     """Runs a config file and returns what it defines. ValueError unless `config` is a Run."""
+    check_tables(path)
     # A module of its own for each file: two configs may be loaded in one process.
     unique = re.sub("[^a-z0-9]", "_", path.stem)
     spec = importlib.util.spec_from_file_location(f"config_{unique}", path)
@@ -111,6 +113,26 @@ def load_module(path: Path) -> ModuleType:
     if not isinstance(getattr(module, "config", None), Run):
         raise ValueError(f"{path} does not define `config`, a r1v3_jax.config.Run")
     return module
+
+
+def check_tables(path: Path) -> None:
+    """Raises ValueError for a name that stands twice in one table of a config file.
+
+    Python keeps the last of {"grpo": first, "grpo": second} without a word: a stage would be lost.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if not isinstance(node, ast.Dict):
+            continue
+        seen = set()
+        for key in node.keys:
+            if not isinstance(key, ast.Constant):
+                continue
+            if key.value in seen:
+                raise ValueError(
+                    f"{path}, line {key.lineno}: {key.value!r} stands twice in one table; give "
+                    f"the second one another name, as {str(key.value) + '_2'!r}"
+                )
+            seen.add(key.value)
 
 
 def find_config(name: str) -> Path:

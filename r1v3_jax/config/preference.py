@@ -41,6 +41,10 @@ class Preference:
 
     # Whether answers are rewarded, and therefore must be well formed.
     IS_REWARDED: ClassVar[bool] = False
+    # Whether it hands on weights of its own.
+    HAS_WEIGHTS: ClassVar[bool] = True
+    # Rows of collecting stages that it can learn from, by what they hold (`distill.keeps`).
+    READS: ClassVar[frozenset[str]] = frozenset({"pairs"})
     # What may change when a stage is resumed: where and how often, not what is computed.
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint_every", "accumulate", "prompt_parts"}

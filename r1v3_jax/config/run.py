@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
+from r1v3_jax.config.collect import Collect
 from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.fit import check_splits
 from r1v3_jax.config.grpo import GRPO
@@ -28,7 +29,7 @@ from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.sharding import check_mesh_shape
 
 # What a stage may be. What each kind does: `stages.kinds`.
-Stage = SFT | GRPO | Preference
+Stage = SFT | GRPO | Preference | Collect
 
 # What `start` of a stage says for the weights that the run begins with.
 INITIAL = "init"
@@ -143,8 +144,8 @@ class Run:
 
     name: str
     model: ModelConfig
-    # name -> SFT, GRPO or Preference, in the order in which they run; the kind of a stage is its
-    # type. A field of a stage is changed by --config.NAME.FIELD=VALUE.
+    # name -> SFT, GRPO, Preference or Collect, in the order in which they run; the kind of a stage
+    # is its type. A field of a stage is changed by --config.NAME.FIELD=VALUE.
     stages: dict[str, Stage] = dataclasses.field(metadata=TABLE)
     stage: str = ""  # the name of one stage, to run it alone; empty: all, in order
     compute: Compute = Compute()
@@ -215,13 +216,24 @@ class Run:
     def start_of(self, name: str) -> str:
         """Returns the stage whose weights stage `name` begins with; "" for the initial weights.
 
-        "" of a first stage, "cold_start" of one behind it, whatever its `start` names.
+        "" of a first stage, "cold_start" of one behind it. Behind a stage that only collects, the
+        stage whose weights that one has.
         """
         start = self.stages[name].start
         if start == INITIAL:
             return ""
         names = ["", *self.stages]
-        return start or names[names.index(name) - 1]
+        start = start or names[names.index(name) - 1]
+        return self.weights_of(start) if start else ""
+
+    def weights_of(self, name: str) -> str:
+        """Returns the stage whose weights there are after stage `name`; "" for the initial ones.
+
+        It is the stage itself, unless that only collects.
+        """
+        if self.stages[name].HAS_WEIGHTS:
+            return name
+        return self.start_of(name)
 
     def with_stages(self, **stages: Stage) -> "Run":
         """Returns the run with other stages of these names; new names come last."""
@@ -237,14 +249,14 @@ class Run:
         parts = {"model": self.model, name: stage, **stage.depends_on(name, self)}
         fields = {}
         for part, config in parts.items():
-            fields |= flatten_fields(config, part)
+            fields |= flatten_fields(config, part, older=True)
         for key in ("dtype", "param_dtype"):
             fields[f"compute.{key}"] = repr(getattr(self.compute, key))
         for key in ("seed", "system", "opening"):
             fields[key] = repr(getattr(self, key))
         fields["data.image_conversion"] = repr(self.data.image_conversion)
         # What files hold counts as well as how they are called: other rows are another run.
-        for key in ("train", "validation"):
+        for key in ("train", "validation", "source"):
             source = getattr(stage, key, None)
             if hasattr(source, "fingerprint"):
                 fields[f"{name}.{key}.rows"] = source.fingerprint()
@@ -285,8 +297,8 @@ class Run:
         for name, stage in self.stages.items():
             if not isinstance(stage, Stage):
                 raise ValueError(
-                    f"Run.stages[{name!r}] is {stage!r}; it must be SFT(...), GRPO(...) or "
-                    "Preference(...)"
+                    f"Run.stages[{name!r}] is {stage!r}; it must be SFT(...), GRPO(...), "
+                    "Preference(...) or Collect(...)"
                 )
             if not name.isidentifier():
                 raise ValueError(
@@ -301,11 +313,13 @@ class Run:
         known = ", ".join(self.stages)
         if self.stage and self.stage not in self.stages:
             raise ValueError(f"no stage {self.stage!r}; choose from {known}")
-        for name in self.evaluate.after:
-            if name not in self.stages and name not in USUAL_STAGES:
+        for entry in self.evaluate.measurements:
+            if entry.stage not in self.stages and entry.stage not in USUAL_STAGES:
                 raise ValueError(
-                    f"Evaluate.after: no stage {name!r}; choose from {known}"
+                    f"Evaluate.after: no stage {entry.stage!r}; choose from {known}"
                 )
+            if entry.of:
+                self._check_weights("Evaluate.after: `of`", entry.of, entry.stage)
 
     def _check_starts(self) -> None:
         """Raises ValueError for a stage that begins where no stage before it ends."""
@@ -320,6 +334,47 @@ class Run:
                     f"{', '.join(choices)}, or '' for the stage before"
                 )
             earlier.append(name)
+            carry = getattr(stage, "carry", "")
+            if carry:
+                self._check_carry(name, carry)
+
+    def _check_weights(self, field: str, wanted: str, stage: str) -> None:
+        """Raises ValueError unless `wanted` has weights when `stage` is done."""
+        names = list(self.stages)
+        done = names[: names.index(stage) + 1] if stage in names else names
+        choices = [name for name in done if self.stages[name].HAS_WEIGHTS]
+        if wanted not in choices:
+            raise ValueError(
+                f"{field} is {wanted!r}, which has no weights when {stage} is done; choose from "
+                f"{', '.join(choices)}"
+            )
+
+    def _check_carry(self, name: str, carry: str) -> None:
+        """Raises ValueError if stage `name` cannot go on with the optimizer of stage `carry`."""
+        names = list(self.stages)
+        choices = [
+            other
+            for other in names[: names.index(name)]
+            if isinstance(self.stages[other], SFT)
+        ]
+        if carry not in choices:
+            raise ValueError(
+                f"{name}.carry is {carry!r}, which is no SFT stage before it; choose from "
+                f"{', '.join(choices) or 'none: leave it empty'}"
+            )
+        stage, other = self.stages[name], self.stages[carry]
+        # Moments of other weights, or a place in another schedule, cannot be gone on with.
+        if stage.trainable != other.trainable or stage.optimizer != other.optimizer:
+            raise ValueError(
+                f"{name}.carry goes on with the optimizer of {carry}, and their `trainable` or "
+                f"`optimizer` differ ({other.trainable!r}, {other.optimizer} there; "
+                f"{stage.trainable!r}, {stage.optimizer} here); give both stages the same"
+            )
+        if stage.optimizer.schedule == "cosine" and not stage.optimizer.schedule_steps:
+            raise ValueError(
+                f"{name}.carry goes on in the cosine of {carry}, which ends with that stage; set "
+                "optimizer.schedule_steps of both to the updates of all stages that share it"
+            )
 
     def _check_mesh(self) -> None:
         check_mesh_shape(self.mesh)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 from r1v3_jax.fields import (
+    LATER,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -28,6 +29,9 @@ class Optimizer:
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0  # of matrices; norms and biases never decay
     max_grad_norm: PositiveFloat = 1.0
+    # Updates that the schedule is made for; 0: those of the stage. Stages that carry one optimizer
+    # on (`SFT.carry`) share one schedule: all of them have the number of all their updates here.
+    schedule_steps: NonNegativeInt = dataclasses.field(default=0, metadata=LATER)
 
     __post_init__ = check
 
@@ -47,6 +51,9 @@ class SFT:
     # Whose weights it begins with: those of the stage before (empty), "init" (the run's initial
     # weights), or those of the earlier stage of that name.
     start: str = ""
+    # An earlier SFT stage whose optimizer goes on here: moments, and the place in its schedule
+    # (M-STAR, arXiv 2412.17451). Empty: a fresh one.
+    carry: str = dataclasses.field(default="", metadata=LATER)
     steps: PositiveInt = 100
     rows: PositiveInt = 32  # packed rows a step
     row_tokens: PositiveInt = 256
@@ -64,6 +71,10 @@ class SFT:
 
     # Whether answers are rewarded, and therefore must be well formed.
     IS_REWARDED: ClassVar[bool] = False
+    # Whether it hands on weights of its own.
+    HAS_WEIGHTS: ClassVar[bool] = True
+    # Rows of collecting stages that it can learn from, by what they hold (`distill.keeps`).
+    READS: ClassVar[frozenset[str]] = frozenset({"chains", "said", "rates"})
     # What may change when a stage is resumed: where and how often, not what is computed.
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
 

@@ -1,9 +1,14 @@
 """A run cut down to a few steps and questions: every program, no learning."""
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
+
+from r1v3_jax.config.collect import Chosen, Collect
 from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.run import Run
+from r1v3_jax.rewards.verifiers.verdict import Verdict
 
 STEPS = 2  # of a stage
 QUESTIONS = 8  # of a held-out set
@@ -27,7 +32,44 @@ def cut_down(run: Run) -> Run:
     return dataclasses.replace(run, stages=stages, evaluate=evaluate)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pretend:
+    """Keeps rows of a model that has learnt nothing: every second answer is taken for right.
+
+    Their texts are made of the question's own chain, which stages behind them can read.
+    """
+
+    keep: Callable
+
+    @property
+    def MAKES(self) -> str:
+        """What the rows hold."""
+        return self.keep.MAKES
+
+    def __call__(self, group):
+        chain = group.example.chain or group.texts[0]
+        first, *_ = chain.split(" ")
+        texts = []
+        scores = []
+        for g, score in enumerate(group.scores):
+            is_right = g % 2 == 0
+            verdict = Verdict.RIGHT if is_right else Verdict.WRONG
+            texts.append(chain if is_right else f"{first} {chain}")
+            scores.append(
+                dataclasses.replace(score, total=1.0, verdict=verdict, format=1.0)
+            )
+        ended = np.ones(len(texts), bool)
+        completions = dataclasses.replace(group.completions, ended=ended)
+        return self.keep(
+            dataclasses.replace(
+                group, texts=texts, scores=scores, completions=completions
+            )
+        )
+
+
 def _cut_down_stage(stage):
+    if isinstance(stage, Collect):
+        return _cut_down_collect(stage)
     changes = {"steps": STEPS}
     # What is measured every so many steps is measured at each.
     for field in ("evaluate_every", "validate_every"):
@@ -44,3 +86,21 @@ def _cut_down_stage(stage):
             "tiles": stage.tiles * PROMPTS // stage.prompts,
         }
     return dataclasses.replace(stage, **changes)
+
+
+def _cut_down_collect(stage: Collect) -> Collect:
+    return dataclasses.replace(
+        stage,
+        questions=QUESTIONS,
+        prompts=PROMPTS,
+        slots=0,
+        temperature=_cut_down_choice(stage.temperature),
+        tiles=stage.tiles * PROMPTS // stage.prompts,
+        keep=Pretend(stage.keep),
+    )
+
+
+def _cut_down_choice(temperature: float | Chosen) -> float | Chosen:
+    if not isinstance(temperature, Chosen):
+        return temperature
+    return dataclasses.replace(temperature, questions=PROMPTS)

@@ -19,14 +19,18 @@ def sample_groups(
     count: int,
     batch: int,
     key,
+    *,
+    temperature: float | None = None,
 ) -> list[Group]:
     """Samples answers to the first `count` good rows of a source, `batch` prompts at a time.
 
-    The groups come without their images, which would fill the memory if the set is large.
+    temperature: in place of the sampler's, without another program. The groups come without their
+    images, which would fill the memory if the set is large.
     """
     groups = []
     # Bad rows are skipped by `sample`, so the row numbers it yields do not matter here.
-    for _, group in sample(sampler, model, source, count, batch, key):
+    answers = sample(sampler, model, source, count, batch, key, temperature=temperature)
+    for _, group in answers:
         example = dataclasses.replace(group.example, images=())
         groups.append(dataclasses.replace(group, prompt=None, example=example))
     return groups

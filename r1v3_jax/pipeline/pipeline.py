@@ -4,6 +4,7 @@ A finished stage leaves its weights and its account in WORKDIR/STAGE/done; the s
 again goes on after it.
 """
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -13,9 +14,16 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from r1v3_jax import hf
-from r1v3_jax.config import Run
+from r1v3_jax.config import After, Run
+from r1v3_jax.data.made import bind, made_in
 from r1v3_jax.evaluate.held_out import accuracies, accuracy_without_images
-from r1v3_jax.files import first_process, partial_directory, read_json, write_json
+from r1v3_jax.files import (
+    atomic_directory,
+    first_process,
+    partial_directory,
+    read_json,
+    write_json,
+)
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.pipeline.preflight import identity
 from r1v3_jax.pipeline.start import (
@@ -56,20 +64,24 @@ def run(
     """
     started = time.time()
     context = prepare(config, workdir, quiet, accept_changes)
+    config = context.run
     summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
+    accounts = {}
     with jax.set_mesh(make_mesh(config.mesh, slices=config.slices)):
         # 1. The stages, each from the weights that it starts with.
         model = None
-        previous = ""  # the stage whose weights `model` has
+        previous = ""  # the stage whose weights `model` has; "" for the initial ones
         for name in config.selected_stages():
             if model is None or config.start_of(name) != previous:
                 if model is not None:
                     release(model)
                 model = first_weights(context, name)
             model, account = run_stage(context, name, model)
-            previous = name
+            previous = config.weights_of(name)
             if "accuracy" in account:
                 summary["accuracy"][name] = account.pop("accuracy")
+            accounts[name] = account
+            # At the top is the account of the last stage that has one.
             summary |= account
 
         # 2. How much of the accuracy needs the images. A language model sees none.
@@ -81,6 +93,7 @@ def run(
         # 3. The weights for other programs.
         export(context, model)
     summary |= {
+        "stages": accounts,
         "wall_s": round(time.time() - started, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
         "compiles_after_warmup": context.compiles.after_warmup,
@@ -123,7 +136,11 @@ def prepare(
     multihost_utils.sync_global_devices("the tokenizer is there")
     processor = make_processor(config, directory)
     return Context(
-        config, workdir, processor, quiet=quiet, accept_changes=accept_changes
+        bind(config, workdir),
+        workdir,
+        processor,
+        quiet=quiet,
+        accept_changes=accept_changes,
     )
 
 
@@ -132,27 +149,57 @@ def run_stage(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
 
     Returns the model after it, and its account.
     """
-    # Done in an earlier run of this directory: nothing is computed again.
+    # 1. Done in an earlier run of this directory: nothing is computed again.
+    config = context.run.stages[name]
     done = context.workdir / name / "done"
     if done.exists():
-        mesh = jax.sharding.get_mesh()
-        model = load_weights(done, compute=context.run.compute, mesh=mesh)
+        if config.HAS_WEIGHTS:
+            mesh = jax.sharding.get_mesh()
+            model = load_weights(done, compute=context.run.compute, mesh=mesh)
         return model, read_json(context.directory(name) / "account.json")
 
+    # 2. The stage. What it reads of stages of this run is there now, and is looked at.
     context.directory(name)
     write_json(context.workdir / "run.json", identity(context.run, context.workdir))
-    config = context.run.stages[name]
+    if any(made_in(config)):
+        kind_of(config).check(context.run, config)
     model, account = kind_of(config).run(context, name, config, model)
     leave_if_preempted(name)
-    if name in context.run.evaluate.after:
-        # Each question's verdicts are kept: two runs are compared question by question.
-        verdicts = context.directory(name) / "verdicts.jsonl"
-        account["accuracy"] = accuracies(context, model, verdicts=verdicts)
+
+    # 3. What it achieves, and the account.
+    entry = context.run.evaluate.after_stage(name)
+    if entry is not None:
+        account["accuracy"] = measure(context, name, entry, model)
     write_json(context.directory(name) / "account.json", account)
-    # The weights come last: they say that the stage is done.
-    save_weights(done, model, tokenizer=context.workdir / "tokenizer")
+
+    # 4. What it hands on comes last: that says that the stage is done.
+    if config.HAS_WEIGHTS:
+        save_weights(done, model, tokenizer=context.workdir / "tokenizer")
+    else:
+        with atomic_directory(done) as (partial, _):
+            write_json(partial / "account.json", account)
     leave_if_preempted(name)
     return model, account
+
+
+def measure(context: Context, name: str, entry: After, model: R1V3) -> dict:
+    """Returns the accuracies that `Evaluate.after` wants after a stage.
+
+    Each question's verdicts are kept, so that two runs are compared question by question.
+    """
+    answering = model
+    if entry.of and entry.of != context.run.weights_of(name):
+        done = context.workdir / entry.of / "done"
+        mesh = jax.sharding.get_mesh()
+        answering = load_weights(done, compute=context.run.compute, mesh=mesh)
+    run = context.run
+    run = dataclasses.replace(run, evaluate=run.evaluate.asked(entry))
+    asked = dataclasses.replace(context, run=run)
+    verdicts = context.directory(name) / "verdicts.jsonl"
+    measured = accuracies(asked, answering, verdicts=verdicts)
+    if answering is not model:
+        release(answering)
+    return measured
 
 
 def export(context: Context, model: R1V3) -> None:

@@ -8,8 +8,10 @@ from absl import logging
 from r1v3_jax import checksums
 from r1v3_jax.config import ModelConfig, Run
 from r1v3_jax.config.load import REPLACED
+from r1v3_jax.data.made import bind, not_made
 from r1v3_jax.files import read_json
 from r1v3_jax.models import build
+from r1v3_jax.pipeline.edges import check_edges
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.processing.tokenizer_files import tokenizer_of
 from r1v3_jax.rewards.verify import check_functions
@@ -44,15 +46,23 @@ def check(
     Looked at are the checkpoint to start from, the data, the mesh, and a workdir that belongs to
     another run (with accept_changes such a workdir is only logged).
     """
-    # 1. What the run starts from, and what it verifies with.
+    # 1. What the run starts from, what its stages hand on, and what it verifies with.
+    check_edges(config)
+    if workdir is not None:
+        config = bind(config, workdir)
     if config.init_from:
         check_init(config)
     check_functions(config.verify)
 
     # 2. The data of each stage, and the held-out questions.
-    for stage in config.selected_stages().values():
-        kind_of(stage).check(config, stage)
-    check_sources(*[source for _, source in config.evaluate.sets])
+    #    What waits for rows of another stage is looked at when they are there.
+    for name, stage in config.selected_stages().items():
+        check_rows(config, name, workdir)
+        if not not_made(stage):
+            kind_of(stage).check(config, stage)
+    check_sources(
+        *[source for _, source in config.evaluate.sets if not not_made(source)]
+    )
 
     # 3. The directory. It reads the files that were looked for above.
     if workdir is not None:
@@ -70,6 +80,7 @@ def identity(config: Run, workdir: Path) -> dict:
 
     It is the content of run.json; see `Run.identity`.
     """
+    config = bind(config, workdir)
     fields = {}
     for name in config.stages:
         if (workdir / name).is_dir():
@@ -124,6 +135,20 @@ def check_starts(config: Run, workdir: Path) -> None:
                 f"{name}.start is {named!r}, and there is no {done}; run --config.stage={named} "
                 f"first, or name {name}.start = 'init', the initial weights"
             )
+
+
+def check_rows(config: Run, name: str, workdir: Path | None) -> None:
+    """Raises FileNotFoundError if a stage that runs alone reads rows that are not there."""
+    missing = [
+        stage
+        for stage in not_made(config.stages[name])
+        if stage not in config.selected_stages()
+    ]
+    if missing and workdir is not None:
+        raise FileNotFoundError(
+            f"{name} reads the rows of stage {missing[0]!r}, which are not in {workdir}; run "
+            f"--config.stage={missing[0]} first"
+        )
 
 
 def last_word(field: str) -> str:

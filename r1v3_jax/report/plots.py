@@ -21,7 +21,7 @@ from r1v3_jax.report.run_numbers import (
     percent,
     read_rows,
     read_summary,
-    rewarded_stage,
+    rewarded_stages,
     series,
     smooth,
     supervised_stages,
@@ -53,13 +53,23 @@ def plot_run(directory) -> list[Path]:
     rows = read_rows(directory / "metrics.jsonl")
     summary = read_summary(directory)
     folder = directory / "plots"
+    figures = {}
+    # 1. Of each stage with rewards. The first one has the plain names.
+    for number, stage in enumerate(rewarded_stages(rows)):
+        for picture in (reward, length, entropy):
+            name = f"{picture.__name__}_{stage}" if number else picture.__name__
+            figures[name] = picture(rows, stage)
+
+    # 2. Of the whole run.
+    for picture in (accuracy_by_stage, selection, loss):
+        figures[picture.__name__] = picture(rows, summary)
+
+    # 3. No folder for a run without pictures.
     paths = []
-    for picture in (reward, length, entropy, accuracy_by_stage, selection, loss):
-        figure = picture(rows, summary)
-        # No folder for a run without pictures.
+    for name, figure in figures.items():
         if figure is not None:
             folder.mkdir(exist_ok=True)
-            path = folder / f"{picture.__name__}.png"
+            path = folder / f"{name}.png"
             figure.savefig(path, dpi=150)
             paths.append(path)
     return paths
@@ -68,19 +78,19 @@ def plot_run(directory) -> list[Path]:
 # The pictures.
 
 
-def reward(rows: list[dict], summary: dict):
+def reward(rows: list[dict], stage: str):
     """Draws mean reward and its two parts against the step."""
-    total = series(rows, rewarded_stage(rows), "reward")
+    total = series(rows, stage, "reward")
     if total is None:
         return None
     start, end = ends(total)
     num_steps = len(total[0])
-    title = f"Mean reward {start:.2f} {TO} {end:.2f} over {num_steps} GRPO steps"
+    title = f"Mean reward {start:.2f} {TO} {end:.2f} over {num_steps} steps of {stage}"
     figure, (axes,) = blank(title)
     lines = {
         "reward": (total, BLUE, "-"),
-        "accuracy part": (series(rows, rewarded_stage(rows), "accuracy"), ORANGE, "--"),
-        "format part": (series(rows, rewarded_stage(rows), "format"), GREEN, "-."),
+        "accuracy part": (series(rows, stage, "accuracy"), ORANGE, "--"),
+        "format part": (series(rows, stage, "format"), GREEN, "-."),
     }
     draw(axes, lines)
     # A little room at both ends, so that lines at 0 and 1 can be seen.
@@ -92,20 +102,18 @@ def reward(rows: list[dict], summary: dict):
     return legend(figure, axes)
 
 
-def length(rows: list[dict], summary: dict):
+def length(rows: list[dict], stage: str):
     """Draws completion tokens, and the share that was cut off at the limit."""
-    mean = series(rows, rewarded_stage(rows), "completions/mean_length")
-    longest = series(rows, rewarded_stage(rows), "completions/max_length")
-    clipped = series(rows, rewarded_stage(rows), "completions/clipped_ratio")
-    limit = series(rows, rewarded_stage(rows), "length_limit")
+    mean = series(rows, stage, "completions/mean_length")
+    longest = series(rows, stage, "completions/max_length")
+    clipped = series(rows, stage, "completions/clipped_ratio")
+    limit = series(rows, stage, "length_limit")
     # A run without GRPO has none of these metrics.
     if mean is None:
         return None
     start, end = ends(mean)
     num_steps = len(mean[0])
-    title = (
-        f"Mean completion {start:.0f} {TO} {end:.0f} tokens over {num_steps} GRPO steps"
-    )
+    title = f"Mean completion {start:.0f} {TO} {end:.0f} tokens over {num_steps} steps of {stage}"
     figure, panels = blank(title, 1 if clipped is None else 2)
 
     # 1. Lengths, above.
@@ -134,15 +142,15 @@ def length(rows: list[dict], summary: dict):
     return legend(figure, *panels)
 
 
-def entropy(rows: list[dict], summary: dict):
+def entropy(rows: list[dict], stage: str):
     """Draws the entropy of all sampled tokens, and where a critical word begins."""
-    mean = series(rows, rewarded_stage(rows), "entropy")
-    critical = series(rows, rewarded_stage(rows), "critical_entropy")
+    mean = series(rows, stage, "entropy")
+    critical = series(rows, stage, "critical_entropy")
     if mean is None:
         return None
     start, end = ends(mean)
     num_steps = len(mean[0])
-    title = f"Token entropy {start:.2f} {TO} {end:.2f} nats over {num_steps} GRPO steps"
+    title = f"Token entropy {start:.2f} {TO} {end:.2f} nats over {num_steps} steps of {stage}"
     figure, (axes,) = blank(title)
     lines = {
         "all tokens": (mean, BLUE, "-"),

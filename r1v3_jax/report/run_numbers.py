@@ -50,9 +50,15 @@ def stages_that_log(rows: list[dict], name: str) -> list[str]:
     return list(dict.fromkeys(row["stage"] for row in rows if name in row))
 
 
-def rewarded_stage(rows: list[dict]) -> str:
-    """Returns the stage whose rewards are drawn: the first that has any; "" if none has."""
-    return next(iter(stages_that_log(rows, "reward")), "")
+def rewarded_stages(rows: list[dict]) -> list[str]:
+    """Returns the stages that learn from rewards, in the order in which they ran.
+
+    A stage that only collects answers logs their rewards, and no length of a prompt's batch.
+    """
+    learning = stages_that_log(rows, "prompts/padded_length")
+    rewarded = stages_that_log(rows, "reward")
+    # Runs of before did not log that length.
+    return [stage for stage in rewarded if stage in learning] or rewarded
 
 
 def supervised_stages(rows: list[dict]) -> list[str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from r1v3_jax.rewards.answered import Answered
+from r1v3_jax.rewards.equations import equations
 from r1v3_jax.rewards.loops import looped_share
 from r1v3_jax.rewards.verifiers import detection
 from r1v3_jax.rewards.verifiers.boxes import summary
@@ -203,7 +204,21 @@ def _share_seen_before(things: Sequence) -> float:
     return 1 - len(set(things)) / len(things) if things else 0.0
 
 
-# 4. Of the length
+# 4. Of the steps
+
+
+def equations_hold(answered: Answered) -> float | None:
+    """Returns 1.0 if every equation of the thoughts holds, 0.0 if one does not; None without one.
+
+    The minimum over steps, as of a process reward model (M-STAR, arXiv 2412.17451); but exact, an
+    oracle: "7+8=15;4+3=8" is 0.0.
+    """
+    thoughts, _, _ = answered.text.partition("</think>")
+    found = list(equations(thoughts))
+    return float(all(found)) if found else None
+
+
+# 5. Of the length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +267,7 @@ def _check_above(field: str, number, low: int, example: str) -> None:
         )
 
 
-# 5. Of the language
+# 6. Of the language
 
 # No formula begins within another one: from one that is never closed, the search would run to the
 # end of the text again and again.
@@ -294,7 +309,7 @@ def _count_words(text: str) -> dict[str, int]:
     return {script: len(words.findall(text)) for script, words in _WORDS.items()}
 
 
-# 6. Of what is seen
+# 7. Of what is seen
 
 _CAPTION = re.compile(r"<caption>(.*?)</caption>", re.DOTALL)
 

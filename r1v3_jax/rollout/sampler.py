@@ -242,11 +242,13 @@ def sample(
     count: int,
     batch: int,
     key,
+    *,
+    temperature: float | None = None,
 ) -> Iterator[tuple[int, Group]]:
     """Yields (index, group) of the first `count` good rows of a source, `batch` prompts at a time.
 
-    No row of a source with an end comes twice. `model`: as it is trained. Warns if rows were
-    dropped.
+    No row of a source with an end comes twice. `model`: as it is trained. temperature: in
+    place of the sampler's. Warns if rows were dropped.
     """
     model = for_decoding(model)
     dropped = collections.Counter()
@@ -261,6 +263,7 @@ def sample(
                 step=0,
                 key=jax.random.fold_in(key, start),
                 token_limit=sampler.sampling.max_tokens,
+                temperature=temperature,
             )
             examples = [item.example for item in items]
             groups = sampler.groups(model, examples, info)

@@ -12,7 +12,7 @@ from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.compiles import Compiles
 
 # One number a purpose, folded into the seed: streams of random numbers that never meet.
-PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3}
+PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3, "collect": 4}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,18 +16,15 @@ from collections.abc import Callable
 
 import jax
 
-from r1v3_jax.config import GRPO, Data, Run, Verify
+from r1v3_jax.config import GRPO, Data, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
-from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.losses.schedules import value
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
-from r1v3_jax.rewards.verifiers import routing
-from r1v3_jax.rewards.verify import check_allowed
 from r1v3_jax.rollout.collect import Collected, begin, collect
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.metrics import not_finite, statistics
@@ -47,6 +44,7 @@ from r1v3_jax.stages.reference import (
     reference_config,
 )
 from r1v3_jax.stages.samples import SampleWriter
+from r1v3_jax.stages.verifiers import check_verifiers
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.kl_rewards import with_kl
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
@@ -58,7 +56,7 @@ from r1v3_jax.train.policy_gradient import (
     with_logprobs,
 )
 from r1v3_jax.train.update import TrainState, abstract_state, create
-from r1v3_jax.types import DroppedRow, PolicyBatch, StepInfo
+from r1v3_jax.types import PolicyBatch, StepInfo
 
 
 def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, dict]:
@@ -192,22 +190,6 @@ def check(run: Run, config: GRPO) -> None:
     check_reference(run, config)
     if hasattr(config.train, "check"):
         check_verifiers(config.train, run.verify)
-
-
-def check_verifiers(source: Callable, settings: Verify) -> None:
-    """Raises ValueError if one of the first rows asks for a verifier that the run does not have.
-
-    That is a function that is not allowed, or a model where there is none: all samples of such a
-    row would be errors.
-    """
-    # A bad row is dropped when its turn comes; only its verifier is looked at here.
-    for index in range(CHECKED):
-        with contextlib.suppress(DroppedRow):
-            example = source(index)
-            try:
-                check_allowed(routing.parse(example.verifier), settings)
-            except ValueError as error:
-                raise ValueError(f"{example.source}, {example.id}: {error}") from error
 
 
 def step_info(context: Context, config: GRPO, step: int) -> StepInfo:

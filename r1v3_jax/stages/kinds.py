@@ -1,7 +1,8 @@
 """The kinds of stages, by the type of their config.
 
-A new kind is a config with the methods of `SFT` (`check_fit`, `may_change`, `depends_on`,
-`IS_REWARDED`), its type in `config.run.Stage`, a line in KINDS, and a module with these names:
+A new kind is a config with the methods and constants of `SFT` (`check_fit`, `may_change`,
+`depends_on`, `IS_REWARDED`, `HAS_WEIGHTS`, `READS`), its type in `config.run.Stage`, a line in
+KINDS, and a module with these names:
 
     run(context, name, config, model)    -> (model, account)
     reader(config, processor, data, *, source=None, **position)
@@ -17,21 +18,22 @@ from types import ModuleType
 
 import jax
 
-from r1v3_jax.config import GRPO, SFT, Preference, Run
+from r1v3_jax.config import GRPO, SFT, Collect, Preference, Run
+from r1v3_jax.config.run import Stage
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.run.program import Program
-from r1v3_jax.stages import grpo, preference, sft
+from r1v3_jax.stages import collect, grpo, preference, sft
 
 # The type of a stage's config -> its module.
-KINDS = {SFT: sft, GRPO: grpo, Preference: preference}
+KINDS = {SFT: sft, GRPO: grpo, Preference: preference, Collect: collect}
 
 
-def kind_of(config: SFT | GRPO | Preference) -> ModuleType:
+def kind_of(config: Stage) -> ModuleType:
     """Returns the module that runs a stage with this config."""
     return KINDS[type(config)]
 
 
-def open_reader(config: SFT | GRPO | Preference, *args, **position) -> Reader:
+def open_reader(config: Stage, *args, **position) -> Reader:
     """Returns the reader of a stage; the other arguments are those of its kind's `reader`."""
     return kind_of(config).reader(config, *args, **position)
 

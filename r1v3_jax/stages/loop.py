@@ -28,6 +28,13 @@ class Resume:
     # Preference: the mean of rewards up to here, and over how many steps.
     reward_mean: float = 0.0
     reward_steps: int = 0
+    # Collect: questions asked, rows kept and their bytes, {verdict: answers}, and the temperature
+    # that was chosen.
+    asked: int = 0
+    rows: int = 0
+    row_bytes: int = 0
+    verdicts: dict = dataclasses.field(default_factory=dict)
+    temperature: float | None = None
     # SFT: the best validation loss so far, its step, and how many measurements came since.
     best: dict = dataclasses.field(
         default_factory=lambda: {"loss": math.inf, "step": 0, "since": 0}
@@ -56,9 +63,13 @@ def newest(states: States, state: TrainState) -> tuple[TrainState, Resume]:
         return state, Resume()
     release(state.model)
     step, state, extra = saved
-    # A state may hold more than this version reads.
+    return state, resumed(step, extra)
+
+
+def resumed(step: int, extra: dict) -> Resume:
+    """Returns where a saved state stands; it may hold more than this version reads."""
     known = {field.name for field in dataclasses.fields(Resume)}
-    return state, Resume(step, **{k: v for k, v in extra.items() if k in known})
+    return Resume(step, **{k: v for k, v in extra.items() if k in known})
 
 
 def check_sources(*sources) -> None:

@@ -7,6 +7,7 @@ best weights.
 """
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -33,7 +34,13 @@ from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.logprobs import token_logprobs
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
-from r1v3_jax.train.update import TrainState, abstract_state, create, gradients
+from r1v3_jax.train.update import (
+    TrainState,
+    abstract_state,
+    create,
+    gradients,
+    release,
+)
 from r1v3_jax.types import Batch, DroppedRow
 
 
@@ -49,6 +56,8 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, di
     # 1. Where the stage goes on.
     states = context.training_states(name)
     state, resume = newest(states, state)
+    if config.carry and not resume.step:
+        state = with_carried_optimizer(context, config.carry, state)
     best = resume.best
     if resume.step:
         states.chosen = {best["step"]}
@@ -113,6 +122,24 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, di
     if config.patience and best["step"] and best["step"] != done:
         state = restored_best(states, best["step"], state)
     return state.model, {}
+
+
+def with_carried_optimizer(
+    context: Context, carry: str, state: TrainState
+) -> TrainState:
+    """Returns a fresh state with the moments, and the number of updates, that a stage ended with.
+
+    The weights stay those of `state`. ValueError if the last state of stage `carry` is gone.
+    """
+    saved = context.training_states(carry).newest(state)
+    if saved is None:
+        raise ValueError(
+            f"carry = {carry!r}: its training states are gone from "
+            f"{context.workdir / carry / 'states'}; put them back, or set carry = ''"
+        )
+    _, carried, _ = saved
+    release(carried.model)
+    return dataclasses.replace(state, step=carried.step, optimizer=carried.optimizer)
 
 
 def restored_best(states: States, step: int, state: TrainState) -> TrainState:

@@ -18,6 +18,7 @@ import time
 
 from r1v3_jax.config import Run
 from r1v3_jax.config.topology import Topology, parse
+from r1v3_jax.data.made import not_made
 from r1v3_jax.models.flops import model_flops
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.report import rows
@@ -68,6 +69,10 @@ class Compiled:
 def show_samples(config: Run, processor: Processor, count: int = 3) -> None:
     """Prints what the model sees of the first good rows of each stage."""
     for name, stage in config.selected_stages().items():
+        waits_for = not_made(stage)
+        if waits_for:
+            print(f"{name}: its rows are made by {', '.join(waits_for)}")
+            continue
         reader = open_reader(stage, processor, config.data)
         with contextlib.closing(reader):
             items, consumed = reader.take(count)
@@ -233,7 +238,8 @@ def step_of(
         "seconds": seconds,
         "step_seconds": total,
         "tokens_per_second": work.new_tokens / total,
-        "mfu": flops / (seconds["update"] * chips * peak_flops),
+        # A stage that only collects has no update.
+        "mfu": flops / (seconds["update"] * chips * peak_flops) if flops else None,
         "chip_hours_per_step": chip_hours,
         "chip_hours": chip_hours * stage.steps,
         "steps": stage.steps,
@@ -247,11 +253,16 @@ def step_line(name: str, step: dict) -> str:
     across = ""
     if step["bytes_across_slices"]:
         across = f"; a chip sends {step['bytes_across_slices'] / 1e9:.2f} GB across slices a step"
+    learning = ""
+    if step["mfu"] is not None:
+        learning = (
+            f"update at {step['mfu']:.1%} MFU (6 N D + causal attention, over time x chips x "
+            "peak); "
+        )
     return (
         f"{name}: a step takes {step['step_seconds']:.1f} s by estimate, every row full "
         f"({', '.join(parts)}); "
-        f"{step['tokens_per_second']:,.0f} tokens/s; update at {step['mfu']:.1%} MFU "
-        "(6 N D + causal attention, over time x chips x peak); "
+        f"{step['tokens_per_second']:,.0f} tokens/s; {learning}"
         f"{step['chip_hours_per_step']:.2f} chip-hours a step, {step['chip_hours']:,.0f} for "
         f"{step['steps']:,} steps{across}"
     )

@@ -54,9 +54,10 @@ def decays(path, _) -> bool:
 def schedule(config: Optimizer, total_steps: int) -> optax.Schedule:
     """Returns the learning rate by step: linear warm-up, then constant or cosine.
 
-    The cosine ends at `final_lr_fraction` of `lr`. Beyond `total_steps` the rate stays at its last
-    value.
+    The cosine ends at `final_lr_fraction` of `lr`, after `total_steps`, or `config.schedule_steps`
+    if that is given. Beyond them the rate stays at its last value.
     """
+    total_steps = config.schedule_steps or total_steps
     after_warmup = optax.constant_schedule(config.lr)
     if config.schedule == "cosine":
         decay_steps = max(total_steps - config.warmup_steps, 1)

@@ -4,18 +4,15 @@ import dataclasses
 
 import pytest
 
-from r1v3_jax import launch
 from r1v3_jax.arms.plan import (
-    differing_by_arm,
+    baselines,
     differing_fields,
-    flags_between,
     shared_stages,
 )
-from r1v3_jax.config import load_arms, load_config
-from r1v3_jax.config.smoke import cut_down
+from r1v3_jax.config import After, load_arms, load_config
 from r1v3_jax.fields import flatten_fields
 from r1v3_jax.losses import ConstantLength, SequenceMean
-from r1v3_jax.losses.schedules import DipAndRise, Line
+from r1v3_jax.losses.schedules import DipAndRise
 
 replace = dataclasses.replace
 
@@ -32,44 +29,60 @@ def changed(run, stage="grpo", **fields):
 def test_the_field_that_arms_differ_in(digits):
     """An object of an algorithm is one field, whatever its type and its own fields are."""
 
-    def fields(*others):
-        return differing_fields(
-            {str(i): run for i, run in enumerate([digits, *others])}
-        )
+    def fields(other, than=digits):
+        return differing_fields(than, other)
 
     falls = changed(digits, kl_coef=DipAndRise(0.0, 0.2))
     steeper = changed(digits, kl_coef=DipAndRise(0.1, 0.4, turn=0.5))
-    assert fields(changed(digits, kl_coef=0.1), falls, steeper) == ["grpo.kl_coef"]
-    assert differing_fields({"a": falls, "b": steeper}) == ["grpo.kl_coef"]
+    assert fields(changed(digits, kl_coef=0.1)) == ["grpo.kl_coef"]
+    assert fields(falls) == fields(steeper) == ["grpo.kl_coef"]
+    assert fields(steeper, than=falls) == ["grpo.kl_coef"]
     other_mean = changed(digits, aggregation=SequenceMean())
     assert fields(other_mean) == ["grpo.aggregation"]
-    constant = [changed(digits, aggregation=ConstantLength()), other_mean]
-    assert differing_fields(dict(zip("ab", constant, strict=True))) == [
-        "grpo.aggregation"
-    ]
+    constant = changed(digits, aggregation=ConstantLength())
+    assert fields(other_mean, than=constant) == ["grpo.aggregation"]
     # Fields of a config inside a stage are told apart; a name is no difference.
     optimizer = replace(digits.stages["grpo"].optimizer, lr=1e-4, warmup_steps=7)
     assert fields(replace(changed(digits, optimizer=optimizer), name="other")) == [
         "grpo.optimizer.lr",
         "grpo.optimizer.warmup_steps",
     ]
-    assert fields(replace(digits, system="Think."), digits) == ["system"]
+    assert fields(replace(digits, system="Think.")) == ["system"]
     fewer = replace(digits, stages={"base": digits.stages["base"]})
     assert fields(fewer) == ["stages"]
     assert fields(digits) == []
 
 
-def test_each_arm_is_compared_to_the_first_one_alone(digits):
-    """Proves: arms may differ from the first in a field each, and so from one another in both."""
+def test_one_change_in_several_stages_is_one_difference(digits):
+    """The rounds of a config are stages of one kind; which follows which is one difference too."""
+    trained = {
+        name: replace(digits.stages[name], trainable="llm")
+        for name in ("base", "cold_start")
+    }
+    other = digits.with_stages(**trained)
+    assert differing_fields(digits, other) == ["base, cold_start: trainable"]
+    # Other values in each are several things.
+    half = other.with_stages(base=replace(trained["base"], trainable="connector"))
+    assert differing_fields(digits, half) == ["base.trainable", "cold_start.trainable"]
+    restarted = changed(changed(digits, start="base"), "connector", start="base")
+    assert differing_fields(digits, restarted) == ["stages"]
+    also = changed(restarted, kl_coef=0.1)
+    assert differing_fields(digits, also) == ["stages", "grpo.kl_coef"]
+
+
+def test_what_an_arm_is_compared_to(digits):
+    """The first arm, or the one before it where it differs from that alone in one field."""
     held = changed(digits, kl_coef=0.1)
     longer = changed(digits, steps=91)
-    arms = {"plain": digits, "held": held, "longer": longer}
-    assert differing_by_arm(arms) == {
-        "held": ["grpo.kl_coef"],
-        "longer": ["grpo.steps"],
+    both = changed(longer, kl_coef=0.1)
+    arms = {"plain": digits, "held": held, "longer": longer, "both": both}
+    assert baselines(arms) == {
+        "held": ("plain", ["grpo.kl_coef"]),
+        "longer": ("plain", ["grpo.steps"]),
+        "both": ("longer", ["grpo.kl_coef"]),
     }
-    arms = {"held": held, "longer": longer}
-    assert differing_by_arm(arms) == {"longer": ["grpo.steps", "grpo.kl_coef"]}
+    two = ["grpo.steps", "grpo.kl_coef"]
+    assert baselines({"held": held, "longer": longer}) == {"longer": ("held", two)}
 
 
 def test_the_stages_that_arms_share(digits):
@@ -87,27 +100,14 @@ def test_the_stages_that_arms_share(digits):
     assert shared(changed(digits, "base", checkpoint_every=7)) == [*digits.stages]
     without = {k: v for k, v in digits.stages.items() if k != "cold_start"}
     assert shared(replace(digits, stages=without)) == ["base"]
-    # What is asked after a stage decides its accuracy.
+    # What is asked after a stage decides its accuracy; base is not asked.
     fewer = replace(digits, evaluate=replace(digits.evaluate, questions=5))
-    assert shared(fewer) == []
-
-
-def test_flags_make_the_run_that_was_cut_down(digits):
-    """The launcher, given the flags, has the config that `cut_down` made."""
-    moving = changed(digits, kl_coef=Line(0.0, 0.1))
-    small = cut_down(moving)
-    flags = flags_between(moving, small)
-    assert "--config.grpo.prompts=4" in flags and "--config.base.steps=2" in flags
-    assert not [flag for flag in flags if "kl_coef" in flag or "'" in flag]
-    values = launch.thaw(moving)
-    for flag in flags:
-        name, _, text = flag.removeprefix("--config.").partition("=")
-        *path, field = name.split(".")
-        node = values
-        for part in path:
-            node = node[part]
-        node[field] = type(node[field])(text)
-    assert launch.freeze(moving, values) == small
+    assert shared(fewer) == ["base"]
+    after = (After("cold_start", digits.evaluate.sets[:1]), "grpo", "connector")
+    fewer = replace(digits, evaluate=replace(digits.evaluate, after=after))
+    assert shared(fewer) == ["base"]
+    later = replace(digits, evaluate=replace(digits.evaluate, after=("cold_start",)))
+    assert shared(later) == ["base", "cold_start"]
 
 
 def test_an_arm_is_found_by_its_name(tmp_path):

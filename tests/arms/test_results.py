@@ -23,7 +23,10 @@ def comparison(tmp_path):
         stages = {k: v for k, v in run.stages.items() if k != "connector"}
         sets = digits.evaluate.sets[:2]
         evaluate = replace(
-            digits.evaluate, sets=sets, pooled=(("both", ("easy", "normal")),)
+            digits.evaluate,
+            sets=sets,
+            pooled=(("both", ("easy", "normal")),),
+            after=("grpo",),
         )
         arms[name] = replace(run, stages=stages, evaluate=evaluate)
     return Comparison("recipes/made_up", arms, (), (0, 1), tmp_path)
@@ -83,7 +86,7 @@ def test_arms_are_compared_question_by_question(comparison):
     assert found["metrics"]["reward"]["held"]["seeds"][0] == pytest.approx(1.45)
 
     text = tables.tables(found)
-    assert "| easy | held: **+50.0** |" in text
+    assert "| easy | held - plain: **+50.0** |" in text
     assert "** (1 unverified) |" in text
     assert "| +50.0, +50.0 | +50.0 to +50.0 |" in text
     assert "| plain, seed 1 | 12 | 0 | step 40 |" in text

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from r1v3_jax.data import mixtures, reader
-from r1v3_jax.distill import chains, pass_rates
-from r1v3_jax.distill.chains import Filter
+from r1v3_jax.distill.filter import Filter, rambles
+from r1v3_jax.distill.keeps import Rates, Shortest, keep_all
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.processing.processor import Encoded
 from r1v3_jax.rewards.score import Score
@@ -80,7 +80,7 @@ def test_why_a_chain_is_not_kept():
     ids=str,
 )
 def test_rambling(ids, expected):
-    assert chains.rambles(np.array(ids, np.int32), ngram=3, repeats=2) is expected
+    assert rambles(np.array(ids, np.int32), ngram=3, repeats=2) is expected
 
 
 class GroupSampler:
@@ -115,18 +115,34 @@ def test_the_shortest_right_chain_of_each_question_goes_to_the_cold_start(
         ]
     )
     groups = sample(sampler, None, source, 3, 2, jax.random.key(0))
-    rows, verdicts = chains.chains(groups, Filter(9))
+    rows, verdicts = keep_all(groups, Shortest(filter=Filter(9)))
     assert rows == [
         {"index": 0, "id": "q0", "chain": "4 5"},
         {"index": 2, "id": "q2", "chain": "4 5"},
     ]
-    assert verdicts == {"kept": 4, "wrong": 4, "verifier failed": 1}
+    assert verdicts == {
+        "kept": 2,
+        "others of its question were better": 2,
+        "wrong": 4,
+        "verifier failed": 1,
+    }
     assert sampler.asked == [[0, 1], [2, 3]]  # the last batch is as large as the others
 
     write_jsonl(tmp_path / "chains.jsonl", rows)
     read = mixtures.with_chains(source, tmp_path / "chains.jsonl")
     assert [read(i).id for i in range(3)] == ["q0", "q2", "q0"]
     assert read(1) == dataclasses.replace(source(2), chain="4 5")
+
+
+def rate(index: int, pass_rate, reward_std, samples: int) -> dict:
+    return {
+        "index": index,
+        "id": f"q{index}",
+        "source": "set",
+        "pass_rate": pass_rate,
+        "reward_std": reward_std,
+        "samples": samples,
+    }
 
 
 def test_the_share_of_right_answers_of_each_question(monkeypatch):
@@ -154,12 +170,12 @@ def test_the_share_of_right_answers_of_each_question(monkeypatch):
         UserWarning, match="bad rows were left out of the questions: 1 answer"
     ):
         groups = sample(sampler, None, with_a_bad_row, 4, 2, jax.random.key(0))
-        rows = pass_rates.pass_rates(groups)
+        rows, _ = keep_all(groups, Rates())
     assert rows == [
-        {"index": 0, "id": "q0", "source": "set", "pass_rate": 1 / 3, "samples": 3},
-        {"index": 2, "id": "q2", "source": "set", "pass_rate": None, "samples": 0},
-        {"index": 3, "id": "q3", "source": "set", "pass_rate": 1 / 3, "samples": 3},
-        {"index": 4, "id": "q4", "source": "set", "pass_rate": 1.0, "samples": 4},
+        rate(0, 1 / 3, np.std([1.0, 0.2, 0.2]), 3),
+        rate(2, None, None, 0),
+        rate(3, 1 / 3, np.std([1.0, 0.2, 0.2]), 3),
+        rate(4, 1.0, 0.0, 4),
     ]
 
 

@@ -97,6 +97,19 @@ def test_a_picture_without_numbers_is_left_out(tmp_path, stages, summary, expect
     assert [path.stem for path in plots.plot_run(tmp_path)] == expected
 
 
+def test_each_stage_with_rewards_has_its_own_pictures(tmp_path):
+    """Not one that only collects, whose answers have rewards too: it has no prompts to learn."""
+    learning = [row | {"prompts/padded_length": 26} for row in ROWS[-40:]]
+    asked = [row | {"stage": "asked"} for row in ROWS[-40:]]
+    again = [row | {"stage": "again"} for row in learning[:20]]
+    write(tmp_path, [*asked, *learning, *again], {})
+    names = [path.stem for path in plots.plot_run(tmp_path)]
+    first = ["reward", "length", "entropy"]
+    assert names == [*first, *(f"{name}_again" for name in first)]
+    title = plots.reward(again, "again").get_suptitle()
+    assert title == "Mean reward 0.20 → 0.39 over 20 steps of again"
+
+
 def test_a_run_in_progress_has_pictures_too(tmp_path):
     """No summary yet, and the last line is being written."""
     write(tmp_path)
@@ -121,7 +134,7 @@ def shown(axes) -> dict[str, np.ndarray]:
 
 
 def test_lines_are_the_logged_numbers():
-    figure = plots.length(ROWS, SUMMARY)
+    figure = plots.length(ROWS, "grpo")
     above, below = figure.axes
     assert list(shown(above)) == ["mean", "longest", "limit"]
     raw, smoothed = above.lines[:2]
@@ -133,11 +146,13 @@ def test_lines_are_the_logged_numbers():
     np.testing.assert_allclose(
         below.lines[0].get_ydata(), 50 - np.arange(40)
     )  # percent
-    assert figure.get_suptitle() == "Mean completion 31 → 68 tokens over 40 GRPO steps"
+    assert (
+        figure.get_suptitle() == "Mean completion 31 → 68 tokens over 40 steps of grpo"
+    )
 
 
 def test_gaps_are_bridged_by_the_smoothed_line_only():
-    (axes,) = plots.entropy(ROWS, SUMMARY).axes
+    (axes,) = plots.entropy(ROWS, "grpo").axes
     raw, smoothed = axes.lines[2:]
     np.testing.assert_array_equal(np.isnan(raw.get_ydata()), np.arange(40) % 2 == 1)
     np.testing.assert_allclose(smoothed.get_ydata(), 0.7)

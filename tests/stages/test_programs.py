@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from r1v3_jax.config import load_config
+from r1v3_jax.config import Collect, load_config
+from r1v3_jax.distill.keeps import Rates
 from r1v3_jax.losses import Clipped, Truncated
 from r1v3_jax.losses.schedules import Decay, DipAndRise, Line
 from r1v3_jax.models import build
@@ -21,6 +22,17 @@ from r1v3_jax.train import policy_gradient
 @pytest.fixture(scope="module")
 def config():
     smoke = load_config("digits_smoke")
+    asked = Collect(
+        smoke.stages["grpo"].train,
+        Rates(),
+        questions=4,
+        samples=3,
+        prompts=4,
+        tiles=8,
+        slots=6,
+        max_prompt_tokens=26,
+        max_completion_tokens=20,
+    )
     # Two updates a rollout, so that `score` runs too.
     return dataclasses.replace(
         smoke,
@@ -28,6 +40,7 @@ def config():
             "cold_start": dataclasses.replace(
                 smoke.stages["cold_start"], steps=1, validate_every=1
             ),
+            "asked": asked,
             "grpo": dataclasses.replace(
                 smoke.stages["grpo"],
                 steps=2,

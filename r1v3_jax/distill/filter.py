@@ -1,25 +1,26 @@
-"""Filters the samples of a checkpoint into chains of thought for a cold start.
+"""Which sampled chains of thought are worth learning from (`Filter`).
 
 As Skywork-R1V3 made its own (report, section 3.2): chains are sampled, verified and filtered; a
-chain is kept if its answer is right and it neither rambles nor runs over. One JSON row a question,
-which `mixtures.with_chains` reads back.
+chain is kept if its answer is right and it neither rambles nor runs over.
 """
 
 import collections
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
 
+KEPT = "kept"  # the verdict on a sample that a row was made of
+
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
     """The conditions on a chain, besides a right answer."""
 
-    max_tokens: int  # of the whole completion, `</think>` and answer included
+    # Of the whole completion, `</think>` and answer included; 0: as many as were sampled.
+    max_tokens: int = 0
     # A chain rambles if some `ngram` tokens in a row occur more than `repeats` times.
     ngram: int = 16
     repeats: int = 2
@@ -29,7 +30,8 @@ class Filter:
         score = group.scores[sample]
         size = int(group.completions.lengths[sample])
         # A completion that was cut off has no end, whatever was found in it.
-        if not group.completions.ended[sample] or size > self.max_tokens:
+        is_long = self.max_tokens and size > self.max_tokens
+        if not group.completions.ended[sample] or is_long:
             return "too long"
         if score.verdict is not Verdict.RIGHT:
             # Without a total nobody knows whether the answer was right.
@@ -39,7 +41,7 @@ class Filter:
         tokens = group.completions.tokens[sample, :size]
         if rambles(tokens, self.ngram, self.repeats):
             return "rambles"
-        return "kept"
+        return KEPT
 
 
 def rambles(ids: np.ndarray, ngram: int, repeats: int) -> bool:
@@ -50,28 +52,3 @@ def rambles(ids: np.ndarray, ngram: int, repeats: int) -> bool:
         tuple(ids[start : start + ngram].tolist()) for start in windows
     )
     return max(counts.values(), default=0) > repeats
-
-
-def chains(
-    groups: Iterable[tuple[int, Group]], keep: Filter
-) -> tuple[list[dict], dict[str, int]]:
-    """Returns a JSON row for each question with a kept chain, and {verdict: samples}.
-
-    Of several kept chains of a question the shortest is taken. groups: what
-    `rollout.sampler.sample` yields.
-    """
-    rows = []
-    counts = collections.Counter()
-    for index, group in groups:
-        verdicts = [keep.verdict(group, g) for g in range(len(group.texts))]
-        counts.update(verdicts)
-        kept = [g for g, verdict in enumerate(verdicts) if verdict == "kept"]
-        if not kept:  # the question is too hard for this teacher
-            continue
-        lengths = group.completions.lengths
-        shortest = min(
-            kept, key=lambda g: lengths[g]
-        )  # of equal ones the one sampled before
-        chain = group.texts[shortest]
-        rows.append({"index": index, "id": group.example.id, "chain": chain})
-    return rows, dict(counts)
