@@ -51,6 +51,7 @@ DEAR = {
     "pipeline/test_starts.py": 20,
     "stages/test_preference.py": 30,
     "train/test_pairs.py": 30,
+    "train/test_pairs_against_trl.py": 20,
     "stages/test_reworded_training.py": 15,
     "sampling/test_next_token.py": 20,
     "test_sharding.py": 20,
