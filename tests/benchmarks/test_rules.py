@@ -84,6 +84,7 @@ def test_mathvision_compares_to_1e_6():
         (r"\boxed{C}", "C"),
         (r"\boxed{\text{A}}", "A"),
         (r"\boxed{A} then \boxed{D}", "D"),
+        (r"x}, so \boxed{B}", "B"),  # a brace that closes nothing
         ("The answer is B. It is", "B"),
         ("I choose (B).", "B"),
         (r"\boxed{A or B}", "Z"),
