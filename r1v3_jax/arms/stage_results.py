@@ -2,7 +2,7 @@
 
 from r1v3_jax.arms.answers import measured_stages, read_answers
 from r1v3_jax.arms.plan import Comparison
-from r1v3_jax.evaluate.statistics import clustered_interval
+from r1v3_jax.evaluate.statistics import clustered_interval, t_interval
 from r1v3_jax.evaluate.verdicts import CREDIT, known_shares, paired
 
 
@@ -63,9 +63,10 @@ def answers_of(comparison: Comparison, arm: str, stage: str) -> dict:
 
 
 def difference(clusters: dict, others: dict | None) -> tuple | None:
-    """Returns (mean, low, high) of the paired differences over seeds and questions.
+    """Returns (mean, low, high, low of t, high of t) of the paired differences.
 
-    None if there is nothing to compare with, or the questions are others.
+    The first interval is over seeds and questions, the second over the means of the seeds. None if
+    there is nothing to compare with, or the questions are others.
     """
     if others is None:
         return None
@@ -74,4 +75,5 @@ def difference(clusters: dict, others: dict | None) -> tuple | None:
         if shares.keys() != others[seed].keys():
             return None
         pairs.append(paired(shares, others[seed]))
-    return clustered_interval(pairs)
+    _, low, high = t_interval([float(pair.mean()) for pair in pairs])
+    return *clustered_interval(pairs), low, high

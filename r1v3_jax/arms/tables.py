@@ -97,11 +97,11 @@ def stage_table(summary: dict) -> str:
 
 
 def gap_words(gap: tuple | None, other: str) -> str:
-    """Writes a difference as "+1.2 (-0.4 to +2.8), grpo"; "-" if there is none."""
+    """Writes a difference as "+1.2 (-0.4 to +2.8; t -1.0 to +3.4), grpo"; "-" if there is none."""
     if gap is None:
         return "-"
-    mean, low, high = gap
-    return f"{points(mean)} ({between(low, high)}), {other}"
+    mean, low, high, *of_seeds = gap
+    return f"{points(mean)} ({between(low, high)}; t {between(*of_seeds)}), {other}"
 
 
 def metric_table(summary: dict, name: str) -> str:
