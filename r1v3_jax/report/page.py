@@ -79,6 +79,7 @@ class Shown:
     source: str
     mixed: bool
     pictures: list[Picture]
+    unkept: int  # images of the question that the run did not keep, as most frames of a film
     cards: list[Card]
 
 
@@ -233,6 +234,7 @@ class Writer:
         pictures = [
             self.gallery.picture(name, count)
             for name, count in zip(first.images, tiles, strict=False)
+            if name
         ]
         missing = Picture(problem="An older run: its images were not saved.")
         pictures += [missing] * (first.num_images - len(first.images))
@@ -243,6 +245,7 @@ class Writer:
             source=first.source,
             mixed=is_mixed(group),
             pictures=pictures,
+            unkept=first.images.count(""),
             cards=cards,
         )
 

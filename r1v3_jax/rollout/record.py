@@ -22,6 +22,10 @@ from r1v3_jax.rollout.group import Group
 FOLDER = "images"  # beside the rows
 # The first bytes of files that are kept as they are; every browser shows them.
 KEPT = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
+# Of a question; of more, as the frames of a film, some are kept, evenly from first to last.
+MOST_IMAGES = 16
+# Pixels above which an image without a file, as a frame, becomes a JPEG: a PNG of it is large.
+LARGE = 256 * 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +143,25 @@ class Pictures:
         self._pending: dict[str, concurrent.futures.Future] = {}
 
     def save(self, group: Group) -> list[str]:
-        """Begins to save the images of a group; returns their names, as "images/1f.png"."""
+        """Begins to save the images of a group; returns a name for each, as "images/1f.png".
+
+        "" for an image that is not kept.
+        """
+        images = group.example.images
+        places = np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES))
+        kept = {*places.round().astype(int).tolist()}
         names = []
-        for image in group.example.images:
+        for i, image in enumerate(images):
+            if i not in kept:
+                names.append("")
+                continue
             try:
                 names.append(f"{FOLDER}/{self._save(image)}")
             # A file that was there when the question was read may be gone.
             except (OSError, ValueError) as error:
-                logging.warning(
-                    "an image of %s is not kept: %s", group.example.id, error
-                )
+                names.append("")
+                name = group.example.id
+                logging.warning("an image of %s is not kept: %s", name, error)
         return names
 
     def _save(self, image: Image.Image | StoredImage) -> str:
@@ -157,16 +170,19 @@ class Pictures:
         if isinstance(image, StoredImage):
             content = image.read()
             head = b""
+            kept = (KEPT[magic] for magic in KEPT if content.startswith(magic))
+            suffix = next(kept, "")
         else:
             content = image.tobytes()
             head = f"{image.mode} {image.size} ".encode()
+            is_large = image.width * image.height > LARGE
+            suffix = "jpg" if is_large and image.mode == "RGB" else ""
         digest = hashlib.sha256(head + content).hexdigest()[:24]
-        stored = content if isinstance(image, StoredImage) else b""
-        suffix = next((KEPT[magic] for magic in KEPT if stored.startswith(magic)), "")
         name = f"{digest}.{suffix or 'png'}"
         if name not in self._pending and not (self.folder / name).exists():
             source = content if isinstance(image, StoredImage) else image
-            task = self._pool.submit(_write, self.folder / name, source, bool(suffix))
+            as_it_is = isinstance(image, StoredImage) and bool(suffix)
+            task = self._pool.submit(_write, self.folder / name, source, as_it_is)
             self._pending[name] = task
         return name
 
@@ -184,15 +200,15 @@ class Pictures:
         self._pool.shutdown()
 
 
-def _write(path: Path, source: bytes | Image.Image, is_shown: bool) -> None:
-    """Writes a picture; is_shown: the bytes are of a kind that browsers show."""
+def _write(path: Path, source: bytes | Image.Image, as_it_is: bool) -> None:
+    """Writes a picture; as_it_is: the bytes of a file that browsers show."""
     with atomic_file(path) as partial:
-        if is_shown:
+        if as_it_is:
             partial.write_bytes(source)
             return
         image = open_image(source) if isinstance(source, bytes) else source
         file = io.BytesIO()
         # Modes that PNG has not, as CMYK, are shown as RGB.
         shown = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
-        shown.save(file, "PNG")
+        shown.save(file, "JPEG" if path.suffix == ".jpg" else "PNG", quality=90)
         partial.write_bytes(file.getvalue())

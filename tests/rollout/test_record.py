@@ -128,7 +128,8 @@ def test_a_picture_that_cannot_be_saved_is_logged_and_ends_nothing(tmp_path, cap
     damaged = StoredImage(b"GIF89a and then nothing")
     names = pictures.save(group([gone, damaged, RED]))
     pictures.close()
-    assert len(names) == 2
+    assert names[0] == ""
+    assert "" not in names[1:]
     assert caplog.text.count("was not saved") == 2
     assert "an image of q7 is not kept" in caplog.text
 
@@ -148,3 +149,16 @@ def test_a_row_without_an_update_has_no_advantage():
     rows = list(json_rows([dataclasses.replace(group())]))
     assert not {"advantage", "gap", "old_log_probs"} & {*rows[0]}
     assert rows[0]["images"] == []
+
+
+def test_of_a_film_some_frames_are_kept(tmp_path):
+    """Proves: first, last and evenly between; a large frame is a JPEG; names keep their places."""
+    frames = [Image.new("RGB", (300, 300), (i, 0, 0)) for i in range(31)]
+    pictures = Pictures(tmp_path)
+    names = pictures.save(group(frames))
+    pictures.close()
+    assert [i for i, name in enumerate(names) if name] == [*range(0, 31, 2)]
+    assert len([*tmp_path.glob("images/*.jpg")]) == 16
+    with Image.open(tmp_path / names[30]) as image:
+        assert image.format == "JPEG"
+        assert abs(image.getpixel((9, 9))[0] - 30) <= 2  # JPEG keeps colours nearly
