@@ -255,6 +255,9 @@ class Run:
         for key in ("seed", "system", "opening"):
             fields[key] = repr(getattr(self, key))
         fields["data.image_conversion"] = repr(self.data.image_conversion)
+        # Runs of before had no films: at its defaults it is in no identity.
+        if self.data.video != Video():
+            fields |= flatten_fields(self.data.video, "data.video")
         # What files hold counts as well as how they are called: other rows are another run.
         for key in ("train", "validation", "source"):
             source = getattr(stage, key, None)

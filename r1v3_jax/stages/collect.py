@@ -339,6 +339,7 @@ def reader(
         tokens=config.max_prompt_tokens,
         tiles=config.tiles // config.prompts,
         data=data,
+        tile_size=processor.tile_size,
         **position,
     )
 

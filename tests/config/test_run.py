@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from r1v3_jax.config import GRPO, SFT, TINY, Data, Run, load_config
+from r1v3_jax.config import GRPO, SFT, TINY, Data, Run, Video, load_config
 from r1v3_jax.launch import freeze, thaw
 from r1v3_jax.losses import Clipped, GroupCentred
 
@@ -113,6 +113,10 @@ def test_images_that_are_converted_in_another_way_are_another_run():
     served, reference = identities
     differing = {key for key in served if served[key] != reference[key]}
     assert differing == {"data.image_conversion"}  # how many threads read says nothing
+    # Films came later: at their defaults they are in no identity, so that older states go on.
+    assert not [key for key in served if "video" in key]
+    other = run(data=Data(video=Video(frames=4))).identity("grpo")
+    assert other["data.video.frames"] == "4"
 
 
 @pytest.mark.parametrize(
