@@ -30,7 +30,7 @@ config = Run(
             max_answer_tokens=4096,
             tiles=8192,
             accumulate=8,  # 64 pairs at a time, one for each shard
-            prompt_parts=64,  # one tile of each chip at a time
+            prompt_parts=16,  # four tiles of each chip at a time
             optimizer=Optimizer(
                 lr=2e-7, warmup_steps=12, schedule="cosine", weight_decay=0.05
             ),
