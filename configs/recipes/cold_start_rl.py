@@ -14,7 +14,7 @@ What differs from the paper: the teacher is this program's own digits run (its G
 questions that it is asked), where theirs is Qwen2.5-VL-32B; 8 samples a question, not 10; a model
 of 0.6 M weights.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

@@ -15,7 +15,7 @@ What differs from the paper: 0.6 M weights each; the teacher is the digits run's
 are scored by their equations, an oracle, not by a model; a chain is written in one piece, not in
 steps of JSON; 25 steps of 16 pairs a round.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

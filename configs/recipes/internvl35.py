@@ -8,7 +8,7 @@ for each token. Both arms begin with the same MPO stage; the second stage differ
 What differs from the paper: a model of 0.6 M weights and the digits task, two updates a rollout
 (with one, the ratios are 1 and the losses have the same gradient), no visual consistency learning.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

@@ -12,7 +12,7 @@ The scorer is exact, an oracle: whether every equation of a chain holds. What el
 paper: a model of 0.6 M weights; 8 samples, not 16; two rounds of 300 questions and 100 steps; the
 warm-up (chains with the answer given) is the cold start of `digits`; no GRPO behind the rounds.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

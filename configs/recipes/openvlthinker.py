@@ -15,7 +15,7 @@ What differs from the paper: a model of 0.6 M weights; levels of one task in pla
 difficulty; later rounds ask 1,000 questions, of GRPO's own mixture; no reward for a text before the
 answer.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

@@ -14,7 +14,7 @@ What differs from the paper: a model of 0.6 M weights with a cold start (nothing
 sampled before it), whose every part learns, not the connector alone; no reward model, so pairs are
 by the answer alone.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

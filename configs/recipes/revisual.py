@@ -14,7 +14,7 @@ What differs from the paper: a model of 0.6 M weights; the cold start of `digits
 theirs is text; the texts are sums of digits; the bonus is 0.005, as 0.02 takes so small a policy
 apart; of the rewards the one for length alone; no arm with a random half of the samples.
 
-What came out: docs/results/recipes.md.
+What came out: docs/results/stages.md.
 """
 
 from dataclasses import replace

@@ -14,6 +14,7 @@ import commands
 import jax
 import jax.numpy as jnp
 import naive
+import naive_pairs
 import numpy as np
 import parts
 import pytest
@@ -22,6 +23,7 @@ from shapes import SHAPES, Shape
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.flops import num_params
 from r1v3_jax.sharding import make_mesh
+from r1v3_jax.stages import preference
 from r1v3_jax.train import policy_batch
 
 TEXT = TextConfig(
@@ -46,7 +48,7 @@ def one_device():
 @pytest.fixture(scope="module")
 def measured(one_device):
     bench = parts.Bench(SMALL)
-    bench.run(["step", "distinct", "profile", "products", "naive"], runs=1)
+    bench.run(["step", "distinct", "profile", "products", "naive", "pairs"], runs=1)
     return bench
 
 
@@ -54,7 +56,8 @@ def test_every_part_has_times(measured):
     report = json.loads(json.dumps(measured.report()))  # what a file holds
     timings = report["timings"]
     assert set(timings) == set(
-        "step rollout batch update distinct prefill generate decode products naive_update".split()
+        "step rollout batch update distinct prefill generate decode products naive_update "
+        "pairs pair_update naive_pairs naive_pair_update".split()
     )
     for unit in ("cpu_s", "wall_s"):
         for name, row in timings.items():
@@ -71,7 +74,7 @@ def test_every_part_has_times(measured):
     assert timings["update"]["runs"] == 3
     assert timings["step"]["compile_cpu_s"] > 0
     assert set(report["peak_rss_gib"]) == set(
-        "step distinct profile products naive".split()
+        "step distinct profile products naive pairs".split()
     )
     assert "mfu" not in report  # a CPU
     assert "peak_device_gib" not in report
@@ -127,6 +130,36 @@ def test_the_naive_update_is_the_update(measured):
     naives = metrics_of(naive.naive_batch, measured.naive_update)
     for name in ("loss", "grad_norm", "sampler_gap", "policy_entropy"):
         np.testing.assert_allclose(ours[name], naives[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [BLIND, SIGHTED], ids=["text", "images"])
+def test_the_naive_step_of_pairs_is_the_step(one_device, model):
+    """The same loss and the same gradient for the same pairs, in two micro-batches."""
+    shape = dataclasses.replace(SMALL, model=model, prompts=4)
+    bench = parts.Bench(shape)
+    pairs = bench.encoded_pairs()
+    assert {(len(pair.chosen), len(pair.rejected)) for pair in pairs} == {(5, 4)}
+    # Other weights than the policy's, so that no reward is 0.
+    reference = jax.tree.map(lambda x: 1.5 * x, bench.state.model)
+
+    # 1. Ours. An update donates its state.
+    batch = bench.place(bench.pair_batch())
+    batch = preference.with_reference(reference, batch, bench.preference)
+    state = jax.tree.map(jnp.copy, bench.state)
+    ours = jax.device_get(bench.pair_update(state, batch)[1])
+    assert abs(ours["loss/preference"] - math.log(2)) > 1e-3
+
+    # 2. The yardstick's.
+    batch = naive_pairs.naive_pair_batch(pairs, bench.preference, bench.processor)
+    batch = bench.place(batch)
+    logprobs = naive_pairs.naive_score(reference, batch)
+    batch = dataclasses.replace(batch, ref_logprobs=logprobs)
+    naives = jax.device_get(bench.naive_pair_update(bench.state, batch)[1])
+    for name in sorted(naives):
+        np.testing.assert_allclose(
+            ours[name], naives[name], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    assert {"loss", "grad_norm", "loss/generation"} <= set(naives)
 
 
 def test_naive_rows_hold_the_images(one_device):
@@ -278,7 +311,7 @@ def test_refusals(tmp_path):
         ),
         ("--parts=step,all",): (
             "error: --parts: no part 'all'; there are sampler, static, distinct, step, profile, "
-            "products, naive"
+            "products, naive, pairs"
         ),
         (f"--out={tmp_path}/no/x.json",): (
             f"error: --out={tmp_path}/no/x.json: its directory does not exist"

@@ -1,6 +1,7 @@
-"""Measures sampling and a GRPO step: alone, against another program, or as the work grows.
+"""Measures sampling and steps of GRPO and Preference: alone, against another program, or growing.
 
 python tools/bench --shape=tunix --runs=5 --out=parts.json
+python tools/bench --shape=pairs --parts=pairs
 python tools/bench --compare=tunix,trl --out=compare.json
 python tools/bench --compare=transformers --shape=trl
 python tools/bench --growth --out=growth.json                    # and growth.png beside it
@@ -13,6 +14,7 @@ python tools/bench --growth --out=growth.json                    # and growth.pn
   profile    the sampler's programs one by one
   products   a rollout's matrix products and nothing else
   naive      the update, against one that repeats a prompt for each of its samples
+  pairs      a Preference step, against one that repeats a prompt for each of its two answers
 A part's first run compiles and is reported by itself.
 
 CPU seconds are those of all threads: they hold on a busy machine, where wall time does not. In a
@@ -96,7 +98,7 @@ class Column:
     width: int
 
 
-NAME_WIDTH = 14
+NAME_WIDTH = 18
 COLUMNS = (
     Column("CPU s: min median max", 26),
     Column("wall s: min median max", 26),

@@ -1,4 +1,4 @@
-"""Runs and times sampling and a whole GRPO step at a named shape, on whatever device is there.
+"""Runs and times sampling, a GRPO step and a Preference step at a named shape, on any device.
 
     bench = Bench(SHAPES["tunix"])
     bench.run(["step"], runs=5)
@@ -21,13 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from clock import Clock, Run, summary
 from naive import naive_batch, naive_loss
+from naive_pairs import naive_pair_batch, naive_pair_loss, naive_score
 from shapes import RandomProcessor, Shape, count_down, example
 
-from r1v3_jax.config import GRPO
+from r1v3_jax.config import GRPO, Preference
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import prompt_batch
 from r1v3_jax.models import build
 from r1v3_jax.models.flops import num_params
+from r1v3_jax.processing.processor import EncodedPair
 from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
@@ -36,11 +38,13 @@ from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sampling.state import Completions
-from r1v3_jax.stages import grpo
+from r1v3_jax.sharding import TRAIN
+from r1v3_jax.stages import grpo, preference
 from r1v3_jax.train.optimizer import schedule, trainable
 from r1v3_jax.train.policy_batch import policy_batch
+from r1v3_jax.train.preference import pair_batch
 from r1v3_jax.train.update import create, gradients, make_update
-from r1v3_jax.types import PromptBatch, StepInfo
+from r1v3_jax.types import PolicyBatch, PromptBatch, StepInfo
 
 
 class Bench:
@@ -83,6 +87,21 @@ class Bench:
         loss = functools.partial(naive_loss, config=self.config)
         self.naive_update = make_update(gradients(loss), optimizer, learns, lr)
         self.state = create(model, optimizer, learns)
+
+        # A step of preferences, with as many pairs as there are prompts.
+        self.preference = Preference(
+            train=self.config.train,
+            pairs=shape.prompts,
+            max_prompt_tokens=shape.prompt_tokens,
+            max_answer_tokens=shape.new_tokens,
+            tiles=shape.tiles,
+            # Two pairs at least in a micro-batch.
+            accumulate=min(shape.accumulate, max(1, shape.prompts // 2)),
+            optimizer=self.config.optimizer,
+        )
+        _, self.pair_update = preference.make_update(self.preference)
+        loss = functools.partial(naive_pair_loss, config=self.preference)
+        self.naive_pair_update = make_update(gradients(loss), optimizer, learns, lr)
 
     def run(self, parts: list[str], runs: int) -> None:
         """Times each of the named PARTS, once to compile and `runs` times more."""
@@ -203,6 +222,23 @@ class Bench:
         batch = self.place(naive_batch(groups, self.config, self.processor))
         self.learn("naive_update", self.naive_update, batch)
 
+    def pairs(self) -> None:
+        """Times two steps on the same pairs: ours, and one that repeats a prompt for each answer.
+
+        A step is the reference's log-probabilities and the update.
+        """
+        reference = jax.tree.map(jnp.copy, self.state.model)
+        batch = self.place(self.pair_batch())
+        with self.clock("pairs"):
+            batch = preference.with_reference(reference, batch, self.preference)
+            self.learn("pair_update", self.pair_update, batch)
+        pairs = self.encoded_pairs()
+        batch = self.place(naive_pair_batch(pairs, self.preference, self.processor))
+        with self.clock("naive_pairs"):
+            logprobs = naive_score(reference, batch)
+            batch = dataclasses.replace(batch, ref_logprobs=logprobs)
+            self.learn("naive_pair_update", self.naive_pair_update, batch)
+
     # --- what they are made of
 
     def new_key(self):
@@ -221,6 +257,19 @@ class Bench:
             max_prompt_tokens=shape.prompt_tokens,
             tiles=shape.tiles,
         )
+
+    def encoded_pairs(self) -> list[EncodedPair]:
+        """Returns the pairs of a step of preferences."""
+        limit = self.preference.max_answer_tokens
+        examples = [self.preference.train(i) for i in range(self.preference.pairs)]
+        return [self.processor.pair(x, answer_tokens=limit) for x in examples]
+
+    def pair_batch(self) -> PolicyBatch:
+        """Returns those pairs as arrays, with a shift of 0."""
+        shards = TRAIN.shards("batch")
+        pairs = self.encoded_pairs()
+        batch = pair_batch(pairs, self.preference, self.processor, shards)
+        return dataclasses.replace(batch, numbers={"shift": np.float32(0)})
 
     def groups(
         self, sampler: GroupSampler, prompts: int = 0, start: int = 0
@@ -290,6 +339,7 @@ PARTS = {
     "profile": Bench.profile,
     "products": Bench.multiply,
     "naive": Bench.naive,
+    "pairs": Bench.pairs,
 }
 
 

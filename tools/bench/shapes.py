@@ -14,7 +14,7 @@ from PIL import Image
 
 from r1v3_jax.config import INTERNVL3_1B, Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.processing.processor import Encoded, Processor
+from r1v3_jax.processing.processor import Encoded, EncodedPair, Processor
 from r1v3_jax.types import Example
 
 FIRST_ID = 16  # ids below are special in the models made here
@@ -80,6 +80,15 @@ SHAPES = {
         prompt_tokens=1000,
         compute=Compute(remat="full"),
     ),
+    # Pairs of answers of about 100 tokens to long prompts, for --parts=pairs.
+    "pairs": Shape(
+        _LANGUAGE_ONLY,
+        prompts=4,
+        group_size=2,
+        prompt_tokens=1000,
+        new_tokens=110,
+        compute=Compute(remat="full"),
+    ),
     # As many samples as a step of R1V3 has, of uneven lengths.
     "ragged": Shape(
         _LANGUAGE_ONLY,
@@ -132,6 +141,17 @@ class RandomProcessor(Processor):
         ids[-1] = vocabulary - 1  # see `count_down`
         mask = np.zeros(len(ids), bool)
         return Encoded(tokens=ids, labels=ids, loss_mask=mask, tiles=tiles)
+
+    def pair(self, example: Example, *, answer_tokens: int) -> EncodedPair:
+        """Encodes a question and two answers of random ids, the rejected one a fifth shorter."""
+        rng = np.random.default_rng([int(example.id), 1])
+        lengths = (answer_tokens, answer_tokens - answer_tokens // 5)
+        chosen, rejected = (
+            rng.integers(FIRST_ID, self.config.text.vocab_size // 2, n, dtype=np.int32)
+            for n in lengths
+        )
+        prompt = self.prompt(example)
+        return EncodedPair(**vars(prompt), chosen=chosen, rejected=rejected)
 
 
 def decode_all(rows, *, skip_special: bool) -> list[str]:
