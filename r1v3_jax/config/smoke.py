@@ -46,6 +46,20 @@ class Pretend:
         """What the rows hold."""
         return self.keep.MAKES
 
+    @property
+    def by(self):
+        """The scorer of the keep, by which a temperature is chosen; None if it has none."""
+        return getattr(self.keep, "by", None)
+
+    @property
+    def count(self) -> int:
+        """How many answers of a question its keep takes."""
+        return self.keep.count
+
+    def score(self, group, sample: int) -> float:
+        """Returns what the scorer of the keep says of one sample."""
+        return self.keep.score(group, sample)
+
     def __call__(self, group):
         chain = group.example.chain or group.texts[0]
         first, *_ = chain.split(" ")
