@@ -106,7 +106,13 @@ def algorithm_fields(config) -> tuple[str, ...]:
         if all(kind in typing.get_args(hint) for kind in typing.get_args(Number))
         and dataclasses.is_dataclass(getattr(config, name))
     ]
-    return (*getattr(type(config), "ALGORITHM", ()), *moving)
+    # One that may be a number as well, as `Collect.temperature`, is an object only where it is one.
+    chosen = [
+        name
+        for name in getattr(type(config), "ALGORITHM", ())
+        if not isinstance(getattr(config, name), int | float)
+    ]
+    return (*chosen, *moving)
 
 
 def flatten_fields(config, prefix: str = "", *, older: bool = False) -> dict[str, str]:

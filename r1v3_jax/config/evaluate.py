@@ -83,6 +83,12 @@ class Evaluate:
             After(entry) if isinstance(entry, str) else entry for entry in self.after
         )
 
+    @property
+    def sources(self) -> tuple[Callable, ...]:
+        """The questions of every set: of `sets`, and of those that a measurement has of its own."""
+        own = [source for entry in self.measurements for _, source in entry.sets]
+        return (*(source for _, source in self.sets), *own)
+
     def after_stage(self, name: str) -> After | None:
         """Returns what is measured after a stage; None if nothing is."""
         return next((m for m in self.measurements if m.stage == name), None)

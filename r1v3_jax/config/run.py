@@ -184,7 +184,7 @@ class Run:
         self._check_mesh()
         for name, stage in self.selected_stages().items():
             stage.check_fit(name, self)
-        if self.evaluate.sets or self.evaluate.probe is not None:
+        if self.evaluate.sources or self.evaluate.probe is not None:
             evaluate = self.evaluate
             check_splits(self.mesh, "evaluate.batch", evaluate.batch, "data")
             check_splits(self.mesh, "evaluate.slots", evaluate.slots, "data")

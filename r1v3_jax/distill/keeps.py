@@ -200,10 +200,15 @@ class Pairs:
         wrong = [g for g, verdict in enumerate(verdicts) if verdict == "wrong"]
         wrong = [g for g in wrong if group.scores[g].format == 1]
         pairs = list(zip(right, wrong, strict=False))[: self.most]
-        for g in right[len(pairs) :]:
+        # 3 right, 2 wrong, most = 1: one of each could be one more pair, and one right answer is
+        # left alone.
+        possible = min(len(right), len(wrong))
+        for g in right[possible:]:
             verdicts[g] = "right, without a wrong answer beside it"
-        for g in wrong[len(pairs) :]:
+        for g in wrong[possible:]:
             verdicts[g] = "wrong, without a right answer beside it"
+        for g in right[len(pairs) : possible] + wrong[len(pairs) : possible]:
+            verdicts[g] = "in a pair beyond `most`"
         for pair in pairs:
             for g in pair:
                 verdicts[g] = KEPT

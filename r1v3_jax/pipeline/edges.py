@@ -14,6 +14,10 @@ def check_edges(run: Run) -> None:
     for name, stage in run.stages.items():
         for made in made_in(stage):
             check_edge(run, name, made.stage, earlier, stage.READS)
+        if getattr(stage, "evaluate_every", 0):
+            for made in made_in(run.evaluate.probe):
+                asked_by = f"evaluate.probe, asked by {name},"
+                check_edge(run, asked_by, made.stage, earlier, ASKED)
         earlier.append(name)
         entry = run.evaluate.after_stage(name)
         if entry is None:

@@ -55,18 +55,16 @@ def check(
     check_functions(config.verify)
 
     # 2. The data of each stage, and the held-out questions.
-    #    What waits for rows of another stage is looked at when they are there.
+    #    Rows that another stage will make are looked at when they are there.
     for name, stage in config.selected_stages().items():
         check_rows(config, name, workdir)
-        if not not_made(stage):
-            kind_of(stage).check(config, stage)
-    check_sources(
-        *[source for _, source in config.evaluate.sets if not not_made(source)]
-    )
+        kind_of(stage).check(config, stage)
+    check_sources(*config.evaluate.sources)
 
     # 3. The directory. It reads the files that were looked for above.
     if workdir is not None:
         check_starts(config, workdir)
+        check_answering(config, workdir)
         check_workdir(config, workdir, accept_changes)
 
     # 4. The mesh: every array of the model must split over it, to train and to decode.
@@ -137,11 +135,33 @@ def check_starts(config: Run, workdir: Path) -> None:
             )
 
 
+def check_answering(config: Run, workdir: Path) -> None:
+    """Raises FileNotFoundError if a stage that runs alone is measured with weights not there."""
+    for name in config.selected_stages():
+        entry = config.evaluate.after_stage(name)
+        if entry is None or not entry.of or entry.of in config.selected_stages():
+            continue
+        done = workdir / entry.of / "done"
+        if not done.exists():
+            raise FileNotFoundError(
+                f"Evaluate.after asks {entry.of!r} when {name} is done, and there is no {done}; "
+                f"run --config.stage={entry.of} first"
+            )
+
+
 def check_rows(config: Run, name: str, workdir: Path | None) -> None:
-    """Raises FileNotFoundError if a stage that runs alone reads rows that are not there."""
+    """Raises FileNotFoundError if a stage that runs alone reads rows that are not there.
+
+    It does if the sets that are asked when it is done are made of such rows, too.
+    """
+    readers = [config.stages[name]]
+    entry = config.evaluate.after_stage(name)
+    if entry is not None:
+        readers += [source for _, source in config.evaluate.asked(entry).sets]
     missing = [
         stage
-        for stage in not_made(config.stages[name])
+        for reader in readers
+        for stage in not_made(reader)
         if stage not in config.selected_stages()
     ]
     if missing and workdir is not None:

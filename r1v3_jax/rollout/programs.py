@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r1v3_jax.config import Evaluate, Run
+from r1v3_jax.config import Evaluate, ModelConfig, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import prompt_batch_of, with_shardings
 from r1v3_jax.models import build
@@ -58,24 +58,27 @@ def rollout_programs(
     resident: int,
     int8: bool = False,
     moving_temperature: bool = False,
+    answering: ModelConfig | None = None,
 ) -> list[Program]:
     """Returns what a rollout calls, in order.
 
+    answering: the model that is sampled; None: that of the run.
     moving_temperature: whether `decode` is given the temperature as an array.
     resident: bytes on a chip beside the programs' own arguments, as the trained weights.
     """
     # 1. The weights as they are trained, and as they are laid out for decoding.
-    trained = nnx.state(build.abstract(config.model, config.compute, mesh))
+    dimensions = answering or config.model
+    trained = nnx.state(build.abstract(dimensions, config.compute, mesh))
     compute = build.decode_compute(config.compute)
     weights = jax.eval_shape(lambda w: build.reshard(w, compute, int8), trained)
-    model = build.abstract(config.model, compute, mesh)
+    model = build.abstract(dimensions, compute, mesh)
     model = nnx.merge(nnx.graphdef(model), concrete(weights, mesh))
 
     # 2. The prompts and what is computed of them.
-    batch = prompt_batch_of(config.model, prompts, max_prompt_tokens, tiles)
+    batch = prompt_batch_of(dimensions, prompts, max_prompt_tokens, tiles)
     batch = with_shardings(batch, placement.specs(batch, compute.rules, mesh), mesh)
     images = None
-    if config.model.vision is not None:
+    if dimensions.vision is not None:
         images = jax.eval_shape(encode_images, model, batch.tiles)
         images = concrete(images, mesh)
     static = {"group_size": group_size, "slots": slots, "sampling": sampling}

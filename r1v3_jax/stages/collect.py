@@ -363,9 +363,10 @@ def check(run: Run, config: Collect) -> None:
             f"Collect.model: {config.model} has {model.text.max_positions} positions, and "
             f"max_prompt_tokens + max_completion_tokens = {room}; a shorter completion would do"
         )
-    # Refuses a mesh that does not divide it.
+    # Refuses a mesh that does not divide it: it is loaded as it would be trained.
     mesh = abstract_mesh(run.mesh, slices=run.slices)
-    build.abstract(model, build.decode_compute(run.compute), mesh)
+    for compute in (run.compute, build.decode_compute(run.compute)):
+        build.abstract(model, compute, mesh)
 
 
 def work(config: Collect) -> StepWork:
@@ -387,7 +388,7 @@ def programs(
     if stage.model:
         resident += shard_bytes(build.abstract(config.model, config.compute, mesh))
     return rollout_programs(
-        dataclasses.replace(config, model=model, stages={"collect": stage}, stage=""),
+        config,
         mesh,
         SamplingParams(
             max_tokens=stage.max_completion_tokens,
@@ -401,6 +402,7 @@ def programs(
         max_prompt_tokens=stage.max_prompt_tokens,
         resident=resident,
         moving_temperature=isinstance(stage.temperature, Chosen),
+        answering=model,
     )
 
 

@@ -18,6 +18,7 @@ from absl import logging
 from r1v3_jax.config import SFT, Data, Run
 from r1v3_jax.data import packing, placement
 from r1v3_jax.data.abstract import batch_of, on_mesh
+from r1v3_jax.data.made import not_made
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.losses.supervised import cross_entropy
@@ -191,7 +192,7 @@ def reader(
 def check(run: Run, config: SFT) -> None:
     """Raises ValueError or FileNotFoundError for data that the stage cannot use."""
     check_sources(config.train, config.validation)
-    if config.chains:
+    if config.chains and not not_made(config.train):
         with contextlib.suppress(
             DroppedRow
         ):  # a bad row is dropped when its turn comes

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from r1v3_jax.config import Verify
+from r1v3_jax.data.made import not_made
 from r1v3_jax.data.sources import CHECKED
 from r1v3_jax.rewards.verifiers import routing
 from r1v3_jax.rewards.verify import check_allowed
@@ -14,8 +15,10 @@ def check_verifiers(source: Callable, settings: Verify) -> None:
     """Raises ValueError if one of the first rows asks for a verifier that the run does not have.
 
     That is a function that is not allowed, or a model where there is none: all samples of such a
-    row would be errors.
+    row would be errors. Rows that an earlier stage will make are looked at when they are there.
     """
+    if not_made(source):
+        return
     # A bad row is dropped when its turn comes; only its verifier is looked at here.
     for index in range(CHECKED):
         with contextlib.suppress(DroppedRow):

@@ -126,7 +126,9 @@ def test_pairs_of_right_and_wrong_answers():
     ]
     one = Pairs()(group(3, samples[:4]))
     assert [row["chosen"] for row in one.rows] == ["0"]
-    assert one.verdicts[3] == "right, without a wrong answer beside it"
+    assert one.verdicts == ["kept", "kept", *["in a pair beyond `most`"] * 2]
+    alone = Pairs()(group(3, [samples[0], samples[1], samples[3]]))
+    assert alone.verdicts[2] == "right, without a wrong answer beside it"
     assert not Pairs()(group(3, samples[1:3])).rows
 
 

@@ -17,11 +17,14 @@ from r1v3_jax.config import (
     Run,
     load_config,
 )
-from r1v3_jax.data import Made
+from r1v3_jax.data import Curriculum, Made, Phase, Rows
 from r1v3_jax.distill.keeps import Best, Pairs, Shortest
+from r1v3_jax.fields import algorithm_fields
 from r1v3_jax.pipeline.edges import check_edges
+from r1v3_jax.pipeline.preflight import check_answering, check_rows
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import correct, equations_hold
+from r1v3_jax.stages.kinds import kind_of
 
 replace = dataclasses.replace
 LENGTHS = {"max_prompt_tokens": 16, "max_completion_tokens": 8}
@@ -110,6 +113,63 @@ def test_a_set_is_asked_once_its_rows_are_made():
         check_edges(run(Evaluate(after=(After("sft", sets),)), **stages))
 
 
+def test_a_probe_is_asked_once_its_rows_are_made():
+    grpo = GRPO(source, evaluate_every=1, **LENGTHS)
+    evaluate = Evaluate(after=(), probe=Made("asked", source))
+    check_edges(run(evaluate, asked=ASKED, grpo=grpo))
+    with pytest.raises(
+        ValueError,
+        match="evaluate.probe, asked by grpo, reads Made.'asked'.* come before",
+    ):
+        check_edges(run(evaluate, grpo=grpo, asked=ASKED))
+
+
+def test_what_a_stage_alone_is_measured_with_is_there_before_it_begins(tmp_path):
+    """Its sets, and the weights that are asked: not found out when the stage is done."""
+    sets = (("both", Made("asked", source)),)
+    evaluate = Evaluate(after=(After("last", sets, of="sft"),))
+    config = run(evaluate, sft=SMALL, asked=ASKED, last=SMALL)
+    alone = replace(config, stage="last")
+    with pytest.raises(FileNotFoundError, match="rows of stage 'asked', which are not"):
+        check_rows(alone, "last", tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match="asks 'sft' when last is done, and there"
+    ):
+        check_answering(alone, tmp_path)
+    check_rows(config, "last", tmp_path)
+    check_answering(config, tmp_path)
+    (tmp_path / "sft" / "done").mkdir(parents=True)
+    check_answering(alone, tmp_path)
+
+
+def test_what_does_not_wait_for_rows_is_looked_at_at_once():
+    """Not behind the stage that makes them: a reference, a model, other questions."""
+    # Without rows it has no end yet, which a curriculum asks for.
+    waiting = Curriculum(Made("asked", source), (Phase(),))
+    grpo = GRPO(waiting, reference="nowhere", kl_coef=0.001, **LENGTHS)
+    config = run(asked=ASKED, grpo=grpo)
+    with pytest.raises(FileNotFoundError, match="GRPO.reference: nowhere: no such dir"):
+        kind_of(grpo).check(config, grpo)
+    asks = replace(ASKED, source=waiting, model="nowhere")
+    with pytest.raises(FileNotFoundError, match="Collect.model: nowhere: no such dir"):
+        kind_of(asks).check(config, asks)
+    kind_of(ASKED).check(config, replace(ASKED, source=waiting))
+    learns = replace(SMALL, train=waiting, validation=Rows("nowhere.jsonl"))
+    with pytest.raises(FileNotFoundError, match="nowhere.jsonl"):
+        kind_of(learns).check(config, learns)
+
+
+def test_sets_of_a_single_measurement_count_as_the_others():
+    """They are looked at with the data of the stages, and must fit the mesh."""
+    evaluate = Evaluate(
+        sets=(("one", source),), after=(After("sft", (("two", len),)), "asked")
+    )
+    assert evaluate.sources == (source, len)
+    with pytest.raises(ValueError, match="evaluate.batch = 7 does not split over data"):
+        measured = Evaluate(after=(After("sft", (("two", source),)),), batch=7)
+        replace(run(sft=replace(SMALL, rows=2)), evaluate=measured, mesh=(2, 1, 1))
+
+
 @pytest.mark.parametrize(
     "after, message",
     [
@@ -190,6 +250,9 @@ def test_choices_of_a_temperature():
     choice = Chosen((0.5, 1.0), source)
     best = replace(ASKED, keep=Best(equations_hold), reward=scored, temperature=choice)
     assert best.temperatures == (0.5, 1.0)
+    # A number is a flag; which numbers there are to choose from is said in a file.
+    assert algorithm_fields(ASKED) == ("keep",)
+    assert algorithm_fields(best) == ("keep", "temperature")
 
 
 def test_fields_that_came_later_change_no_identity_of_before():

@@ -18,6 +18,17 @@ from r1v3_jax.rewards.terms import equations_hold
         ("x=5", []),  # nothing to work out
         ("12=12", [True]),
         ("1+1=", []),
+        # Parts of others, which hold, would not hold alone.
+        ("3*7+8=29", []),
+        ("2 * 3+1=7", []),
+        ("x+2=5", []),
+        ("1.5+2=3.5", []),
+        ("-7+8=1", []),
+        ("7+8=3*5", []),
+        ("7+8=3\\cdot5", []),
+        ("so 7+8=15. Then", [True]),
+        ("- 7+8=15\n* 4+3=8", [True, False]),
+        ("**7+8=15** - so", [True]),
     ],
 )
 def test_equations(text, holds):

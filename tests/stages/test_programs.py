@@ -66,6 +66,21 @@ def config():
     )
 
 
+def test_a_collection_asks_a_stage_of_any_name(config):
+    """The programs of a collection are made in the run as it is, whatever its stages are called."""
+    stages = dict(config.stages)
+    asked = stages.pop("asked")
+    stages = {
+        "warm": stages["cold_start"],
+        "asked": dataclasses.replace(asked, start="warm"),
+    }
+    evaluate = dataclasses.replace(config.evaluate, after=("warm",))
+    run = dataclasses.replace(config, stages=stages, evaluate=evaluate)
+    programs = kinds.stage_programs(run, "asked", make_mesh(run.mesh), (3,))
+    names = [program.name for program in programs]
+    assert names == ["reshard", "encode_images", "prefill", "decode"]
+
+
 def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     ran = []
 
