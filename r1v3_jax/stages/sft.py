@@ -132,7 +132,9 @@ def with_carried_optimizer(
 
     The weights stay those of `state`. ValueError if the last state of stage `carry` is gone.
     """
-    saved = context.training_states(carry).newest(state)
+    # A stage that is done stays as it is, whatever it was made with, as the seed of another run.
+    finished = dataclasses.replace(context, accept_changes=True)
+    saved = finished.training_states(carry).newest(state)
     if saved is None:
         raise ValueError(
             f"carry = {carry!r}: its training states are gone from "
