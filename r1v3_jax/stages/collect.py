@@ -18,7 +18,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -69,6 +68,7 @@ def run(context: Context, name: str, config: Collect, model: R1V3) -> tuple[R1V3
     resume = Resume() if saved is None else resumed(saved[0], saved[2])
     harvest = Harvest(context.directory(name) / KEPT, config, resume)
     temperature = resume.temperature
+    reward_pass_of = resume.reward_pass
     rows = reader(config, sampler.processor, context.run.data, **resume.position)
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
@@ -78,16 +78,17 @@ def run(context: Context, name: str, config: Collect, model: R1V3) -> tuple[R1V3
         contextlib.closing(rows),
         Loop(context, name, config, states, resume) as loop,
     ):
+        # 2. The temperature, once; then the weights as they are decoded with.
+        if temperature is None:
+            with loop.watchdog.slow():
+                temperature, reward_pass_of = choose_temperature(
+                    context, name, config, answering
+                )
         decoding_model = for_decoding(answering)
         for step in range(resume.step, config.steps):
             # No question of a source with an end comes twice.
             if rows.cursor >= harvest.end:
                 break
-
-            # 2. The temperature, once.
-            if temperature is None:
-                with loop.watchdog.slow():
-                    temperature = choose_temperature(context, name, config, answering)
 
             # 3. Ask.
             with loop.timer("rollout"), ledger.reading(step):
@@ -108,13 +109,17 @@ def run(context: Context, name: str, config: Collect, model: R1V3) -> tuple[R1V3
             loop.log(step, metrics | ledger.metrics() | harvest.metrics())
             context.compiles.after(f"{name}/rollout")
             position = {"cursor": consumed.cursor, "dropped": ledger.counts}
-            position |= {"temperature": temperature, **harvest.position()}
+            position |= {"temperature": temperature, "reward_pass": reward_pass_of}
+            position |= harvest.position()
             loop.end(step, step_marker(step + 1), position)
     if config.model:
         release(answering)
     harvest.check()
     seal(context.directory(name), harvest.path)
-    return model, {"collected": harvest.account() | {"temperature": temperature}}
+    account = harvest.account() | {"temperature": temperature}
+    if reward_pass_of:
+        account["reward_pass"] = reward_pass_of
+    return model, {"collected": account}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -282,14 +287,14 @@ def step_info(
 
 def choose_temperature(
     context: Context, name: str, config: Collect, model: R1V3
-) -> float:
+) -> tuple[float, dict[str, float]]:
     """Returns the temperature with the highest Reward-Pass@K on the probe; the first of equals.
 
-    Where one is given there is nothing to measure.
+    Beside it, what was measured: {"0.7": 0.82, ...}; {} where one temperature is given.
     """
     choice = config.temperature
     if not isinstance(choice, Chosen):
-        return choice
+        return choice, {}
     sampler = make_sampler(context, config)
     rates = {}
     for temperature in choice.choices:
@@ -304,16 +309,8 @@ def choose_temperature(
         )
         rates[temperature] = reward_pass(groups, config.keep)
         context.compiles.after(f"{name}/probe")
-    measured = ", ".join(f"{t:g}: {rate:.3f}" for t, rate in rates.items())
     best = max(rates, key=rates.get)
-    logging.info(
-        "%s: Reward-Pass@%d by temperature: %s; it asks at %g",
-        name,
-        config.keep.count,
-        measured,
-        best,
-    )
-    return best
+    return best, {f"{temperature:g}": rate for temperature, rate in rates.items()}
 
 
 # -------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Resume:
     row_bytes: int = 0
     verdicts: dict = dataclasses.field(default_factory=dict)
     temperature: float | None = None
+    reward_pass: dict = dataclasses.field(default_factory=dict)  # that it was chosen by
     # SFT: the best validation loss so far, its step, and how many measurements came since.
     best: dict = dataclasses.field(
         default_factory=lambda: {"loss": math.inf, "step": 0, "since": 0}

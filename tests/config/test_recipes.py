@@ -52,3 +52,8 @@ def test_a_recipe_runs(name, tmp_path):
         summary = pipeline.run(config, tmp_path, quiet=True)
     assert summary["compiles_after_warmup"] == 0
     assert all((tmp_path / stage / "done").exists() for stage in config.stages)
+    if name == "mstar":
+        asked = summary["stages"]["asked1"]["collected"]
+        measured = asked["reward_pass"]
+        assert list(measured) == ["0.4", "0.7", "1", "1.3"]
+        assert measured[f"{asked['temperature']:g}"] == max(measured.values())
