@@ -229,7 +229,8 @@ class StoredVideo:
         for k in numbers:
             image = self.source[k].decode(conversion)
             images.append(_stretched(image, side))
-            _check_kept(sum(image.width * image.height for image in images))
+            pixels = sum(image.width * image.height for image in images)
+            _check_kept(pixels, "video")
         return Frames(images, ())
 
 
@@ -305,7 +306,7 @@ def read_frames(
         for _ in range(attempts):
             numbers = choose(times)
             with _video_stream(file, name, max_pixels) as (container, stream):
-                kept, decoded = _decode(container, stream, set(numbers), side)
+                kept, decoded = _decode(container, stream, set(numbers), side, name)
             if len(decoded) == len(times):
                 seconds = tuple(round(times[k], 3) for k in numbers)
                 return Frames([kept[k] for k in numbers], seconds)
@@ -353,26 +354,32 @@ def _seconds(stamps: list[int | None], stream) -> list[float]:
     return [k / rate for k in range(len(stamps))]
 
 
-def _decode(container, stream, wanted: set[int], side: int) -> tuple[dict, list]:
-    """Decodes a stream; returns ({number: image} of the wanted frames, seconds of all frames)."""
+def _decode(
+    container, stream, wanted: set[int], side: int, name: str
+) -> tuple[dict, list]:
+    """Decodes a stream; returns ({number: image} of the wanted frames, seconds of all frames).
+
+    name: of the file, for errors.
+    """
     kept = {}
     stamps = []
     for frame in container.decode(stream):
         if len(stamps) in wanted:
-            image = _stretched(_upright(frame), side)
+            image = _stretched(_upright(frame, name), side)
             kept[len(stamps)] = image
-            _check_kept(sum(image.width * image.height for image in kept.values()))
+            pixels = sum(image.width * image.height for image in kept.values())
+            _check_kept(pixels, name)
         stamps.append(frame.pts)
     return kept, _seconds(stamps, stream)
 
 
-def _upright(frame) -> Image.Image:
+def _upright(frame, name: str) -> Image.Image:
     """Returns a frame as the container says that it is to be shown."""
     rotation = frame.rotation % 360
     if rotation and rotation not in ROTATIONS:
         actual = f"a rotation of {rotation} degrees"
         change = "write it again upright"
-        _refuse("video", actual, "a multiple of 90", change, "video_format")
+        _refuse(name, actual, "a multiple of 90", change, "video_format")
     image = frame.to_image()
     return image.transpose(ROTATIONS[rotation]) if rotation else image
 
@@ -384,11 +391,11 @@ def _stretched(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _check_kept(pixels: int) -> None:
+def _check_kept(pixels: int, name: str) -> None:
     if pixels > MAX_KEPT_PIXELS:
         change = "scale it down, ask for fewer frames, or for one tile each"
         wanted = f"at most {MAX_KEPT_PIXELS}"
-        _refuse("video", f"frames of {pixels} pixels", wanted, change)
+        _refuse(name, f"frames of {pixels} pixels", wanted, change)
 
 
 def import_av():

@@ -304,7 +304,14 @@ def test_the_pass_rates_tool_asks_the_policy(finished, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     own = Rows(str(data))  # in an order of its own
     assert rows == [
-        {"index": i, "id": own(i).id, "source": "mine", "pass_rate": 0.0, "samples": 2}
+        {
+            "index": i,
+            "id": own(i).id,
+            "source": "mine",
+            "pass_rate": 0.0,
+            "reward_std": 0.0,
+            "samples": 2,
+        }
         for i in range(3)
     ]
     assert {row["id"] for row in rows} == {example.id for example in examples}
