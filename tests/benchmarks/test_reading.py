@@ -1,5 +1,6 @@
 """Files of benchmarks become questions; nothing in them is executed, and no cell is lost."""
 
+import gc
 import os
 import random
 import time
@@ -181,17 +182,58 @@ def hostile_cells(count: int, canary: str):
 def test_10000_hostile_cells_are_refused_by_name_fast_and_nothing_runs(tmp_path):
     canary = tmp_path / "executed"
     slowest = 0.0
-    for cell in hostile_cells(10_000, str(canary)):
-        start = time.process_time()
-        for read in (cells.parse_list, cells.split_images, cells.decode_image):
-            try:
-                read(cell)
-            except BadCell as error:
-                assert len(str(error)) < 300
-        slowest = max(slowest, time.process_time() - start)
+    # The claim is about the cell: a collection of this process's garbage is not its time.
+    gc.collect()
+    gc.disable()
+    try:
+        for cell in hostile_cells(10_000, str(canary)):
+            start = time.process_time()
+            for read in (cells.parse_list, cells.split_images, cells.decode_image):
+                try:
+                    read(cell)
+                except BadCell as error:
+                    assert len(str(error)) < 300
+            slowest = max(slowest, time.process_time() - start)
+    finally:
+        gc.enable()
     assert not canary.exists()
     assert slowest < 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("['3/11', '8/11']", ["3/11", "8/11"]),
+        (r"""["it's", "a \"b\""]""", ["it's", 'a "b"']),
+        (r"['\'', 'a\\', 'x, [y]', 'é']", ["'", "a\\", "x, [y]", "é"]),
+        (" [ 1, -2.5, 1e3, ] ", ["1", "-2.5", "1000.0"]),
+        ("[]", []),
+    ],
+)
+def test_a_list_is_read_as_json_or_as_python_writes_it(cell, texts):
+    assert cells.parse_list(cell) == texts
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['a' 'b']",  # as numpy writes it: Python would join the two into one text
+        "['a', ['b']]",
+        "['a' + 'b']",
+        "[a]",
+        "['a', b'b']",
+        "['''a''']",
+        "['a]",
+        r"['\x']",
+        "['a'], ['b']",
+        "[" + "9" * 5000 + "]",
+        "[,]",
+    ],
+)
+def test_what_is_no_flat_list_of_texts_is_refused(cell):
+    with pytest.raises(BadCell, match="wanted a list of texts"):
+        cells.parse_list(cell)
 
 
 def test_too_many_images_and_too_large_a_cell_are_refused():
