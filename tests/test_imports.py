@@ -11,7 +11,7 @@ PACKAGE = TESTS.parent / "r1v3_jax"
 
 # A room may import rooms of the lines above it in this list, and none of its own line.
 FLOORS = [
-    "files sharding types losses",
+    "files literals sharding types losses",
     "fields",
     "rewards",
     "config checksums slices",

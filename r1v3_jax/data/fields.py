@@ -3,11 +3,12 @@
 Whatever is wrong with a record becomes an InvalidRecord. Nothing in a record is executed.
 """
 
-import ast
 import contextlib
 import json
 import math
 import re
+
+from r1v3_jax.literals import parse_literal
 
 # Limits keep a hostile or broken row from filling the memory of every process.
 MAX_TEXT = 200_000  # characters; a prompt of 32,768 tokens has fewer
@@ -42,8 +43,8 @@ def parse_list(text: str):
     """
     if not text.lstrip().startswith(("[", "{")) or len(text) > MAX_LIST:
         return None
-    for parse in (loads, ast.literal_eval):
-        # literal_eval may run out of stack or memory on a hostile text; it says so.
+    for parse in (loads, parse_literal):
+        # Python's parser may run out of stack or memory on a hostile text; it says so.
         with contextlib.suppress(
             InvalidRecord, ValueError, SyntaxError, RecursionError, MemoryError
         ):

@@ -28,6 +28,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from r1v3_jax.literals import PARSER
 from r1v3_jax.tasks import word_tokenizer
 from r1v3_jax.tasks.digit_chains import CRITICAL_WORDS, STYLES, chain
 from r1v3_jax.tasks.digit_questions import (
@@ -259,7 +260,8 @@ def load_images(domain: str, split: str) -> tuple[np.ndarray, list[list[int]]]:
     """
     name, num_train = FILES[domain]
     path = importlib.resources.files("r1v3_jax") / "data_files" / name
-    with path.open("rb") as file:
+    # Two readers' threads may be here at once: NumPy parses the header of each array.
+    with PARSER, path.open("rb") as file:
         arrays = np.load(file)
         images = arrays["x"]
         labels = arrays["y"]
