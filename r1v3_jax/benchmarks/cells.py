@@ -1,6 +1,5 @@
 """Cells of a benchmark's file: lists and images. Nothing in a cell is ever executed."""
 
-import ast
 import base64
 import binascii
 import json
@@ -8,6 +7,7 @@ import re
 from pathlib import Path
 
 from r1v3_jax.benchmarks.question import BadCell
+from r1v3_jax.literals import parse_literal
 from r1v3_jax.processing.image_files import ImageError, StoredImage, confined
 
 MAX_LIST = 100_000  # characters of a list of texts, as of choices
@@ -37,7 +37,7 @@ def parse_list(cell: str) -> list[str]:
         raise BadCell(f"a list of {len(cell)} characters; at most {MAX_LIST} are read")
     text = cell.strip()
     if _FLAT_LIST.fullmatch(text):
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (json.loads, parse_literal):
             try:
                 return [str(item) for item in parse(text)]
             # Both refuse a number of 5000 digits, and the escape \x without digits.
