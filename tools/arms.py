@@ -9,6 +9,7 @@ arm that each is compared to, what each stage adds, the probe's curve, and means
 They are also in WORKDIR/arms.json.
 """
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -40,12 +41,19 @@ METRIC = flags.DEFINE_multi_string(
 FIRST = flags.DEFINE_integer(
     "first", 0, "Steps that means of metrics go over; 0: all.", lower_bound=0
 )
+REACH = flags.DEFINE_string(
+    "reach",
+    None,
+    "Print the samples that it takes to an accuracy on a set, as home:0.75.",
+)
 SMOKE = flags.DEFINE_bool(
     "smoke", False, "A few steps and questions: does every stage run?"
 )
 
 
 def main():
+    reach = read_reach(REACH.value) if REACH.value else None
+
     # 1. The arms. Each must differ in one thing from what it is compared to, or the difference has
     #    no cause.
     whole = load_arms(CONFIG.value)
@@ -92,10 +100,24 @@ def main():
     )
 
     # 3. What came out.
-    summary = results.compare(comparison, METRIC.value, FIRST.value)
+    summary = results.compare(comparison, METRIC.value, FIRST.value, reach)
     results.write(comparison.directory / "arms.json", summary)
     print()
     print(tables.tables(summary))
+
+
+def read_reach(text: str) -> tuple[str, float]:
+    """Reads "home:0.75" as ("home", 0.75); ValueError for another form."""
+    name, _, accuracy = text.rpartition(":")
+    try:
+        target = float(accuracy)
+    except ValueError:
+        target = math.nan
+    if not name or not 0 < target < 1:
+        raise ValueError(
+            f"--reach={text}; wanted a set and an accuracy between 0 and 1, as home:0.75"
+        )
+    return name, target
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 
 from r1v3_jax.arms.answers import Answers, read_answers
 from r1v3_jax.arms.plan import Comparison, baselines
+from r1v3_jax.arms.reach import samples_needed
 from r1v3_jax.arms.stage_results import by_stage
 from r1v3_jax.evaluate.statistics import clustered_interval, t_interval
 from r1v3_jax.evaluate.verdicts import CREDIT, known_shares, paired, share_interval
@@ -16,11 +17,17 @@ from r1v3_jax.report.run_numbers import read_rows, series
 PROBE = "eval/accuracy"  # the metric whose curve is measured in any case
 
 
-def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
+def compare(
+    comparison: Comparison,
+    metrics: list[str],
+    first: int,
+    reach: tuple[str, float] | None = None,
+) -> dict:
     """Returns everything that arms.json holds; `plan.baselines` says what is compared to what.
 
     metrics: names of metrics whose means are wanted. first: over how many steps of a stage the
-    means and the probe's curve go; 0: over all.
+    means and the probe's curve go; 0: over all. reach: a set, and the accuracy on it to which the
+    samples are wanted, see `reach.samples_needed`.
     """
     answers = {
         arm: {seed: read_answers(comparison, arm, seed) for seed in comparison.seeds}
@@ -40,6 +47,7 @@ def compare(comparison: Comparison, metrics: list[str], first: int) -> dict:
         "accuracy": accuracies(answers),
         "differences": differences(answers, compared),
         "stages": by_stage(comparison, compared),
+        "reach": samples_needed(comparison, answers, *reach) if reach else None,
         "metrics": {},
         "runs": run_rows(comparison),
     }

@@ -10,6 +10,7 @@ def tables(summary: dict) -> str:
         accuracy_table(summary),
         difference_table(summary),
         stage_table(summary),
+        reach_table(summary),
         *(metric_table(summary, name) for name in summary["metrics"]),
         run_table(summary),
     ]
@@ -102,6 +103,33 @@ def gap_words(gap: tuple | None, other: str) -> str:
         return "-"
     mean, low, high, *of_seeds = gap
     return f"{points(mean)} ({between(low, high)}; t {between(*of_seeds)}), {other}"
+
+
+def reach_table(summary: dict) -> str:
+    """Returns the samples that each curve takes to an accuracy; "" if none was asked for."""
+    reach = summary["reach"]
+    if reach is None:
+        return ""
+    goal = f"samples to {100 * reach['target']:g}% on {reach['set']}"
+    rows = [["curve: samples, accuracy", f"{goal}, each seed"]]
+    for curve in reach["curves"].values():
+        points_in_words = ", ".join(
+            f"{arm}: {samples}, {100 * accuracy:.1f}"
+            for arm, samples, accuracy in curve["points"]
+        )
+        needed = ", ".join(
+            "not reached" if math.isnan(value) else f"{value:.0f}"
+            for value in curve["needed"].values()
+        )
+        rows.append([points_in_words, needed])
+    if reach["share"] is None:
+        return markdown(rows)
+    mean, low, high = reach["share"]
+    interval = "-" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+    return (
+        f"{markdown(rows)}\n\n"
+        f"The last curve takes {mean:.2f} times the samples of the first (t {interval})."
+    )
 
 
 def metric_table(summary: dict, name: str) -> str:
