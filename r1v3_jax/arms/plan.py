@@ -11,6 +11,8 @@ from r1v3_jax.fields import algorithm_fields, children, flatten_fields
 LABELS = ("name",)
 # Fields of a stage that say which stages it follows: another order, not another stage.
 EDGES = ("start", "carry")
+# A field that follows from which stages there are.
+FOLLOWS = ("evaluate.after",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,31 +52,39 @@ def differing_fields(a: Run, b: Run) -> list[str]:
     An object of an algorithm, as a loss or a schedule, is one field whatever is in it. The same
     change of a field in several stages is one difference: ["chains1, chains2: keep"].
     """
-    # 1. Other stages, or another order of them, are one difference: which stages there are.
-    if list(a.stages) != list(b.stages):
-        return ["stages"]
-
-    # 2. The fields, by what is changed: rounds of a config change one thing in each of them.
+    # 1. The fields, by what is changed: rounds of a config change one thing in each of them.
+    other_stages = list(a.stages) != list(b.stages)
     changes: dict[tuple, list[str]] = {}
     for path, before, after in _differing_paths(a, b, ""):
         stage, _, field = path.partition(".")
-        if field in EDGES:
-            changes.setdefault(("stages",), [])
+        in_a_stage = stage in a.stages or stage in b.stages
+        if field in EDGES or (other_stages and (in_a_stage or path in FOLLOWS)):
             continue
-        if stage not in a.stages:
+        if not in_a_stage:
             stage, field = "", path
         key = (field, tuple(before.items()), tuple(after.items()))
         changes.setdefault(key, []).append(stage)
 
-    # 3. In words.
+    # 2. In words. Other stages, or another order of them, are one difference.
     words = []
+    if other_stages or _edges(a) != _edges(b):
+        words.append("stages")
     for (field, *_), stages in changes.items():
-        many = len(stages) > 1
-        start = (
-            f"{', '.join(stages)}: " if many else f"{stages[0]}." if any(stages) else ""
-        )
-        words.append(f"{start}{field}")
+        if stages == [""]:
+            words.append(field)
+        elif len(stages) == 1:
+            words.append(f"{stages[0]}.{field}")
+        else:
+            words.append(f"{', '.join(stages)}: {field}")
     return words
+
+
+def _edges(run: Run) -> dict[str, tuple]:
+    """Returns what each stage says about which stages it follows."""
+    return {
+        name: tuple(getattr(stage, edge, "") for edge in EDGES)
+        for name, stage in run.stages.items()
+    }
 
 
 def baselines(arms: dict[str, Run]) -> dict[str, tuple[str, list[str]]]:
@@ -104,6 +114,9 @@ def _differing_paths(a, b, prefix: str) -> Iterator[tuple[str, dict, dict]]:
     whole = {*algorithm_fields(a), *algorithm_fields(b)}
     fields = children(b)
     for name, value in children(a).items():
+        # A stage that only one of the runs has.
+        if name not in fields:
+            continue
         path = f"{prefix}{name}"
         other = fields[name]
         words = _words(value), _words(other)

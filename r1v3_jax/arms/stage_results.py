@@ -13,8 +13,9 @@ def by_stage(
 
     {arm, stage, set, accuracy: (mean, low, high), to_stage, since, to_arm, gap}: `since` is the
     paired difference to the arm's measured stage before, `to_stage`; `gap` that to the same stage
-    of the arm that it is compared to, `to_arm`, or to that arm's last measured stage. None where
-    there is nothing to compare with. Of sets that are pooled only the pool is here.
+    of the arm that it is compared to, or to that arm's last measured stage: `to_arm` says to which,
+    as "grpo, second". None where there is nothing to compare with. Of sets that are pooled only the
+    pool is here.
     """
     rows = []
     for arm, run in comparison.arms.items():
@@ -26,7 +27,7 @@ def by_stage(
             before = stages[position - 1] if position else ""
             since = answers_of(comparison, arm, before) if before else {}
             other, _ = compared.get(arm, ("", []))
-            gap = {}
+            gap, there = {}, ""
             if other:
                 others = measured_stages(comparison.arms[other])
                 there = stage if stage in others else others[-1]
@@ -42,7 +43,7 @@ def by_stage(
                         ),
                         "to_stage": before,
                         "since": difference(clusters, since.get(name)),
-                        "to_arm": other,
+                        "to_arm": f"{other}, {there}" if other else "",
                         "gap": difference(clusters, gap.get(name)),
                     }
                 )

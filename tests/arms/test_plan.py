@@ -50,6 +50,9 @@ def test_the_field_that_arms_differ_in(digits):
     assert fields(replace(digits, system="Think.")) == ["system"]
     fewer = replace(digits, stages={"base": digits.stages["base"]})
     assert fields(fewer) == ["stages"]
+    # Which stages are measured follows from which there are; how many questions does not.
+    evaluate = replace(fewer.evaluate, after=("base",), questions=77)
+    assert fields(replace(fewer, evaluate=evaluate)) == ["stages", "evaluate.questions"]
     assert fields(digits) == []
 
 

@@ -74,6 +74,8 @@ def test_what_each_stage_adds(comparison):
         ("rounds", "two"): (5 / 8, 3 / 8, 4 / 8),
     }
     assert {row["set"] for row in rows} == {"home"}
+    # Each difference says to what: the other arm and its stage.
+    assert [row["to_arm"] for row in rows] == ["", "plain, one", "plain, one"]
     text = tables.stage_table({"stages": rows})
     assert "| rounds | two | home | 62.5 (" in text
     assert ", one | +50.0 (" in text
