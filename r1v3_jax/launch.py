@@ -24,7 +24,9 @@ from r1v3_jax.files import first_process, write_json
 from r1v3_jax.run import processes
 
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; default runs/NAME."
+    "workdir",
+    None,
+    "Directory of the run; default runs/NAME, with --smoke runs/smoke_NAME.",
 )
 ACCEPT_CHANGES = flags.DEFINE_bool(
     "accept_changes",
@@ -63,7 +65,7 @@ DRY_RUN_ONLY = flags.DEFINE_list(
 )
 PROCESSES = processes.define_processes()
 SMOKE = "--smoke"  # must be known before the flags of the config are
-flags.DEFINE_bool(
+SMOKE_FLAG = flags.DEFINE_bool(
     "smoke", False, "A few steps and questions of every stage: does it run?"
 )
 LIST_CONFIGS = flags.DEFINE_bool(
@@ -103,6 +105,8 @@ def without_config() -> None:
 
 def start(base: Run, values: config_dict.ConfigDict) -> None:
     """Does what the flags ask for with the config that they make of `base`."""
+    if SMOKE_FLAG.value and SMOKE not in sys.argv:
+        raise ValueError(f"this form of --smoke cuts nothing down; write {SMOKE}")
     # Another slice: unless a mesh was asked for as well, the config's mesh is fitted to it.
     if TOPOLOGY.value:
         values.topology = TOPOLOGY.value

@@ -29,7 +29,9 @@ def cut_down(run: Run) -> Run:
         # As many tiles a question as before.
         tiles=whole.tiles * QUESTIONS // whole.batch,
     )
-    return dataclasses.replace(run, stages=stages, evaluate=evaluate)
+    # Its own name, and so its own directory: what it has done is not taken for the run's.
+    name = f"smoke_{run.name}"
+    return dataclasses.replace(run, name=name, stages=stages, evaluate=evaluate)
 
 
 @dataclasses.dataclass(frozen=True)

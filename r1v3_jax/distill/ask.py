@@ -5,17 +5,32 @@ Knows how a run of the config would sample and verify. Does not know what the an
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 
-from r1v3_jax.config import Run
+from r1v3_jax.config import ModelConfig, Run
 from r1v3_jax.processing.processor import Processor
-from r1v3_jax.processing.tokenizer import load
+from r1v3_jax.processing.tokenizer import Tokenizer, load
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.sampler import GroupSampler, sample
 from r1v3_jax.run import weights
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.types import Example
+
+
+def answering_tokenizer(
+    config: Run, directory: str | Path, model: ModelConfig
+) -> Tokenizer:
+    """Loads the tokenizer of another checkpoint, to ask its model as the run asks its own.
+
+    Its chat has the run's system turn and opening, so that its answers fit into the run's.
+    ValueError if the tokenizer has not the tokens that its model needs.
+    """
+    tokenizer = load(directory, text_only=model.vision is None)
+    tokenizer.check_model(model)
+    chat = tokenizer.chat.override(config.system, config.opening)
+    return dataclasses.replace(tokenizer, chat=chat)
 
 
 def ask(
@@ -37,11 +52,7 @@ def ask(
     # 1. The tokenizer of the checkpoint, with the chat format that the config's GRPO would use.
     grpo = config.rewarded_stage()
     model_config, _ = weights.read_config(directory)
-    text_only = model_config.vision is None
-    tokenizer = load(f"{directory}/tokenizer", text_only=text_only)
-    tokenizer.check_model(model_config)
-    chat = tokenizer.chat.override(config.system, config.opening)
-    tokenizer = dataclasses.replace(tokenizer, chat=chat)
+    tokenizer = answering_tokenizer(config, f"{directory}/tokenizer", model_config)
 
     # 2. The sampler. GRPO has 256 tiles for 64 prompts, say: 4 for each, or 32 for a batch of 8.
     tiles_per_prompt = max(1, grpo.tiles // grpo.prompts)

@@ -94,7 +94,7 @@ class States:
         target = self.directory / str(step)
         arrays = named_leaves(state)
         with self._errors():
-            _first_process_does(lambda: (_remove(target), target.mkdir(parents=True)))
+            first_process_does(lambda: (_remove(target), target.mkdir(parents=True)))
             saver, thread = _background()
             # Orbax gets the leaves by number: names of modules may change, numbers do not.
             leaves = {str(i): leaf for i, leaf in enumerate(arrays.values())}
@@ -262,16 +262,21 @@ def _remove(directory: Path) -> None:
             shutil.rmtree(directory / part)
 
 
-def _first_process_does(work: Callable[[], object]) -> None:
-    """Runs `work` on process 0 while the others wait; if it fails all of them raise."""
+def first_process_does(work: Callable[[], object]) -> None:
+    """Runs `work` on process 0 while the others wait; if it fails all of them raise.
+
+    Process 0 raises its own OSError or ValueError, the others an OSError that points to it.
+    """
     error = None
     if first_process():
         try:
             work()
-        except OSError as caught:
+        except (OSError, ValueError) as caught:
             error = caught
     failed = error is not None
     if jax.process_count() > 1:
         failed = bool(multihost_utils.process_allgather(np.int32(failed)).any())
+    if error is not None:
+        raise error
     if failed:
-        raise OSError(f"process 0 could not prepare the directory ({error})") from error
+        raise OSError("process 0 could not prepare a directory; its own error says why")

@@ -26,19 +26,20 @@ from r1v3_jax.config import Collect, Data, ModelConfig, Run
 from r1v3_jax.config.collect import Chosen
 from r1v3_jax.data.made import ROWS
 from r1v3_jax.data.reader import Reader, format_counts
+from r1v3_jax.distill.ask import answering_tokenizer
 from r1v3_jax.distill.keeps import keep_all, reward_pass
 from r1v3_jax.evaluate.accuracy import sample_groups
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
-from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.processing.tokenizer_files import tokenizer_of
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.metrics import statistics
 from r1v3_jax.rollout.programs import rollout_programs
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run import watchdog
+from r1v3_jax.run.checkpoints import first_process_does
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program
 from r1v3_jax.sampling.params import SamplingParams
@@ -153,15 +154,17 @@ class Harvest:
         # The index behind the last question.
         has_end = hasattr(config.source, "__len__")
         self.end = len(config.source) if has_end else sys.maxsize
-        if not files.first_process():
-            return
-        there = path.stat().st_size if path.exists() else 0
+        first_process_does(self._cut_off)
+
+    def _cut_off(self) -> None:
+        """Removes what lies behind the newest state. ValueError if less is there than it says."""
+        there = self.path.stat().st_size if self.path.exists() else 0
         if there < self.bytes:
             raise ValueError(
-                f"{path} has {there} bytes, and the newest state says {self.bytes}: rows are "
-                f"gone; put back a copy, or remove {path.parent} to begin the stage anew"
+                f"{self.path} has {there} bytes, and the newest state says {self.bytes}: rows are "
+                f"gone; put back a copy, or remove {self.path.parent} to begin the stage anew"
             )
-        with path.open("ab") as file:
+        with self.path.open("ab") as file:
             file.truncate(self.bytes)
 
     def add(self, answered: list[tuple[int, Group]]) -> None:
@@ -253,18 +256,13 @@ def make_sampler(context: Context, config: Collect) -> GroupSampler:
 
 
 def answering_processor(context: Context, config: Collect) -> Processor:
-    """Returns the processor of the model that answers: another checkpoint has its own words.
-
-    Its chat has the run's system turn and opening, so that its answers fit into the run's.
-    """
+    """Returns the processor of the model that answers: another checkpoint has its own words."""
     if not config.model:
         return context.processor
     model_config = answering_config(context.run, config)
-    text_only = model_config.vision is None
-    tokenizer = load(tokenizer_of(config.model), text_only=text_only)
-    tokenizer.check_model(model_config)
-    chat = tokenizer.chat.override(context.run.system, context.run.opening)
-    return Processor(model_config, dataclasses.replace(tokenizer, chat=chat))
+    directory = tokenizer_of(config.model)
+    tokenizer = answering_tokenizer(context.run, directory, model_config)
+    return Processor(model_config, tokenizer)
 
 
 def step_info(

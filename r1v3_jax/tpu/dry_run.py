@@ -142,7 +142,10 @@ def programs_by_name(config: Run, mesh, banned: tuple[int, ...]) -> dict[str, Pr
     for name in config.selected_stages():
         for program in stage_programs(config, name, mesh, banned):
             table[f"{name}/{program.label}"] = program
-    if config.evaluate.sets:
+    # The programs are those of any set, also of sets that one stage alone is asked.
+    if config.evaluate.sets or any(
+        entry.sets for entry in config.evaluate.measurements
+    ):
         for program in evaluation_programs(config, mesh, banned):
             table[f"evaluate/{program.label}"] = program
     return table

@@ -22,6 +22,10 @@ def test_list_and_print():
         "--config.grpo.loss.high=0.3\n" in printed
         and "--config.name='digits'\n" in printed
     )
+    # Cut down, it has a name of its own, and so another directory than the run itself.
+    smoke = launch("--config=digits", "--smoke", "--print_config").stdout
+    assert "--config.name='smoke_digits'\n" in smoke
+    assert "--config.grpo.steps=2\n" in smoke
 
 
 def test_configs_load_from_anywhere(tmp_path):
@@ -50,6 +54,7 @@ def test_configs_load_from_anywhere(tmp_path):
         ),
         (["--config=digits", "--config.grpo.group_size=2.5"], "group_size"),
         (["--config=digits", "--config.grpo.group_size=1"], "at least 2"),
+        (["--config=digits", "--smoke=true"], "cuts nothing down; write --smoke"),
         (
             ["--config=digits", "--config.stage=rl"],
             "choose from base, cold_start, grpo, connector",
