@@ -66,6 +66,7 @@ DEAR = {
     "tools/test_verify_tool.py": 2,
     "tools/test_doctor.py": 1,
     "evaluate/test_benchmark_command.py": 15,
+    "evaluate/test_benchmark_kills.py": 15,
     "evaluate/test_checkpoint_answers.py": 15,
 }
 

@@ -1,8 +1,7 @@
-"""The command as it is typed: asked of a server, killed, scored again, refused."""
+"""The command as it is typed: asked of a server, scored again, refused."""
 
 import json
 import random
-import time
 
 import commands
 import pytest
@@ -81,42 +80,6 @@ def test_a_server_is_evaluated_and_its_files_say_everything(data, tmp_path):
         == "index question A B C answer category prediction".split()
     )
     assert len(lines) == 41
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_summary(data, tmp_path):
-    def slowly(request, times):
-        time.sleep(0.02)
-        return respond(request, times)
-
-    with model_server(slowly) as server:
-        whole = tmp_path / "whole"
-        assert evaluate(data, whole, server.url, "--requests=2").returncode == 0
-        asked = len(server.requests)
-        out = tmp_path / "killed"
-        arguments = [
-            f"--data={data}",
-            f"--out={out}",
-            f"--endpoint={server.url}",
-            "--runs=3",
-        ]
-        command = (*COMMAND, "--benchmark=pets", *arguments, "--requests=2")
-        samples = out / "pets" / "samples.jsonl"
-        for lines in (1, 40, 90):
-            process = commands.start(*command, output=tmp_path / "log")
-            while not samples.exists() or samples.read_bytes().count(b"\n") < lines:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.005)
-            commands.kill([process])
-        # What a kill in the middle of a line leaves.
-        with samples.open("a") as file:
-            file.write('{"run": 0, "ind')
-        assert evaluate(data, out, server.url, "--requests=2").returncode == 0
-        # Two requests at a time: at each kill two are under way, and two may not be written yet.
-        assert len(server.requests) - 2 * asked <= 3 * 4
-    for name in ("summary.json", "scores.jsonl"):
-        assert (out / "pets" / name).read_bytes() == (
-            whole / "pets" / name
-        ).read_bytes()
 
 
 def test_another_protocol_is_refused_and_another_scoring_is_not(data, tmp_path):

@@ -3,16 +3,19 @@
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PAUSE_S = 0.05  # between the pieces of a body
 
 
 class ModelServer:
     """What a test knows of the server: its address, and every request it was sent."""
 
     def __init__(self, answer: Callable[[dict, int], tuple[int, object]]):
-        # answer(request, number of times that it was sent) -> status and body; a body that is a
-        # text is sent as it is.
+        # answer(request, number of times that it was sent) -> status and body. A body that is a
+        # text is sent as it is, a list of texts piece by piece, with a pause after each.
         self.answer = answer
         self.requests: list[dict] = []
         self.lock = threading.Lock()
@@ -50,12 +53,16 @@ def model_server(answer) -> Iterator[ModelServer]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             request = json.loads(body)
             status, reply = model.answer(request, model.count(request))
-            data = reply if isinstance(reply, str) else json.dumps(reply)
+            pieces = reply if isinstance(reply, list) else [reply]
+            data = [x if isinstance(x, str) else json.dumps(x) for x in pieces]
             with contextlib.suppress(OSError):
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data.encode())))
+                self.send_header("Content-Length", str(len("".join(data).encode())))
                 self.end_headers()
-                self.wfile.write(data.encode())
+                for piece in data:
+                    self.wfile.write(piece.encode())
+                    if len(data) > 1:
+                        time.sleep(PAUSE_S)
 
         def log_message(self, *_):
             """Keeps silent."""
