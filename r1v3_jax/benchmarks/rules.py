@@ -1,19 +1,20 @@
 r"""How an answer is read without a judge, each rule as VLMEvalKit 0.2 (ms-vlmeval 0.0.20) has it.
 
-A rule is a function (question, text) -> Ruling. It decides, or it leaves the answer open. The rules
-are stated anew; nothing that a model or a file says is executed. They agree with the kit's on
-generated predictions, except that an answer in which a model declines to answer is open here and
-wrong there.
+A rule is a function (question, text, find) -> Ruling. It decides, or it leaves the answer open.
+`find` reads letters, see `letters`; rules without letters do not use it. The rules are stated anew;
+nothing that a model or a file says is executed. They agree with the kit's on generated predictions
+(tests/benchmarks/test_kit_rules.py), except that an answer in which a model declines to answer is
+open here and wrong there.
 """
 
 import dataclasses
 import re
+from fractions import Fraction
 
+from r1v3_jax.benchmarks import arithmetic
 from r1v3_jax.benchmarks.cells import parse_list
+from r1v3_jax.benchmarks.letters import Finder, find_letter
 from r1v3_jax.benchmarks.question import BadCell, Question
-
-# Version of the rules, which a result's protocol names.
-VERSION = "vlmeval-0.2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,38 +31,11 @@ OPEN = Ruling(None)
 # -------------------------------------------------------------------------------------------------
 # 1. Letters
 
-_MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
-
-def find_letter(text: str, options: dict[str, str]) -> str:
-    r"""Returns the option that a text chooses, "Z" for none of them, or "" if it is not clear.
-
-    One letter alone stands among the words, and among the last four: "so it is \boxed{B}". If not,
-    the text of one option alone is in a short answer.
-    """
-    words = text.translate(_MARKS).split()
-    present = [letter for letter in options if letter in words]
-    # The first place of the letter counts: "A dog is it, so A" has it too far in front.
-    if len(present) == 1 and words.index(present[0]) > len(words) - 5:
-        return present[0]
-    if not present and "Z" in words:
-        return "Z"
-    return _option_in(text, options)
-
-
-def _option_in(text: str, options: dict[str, str]) -> str:
-    """Returns the letter of the one option whose text is in a short answer, or ""."""
-    if len(text) > 2 * sum(map(len, options.values())):
-        return ""
-    lowered = text.lower()
-    inside = [letter for letter, option in options.items() if option.lower() in lowered]
-    return inside[0] if len(inside) == 1 else ""
-
-
-def option(question: Question, text: str) -> Ruling:
+def option(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """Multiple choice. A question without options has two: its answer, and any other one."""
     options, gold = options_of(question)
-    letter = find_letter(text, options)
+    letter = find(text, options)
     return Ruling(letter == gold, letter) if letter else OPEN
 
 
@@ -76,19 +50,25 @@ _BOX_TO_BRACE = re.compile(r"\\boxed\{(.*?)\}")
 _NOISE = re.compile(r"\$|\\[a-z]+|\s+")
 
 
-def option_or_box(question: Question, text: str) -> Ruling:
+def option_or_box(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     r"""MMMU: multiple choice, and right too if the last \boxed{...} is the answer.
 
     The box only adds, as in Skywork-R1V3's evaluation. It ends at the first brace: \boxed{\text{B}}
     holds "\text{B", which is read as "b".
     """
+    ruling = last_box(question, text)
+    return option(question, text, find) if ruling.right is None else ruling
+
+
+def last_box(question: Question, text: str, find: Finder = find_letter) -> Ruling:
+    """LogicVista: right if the last box is the answer, as in Skywork-R1V3's evaluation."""
     boxes = _BOX_TO_BRACE.findall(text)
     if boxes:
         box = boxes[-1].strip()
         answer = question.answer.strip()
         if box == answer or _plain(box) == _plain(answer):
             return Ruling(True, box)
-    return option(question, text)
+    return OPEN
 
 
 def _plain(text: str) -> str:
@@ -104,7 +84,7 @@ _FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 FULL_STOPS = 32  # so many are taken away, and no more
 
 
-def yes_no(question: Question, text: str) -> Ruling:
+def yes_no(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """HallusionBench: yes or no as a word, and not the other one."""
     lowered = text.lower()
     has_thousands = _THOUSANDS.search(lowered) is not None
@@ -124,12 +104,12 @@ def yes_no(question: Question, text: str) -> Ruling:
 # 3. Numbers and texts
 
 
-def mathvista(question: Question, text: str) -> Ruling:
+def mathvista(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """MathVista: an option, or the whole text as the number that is asked for."""
     kind = question.fields.get("answer_type", "")
     if question.fields.get("question_type") == "multi_choice":
         options = _listed_options(question)
-        letter = find_letter(text, options)
+        letter = find(text, options)
         gold = question.fields.get("answer_option", "").strip()
         return Ruling(letter == gold, letter) if letter else OPEN
     read = {"integer": int, "float": float}.get(kind)
@@ -140,11 +120,17 @@ def mathvista(question: Question, text: str) -> Ruling:
     return Ruling(True, text.strip()) if is_right else OPEN
 
 
-def mathvision(question: Question, text: str) -> Ruling:
-    """MathVision: an option, or a text or number that equals the answer to 1e-6."""
+MATHVISION_TOLERANCE = Fraction(1, 10**6)
+
+
+def mathvision(question: Question, text: str, find: Finder = find_letter) -> Ruling:
+    """MathVision: an option, or a text or number that equals the answer to 1e-6.
+
+    Arithmetic is computed: 7+7 is 14. The kit runs it as a program; here it is read.
+    """
     options = _listed_options(question)
     if options:
-        letter = find_letter(text, options)
+        letter = find(text, options)
         gold = question.answer.strip().lower()
         return Ruling(letter.lower() == gold, letter) if letter else OPEN
     said = text.lower().strip()
@@ -165,10 +151,8 @@ def stated_options(question: Question) -> tuple[dict[str, str], str]:
 
 
 def _are_close(a: str, b: str) -> bool:
-    try:
-        return abs(float(a) - float(b)) < 1e-6
-    except ValueError:
-        return False
+    values = [arithmetic.value(a), arithmetic.value(b)]
+    return None not in values and abs(values[0] - values[1]) < MATHVISION_TOLERANCE
 
 
 def _listed_options(question: Question) -> dict[str, str]:
@@ -180,14 +164,42 @@ def _listed_options(question: Question) -> dict[str, str]:
     return {chr(ord("A") + i): text for i, text in enumerate(listed[:26])}
 
 
-def box_text(question: Question, text: str) -> Ruling:
+# Each is tried in this order; the kit's are the same.
+_SEEPHYS_SAYINGS = (
+    re.compile(r"<answer>\s*(\d+)\s*</answer>"),
+    re.compile(r"the final answer is: (.+?)\."),
+    re.compile(r"The answer is: (.+?)\."),
+)
+
+
+def seephys(question: Question, text: str, find: Finder = find_letter) -> Ruling:
+    """SeePhys: what a tag or a phrase names, or the whole text, is the answer or its value."""
+    said = _seephys_answer(text)
+    is_right = said == question.answer or _are_close(said, question.answer)
+    return Ruling(True, said) if is_right else OPEN
+
+
+def _seephys_answer(text: str) -> str:
+    for saying in _SEEPHYS_SAYINGS:
+        if match := saying.search(text):
+            return match[1]
+    # A number as Python writes it: " 07 " -> "7".
+    for read in (int, float):
+        try:
+            return str(read(text))
+        except ValueError:
+            continue
+    return text
+
+
+def box_text(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """PhyX: right if boxed{B} is anywhere in the text, B the answer."""
     if question.answer and f"boxed{{{question.answer}}}" in text:
         return Ruling(True, question.answer)
     return OPEN
 
 
-def nothing(question: Question, text: str) -> Ruling:
+def nothing(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """Leaves every answer open: these benchmarks are judged."""
     return OPEN
 
@@ -213,7 +225,7 @@ _LEADS = (
 _BOX_OR_CLOSE = re.compile(r"\\boxed\{|[^\\]\}")
 
 
-def visual_logic(question: Question, text: str) -> Ruling:
+def visual_logic(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """VisuLogic: the last box if it is a letter, then a phrase that names one, else none."""
     boxed = _letter_box(text).strip()
     letter = boxed if boxed in _CHOICES else _named_letter(text)

@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from r1v3_jax.benchmarks import rules
+from r1v3_jax.benchmarks import letters, rules
 from r1v3_jax.benchmarks.question import Question
 from r1v3_jax.benchmarks.table import Benchmark
 from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers import choice, numbers
-from r1v3_jax.rewards.verifiers.boxes import find_boxes
+from r1v3_jax.rewards.verifiers.boxes import find_boxes, find_tagged
 from r1v3_jax.rewards.verifiers.judging import Judging
 from r1v3_jax.rewards.verifiers.model import MAX_BOX, Judge
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
@@ -62,16 +62,19 @@ def score_all(
     *,
     reading: Reading,
     thinking: bool,
+    version: str = "vlmeval-0.2",
     verify: Verify | None = None,
     judge: Judge | None = None,
 ) -> list[Score]:
     """Returns the score of each answer to the question beside it.
 
     thinking: answers begin with thoughts, so that one that was cut before </think> has no answer.
-    verify: the limits of the processes that compare mathematics.
+    version: how letters are read, of letters.BY_VERSION. verify: the limits of the processes that
+    compare mathematics.
     """
     scores: list[Score | None] = []
     texts = []
+    find = letters.BY_VERSION[version]
 
     # 1. By the rule.
     for question, answer in zip(questions, answers, strict=True):
@@ -82,7 +85,7 @@ def score_all(
         elif text is None:
             scores.append(Score(False, "cut"))
         else:
-            ruling = benchmark.rule(question, text)
+            ruling = benchmark.rule(question, text, find)
             is_open = ruling.right is None
             score = Score(ruling.right, "rule", ruling.extracted)
             scores.append(None if is_open else score)
@@ -109,7 +112,8 @@ def score_all(
                 doubtful[row] = Score(False, "box", extracted)
 
     # 3. By the judge.
-    unread = [row for row in unread if scores[row] is None]
+    # Without a reference there is nothing to compare with.
+    unread = [row for row in unread if scores[row] is None and questions[row].answer]
     if judge is not None and unread:
         asked = [
             (_shown(questions[row]), _gold(questions[row]), texts[row][-MAX_BOX:])
@@ -125,15 +129,20 @@ def score_all(
 
 
 def final_text(answer: Answer, thinking: bool) -> str | None:
-    """Returns what follows the last </think>; None if thoughts were cut off before it.
+    """Returns what follows the last </think>; None if thoughts were cut off before it."""
+    return split_thoughts(answer, thinking)[1]
+
+
+def split_thoughts(answer: Answer, thinking: bool) -> tuple[str, str | None]:
+    """Returns the thoughts before the last </think>, and what follows; None: they were cut off.
 
     A text without the tag that ended by itself is all answer: a server may have taken the thoughts
     away.
     """
-    _, tag, behind = answer.text.rpartition("</think>")
+    thoughts, tag, behind = answer.text.rpartition("</think>")
     if not tag and thinking and not answer.ended:
-        return None
-    return behind
+        return answer.text, None
+    return thoughts, behind.strip()
 
 
 def _check_boxes(
@@ -142,8 +151,11 @@ def _check_boxes(
     texts: list[str],
     verify: Verify | None,
 ) -> list[Check | None]:
-    r"""Compares the last \boxed{...} of each text with the answer; None: there is no box."""
-    boxes = [find_boxes(text)[0][-1:] for text in texts]
+    r"""Compares the last \boxed{...} of each text with the answer; None: there is no box.
+
+    Without a box it is the last <answer>...</answer>, for which some prompts of the kit ask.
+    """
+    boxes = [(find_boxes(text)[0] or find_tagged(text)[0])[-1:] for text in texts]
     rows = [row for row, box in enumerate(boxes) if box]
     compared = [_compare_with(benchmark, questions[row], boxes[row][0]) for row in rows]
     checks = verify_all(

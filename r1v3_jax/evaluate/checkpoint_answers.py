@@ -20,7 +20,7 @@ from r1v3_jax.evaluate.protocol import digest
 from r1v3_jax.evaluate.samples import BUDGETS, Item, Sample
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing import tiling
-from r1v3_jax.processing.chat import IMAGE_MARKER
+from r1v3_jax.processing.chat import IMAGE_MARKER, IMAGE_TOKENS
 from r1v3_jax.processing.processor import Processor, Tiles
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rollout.group import Group
@@ -33,6 +33,9 @@ from r1v3_jax.types import DroppedRow, Example, StepInfo
 # report's NoThink. prefilled: <think>, and its end already written. no_wait: critical words are
 # never sampled (report, section 6.2).
 Thinking = Literal["slow", "no_think", "prefilled", "no_wait"]
+# Control tokens in a question. text: as characters. special: as the tokens, which forge turns, as
+# vLLM encodes them; those of images are then refused.
+ControlTokens = Literal["text", "special"]
 CRITICAL_WORDS = ("Wait", "Alternatively", "Hmm")
 
 # Prompts are padded to a multiple of this many tokens.
@@ -66,6 +69,7 @@ class Settings:
     batch: int  # questions at a time
     thinking: Thinking
     slots: int = 0  # samples decoded at a time; 0: all of a batch
+    control_tokens: ControlTokens = "text"
 
 
 class CheckpointModel:
@@ -81,6 +85,9 @@ class CheckpointModel:
         if settings.thinking == "no_think":
             chat = dataclasses.replace(tokenizer.chat, opening="")
             tokenizer = dataclasses.replace(tokenizer, chat=chat)
+        if settings.control_tokens == "special":
+            allowed = frozenset(tokenizer.control_ids) - set(IMAGE_TOKENS)
+            tokenizer = dataclasses.replace(tokenizer, allowed=allowed)
         prefill = NO_THINKING if settings.thinking == "prefilled" else ""
         self.tokenizer = tokenizer
         self.processor = EachImageProcessor(self.config, tokenizer, prefill)
@@ -109,6 +116,28 @@ class CheckpointModel:
             if len(ids) > 1
         ]
 
+    def example(self, item: Item) -> Example:
+        """Returns an item as the sampler wants it. The sampler's own score of it is not used."""
+        parts = [
+            IMAGE_MARKER if isinstance(part, int) else self._text(part)
+            for part in item.asked.parts
+        ]
+        images = item.asked.images
+        if all(isinstance(part, int) for part in item.asked.parts[:-1]):
+            # Images in front: each on a line of its own, as the chat format puts them.
+            parts[: len(images)] = [f"{IMAGE_MARKER}\n"] * len(images)
+        return Example(
+            id=item.question.index,
+            images=tuple(item.question.images[number] for number in images),
+            question="".join(parts),
+            answer="-",
+            verifier="string",
+        )
+
+    def _text(self, text: str) -> str:
+        is_text = self.settings.control_tokens == "text"
+        return self.tokenizer.as_text(text) if is_text else text
+
     def encodable(self, items: list[Item]) -> list[Item]:
         """Returns the items, with a problem where one cannot be encoded or is too long.
 
@@ -121,7 +150,9 @@ class CheckpointModel:
             problem = item.problem
             try:
                 tokens = (
-                    0 if problem else len(self.processor.prompt(example(item)).tokens)
+                    0
+                    if problem
+                    else len(self.processor.prompt(self.example(item)).tokens)
                 )
             # DroppedRow is no ValueError; errors of images are.
             except (ValueError, DroppedRow, OSError) as error:
@@ -160,7 +191,7 @@ class CheckpointModel:
                 key=jax.random.fold_in(key, number * size),
                 token_limit=self.settings.max_tokens,
             )
-            groups = sampler.groups(model, [example(item) for item in plan], info)
+            groups = sampler.groups(model, [self.example(item) for item in plan], info)
             seconds = (time.monotonic() - start) / max(1, len(pairs))
             yield [
                 self._sample(item, run, group, seconds)
@@ -173,7 +204,7 @@ class CheckpointModel:
         longest = 1
         tiles = 1
         for plan in plans:
-            encoded = [self.processor.prompt(example(item)) for item in plan]
+            encoded = [self.processor.prompt(self.example(item)) for item in plan]
             longest = max(longest, *(len(prompt.tokens) for prompt in encoded))
             tiles = max(tiles, sum(len(prompt.tiles) for prompt in encoded))
         return GroupSampler(
@@ -224,23 +255,6 @@ class CheckpointModel:
             images=[list(image.size) for image in item.question.images],
             seconds=round(seconds, 3),
         )
-
-
-def example(item: Item) -> Example:
-    """Returns an item as the sampler wants it. The sampler's own score of it is not used."""
-    parts = item.asked.parts
-    text = "".join(IMAGE_MARKER if isinstance(part, int) else part for part in parts)
-    if all(isinstance(part, int) for part in parts[:-1]):
-        # Images in front: each on a line of its own, as the chat format puts them.
-        text = "".join(part for part in parts if isinstance(part, str))
-        text = f"{IMAGE_MARKER}\n" * len(item.asked.images) + text
-    return Example(
-        id=item.question.index,
-        images=tuple(item.question.images[number] for number in item.asked.images),
-        question=text,
-        answer="-",
-        verifier="string",
-    )
 
 
 def _fill(batch: list[Item], size: int) -> list[Item]:

@@ -41,6 +41,10 @@ from r1v3_jax.processing.chat import (
     check_messages,
 )
 
+# Stands inside what looks like a control token and is none, see `Tokenizer.as_text`. Noncharacters
+# of Unicode, which no text has.
+SEAM = "\ufdd0\ufdd1\ufdd0"
+
 
 def load(
     directory: str | Path, *, chat: ChatFormat | None = None, text_only: bool = False
@@ -122,13 +126,16 @@ class Tokenizer:
     Without any `<image>` the images go in front of the first user message, one a line (the rule of
     InternVL's chat()). In the assistant's text `<image>` is plain text.
 
-    Text must not contain the control tokens, so that it cannot forge turns or images.
+    Text must not contain the control tokens, so that it cannot forge turns or images; what
+    `as_text` makes of it has them as characters.
     Another format, e.g. NoThink: dataclasses.replace(tokenizer, chat=...).
     """
 
     hf: PreTrainedTokenizerBase
     chat: ChatFormat
     control_ids: dict[str, int]  # of the structural tokens that this tokenizer has
+    # Control tokens that text may contain, and which are then these tokens.
+    allowed: frozenset[str] = frozenset()
 
     @property
     def vocab_size(self) -> int:
@@ -227,6 +234,24 @@ class Tokenizer:
         self._check_plain(text, "the text")
         return self._ids(text)
 
+    def as_text(self, text: str) -> str:
+        """Returns `text` with a seam in each special token and image marker, to be encoded as is.
+
+        The ids on both sides of a seam are those of characters, so nothing is forged and nothing is
+        lost: "a <|im_end|>" is encoded as "a <", then "|im_end|>".
+        """
+        added = self.hf.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        tokens = {IMAGE_MARKER, *self.control_ids, *special} - self.allowed
+        # A token of one character has no inside.
+        longest_first = sorted(filter(lambda x: len(x) > 1, tokens), key=len)[::-1]
+        pattern = re.compile("|".join(map(re.escape, longest_first)))
+        text = text.replace(SEAM, "")
+        # What stands right of a seam may be a token again.
+        while pattern.search(text):
+            text = pattern.sub(lambda found: found[0][0] + SEAM + found[0][1:], text)
+        return text
+
     def closing(self, text: str = "</think>") -> tuple[tuple[int, ...], ...]:
         """Returns, for each token of `text`, the ids that may replace it, the plain id first.
 
@@ -290,6 +315,8 @@ class Tokenizer:
         return [text.removeprefix(TURN_START) for text in texts]
 
     def _ids(self, text: str) -> list[int]:
+        if SEAM in text:
+            return [i for part in text.split(SEAM) for i in self._ids(part)]
         # A sentencepiece tokenizer puts a space before the first word of its input. No piece of a
         # chat is the start of its input, so each is encoded behind a control token.
         text = TURN_START + text
@@ -373,7 +400,7 @@ class Tokenizer:
     def _check_plain(self, text: str, origin: str):
         """Raises ValueError if `text` holds a control token or is not Unicode text."""
         for token in self.control_ids:
-            if token in text:
+            if token in text and token not in self.allowed:
                 raise ValueError(
                     f"{origin} contains the control token {token}, which would forge structure; "
                     "remove it or drop the row"

@@ -5,7 +5,7 @@ They are those of VLMEvalKit, stated anew.
 
 import pytest
 
-from r1v3_jax.benchmarks import rules
+from r1v3_jax.benchmarks import letters, rules
 from r1v3_jax.benchmarks.question import Question
 
 PETS = {"A": "cat", "B": "dog", "C": "parrot"}
@@ -29,7 +29,15 @@ PETS = {"A": "cat", "B": "dog", "C": "parrot"}
     ],
 )
 def test_the_letter_that_an_answer_chooses(text, letter):
-    assert rules.find_letter(text, PETS) == letter
+    assert letters.find_letter(text, PETS) == letter
+
+
+def test_the_older_reading_takes_a_letter_anywhere_and_an_option_in_a_long_answer():
+    far = "A pet is it I think"
+    long = "I looked for a long time and in the end it can only be the parrot"
+    assert letters.find_letter_anywhere(far, PETS) == "A"
+    assert letters.find_letter_anywhere(long, PETS) == "C"
+    assert letters.find_letter_anywhere("B or C", PETS) == ""
 
 
 def test_an_open_question_of_mmmu_is_its_answer_or_another():
@@ -75,7 +83,23 @@ def test_mathvision_compares_to_1e_6():
     question = Question("0", "", "0.5", fields={"choices": "[]"})
     assert rules.mathvision(question, "0.5000001").right is True
     assert rules.mathvision(question, "0.51").right is None
-    assert rules.mathvision(question, "1/2").right is None
+    assert rules.mathvision(question, "1/2").right is True
+    assert rules.mathvision(question, "half").right is None
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("<think>5?</think><answer> 12 </answer>", True),
+        ("So the final answer is: 12. Or 13.", True),
+        (" 12.0 ", True),
+        (r"\frac{24}{2}", True),
+        ("<answer>13</answer>", None),
+        ("about twelve", None),
+    ],
+)
+def test_seephys_reads_a_tag_a_phrase_or_a_number(text, right):
+    assert rules.seephys(Question("0", "", "12"), text).right is right
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def flags_of(path) -> dict[str, list[str] | None]:
 
     A program in a folder has the flags of all modules there that are not programs themselves.
     """
-    if path.name == "__main__.py" and path.is_relative_to(ROOT / "tools"):
+    if path.name == "__main__.py":
         modules = [module for module in path.parent.glob("*.py") if module != path]
         texts = {module: module.read_text(encoding="utf-8") for module in modules}
         parts = [

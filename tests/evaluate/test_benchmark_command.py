@@ -77,9 +77,10 @@ def test_a_server_is_evaluated_and_its_files_say_everything(data, tmp_path):
     lines = (folder / "run1" / "r1v3" / "r1v3_pets.tsv").read_text().splitlines()
     assert (
         lines[0].split("\t")
-        == "index question A B C answer category prediction".split()
+        == "index question A B C answer category thinking prediction".split()
     )
     assert len(lines) == 41
+    assert lines[1].split("\t")[-2] == "A or B?"
 
 
 def test_another_protocol_is_refused_and_another_scoring_is_not(data, tmp_path):

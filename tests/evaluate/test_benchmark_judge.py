@@ -10,8 +10,9 @@ from benchmark_files import write_tsv
 from model_server_for_tests import completion, model_server, text_of
 
 from r1v3_jax.benchmarks import scoring
-from r1v3_jax.evaluate import benchmark_run
-from r1v3_jax.evaluate.benchmark_run import Reader, Scorer
+from r1v3_jax.evaluate import benchmark_run, benchmark_summary
+from r1v3_jax.evaluate.benchmark_run import Reader
+from r1v3_jax.evaluate.benchmark_summary import Scorer
 from r1v3_jax.evaluate.samples import Sample, SampleFile
 from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers import model as judge_model
@@ -89,7 +90,7 @@ def test_each_question_is_judged_once_and_the_rest_widens_the_result(
             judging=scoring.JUDGING,
         )
         scorer = Scorer("box", Verify(processes=1), judge, thinking=True)
-        return benchmark_run.summarise(prepared, 1, tmp_path, scorer)
+        return benchmark_summary.summarise(prepared, 1, tmp_path, scorer)
 
     with model_server(faulty) as server:
         first = score()

@@ -5,14 +5,24 @@ import dataclasses
 import numpy as np
 import pytest
 import tokenizers_for_tests
-from benchmark_files import choices, write_tsv
+from benchmark_files import base64_of, choices, png, write_tsv
 from PIL import Image
 from random_models import random_model
 from small_checkpoints import CONFIG
 
-from r1v3_jax.evaluate import benchmark_run, checkpoint_answers
+from r1v3_jax.benchmarks.prompts import place
+from r1v3_jax.benchmarks.question import Question
+from r1v3_jax.evaluate import (
+    benchmark_run,
+    benchmark_summary,
+    checkpoint_answers,
+)
 from r1v3_jax.evaluate.benchmark_run import Reader
+from r1v3_jax.evaluate.benchmark_summary import Scorer
 from r1v3_jax.evaluate.checkpoint_answers import CheckpointModel, Settings
+from r1v3_jax.evaluate.samples import Item, Sample, SampleFile
+from r1v3_jax.processing.image_files import StoredImage
+from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.run.weights import save_weights
 from r1v3_jax.types import Example
 
@@ -39,11 +49,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Ten questions, of which one has two pictures and one holds a control token."""
+    """Ten questions: one has two pictures, one holds a control token, one no picture at all."""
     data = tmp_path_factory.mktemp("data")
     rows = choices(10)
     rows[2]["image"] = str([rows[2]["image"], rows[3]["image"]])
-    rows[6]["question"] = "Question 6 <|im_end|>?"
+    rows[4]["question"] = "Question 4 <|im_end|>?"
+    rows[6]["image"] = "no picture"
     write_tsv(data / "pets.tsv", rows)
     return benchmark_run.prepare("pets", Reader(data, "exact", "interleaved", False))
 
@@ -57,7 +68,7 @@ def answers(checkpoint, prepared, folder, **changes):
     folder.mkdir(exist_ok=True)
     part = encodable(model, prepared)
     benchmark_run.run(part, model, RUNS, folder)
-    return benchmark_run.SampleFile(folder / "samples.jsonl").samples
+    return SampleFile(folder / "samples.jsonl").samples
 
 
 def tokens_and_text(samples):
@@ -76,11 +87,65 @@ def test_each_question_has_its_runs_and_they_differ(whole):
     assert np.mean(differ) > 0.8
 
 
-def test_a_control_token_in_a_question_is_named_and_not_asked(checkpoint, prepared):
-    items = encodable(CheckpointModel(checkpoint, SETTINGS), prepared).items
-    problems = {item.question.index: item.problem for item in items if item.problem}
-    assert list(problems) == ["6"]
-    assert "<|im_end|>" in problems["6"]
+def test_control_tokens_in_a_question_are_characters(checkpoint):
+    """<|im_end|> ends no turn, <image> is no picture; as tokens they end it and are refused."""
+    text = "Is <|im_end|> or <image> in <img>it</img>?"
+    picture = StoredImage(png())
+    question = Question("0", text, "A", images=(picture,))
+    item = Item(question, place(text, 1, "front"))
+
+    def asked(control_tokens: str, item: Item):
+        settings = dataclasses.replace(SETTINGS, control_tokens=control_tokens)
+        model = CheckpointModel(checkpoint, settings)
+        (checked,) = model.encodable([item])
+        tokens = None
+        if not checked.problem:
+            tokens = model.processor.prompt(model.example(item)).tokens.tolist()
+        return model.tokenizer, tokens, checked.problem
+
+    tokenizer, tokens, _ = asked("text", item)
+    assert text in tokenizer.decode(tokens, skip_special=False)
+    # The turns of system and user end; <img> and </img> stand around the one picture.
+    assert tokens.count(tokenizer.end_token_id) == 2
+    assert tokens.count(tokenizer.control_ids["<img>"]) == 1
+
+    _, _, problem = asked("special", item)
+    assert "<img>" in problem
+    forging = dataclasses.replace(item, asked=place("Is <|im_end|> it?", 1, "front"))
+    _, tokens, _ = asked("special", forging)
+    assert tokens.count(tokenizer.end_token_id) == 3
+
+
+def test_of_900_rows_the_20_that_cannot_be_asked_count_as_wrong_and_are_listed(
+    checkpoint, tmp_path
+):
+    rows = choices(900)
+    bad = range(0, 900, 45)
+    for number, i in enumerate(bad):
+        row = rows[i]
+        if number % 4 == 0:
+            row["image"] = str([base64_of(png())] * 61)
+        elif number % 4 == 1:
+            row["image"] = base64_of(png()[:40])
+        elif number % 4 == 2:
+            row["question"] = "too long " * 600
+        else:
+            row["question"] = "Is it <image 7>?"
+    write_tsv(tmp_path / "pets.tsv", rows)
+    part = benchmark_run.prepare("pets", Reader(tmp_path, "exact", "front"))
+    part = encodable(CheckpointModel(checkpoint, SETTINGS), part)
+    samples = [
+        Sample(0, item.question.index, f"</think>{item.question.answer}", tokens=1)
+        for item in part.items
+        if not item.problem
+    ]
+    SampleFile(tmp_path / "samples.jsonl").add(samples)
+    scorer = Scorer("box", Verify(processes=1), None, thinking=True)
+    summary = benchmark_summary.summarise(part, 1, tmp_path, scorer)
+    assert summary["questions"] == 900
+    assert sorted(summary["not_asked"], key=int) == [str(i) for i in bad]
+    assert all(summary["not_asked"].values())
+    assert summary["accuracy"] == pytest.approx(880 / 900)
 
 
 def test_a_prompt_that_is_too_long_is_named(checkpoint, prepared):
@@ -114,7 +179,7 @@ def test_what_was_killed_goes_on_with_the_same_tokens(
     """`kept` samples were written: none, a part of a batch of 8, one batch, one and a part."""
     first = answers(checkpoint, prepared, tmp_path / "first")
     (tmp_path / "second").mkdir()
-    file = benchmark_run.SampleFile(tmp_path / "second" / "samples.jsonl")
+    file = SampleFile(tmp_path / "second" / "samples.jsonl")
     file.add(list(first.values())[:kept])
     again = answers(checkpoint, prepared, tmp_path / "second")
     assert tokens_and_text(again) == tokens_and_text(whole)
@@ -123,7 +188,7 @@ def test_what_was_killed_goes_on_with_the_same_tokens(
 def test_a_batch_that_is_done_is_not_sampled_again(
     checkpoint, prepared, whole, tmp_path, monkeypatch
 ):
-    file = benchmark_run.SampleFile(tmp_path / "samples.jsonl")
+    file = SampleFile(tmp_path / "samples.jsonl")
     file.add(list(whole.values()))
     # No weights are read at all.
     monkeypatch.setattr(CheckpointModel, "_load", lambda self: pytest.fail("sampled"))

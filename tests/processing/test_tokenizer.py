@@ -258,3 +258,18 @@ def test_check_model(tiny_directory, tmp_path):
         "is 265; the tokenizer has 277 tokens, but vocab_size of the model is 275; change "
         "config.json, or take the tokenizer that the model was trained with"
     )
+
+
+@pytest.mark.parametrize("name", ["qwen_directory", "tiny_directory"])
+def test_what_as_text_returns_is_encoded_as_characters(request, name):
+    """Every special token of the vocabulary, alone, doubled and nested, comes back as it was."""
+    tokenizer = load(request.getfixturevalue(name))
+    added = tokenizer.hf.added_tokens_decoder
+    special = {i for i, token in added.items() if token.special}
+    text = "".join(f"a{added[i].content}{added[i].content} " for i in sorted(special))
+    text += "<|im_<|im_end|>end|> <im<image>age> <<img>>"
+    ids = tokenizer.encode_text(tokenizer.as_text(text))
+    assert not special & set(ids)
+    assert tokenizer.decode(ids, skip_special=False) == text
+    plain = "Nothing <b>special</b> here."
+    assert tokenizer.as_text(plain) == plain
