@@ -431,7 +431,7 @@ def test_floors_of_the_docs_are_the_law():
     assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
     floors = next(node for node in assigned if node.targets[0].id == "FLOORS")
     shown = next(
-        b for b in PAGES["docs/architecture.md"].blocks if "files sharding" in b.text
+        b for b in PAGES["docs/architecture.md"].blocks if "sharding types" in b.text
     )
     assert shown.text.splitlines() == ast.literal_eval(floors.value)
 
