@@ -80,4 +80,4 @@ fi
 echo "$kit: $environment"
 [ "$kit" = vlmeval ] || exit 0
 PYTHONPATH="$PWD" "$environment/bin/python" -m pytest -rs tests/benchmarks/test_kit_rules.py \
-    tests/benchmarks/test_kit_prompts.py tests/evaluate/test_kit_scores.py "$@"
+    tests/benchmarks/test_kit_prompts.py tests/benchmarks/test_kit_puzzles.py tests/evaluate/test_kit_scores.py "$@"

@@ -20,6 +20,11 @@ LETTER = r"Answer with the letter of the correct option inside \boxed{}."
 WORDS = r"Put only the final answer inside \boxed{}."
 
 
+def plain(question: Question) -> str:
+    """Asks with the question and its options as the file has them, and nothing else."""
+    return _lines([question.text, _options(question)])
+
+
 def choice(question: Question) -> str:
     """Asks for one of the options; for the answer itself where a question has none."""
     hint = question.fields.get("hint", "")
@@ -69,6 +74,30 @@ def physics(question: Question) -> str:
     if re.fullmatch(r"[1-9](\.0)?", figures):
         precision = f"Give {figures[0]} significant figures."
     return _lines([text, precision, WORDS])
+
+
+# How the solutions of MME-Reasoning's puzzles are written, by the end of their `function_id`.
+_SOLUTIONS = {
+    "hashi": 'a JSON list of bridges, [{"start": "a1", "end": "a3", "number": 2}]',
+    "skyscraper": "a JSON list of the rows, [[1, 2], [2, 1]]",
+    "sudoku_4": "a JSON list of the rows, [[1, 2], [2, 1]]",
+    "sudoku_6": "a JSON list of the rows, [[1, 2], [2, 1]]",
+    "yinyang": "a JSON list of the rows, 1 for black and 0 for white, [[0, 1], [1, 0]]",
+    "coordinate_function": 'a JSON list of places, [{"row": "A", "column": 1}]',
+    "multiple_match_function": 'a JSON list, ["A", "C"]',
+    "24points_function": "one expression with the numbers of the cards, 2*(3+4)-1",
+}
+_PAIRS = 'JSON, {"A": 1, "B": 2}'
+
+
+def puzzle(question: Question) -> str:
+    """Asks MME-Reasoning's questions, and for the solution of a puzzle in a form to be read."""
+    name = question.fields.get("function_id", "")
+    if not name or name == "choice_function" or name.startswith(("open", "compare")):
+        return answer(question)
+    forms = [form for end, form in _SOLUTIONS.items() if name.endswith(end)]
+    form = forms[0] if forms else _PAIRS
+    return _lines([question.text, rf"Put the solution inside \boxed{{}} as {form}."])
 
 
 def _options(question: Question) -> str:

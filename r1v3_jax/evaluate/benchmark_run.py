@@ -12,8 +12,9 @@ from r1v3_jax.benchmarks.table import Benchmark
 from r1v3_jax.evaluate import protocol
 from r1v3_jax.evaluate.samples import Item, Sample, SampleFile
 
-# Whose words questions are asked in: this program's, or those of an installed VLMEvalKit.
-Wording = Literal["own", "kit"]
+# Whose words questions are asked in: this program's, those of an installed VLMEvalKit, or none but
+# the file's.
+Wording = Literal["own", "kit", "plain"]
 
 
 class Model(Protocol):
@@ -63,7 +64,9 @@ def prepare(name: str, reader: Reader) -> Prepared:
             f"{path}: VLMEvalKit would replace it by the published file, since its MD5 is {md5}; "
             "give --prompts=own, or get the published file"
         )
-    if reader.prompts == "own":
+    if reader.prompts == "plain":
+        benchmark = dataclasses.replace(benchmark, prompt=prompts.plain)
+    if reader.prompts != "kit":
         items = [_item(benchmark, question, reader.placement) for question in questions]
     else:
         asked = kit_prompts.read(name, reader.data, reader.placement)

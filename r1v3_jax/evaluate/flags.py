@@ -62,7 +62,7 @@ PROMPTS = flags.DEFINE_enum(
     "prompts",
     "own",
     _choices(benchmark_run.Wording),
-    "Words of this program, or of an installed VLMEvalKit.",
+    "Words of this program, of an installed VLMEvalKit, or the question alone.",
 )
 ANY_MD5 = flags.DEFINE_bool(
     "any_md5", False, "Read files other than the published ones."

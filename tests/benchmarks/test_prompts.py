@@ -16,6 +16,12 @@ def test_a_choice_has_hint_question_and_options():
     )
 
 
+def test_a_plain_prompt_is_the_question_and_its_options():
+    question = Question("0", "Which?", "B", options={"A": "cat", "B": "dog"})
+    assert prompts.plain(question) == "Which?\nA. cat\nB. dog"
+    assert prompts.plain(Question("0", "How many?", "3")) == "How many?"
+
+
 def test_seephys_may_have_no_text_and_says_how_exact():
     question = Question("0", "", "3.0", fields={"sig_figs": "2.0"})
     text = prompts.physics(question)

@@ -106,6 +106,19 @@ def test_a_missing_file_an_empty_answer_and_a_foreign_one_are_refused(tmp_path):
         table.read(table.find("own", tmp_path), tmp_path, "exact")
 
 
+def test_a_puzzle_may_have_no_answer_and_another_question_may_not(tmp_path):
+    image = base64_of(png())
+    row = {"index": 0, "question": "q", "image": image, "answer": ""}
+    puzzle = {**row, "index": 1, "function_id": "judge_24points_function"}
+    benchmark = table.find("MME-Reasoning", tmp_path)
+    write(tmp_path / "MME-Reasoning.tsv", [{**row, "answer": "A"}, puzzle])
+    questions = table.read(benchmark, tmp_path, "exact")
+    assert [question.answer for question in questions] == ["A", ""]
+    write(tmp_path / "MME-Reasoning.tsv", [{**puzzle, "answer": "1"}, row])
+    with pytest.raises(ValueError, match="'0': no answer"):
+        table.read(benchmark, tmp_path, "exact")
+
+
 def test_logicvistas_answer_may_be_several_letters(tmp_path):
     image = base64_of(png())
     row = {"index": 0, "question": "q", "A": "cat", "B": "dog", "answer": "A, B"}

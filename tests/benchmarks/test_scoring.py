@@ -133,6 +133,21 @@ def test_what_is_open_goes_to_the_judge_once(tmp_path):
     assert scored("MMK12", question, "</think>six", by=again) == (None, "nobody")
 
 
+def test_a_puzzle_without_a_reference_is_checked_and_never_judged():
+    """Any solution is right, so a judge would have nothing to compare with."""
+    given = "{'init_cards': [1, 8, 9, 13]}"
+    fields = {"function_id": "judge_24points_function", "special_info": given}
+    question = Question("0", "Make 24.", "", fields=fields)
+    with judge() as url:
+        model = Judge(url, "j", timeout_s=10, retries=0, requests=1, cache="")
+        right = scored(
+            "MME-Reasoning", question, r"</think>\boxed{(13-9-1)*8}", by=model
+        )
+        unread = scored("MME-Reasoning", question, "</think>I give up", by=model)
+    assert right == (True, "rule")
+    assert unread == (None, "nobody")
+
+
 def test_the_table_has_the_reports_sixteen_rows():
     """Scores as in table 1 of the report, from the top to the bottom of its column."""
     column = "76.0 40.3 55.4 78.5 70.6 85.7 61.3 77.1 59.6 52.6 56.5 28.5 59.7 42.8 52.8 31.5"
