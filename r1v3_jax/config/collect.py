@@ -7,6 +7,7 @@ from typing import ClassVar
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 from r1v3_jax.config.grpo import verifying
 from r1v3_jax.fields import NonNegativeInt, PositiveInt, check
+from r1v3_jax.rewards import helpers
 from r1v3_jax.rewards.reward import Reward, name_of
 
 
@@ -140,4 +141,4 @@ class Collect:
 
     def depends_on(self, name: str, run) -> dict:
         """Other parts of `run` that decide what the stage computes, by name."""
-        return verifying(name, run)
+        return verifying(name, run) | helpers.identity(name, self.reward)

@@ -39,6 +39,7 @@ from r1v3_jax.losses import (
 )
 from r1v3_jax.losses.policy import check_number, reads_reference
 from r1v3_jax.losses.schedules import Number, is_off, value
+from r1v3_jax.rewards import helpers
 from r1v3_jax.rewards.reward import Reward
 
 # How configs of before named an algorithm, and the object that it is.
@@ -243,7 +244,7 @@ class GRPO:
 
         They have the stage's name in front: once it is done they may change.
         """
-        parts = verifying(name, run)
+        parts = verifying(name, run) | helpers.identity(name, self.reward)
         if self.evaluate_every:
             for field in ("probe", "probe_questions", "select_by"):
                 parts[f"{name}.evaluate.{field}"] = getattr(run.evaluate, field)

@@ -17,6 +17,7 @@ from r1v3_jax import checksums
 from r1v3_jax.data.mixtures import Source, check_source, fingerprint_of
 from r1v3_jax.data.sources import pass_order
 from r1v3_jax.fields import PLACE
+from r1v3_jax.rewards.helpers import Frozen
 from r1v3_jax.types import Example
 
 ROWS = Path("rows/rows.jsonl")  # in the directory of a stage; its folder is sealed
@@ -124,13 +125,16 @@ def _read(path: str, _changed_at: int) -> list[dict]:
 
 
 def bind(config: Any, workdir: str | Path) -> Any:
-    """Returns a config whose every `Made` knows the run's directory.
+    """Returns a config whose every `Made`, and every `Frozen` stage, knows the run's directory.
 
     Looked for in dataclasses, tuples and tables. What holds none is returned as it is.
     """
     if isinstance(config, Made):
         over = bind(config.over, workdir)
         return dataclasses.replace(config, over=over, workdir=str(workdir))
+    if isinstance(config, Frozen):
+        is_stage = bool(config.stage)
+        return dataclasses.replace(config, workdir=str(workdir)) if is_stage else config
     if isinstance(config, tuple):
         parts = tuple(bind(part, workdir) for part in config)
         return parts if _differ(parts, config) else config

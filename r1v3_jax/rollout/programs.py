@@ -4,6 +4,8 @@
 weights are laid out for decoding by reshard.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -59,10 +61,11 @@ def rollout_programs(
     int8: bool = False,
     moving_temperature: bool = False,
     answering: ModelConfig | None = None,
+    images: bool = True,
 ) -> list[Program]:
     """Returns what a rollout calls, in order.
 
-    answering: the model that is sampled; None: that of the run.
+    answering: the model that is sampled; None: that of the run. images: whether prompts have them.
     moving_temperature: whether `decode` is given the temperature as an array.
     resident: bytes on a chip beside the programs' own arguments, as the trained weights.
     """
@@ -76,13 +79,15 @@ def rollout_programs(
 
     # 2. The prompts and what is computed of them.
     batch = prompt_batch_of(dimensions, prompts, max_prompt_tokens, tiles)
+    if not images:
+        batch = dataclasses.replace(batch, tiles=None, image_index=None)
     batch = with_shardings(batch, placement.specs(batch, compute.rules, mesh), mesh)
-    images = None
-    if dimensions.vision is not None:
-        images = jax.eval_shape(encode_images, model, batch.tiles)
-        images = concrete(images, mesh)
+    embeddings = None
+    if batch.tiles is not None:
+        embeddings = jax.eval_shape(encode_images, model, batch.tiles)
+        embeddings = concrete(embeddings, mesh)
     static = {"group_size": group_size, "slots": slots, "sampling": sampling}
-    prefill_args = (batch.tokens, batch.lengths, images, batch.image_index)
+    prefill_args = (batch.tokens, batch.lengths, embeddings, batch.image_index)
     state = jax.eval_shape(lambda m, *a: prefill(m, *a, **static), model, *prefill_args)
     state = concrete(state, mesh)
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
@@ -96,7 +101,7 @@ def rollout_programs(
             resident=resident - shard_bytes(trained),
         )
     ]
-    if images is not None:
+    if embeddings is not None:
         lower = lower_on_mesh(mesh, lambda: encode_images.lower(model, batch.tiles))
         programs.append(Program("encode_images", lower, resident=resident))
     lower = lower_on_mesh(mesh, lambda: prefill.lower(model, *prefill_args, **static))

@@ -25,6 +25,7 @@ from r1v3_jax.rewards.answered import Sample
 from r1v3_jax.rewards.reward import Reward, Score
 from r1v3_jax.rewards.score import score_all
 from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.helpers import Asked, with_helpers
 from r1v3_jax.rollout.scoring import gather_scores, own_block
 from r1v3_jax.run import tpu_flags, watchdog
 from r1v3_jax.sampling.loop import decode_with, prefill
@@ -62,6 +63,7 @@ class GroupSampler:
     reward: Reward = Reward()
     slots: int = 0  # samples decoded at a time; 0: all
     buckets: tuple[tuple[int, int], ...] = ()  # see `data.prompts.prompt_batch`
+    helpers: tuple[Asked, ...] = ()  # of the reward's terms that ask a model
 
     def reader(self, source: Callable[[int], Example], prompts: int) -> Reader:
         """Returns a reader of the good rows of a source, to sample from `prompts` at a time.
@@ -170,7 +172,9 @@ class GroupSampler:
                     busy_slots=busy_slots,
                 )
             )
-        return groups
+
+        # 4. What helpers say of the samples.
+        return with_helpers(groups, self.helpers, pending.info)
 
     def _write_texts(
         self, samples: list[int], completions, texts: list[str | None]

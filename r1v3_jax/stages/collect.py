@@ -44,6 +44,12 @@ from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import abstract_mesh, shard_bytes
+from r1v3_jax.stages.helpers import (
+    check_helpers,
+    helper_programs,
+    make_helpers,
+    resident_helpers,
+)
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, Resume, StepWork, check_sources, resumed
 from r1v3_jax.stages.reference import checkpoint_config, is_ours, load_checkpoint
@@ -83,7 +89,7 @@ def run(context: Context, name: str, config: Collect, model: R1V3) -> tuple[R1V3
         if temperature is None:
             with loop.watchdog.slow():
                 temperature, reward_pass_of = choose_temperature(
-                    context, name, config, answering
+                    context, name, config, sampler, answering
                 )
         decoding_model = for_decoding(answering)
         for step in range(resume.step, config.steps):
@@ -252,6 +258,7 @@ def make_sampler(context: Context, config: Collect) -> GroupSampler:
         data=context.run.data,
         reward=config.reward,
         slots=config.slots,
+        helpers=make_helpers(context, config),
     )
 
 
@@ -284,7 +291,11 @@ def step_info(
 
 
 def choose_temperature(
-    context: Context, name: str, config: Collect, model: R1V3
+    context: Context,
+    name: str,
+    config: Collect,
+    sampler: GroupSampler,
+    model: R1V3,
 ) -> tuple[float, dict[str, float]]:
     """Returns the temperature with the highest Reward-Pass@K on the probe; the first of equals.
 
@@ -293,7 +304,6 @@ def choose_temperature(
     choice = config.temperature
     if not isinstance(choice, Chosen):
         return choice, {}
-    sampler = make_sampler(context, config)
     rates = {}
     for temperature in choice.choices:
         groups: list[Group] = sample_groups(
@@ -344,6 +354,7 @@ def check(run: Run, config: Collect) -> None:
     check_sources(config.source, getattr(config.temperature, "probe", None))
     if hasattr(config.source, "check"):
         check_verifiers(config.source, run.verify)
+    check_helpers(run, config)
     if not config.model:
         return
     if not Path(config.model).is_dir():
@@ -382,7 +393,8 @@ def programs(
     resident = shard_bytes(build.abstract(model, config.compute, mesh))
     if stage.model:
         resident += shard_bytes(build.abstract(config.model, config.compute, mesh))
-    return rollout_programs(
+    resident += resident_helpers(config, stage, mesh)
+    table = rollout_programs(
         config,
         mesh,
         SamplingParams(
@@ -399,6 +411,7 @@ def programs(
         moving_temperature=isinstance(stage.temperature, Chosen),
         answering=model,
     )
+    return table + helper_programs(config, stage, mesh, banned, resident)
 
 
 def answering_config(run: Run, stage: Collect) -> ModelConfig:

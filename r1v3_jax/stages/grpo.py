@@ -35,6 +35,12 @@ from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages.entropy_bonus import EntropyBonus
+from r1v3_jax.stages.helpers import (
+    check_helpers,
+    helper_programs,
+    make_helpers,
+    resident_helpers,
+)
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.stages.probe import Probe, make_sampler
@@ -71,7 +77,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
 
     states = context.training_states(name)
     state, resume = newest(states, state)
-    sampler = make_sampler(context, config)
+    sampler = make_sampler(context, config, make_helpers(context, config))
     probe = Probe(context, name, config, resume.checkpoints)
     bonus = EntropyBonus(config.entropy_coef, resume.entropy_coef)
     questions = reader(config, context.processor, context.run.data, **resume.position)
@@ -188,6 +194,7 @@ def check(run: Run, config: GRPO) -> None:
         sources.append(run.evaluate.probe)
     check_sources(*sources)
     check_reference(run, config)
+    check_helpers(run, config)
     if hasattr(config.train, "check"):
         check_verifiers(config.train, run.verify)
 
@@ -398,7 +405,9 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     if stage.needs_reference():
         teacher = reference_config(config, stage)
         reference = shard_bytes(build.abstract(teacher, config.compute, mesh))
-    kept = shard_bytes(state) + reference  # bytes that are on a chip all the time
+    helpers = resident_helpers(config, stage, mesh)
+    # Bytes that are on a chip all the time.
+    kept = shard_bytes(state) + reference + helpers
     sampling = SamplingParams(
         max_tokens=stage.max_completion_tokens,
         temperature=value(stage.temperature, progress=1.0),
@@ -427,7 +436,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         resident = {
             "score": kept - weights + ahead,
             "reference_score": kept - reference + ahead,
-            "update": reference + ahead,
+            "update": reference + helpers + ahead,
         }
         return [dataclasses.replace(p, resident=resident[p.label]) for p in table]
 
@@ -435,6 +444,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     full = (stage.max_prompt_tokens, stage.tiles)
     table = rollout(*full)
     ahead = table[-1].given if stage.off_policy_steps else 0
+    table += helper_programs(config, stage, mesh, banned, resident=kept + ahead)
 
     # 2. The probe. It is sampled with the weights as they are: without a layout of its own unless
     # the rollout is in 8 bits.

@@ -9,6 +9,7 @@ from r1v3_jax.evaluate import accuracy, critical_tokens, selection
 from r1v3_jax.losses.schedules import value
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.helpers import Asked
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
@@ -16,8 +17,10 @@ from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.train.update import TrainState
 
 
-def make_sampler(context: Context, config: GRPO) -> GroupSampler:
-    """Returns the sampler of a stage's rollouts.
+def make_sampler(
+    context: Context, config: GRPO, helpers: tuple[Asked, ...] = ()
+) -> GroupSampler:
+    """Returns the sampler of a stage's rollouts, with the helpers of its reward.
 
     A temperature that moves comes with each step (`StepInfo`); without one, as for the probe, it is
     that of the stage's end.
@@ -37,6 +40,7 @@ def make_sampler(context: Context, config: GRPO) -> GroupSampler:
         reward=config.reward,
         slots=config.slots,
         buckets=config.buckets,
+        helpers=helpers,
     )
 
 

@@ -1,0 +1,175 @@
+r"""Terms of a reward that ask another model while a step is scored: a frozen one, or an endpoint.
+
+    Reward(((0.7, correct), (0.1, well_formed), (0.2, Consistent(Frozen(stage="cold_start")))))
+
+Such a term says nothing by itself: it sees one sample, and its model is asked about all samples of
+a step at once, when they are there (`rollout.helpers`). What it then says is added to the reward
+under the term's name.
+"""
+
+import dataclasses
+import hashlib
+import urllib.parse
+from pathlib import Path
+from typing import ClassVar
+
+from r1v3_jax.fields import PLACE, NonNegativeInt, PositiveFloat, PositiveInt, check
+from r1v3_jax.rewards.answered import Answered
+from r1v3_jax.rewards.reward import Reward, name_of
+
+# Bytes at either end of a large file that its fingerprint reads.
+FINGERPRINT_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A model that never learns: a checkpoint, or what an earlier stage of the run ended with.
+
+    A checkpoint, of Hugging Face's or of ours, may be of another size, and have another tokenizer,
+    than the model that learns.
+    """
+
+    checkpoint: str = ""  # a directory, as RUN/export or RUN/cold_start/done
+    stage: str = ""  # or the name of an earlier stage, as cold_start
+    # The run's directory, see `data.made.bind`. It is no setting: it says where, not what.
+    workdir: str = dataclasses.field(default="", compare=False, metadata=PLACE)
+
+    def __post_init__(self):
+        names = (self.checkpoint, self.stage)
+        if not all(isinstance(name, str) for name in names) or all(names) == any(names):
+            raise ValueError(
+                f"Frozen.checkpoint is {self.checkpoint!r} and stage {self.stage!r}; wanted one of "
+                "them, as Frozen('RUN/export') or Frozen(stage='cold_start')"
+            )
+
+    @property
+    def directory(self) -> Path:
+        """Where the checkpoint is; that of a stage is there when the stage is done."""
+        if self.checkpoint:
+            return Path(self.checkpoint)
+        return Path(self.workdir) / self.stage / "done"
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the checkpoint's files; "" if the directory is not there.
+
+        A checkpoint of ours has SHA256SUMS. Of other files names, sizes and their first and last
+        megabyte are read: a checkpoint of 80 GB is not read twice.
+        """
+        directory = self.directory
+        if not directory.is_dir():
+            return ""
+        sums = directory / "SHA256SUMS"
+        files = [sums] if sums.is_file() else sorted(directory.rglob("*"))
+        digest = hashlib.sha256()
+        for path in filter(Path.is_file, files):
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(directory)} {size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(FINGERPRINT_BYTES))
+                file.seek(max(0, size - FINGERPRINT_BYTES))
+                digest.update(file.read(FINGERPRINT_BYTES))
+        return digest.hexdigest()
+
+
+# Embodied-R's question to its reference model, in words of ours (arXiv 2504.12680; the released
+# prompt is consistency_reward_local.py's).
+PROMPT = """\
+Below are a question and the thoughts of someone who answers it, without the answer. Give the \
+answer that these thoughts lead to, even if you would answer otherwise. Reply with the answer \
+alone; of a question with options, with the letter alone.
+
+Question: {question}
+
+Thoughts: {thoughts}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """A model behind any OpenAI-compatible address, which is asked at temperature 0."""
+
+    url: str  # as http://host:8000/v1
+    model: str
+    # What it is asked: {question} and {thoughts} are put in.
+    prompt: str = PROMPT
+    timeout_s: PositiveFloat = 60.0  # for a whole reply
+    retries: NonNegativeInt = 3
+    requests: PositiveInt = 32  # at a time
+    cache: str = ""  # a file that keeps replies; empty: they are kept in memory
+
+    def __post_init__(self):
+        check(self)
+        address = urllib.parse.urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(
+                f"Endpoint.url {self.url!r} is no address; give one as http://host:8000/v1"
+            )
+        if not self.model:
+            raise ValueError(
+                "Endpoint.model is empty; give the name that the server has for it"
+            )
+        for word in ("{question}", "{thoughts}"):
+            if word not in self.prompt:
+                raise ValueError(
+                    f"Endpoint.prompt has no {word}; got {self.prompt[:60]!r}, wanted a text with "
+                    "{question} and {thoughts}"
+                )
+
+
+Helper = Frozen | Endpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistent:
+    r"""1 if the thoughts alone lead a helper to the right answer, 0 if not (Embodied-R).
+
+    arXiv 2504.12680: only an answer that is right is rewarded for it. A wrong one says None, which
+    adds nothing, so that the mean of the metric is the share of right answers whose thoughts lead
+    there. The helper sees the words of the question and the thoughts, and no image.
+
+    A frozen checkpoint writes on behind "QUESTION <think>THOUGHTS</think>" + `cue`, greedily. An
+    endpoint is asked in a turn of its own, `Endpoint.prompt`. Its answer is compared with the
+    reference by the row's verifier.
+    """
+
+    helper: Helper
+    max_tokens: PositiveInt = 32  # of the helper's answer; Embodied-R: 10
+    # Text that the answer of a frozen checkpoint is made to begin with, as "\n\n\\boxed{".
+    cue: str = ""
+
+    ASKS: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check(self)
+        if not isinstance(self.helper, Helper):
+            raise ValueError(
+                f"Consistent.helper is {self.helper!r}; wanted Frozen(stage='cold_start') or "
+                "Endpoint('http://host:8000/v1', 'NAME')"
+            )
+
+    def __call__(self, answered: Answered) -> None:
+        """Says nothing: see the head of this module."""
+
+
+def asking_terms(reward: Reward) -> list[tuple]:
+    """Returns the pairs (weight, term) of a reward whose term asks a helper."""
+    return [pair for pair in reward.terms if getattr(pair[1], "ASKS", False)]
+
+
+def frozen_models(reward: Reward) -> dict[str, Frozen]:
+    """Returns the frozen checkpoints that a reward asks, by the name of their term."""
+    return {
+        name_of(term): term.helper
+        for _, term in asking_terms(reward)
+        if isinstance(term.helper, Frozen)
+    }
+
+
+def identity(stage: str, reward: Reward) -> dict[str, str]:
+    """Returns what the files of a stage's helpers hold, by its name in the run's identity.
+
+    Their names and prompts are fields of the reward already.
+    """
+    return {
+        f"{stage}.helper.{name}": helper.fingerprint()
+        for name, helper in frozen_models(reward).items()
+    }
