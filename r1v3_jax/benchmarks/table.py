@@ -13,6 +13,7 @@ import numpy as np
 
 from r1v3_jax.benchmarks import (
     aggregates,
+    emma,
     letters,
     prompts,
     puzzles,
@@ -47,7 +48,7 @@ _R = rules
 # fmt: off
 TABLE = (
     Benchmark("MMMU_DEV_VAL", "MMMU_DEV_VAL.tsv", _P.choice, _R.option_or_box, "choice", _MEAN, "rest", 76.0, "585e8ad75e73f75dcad265dfd0417d64"),
-    Benchmark("EMMA-mini", "EMMA-mini", _P.emma, _R.nothing, "mathematics", _MEAN, "rest", 40.3),
+    Benchmark("EMMA-mini", "EMMA-mini", _P.emma, emma.emma, "mathematics", _MEAN, "rest", 40.3),
     Benchmark("MMMU_Pro_10c", "MMMU_Pro_10c.tsv", _P.choice, _R.option, "choice", _MEAN, "rest", 55.4, "22cee868fe6b680d14b99bfff6db8172"),
     Benchmark("MMK12", "MMK12", _P.answer, _R.nothing, "mathematics", _MEAN, "most", 78.5),
     Benchmark("MMStar", "MMStar.tsv", _P.choice, _R.option, "choice", _MEAN, "rest", 70.6, "e1ecd2140806c1b1bbf54b43372efb9e"),

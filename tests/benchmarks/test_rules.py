@@ -5,7 +5,7 @@ They are those of VLMEvalKit, stated anew.
 
 import pytest
 
-from r1v3_jax.benchmarks import letters, rules
+from r1v3_jax.benchmarks import emma, letters, rules
 from r1v3_jax.benchmarks.question import Question
 
 PETS = {"A": "cat", "B": "dog", "C": "parrot"}
@@ -85,6 +85,26 @@ def test_mathvision_compares_to_1e_6():
     assert rules.mathvision(question, "0.51").right is None
     assert rules.mathvision(question, "1/2").right is True
     assert rules.mathvision(question, "half").right is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("b", "B", True),
+        ("C. parrot", "C", True),
+        (r"so \boxed{\text{Dog}}", "B", True),  # the text of the option
+        (r"\boxed{A} and \boxed{B}", "B", True),
+        ("The correct answer is B.", "B", True),
+        (r"\boxed{A}", "B", None),
+        (r"\boxed{\frac{1}{3}}", "0.333", True),  # to two decimals
+        ("0.34", "0.333", None),
+        ("no idea", "B", None),
+    ],
+)
+def test_emma_reads_a_letter_a_number_a_box_or_a_phrase(text, answer, right):
+    options = PETS if answer in PETS else {}
+    question = Question("0", "", answer, options=options)
+    assert emma.emma(question, text).right is right
 
 
 @pytest.mark.parametrize(

@@ -222,3 +222,12 @@ def test_nothink_is_a_template_without_think_and_prefilled_its_end(checkpoint):
     assert prompt("slow") == ("<think>\n", True)
     assert prompt("no_think") == ("", False)
     assert prompt("prefilled") == ("<think>\n\n</think>\n\n", False)
+
+
+def test_spellings_of_critical_words_that_cannot_be_banned_are_named(checkpoint):
+    """The small vocabulary has no word: each spelling is several tokens."""
+    settings = dataclasses.replace(SETTINGS, thinking="no_wait")
+    model = CheckpointModel(checkpoint, settings)
+    named = [spelling.strip().lower() for spelling in model.not_banned()]
+    assert {"wait", "alternatively", "hmm"} <= set(named)
+    assert CheckpointModel(checkpoint, SETTINGS).not_banned() == []
