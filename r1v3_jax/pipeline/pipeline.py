@@ -102,22 +102,29 @@ def run(
     }
     write_json(workdir / "summary.json", summary)
     if first_process():
-        plots.plot_run(workdir)
-        write_page(workdir)
+        draw(workdir)
     return summary
 
 
-def write_page(workdir: Path) -> None:
-    """Writes WORKDIR/report. A page is a view of the run: if it fails, that is logged."""
-    try:
-        page.write_report(workdir)
-    except Exception as error:
-        logging.warning(
-            "%s/report was not written (%r); python -m r1v3_jax.report %s tries again",
-            workdir,
-            error,
-            workdir,
-        )
+def draw(workdir: Path) -> None:
+    """Writes WORKDIR/plots and WORKDIR/report.
+
+    Both are views of a run that is whole by now: what fails is logged, and costs neither the run
+    nor the other view.
+    """
+    views = {"plots": plots.plot_run, "report": page.write_report}
+    for name, write in views.items():
+        try:
+            write(workdir)
+        except Exception as error:  # any: of a library, of a full disk
+            logging.warning(
+                "%s/%s was not written: %r. The run is complete; python -m r1v3_jax.report %s "
+                "tries again",
+                workdir,
+                name,
+                error,
+                workdir,
+            )
 
 
 def prepare(

@@ -9,7 +9,7 @@ import pytest
 from pages_for_tests import PICTURE, Page, row, write_run
 
 from r1v3_jax.pipeline import pipeline
-from r1v3_jax.report import page, tokens
+from r1v3_jax.report import page, plots, tokens
 from r1v3_jax.report.page import Options, write_report
 
 METRICS = [
@@ -348,13 +348,21 @@ def test_the_page_of_a_run_of_many_steps_is_small(tmp_path):
     assert "The first 1875 tokens have their numbers." in path.read_text()
 
 
-def test_a_failing_page_never_ends_a_run(tmp_path, monkeypatch, caplog):
-    """Proves: whatever the page raises is logged, with the command that tries again."""
+def test_a_failing_view_never_ends_a_run(workdir, monkeypatch, caplog):
+    """Proves: what pictures or page raise is logged by name, and the other one is written."""
 
-    def fail(workdir):
-        raise RuntimeError("a template is broken")
+    def fail(_):
+        raise RuntimeError("a library is broken")
 
-    monkeypatch.setattr(page, "write_report", fail)
-    pipeline.write_page(tmp_path)
-    assert "a template is broken" in caplog.text
-    assert f"python -m r1v3_jax.report {tmp_path}" in caplog.text
+    for module, function, failed, other in (
+        (plots, "plot_run", "plots", "report/index.html"),
+        (page, "write_report", "report", "plots/reward.png"),
+    ):
+        caplog.clear()
+        with monkeypatch.context() as broken:
+            broken.setattr(module, function, fail)
+            pipeline.draw(workdir)
+        assert f"{workdir}/{failed} was not written" in caplog.text
+        assert "a library is broken" in caplog.text
+        assert f"python -m r1v3_jax.report {workdir}" in caplog.text
+        assert (workdir / other).is_file()
