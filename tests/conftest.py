@@ -41,6 +41,7 @@ DEAR = {
     "train/test_shared_prompts.py": 40,
     "stages/test_programs.py": 35,
     "stages/test_helpers_of_a_stage.py": 25,
+    "stages/test_following.py": 25,
     "sampling/test_sampling_slots.py": 30,
     "tools/test_bench.py": 30,
     "tpu/test_dry_run.py": 30,

@@ -8,9 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
 from r1v3_jax.config.sft import Optimizer
 from r1v3_jax.fields import (
+    LATER,
     Limit,
     NonNegativeInt,
     PositiveInt,
+    Share,
     at_least,
     check,
 )
@@ -124,6 +126,10 @@ class GRPO:
     # What the KL term holds to, and the teacher of Distilled(): a Hugging Face directory or a
     # checkpoint of ours, of any size that reads the same tokens. Empty: the stage's first weights.
     reference: str = ""
+    # After every so many steps the reference becomes decay * itself + (1 - decay) * the policy. 1:
+    # it stays as it is. GRPO-CARE: 0.995 every 10.
+    reference_decay: Share = dataclasses.field(default=1.0, metadata=LATER)
+    reference_every: PositiveInt = dataclasses.field(default=10, metadata=LATER)
     kl_estimator: KLEstimator = K3()
     # Of the policy's mean entropy, which is made larger.
     entropy_coef: Number | AdaptiveEntropy = 0.0
@@ -205,7 +211,13 @@ class GRPO:
 
     def needs_reference(self) -> bool:
         """Returns whether a reference model is in memory, and scores every sample."""
-        return not is_off(self.kl_coef) or reads_reference(self.loss)
+        reads = reads_reference(self.loss) or helpers.likelihood_terms(self.reward)
+        return not is_off(self.kl_coef) or bool(reads)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the reference follows the policy."""
+        return self.reference_decay < 1
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
@@ -302,6 +314,12 @@ class GRPO:
                 f"GRPO.reference is {self.reference!r} and nothing reads it; kl_coef = 0.001 or "
                 'loss = Distilled() would do, or reference = ""'
             )
+        if self.follows and (not self.needs_reference() or reads_reference(self.loss)):
+            raise ValueError(
+                f"GRPO.reference_decay is {self.reference_decay} beside kl_coef = {self.kl_coef} "
+                f"and loss {self.loss}; wanted a KL term or the reward term Likely() that reads "
+                "the reference, and no teacher; 1.0 would do: it stays as it is"
+            )
         if not reads_reference(self.loss):
             return
         loss = type(self.loss).__name__
@@ -321,6 +339,16 @@ class GRPO:
 
     def _check_refills(self) -> None:
         """Raises ValueError if refills would throw away what the advantage tells apart."""
+        if (
+            self.refills
+            and self.refill_by == "reward"
+            and helpers.likelihood_terms(self.reward)
+        ):
+            raise ValueError(
+                f"GRPO.refills is {self.refills} by reward, and the reward has Likely(), which "
+                "tells right answers apart only when groups are chosen; refill_by = 'accuracy' or "
+                "refills = 0 would do"
+            )
         is_by_term = isinstance(self.advantage, TermByTerm)
         if self.refills and self.refill_by == "reward" and is_by_term:
             raise ValueError(

@@ -51,6 +51,7 @@ PROGRAMS = (
     "prefill",
     "decode",
     "score",
+    "follow",
     "validation_loss",
 )
 

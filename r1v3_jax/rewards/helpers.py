@@ -13,10 +13,19 @@ import urllib.parse
 from pathlib import Path
 from typing import ClassVar
 
-from r1v3_jax.fields import PLACE, NonNegativeInt, PositiveFloat, PositiveInt, check
+from r1v3_jax.fields import (
+    PLACE,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check,
+)
 from r1v3_jax.rewards.answered import Answered
 from r1v3_jax.rewards.reward import Reward, name_of
 
+# Likelihoods that differ by less are equal.
+ROUNDING = 1e-5
 # Bytes at either end of a large file that its fingerprint reads.
 FINGERPRINT_BYTES = 1 << 20
 
@@ -148,6 +157,53 @@ class Consistent:
 
     def __call__(self, answered: Answered) -> None:
         """Says nothing: see the head of this module."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Likely:
+    """The accuracy of a right answer that the stage's reference finds likely (GRPO-CARE).
+
+    arXiv 2506.16141: the likelihood of an answer behind its own thoughts is exp(mean log p of its
+    tokens), at most `cap`. It counts if it reaches the mean of the group's right answers, less
+    `margin`. Right is whose accuracy is above 0.1 and not below the group's mean. None for others.
+
+        accuracies 1 1 1 0, likelihoods .9 .5 .99 .99   ->   mean (.9 + .5 + .95) / 3 = .783
+                                                             1 0 1 None
+
+    The reference is `GRPO.reference`, and may follow the policy: `GRPO.reference_decay`. The answer
+    is all that stands behind </think>; in the released code it is what stands in <answer>.
+    """
+
+    cap: PositiveFloat = 0.95
+    margin: NonNegativeFloat = 0.0
+
+    READS_REFERENCE: ClassVar[bool] = True
+    __post_init__ = check
+
+    def __call__(self, answered: Answered) -> None:
+        """Says nothing: see the head of this module."""
+
+    def compare(
+        self, accuracies: list[float | None], likelihoods: list[float]
+    ) -> list[float | None]:
+        """Returns what it says of each sample of a group; accuracy None: it has no reward."""
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        mean = sum(known) / max(len(known), 1)
+        capped = [min(likelihood, self.cap) for likelihood in likelihoods]
+        is_right = [a is not None and a > 0.1 and a >= mean for a in accuracies]
+        of_right = [p for p, right in zip(capped, is_right, strict=True) if right]
+        bar = sum(of_right) / max(len(of_right), 1) - self.margin
+        # Equal likelihoods reach their own mean: log p of one text differs by the rounding of
+        # float32 with the rows that it was packed into.
+        return [
+            (a if p >= bar - ROUNDING else 0.0) if right else None
+            for a, p, right in zip(accuracies, capped, is_right, strict=True)
+        ]
+
+
+def likelihood_terms(reward: Reward) -> list[tuple]:
+    """Returns the pairs (weight, term) of a reward whose term reads the reference's likelihoods."""
+    return [pair for pair in reward.terms if getattr(pair[1], "READS_REFERENCE", False)]
 
 
 def asking_terms(reward: Reward) -> list[tuple]:

@@ -25,6 +25,7 @@ from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
+from r1v3_jax.rewards.helpers import likelihood_terms
 from r1v3_jax.rollout.collect import Collected, begin, collect
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.metrics import not_finite, statistics
@@ -35,6 +36,12 @@ from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages.entropy_bonus import EntropyBonus
+from r1v3_jax.stages.following import (
+    followed,
+    following_programs,
+    newest_of_both,
+    saved_state,
+)
 from r1v3_jax.stages.helpers import (
     check_helpers,
     helper_programs,
@@ -42,7 +49,7 @@ from r1v3_jax.stages.helpers import (
     resident_helpers,
 )
 from r1v3_jax.stages.ledger import Ledger
-from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
+from r1v3_jax.stages.loop import Loop, StepWork, check_sources
 from r1v3_jax.stages.probe import Probe, make_sampler
 from r1v3_jax.stages.reference import (
     check_reference,
@@ -53,6 +60,7 @@ from r1v3_jax.stages.samples import SampleWriter
 from r1v3_jax.stages.verifiers import check_verifiers
 from r1v3_jax.train import update as train_update
 from r1v3_jax.train.kl_rewards import with_kl
+from r1v3_jax.train.likelihood import with_likelihood
 from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
 from r1v3_jax.train.policy_batch import busy_rows, policy_batch, policy_batch_of
 from r1v3_jax.train.policy_gradient import (
@@ -74,9 +82,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     reference = make_reference(context.run, config, model)
     state = create(model, optimizer, trainable(config.trainable))
     del model  # its arrays belong to `state` now, and the first update donates them
-
     states = context.training_states(name)
-    state, resume = newest(states, state)
+    state, reference, resume = newest_of_both(config, states, state, reference)
     sampler = make_sampler(context, config, make_helpers(context, config))
     probe = Probe(context, name, config, resume.checkpoints)
     bonus = EntropyBonus(config.entropy_coef, resume.entropy_coef)
@@ -121,15 +128,15 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if not problem and needs_old_logprobs(config):
                 with loop.timer("score"):
                     batch = with_logprobs(batch, state.model, reference, config)
-                    if config.kl_in == "reward":
-                        collected, batch = charge_kl(
-                            context, config, step, collected, batch, bonus
-                        )
-                        problem = not_finite(collected.groups)
+                    collected, batch = with_reference_terms(
+                        context, config, step, collected, batch, bonus
+                    )
+                    problem = not_finite(collected.groups)
             if problem:
                 loop.skip(step, problem, host_batch)
             else:
                 state, learnt = learn(loop, step, state, batch, update, config)
+            reference = followed(config, step, reference, state.model)
 
             # 3. Measure: this step's samples, and now and then the policy on fixed questions.
             metrics = learnt | ledger.metrics() | speed(loop.timer, config, collected)
@@ -143,7 +150,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             loop.log(step, metrics)
             context.compiles.after(*programs_of(name, collected, host_batch, metrics))
             writer.write(step, collected.groups, batch, wait=loop.is_saved(step))
-            loop.end(step, state, position_after(collected, ledger, probe, bonus))
+            position = position_after(collected, ledger, probe, bonus)
+            loop.end(step, saved_state(config, state, reference), position)
     return probe.choose(state)
 
 
@@ -230,7 +238,7 @@ def batch_of(
     )
 
 
-def charge_kl(
+def with_reference_terms(
     context: Context,
     config: GRPO,
     step: int,
@@ -238,8 +246,19 @@ def charge_kl(
     batch: PolicyBatch,
     bonus: EntropyBonus,
 ) -> tuple[Collected, PolicyBatch]:
-    """Takes the KL term off the rewards of a scored batch, and its advantages anew."""
-    groups = with_kl(collected.groups, batch, config, step / config.steps)
+    """Adds the reward terms that read the reference to a scored batch; its advantages are new.
+
+    They are `Likely` and, with kl_in = "reward", the KL term. Without them nothing changes.
+    """
+    progress = step / config.steps
+    groups = collected.groups
+    if likelihood_terms(config.reward):
+        tokenizer = context.processor.tokenizer
+        groups = with_likelihood(groups, batch, config, tokenizer, progress)
+    if config.kl_in == "reward":
+        groups = with_kl(groups, batch, config, progress)
+    if groups is collected.groups:
+        return collected, batch
     anew = place(context, batch_of(context, config, step, groups, bonus))
     rows = dataclasses.replace(
         anew.rows,
@@ -460,8 +479,10 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         probe = probe if stage.rollout_int8 else probe[1:]
         table += [dataclasses.replace(p, use="probe", calls=0) for p in probe]
 
-    # 3. Learn, at full size.
+    # 3. Learn, at full size; then the reference follows.
     table += learn_from(*full)
+    rest = kept - weights - reference + ahead
+    table += following_programs(stage, mesh, model, rest)
 
     # 4. The same for each bucket; the weights are laid out once.
     for length, tiles in stage.buckets:

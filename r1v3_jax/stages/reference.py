@@ -71,6 +71,12 @@ def check_reference(run: Run, stage: GRPO) -> None:
             f"GRPO.reference: {stage.reference} does not read what this model writes: "
             f"{'; '.join(differing)}. A model of the same family would do"
         )
+    if stage.follows and config.text != run.model.text:
+        raise ValueError(
+            f"GRPO.reference: {stage.reference} has other layers or widths than the policy, which "
+            f'it cannot follow (reference_decay = {stage.reference_decay}); reference = "" or '
+            "reference_decay = 1.0 would do"
+        )
     check_words(run, stage)
     room = stage.max_prompt_tokens + stage.max_completion_tokens
     if room > config.text.max_positions:

@@ -28,6 +28,7 @@ FLAGS += ["--config.grpo.slots=12", "--config.grpo.evaluate_every=0"]
 CHOICES = """
 from r1v3_jax.losses import AdaptiveEntropy, Clipped, HighEntropy, LeaveOneOut, Prioritized
 from r1v3_jax.losses.schedules import Line
+from r1v3_jax.rewards.helpers import Consistent, Frozen, Likely
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import Repeated, Short, correct, well_formed
 
@@ -39,6 +40,9 @@ grpo = replace(
             (Line(0.3, 0.1), well_formed),
             (0.1, Short(budget=20, slope=0.05)),
             (-0.1, Repeated(2)),
+            # A helper answers on the devices of all processes, and each verifies its share.
+            (0.1, Consistent(Frozen(stage="cold_start"), max_tokens=4)),
+            (0.1, Likely()),
         )
     ),
     advantage=LeaveOneOut(),
@@ -47,6 +51,8 @@ grpo = replace(
     entropy_coef=AdaptiveEntropy(target=10.0, step=0.01),
     kl_coef=Line(0.1, 0.2),
     kl_in="reward",
+    reference_decay=0.5,
+    reference_every=1,
     # Far enough that the distance from the reference shows after one step.
     optimizer=Optimizer(lr=2e-3),
     loss=Clipped(high=Line(0.2, 0.3)),
@@ -148,8 +154,9 @@ def test_the_same_data_and_samples_in_the_same_order(both):
         assert len({row["reward"] for row in ours}) > 1
         for one, other in zip(ours, theirs, strict=True):
             # Log-probabilities are sums in another order: the KL in a reward agrees to rounding.
-            distances = [row["terms"].pop("kl") for row in (one, other)]
-            assert distances[0] == pytest.approx(distances[1], rel=1e-5, abs=1e-5)
+            for name in ("kl", "likelihood"):
+                numbers = [row["terms"].pop(name) for row in (one, other)]
+                assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-5)
             assert one["reward"] == pytest.approx(other["reward"], rel=1e-5, abs=1e-5)
             assert {name: one[name] for name in names} == {
                 name: other[name] for name in names
