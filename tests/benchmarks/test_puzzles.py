@@ -76,6 +76,13 @@ CASES = [
         SQUARE,
         SQUARE[::-1],
     ),
+    (  # each block holds each number, and a row does not
+        "calculate_answer_function_sudoku_4",
+        {"base_matrix": [[None] * 4] * 4},
+        "",
+        SQUARE,
+        [[1, 2, 1, 2], [3, 4, 3, 4]] * 2,
+    ),
     (
         "calculate_answer_function_skyscraper",
         SKYLINE,

@@ -2,10 +2,11 @@
 
 import pytest
 from judge_for_tests import judge
+from model_server_for_tests import completion, model_server
 
 from r1v3_jax.benchmarks import table
 from r1v3_jax.benchmarks.question import Question
-from r1v3_jax.benchmarks.scoring import Answer, score_all
+from r1v3_jax.benchmarks.scoring import Answer, Score, score_all
 from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers.model import Judge
 
@@ -68,6 +69,24 @@ def test_a_wrong_number_is_wrong_and_other_words_are_open():
         None,
         "nobody",
     )
+
+
+def test_the_older_rules_read_a_letter_that_is_far_in_front():
+    """Both are VLMEvalKit's: today's wants it among the last words."""
+    answer = Answer("</think>B is what I would say of this picture")
+    scores = {
+        version: score_all(
+            ROW["MMStar"],
+            [PETS],
+            [answer],
+            reading="rule",
+            thinking=True,
+            version=version,
+        )[0]
+        for version in ("vlmeval-0.2", "skywork-r1v3")
+    }
+    assert scores["vlmeval-0.2"].by == "nobody"
+    assert scores["skywork-r1v3"] == Score(True, "rule", "B")
 
 
 def test_a_row_that_was_not_asked_counts_as_wrong():
@@ -138,12 +157,12 @@ def test_a_puzzle_without_a_reference_is_checked_and_never_judged():
     given = "{'init_cards': [1, 8, 9, 13]}"
     fields = {"function_id": "judge_24points_function", "special_info": given}
     question = Question("0", "Make 24.", "", fields=fields)
-    with judge() as url:
-        model = Judge(url, "j", timeout_s=10, retries=0, requests=1, cache="")
-        right = scored(
-            "MME-Reasoning", question, r"</think>\boxed{(13-9-1)*8}", by=model
-        )
+    with model_server(lambda *_: (200, completion("CORRECT"))) as server:
+        model = Judge(server.url, "j", timeout_s=10, retries=0, requests=1, cache="")
+        text = r"</think>\boxed{(13-9-1)*8}"
+        right = scored("MME-Reasoning", question, text, by=model)
         unread = scored("MME-Reasoning", question, "</think>I give up", by=model)
+        assert server.requests == []
     assert right == (True, "rule")
     assert unread == (None, "nobody")
 
