@@ -48,6 +48,7 @@ DEAR = {
     "tpu/test_dry_run_slices.py": 30,
     "sampling/test_sampling.py": 25,
     "models/test_models.py": 25,
+    "report/test_page_in_browser.py": 25,
     "tools/test_tools.py": 25,
     "models/test_int8.py": 20,
     "pipeline/test_starts.py": 20,

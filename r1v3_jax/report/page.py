@@ -40,6 +40,16 @@ POLICY = (
     "default-src 'none'; img-src 'self' file:; style-src 'self' file:; script-src 'self' file:; "
     "base-uri 'none'; form-action 'none'"
 )
+# What a page can show of its samples: a word of `Brief.kinds`, and what a reader calls it.
+FILTERS = {
+    "all": "all",
+    "right": "right",
+    "wrong": "wrong",
+    "error": "error",
+    "cut": "cut off",
+    "blind": "cannot see",
+    "gap": "high gap",
+}
 STEPS = 20  # that have pages, by default
 SAMPLES = 256  # of a step that are shown, by default
 STEP_TOKENS = 30_000  # of a step that are shown; at least one group is
@@ -258,7 +268,16 @@ class Writer:
         if not any(sample.advantage is not None for sample in samples):
             absent.add("advantage")
         scales = {k: scale for k, scale in SCALES.items() if k not in absent}
-        self._render("samples.html", f"samples/{name}", scales=scales, **values)
+        kinds = [kind for sample in samples for kind in ("all", *sample.kinds)]
+        counts = {kind: kinds.count(kind) for kind in FILTERS}
+        self._render(
+            "samples.html",
+            f"samples/{name}",
+            scales=scales,
+            filters=FILTERS,
+            counts=counts,
+            **values,
+        )
         self.written.add(name)
 
     # ---------------------------------------------------------------------------------------------
@@ -277,7 +296,11 @@ class Writer:
             "index.html",
             "index.html",
             title=self.title,
-            nav=[("#samples", "samples")] if steps else [],
+            nav=[
+                *([("#samples", "samples")] if steps else []),
+                *([("#curves", "curves")] if curves else []),
+                ("#time", "time and config"),
+            ],
             files=files,
             head=facts.head_facts(files),
             accuracy=accuracy,

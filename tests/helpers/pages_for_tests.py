@@ -68,6 +68,20 @@ def write_run(workdir: Path, steps: dict[str, list[dict]], metrics: list[dict]) 
     return workdir
 
 
+def is_within(value: float, words: str) -> bool:
+    """Whether a value is where an entry of a legend says: "0.05 to 0.2", "from 2", "to -1"."""
+    if words.startswith("within"):
+        return abs(value) < float(words.split()[1])
+    if words.startswith("below"):
+        return value < float(words.split()[1])
+    if words.startswith("from"):
+        return value >= float(words.split()[1])
+    if words.startswith("to"):
+        return value <= float(words.split()[1])
+    low, high = (float(word) for word in words.split(" to "))
+    return low <= value < high or (high < 0 and low < value <= high)
+
+
 @dataclasses.dataclass
 class Element:
     """One element of a page."""

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from pages_for_tests import PICTURE, Page, row, write_run
+from hostile_texts import STRINGS, write_hostile_run
+from pages_for_tests import Page, is_within, row, write_run
 
 from r1v3_jax.pipeline import pipeline
 from r1v3_jax.report import page, plots, tokens
@@ -15,40 +16,6 @@ from r1v3_jax.report.page import Options, write_report
 METRICS = [
     {"stage": "grpo", "step": i, "reward": i / 10, "accuracy": 0.5, "loss": 0.1}
     for i in range(10)
-]
-# What a browser could be made to do, in 25 ways.
-ATTACKS = (
-    "<script>alert(1)</script>",
-    "</script><script src=//evil/x.js></script>",
-    "<img src=x onerror=alert(1)>",
-    "'\"><svg/onload=alert(1)>",
-    '" onmouseover="alert(1)',
-    "' autofocus onfocus='alert(1)",
-    "</title><script>alert(1)</script>",
-    "</style><style>*{display:none}</style>",
-    "<iframe src=javascript:alert(1)></iframe>",
-    '<a href="javascript:alert(1)">x</a>',
-    "javascript:alert(1)",
-    "data:text/html,<script>alert(1)</script>",
-    "<meta http-equiv=refresh content='0;url=//evil'>",
-    "<base href=//evil/>",
-    "<form action=//evil><input name=q></form>",
-    "<object data=//evil></object><embed src=//evil>",
-    "<math><mtext></mtext><mglyph><style><img src=x onerror=alert(1)>",
-    "<!--<script>--><script>alert(1)</script>",
-    "]]><![CDATA[<script>alert(1)</script>",
-    "{{ 7 * 7 }}{% for x in range(9) %}{{ x }}{% endfor %}",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "&#60;script&#62;",
-    "<details open ontoggle=alert(1)><summary>x</summary></details>",
-    "</div></section></article></main></body></html><p>",
-    "<xmp><plaintext><textarea>",
-)
-# Alone, at the end of words, within quotes, and over two lines.
-STRINGS = [
-    shape.format(attack)
-    for attack in (a.replace("{", "{{").replace("}", "}}") for a in ATTACKS)
-    for shape in (attack, f"how many? {attack}", f"\"{attack}' ", f"a\n{attack}\tb")
 ]
 TAGS = {
     *"html head meta title link script body header nav a h1 h2 h3 main footer p section b".split(),
@@ -74,42 +41,7 @@ def samples_page(workdir, name="grpo_000000") -> Page:
 def test_a_hundred_hostile_strings_are_text(tmp_path):
     """Proves: in every field they are shown letter by letter, and add no element or handler."""
     assert len({*STRINGS}) == 100
-    rows = [
-        row(
-            i,
-            sample=0,
-            id=f"{i} {s}",
-            source=s,
-            prompt=s,
-            answer=s,
-            completion=s,
-            extracted=s,
-            reason=s,
-            problem=s,
-            terms={s: 1.0},
-            images=[s, f"images/../../{s}", PICTURE],
-        )
-        for i, s in enumerate(STRINGS)
-    ]
-    metrics = [
-        {
-            "stage": s,
-            "step": i,
-            "reward": 0.1 * i,
-            f"accuracy/{s}": 0.5,
-            f"alarm/{s}": 1,
-        }
-        for s in STRINGS
-        for i in range(2)
-    ]
-    # A file is called as its stage; no name has a slash.
-    hostile = [s.replace("/", "") for s in ATTACKS]
-    files = {f"{s}_000001": rows[:1] for s in hostile} | {"grpo_000000": rows}
-    workdir = write_run(tmp_path / "<img src=x onerror=alert(1)>", files, metrics)
-    drop = {"stage": STRINGS[0], "source": STRINGS[2], "reason": "json"}
-    drops = [json.dumps({**drop, "id": s, "detail": s}) + "\n" for s in STRINGS]
-    (workdir / "drops.jsonl").write_text("".join(drops))
-    (workdir / "run.json").write_text(json.dumps({s: s for s in STRINGS}))
+    workdir = write_hostile_run(tmp_path)
     write_report(workdir, Options(steps=0, samples=0))
 
     paths = sorted((workdir / "report").rglob("*.html"))
@@ -179,20 +111,6 @@ def test_colours_and_notes_are_the_numbers_of_the_file(workdir):
         assert f"log p {r['logprobs'][k]}," in note
         assert f"gap {values['gap']}," in note
         assert note.endswith("advantage 0.7")
-
-
-def is_within(value: float, words: str) -> bool:
-    """Whether a value is where an entry of a legend says: "0.05 to 0.2", "from 2", "to -1"."""
-    if words.startswith("within"):
-        return abs(value) < float(words.split()[1])
-    if words.startswith("below"):
-        return value < float(words.split()[1])
-    if words.startswith("from"):
-        return value >= float(words.split()[1])
-    if words.startswith("to"):
-        return value <= float(words.split()[1])
-    low, high = (float(word) for word in words.split(" to "))
-    return low <= value < high or (high < 0 and low < value <= high)
 
 
 def test_marks_of_tokens(tmp_path):
