@@ -55,9 +55,6 @@ def main() -> None:
         settings = {"sampling": sampling, "scoring": scorer.protocol()}
         protocol.settle(out / part.benchmark.name / "protocol.json", settings)
         announce(part)
-    spellings = described.get("critical_words_not_banned")
-    if spellings:
-        print(f"not banned, being several tokens: {', '.join(map(repr, spellings))}")
 
     # 2. Sample, then score: a judge that fails costs no sample.
     summaries = []

@@ -105,16 +105,12 @@ class CheckpointModel:
             "<think>" in self.tokenizer.chat.opening
         )
 
-    def not_banned(self) -> list[str]:
-        """Returns the spellings of critical words that no_wait cannot ban: of several tokens."""
+    def banned_spellings(self) -> list[str]:
+        """Returns the spellings of critical words that no_wait bans, as the tokenizer cuts them."""
         if self.settings.thinking != "no_wait":
             return []
         sequences = critical_sequences(self.tokenizer, CRITICAL_WORDS)
-        return [
-            self.tokenizer.decode(list(ids), skip_special=False)
-            for ids in sequences
-            if len(ids) > 1
-        ]
+        return [self.tokenizer.decode(ids, skip_special=False) for ids in sequences]
 
     def example(self, item: Item) -> Example:
         """Returns an item as the sampler wants it. The sampler's own score of it is not used."""
@@ -218,12 +214,16 @@ class CheckpointModel:
 
     def _sampling(self) -> SamplingParams:
         banned = self.tokenizer.banned_token_ids
+        sequences = ()
         if self.settings.thinking == "no_wait":
             banned += critical_tokens(self.tokenizer, CRITICAL_WORDS)
+            every = critical_sequences(self.tokenizer, CRITICAL_WORDS)
+            sequences = tuple(sequence for sequence in every if len(sequence) > 1)
         return SamplingParams(
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             banned=banned,
+            banned_sequences=sequences,
         )
 
     def _load(self):

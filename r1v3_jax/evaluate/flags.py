@@ -219,7 +219,7 @@ def make_model(prepared: list[Prepared]):
         "tiles": "max_tiles for each image",
         "control_tokens": CONTROL_TOKENS.value,
         "chat": dataclasses.asdict(checkpoint.tokenizer.chat),
-        "critical_words_not_banned": checkpoint.not_banned(),
+        "banned_spellings": checkpoint.banned_spellings(),
         **common,
     }
     return checkpoint, parts, described

@@ -30,6 +30,7 @@ from r1v3_jax.sampling.next_token import (
     measure,
     penalised,
     tile_of,
+    without_sequences,
 )
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sampling.state import (
@@ -297,6 +298,7 @@ def advance(
         # Sorting needs the whole vocabulary on one device.
         logits = jax.reshard(logits, rules.spec("batch", None))
     allowed = penalised(logits, record, sampling)
+    allowed = without_sequences(allowed, record, sampling)
     token = choose(allowed, keys, sampling, decoding.tile, decoding.temperature)
     token, chosen, closed = close_thinking(
         token, record.lengths, record.tokens, state.closed, sampling

@@ -81,6 +81,37 @@ def penalised(
     return jnp.where(is_repeated, smaller, logits)
 
 
+def without_sequences(
+    logits: jax.Array, completions: Completions, sampling: SamplingParams
+) -> jax.Array:
+    """Returns float32[B, V] logits that do not complete a sequence of `banned_sequences`.
+
+    Banned 5 6 and 5 7 8:   ... 5 | not 6     ... 5 7 | not 8     ... 7 | anything
+    """
+    if not sampling.banned_sequences:
+        return logits
+    longest = max(map(len, sampling.banned_sequences))
+    # recent[i], int32[B]: the token i + 1 columns before; -1 before column 0.
+    recent = [_column(completions, i + 1) for i in range(longest - 1)]
+    ids = jnp.arange(logits.shape[-1])
+    for *beginning, last in sampling.banned_sequences:
+        matches = [
+            token == wanted
+            for token, wanted in zip(recent, beginning[::-1], strict=False)
+        ]
+        has_begun = functools.reduce(jnp.logical_and, matches)
+        logits = jnp.where(has_begun[:, None] & (ids == last), NEVER, logits)
+    return logits
+
+
+def _column(completions: Completions, back: int) -> jax.Array:
+    """Returns the tokens `back` columns before the next one, int32[B]; -1 before column 0."""
+    columns = jnp.arange(completions.tokens.shape[1])
+    place = completions.lengths - back
+    selected = jnp.where(columns == place[:, None], completions.tokens, -1)
+    return jnp.max(selected, axis=1)
+
+
 def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:
     """Returns the smallest logit of the nucleus, float32[B, 1].
 

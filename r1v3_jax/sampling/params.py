@@ -20,6 +20,8 @@ class SamplingParams:
     # Never sampled. Images: `Tokenizer.banned_token_ids`. NoWait: with the first tokens of critical
     # words.
     banned: tuple[int, ...] = ()
+    # Sequences of two or more tokens of which the last is not sampled behind the others.
+    banned_sequences: tuple[tuple[int, ...], ...] = ()
     # A thinking budget: a sample that has not produced `think_end` within this many tokens is made
     # to. 0: no limit.
     thinking_tokens: int = 0
@@ -46,6 +48,11 @@ class SamplingParams:
             raise ValueError(
                 f"repetition_penalty {self.repetition_penalty} must be positive; 1 is off"
             )
+        if any(len(sequence) < 2 for sequence in self.banned_sequences):
+            raise ValueError(
+                f"banned_sequences {self.banned_sequences} must have two or more tokens each; "
+                "single tokens belong into banned"
+            )
         if self.thinking_tokens and not self.think_end:
             raise ValueError(
                 "thinking_tokens needs think_end, the ids that close the thinking"
@@ -60,6 +67,7 @@ class SamplingParams:
                 f"the model's {room} positions; lower one of them"
             )
         self._check_ids("banned", self.banned, config)
+        self._check_ids("banned_sequences", sum(self.banned_sequences, ()), config)
         self._check_ids("think_end", sum(self.think_end, ()), config)
 
     def _check_ids(

@@ -1,6 +1,8 @@
 """A checkpoint answers a benchmark: the same tokens after a kill, every budget from one run."""
 
 import dataclasses
+from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -224,10 +226,27 @@ def test_nothink_is_a_template_without_think_and_prefilled_its_end(checkpoint):
     assert prompt("prefilled") == ("<think>\n\n</think>\n\n", False)
 
 
-def test_spellings_of_critical_words_that_cannot_be_banned_are_named(checkpoint):
-    """The small vocabulary has no word: each spelling is several tokens."""
+def test_no_wait_samples_no_critical_word_of_several_tokens(
+    checkpoint, prepared, tmp_path, monkeypatch
+):
+    """Letters are tokens of this vocabulary; pairs that the model likes stand for the words."""
+    slow = answers(checkpoint, prepared, tmp_path / "slow")
+    pairs = Counter(a + b for s in slow.values() for a, b in pairwise(s.text))
+    # A letter that is also part of a longer token could come in that one.
+    merged = set("".join(tokenizers_for_tests.TINY_MERGES)) | set(" \n")
+    common = tuple(
+        pair
+        for pair, _ in pairs.most_common()
+        if pair.isascii() and pair.isprintable() and not merged & set(pair.lower())
+    )[:30]
+    assert sum(pairs[pair] for pair in common) > 20
+    monkeypatch.setattr(checkpoint_answers, "CRITICAL_WORDS", common)
+    without = answers(checkpoint, prepared, tmp_path / "no_wait", thinking="no_wait")
     settings = dataclasses.replace(SETTINGS, thinking="no_wait")
     model = CheckpointModel(checkpoint, settings)
-    named = [spelling.strip().lower() for spelling in model.not_banned()]
-    assert {"wait", "alternatively", "hmm"} <= set(named)
-    assert CheckpointModel(checkpoint, SETTINGS).not_banned() == []
+    assert set(common) <= set(model.banned_spellings())
+    texts = "|".join(sample.text for sample in without.values())
+    assert not [pair for pair in common if pair in texts]
+    # The words themselves are spelled as the tokenizer cuts them.
+    monkeypatch.undo()
+    assert {"Wait", " hmm", "\nAlternatively"} <= set(model.banned_spellings())

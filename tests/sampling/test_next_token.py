@@ -9,6 +9,7 @@ import pytest
 import torch
 from sampling_cases import VOCAB
 from transformers import (
+    NoBadWordsLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -216,6 +217,35 @@ def test_repetition_penalty_equals_transformers():
     assert np.array_equal(untouched, logits)
 
 
+def test_banned_sequences_equal_transformers():
+    """Ends of one, two and three tokens of a sequence, another's beginning, and no token at all."""
+    rng = np.random.default_rng(1)
+    sequences = ((5, 6), (5, 7, 8), (7, 7), (1, 2, 3, 4))
+    tokens = rng.choice([1, 2, 3, 5, 7], (400, 4))
+    tokens[:3] = [[5, 0, 0, 0], [9, 5, 7, 0], [1, 2, 3, 0]]
+    lengths = rng.integers(0, 4, 400)
+    lengths[:3] = [1, 3, 3]
+    logits = rng.normal(size=(400, 12)).astype(np.float32)
+    settings = SamplingParams(max_tokens=4, banned_sequences=sequences)
+    state = completions(tokens, lengths, [False] * 400)
+    ours = np.asarray(
+        next_token.without_sequences(jnp.asarray(logits), state, settings)
+    )
+    bans = NoBadWordsLogitsProcessor([list(sequence) for sequence in sequences], 11)
+    for row, length in enumerate(lengths):
+        ids = torch.from_numpy(tokens[row : row + 1, :length])
+        theirs = bans(ids, torch.from_numpy(logits[row : row + 1]))[0].numpy()
+        np.testing.assert_array_equal(ours[row] == NEVER, np.isneginf(theirs))
+    assert [np.flatnonzero(row == NEVER).tolist() for row in ours[:3]] == [
+        [6],
+        [7, 8],
+        [4],
+    ]
+    neutral = SamplingParams(max_tokens=4)
+    same = next_token.without_sequences(jnp.asarray(logits), state, neutral)
+    assert np.array_equal(same, logits)
+
+
 # think_end is 7 or 17, 8, 9 or 19; after three tokens it is forced.
 BUDGETS = {  # what the policy wants, what it gets, which of these tokens are its own
     "cut": ("1 2 3 4 5 6 1 2", "1 2 3 7 8 9 1 2", "11100011"),
@@ -275,6 +305,7 @@ def close(wanted, think_end):
         ({"top_p": 1.5}, r"top_p 1.5 must lie in \(0, 1\]"),
         ({"top_k": -1}, "top_k -1 must not be negative"),
         ({"repetition_penalty": 0.0}, "must be positive"),
+        ({"banned_sequences": ((3,),)}, "two or more tokens"),
         ({"thinking_tokens": 5}, "needs think_end"),
     ],
     ids=str,
