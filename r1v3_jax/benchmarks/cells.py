@@ -16,10 +16,11 @@ MAX_IMAGES = 60  # of a row, as the server of the report allows
 # A shorter image cell is the index of the row that holds the image.
 REFERENCE = 64
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+# The quantifiers of these patterns are possessive (`*+` gives nothing back), so the time is linear
+# in the length of the cell, whether it matches or not.
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]++={0,2}\s*+")
 
-# A flat list of quoted texts and numbers. The quantifiers are possessive (`*+` gives nothing
-# back), so the time is linear in the length of the cell, whether it matches or not.
+# A flat list of quoted texts and numbers.
 _TEXT = r"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\""""
 _NUMBER = r"[-+]?\d++(?:\.\d*+)?(?:[eE][-+]?\d++)?"
 _ITEM = rf"(?:{_TEXT}|{_NUMBER})\s*+"
@@ -58,6 +59,8 @@ def split_images(cell: str) -> list[str]:
     # Base64 has no commas, brackets or quotes, so a list of it needs no parser.
     if not text.endswith("]"):
         raise BadCell(f"an image cell that begins with [ and ends with {text[-1:]!r}")
+    if text.count(",") > MAX_IMAGES:
+        raise BadCell(f"{text.count(',') + 1} images; at most {MAX_IMAGES} are read")
     pieces = [piece.strip() for piece in text[1:-1].split(",")]
     pieces = [piece for piece in pieces if piece]
     if len(pieces) > MAX_IMAGES:

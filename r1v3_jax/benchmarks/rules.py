@@ -46,7 +46,7 @@ def options_of(question: Question) -> tuple[dict[str, str], str]:
     return {"A": question.answer, "B": "Other Answers"}, "A"
 
 
-_BOX_TO_BRACE = re.compile(r"\\boxed\{(.*?)\}")
+_BOX = r"\boxed{"
 _NOISE = re.compile(r"\$|\\[a-z]+|\s+")
 
 
@@ -62,13 +62,27 @@ def option_or_box(question: Question, text: str, find: Finder = find_letter) -> 
 
 def last_box(question: Question, text: str, find: Finder = find_letter) -> Ruling:
     """LogicVista: right if the last box is the answer, as in Skywork-R1V3's evaluation."""
-    boxes = _BOX_TO_BRACE.findall(text)
+    boxes = _boxes_to_brace(text)
     if boxes:
         box = boxes[-1].strip()
         answer = question.answer.strip()
         if box == answer or _plain(box) == _plain(answer):
             return Ruling(True, box)
     return OPEN
+
+
+def _boxes_to_brace(text: str) -> list[str]:
+    """Returns what stands between each box and the next closing brace of its line."""
+    contents = []
+    for line in text.split("\n"):
+        start = line.find(_BOX)
+        while start >= 0:
+            end = line.find("}", start)
+            if end < 0:
+                break
+            contents.append(line[start + len(_BOX) : end])
+            start = line.find(_BOX, end)
+    return contents
 
 
 def _plain(text: str) -> str:
@@ -164,12 +178,7 @@ def _listed_options(question: Question) -> dict[str, str]:
     return {chr(ord("A") + i): text for i, text in enumerate(listed[:26])}
 
 
-# Each is tried in this order; the kit's are the same.
-_SEEPHYS_SAYINGS = (
-    re.compile(r"<answer>\s*(\d+)\s*</answer>"),
-    re.compile(r"the final answer is: (.+?)\."),
-    re.compile(r"The answer is: (.+?)\."),
-)
+_TAGGED_DIGITS = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 
 
 def seephys(question: Question, text: str, find: Finder = find_letter) -> Ruling:
@@ -180,9 +189,15 @@ def seephys(question: Question, text: str, find: Finder = find_letter) -> Ruling
 
 
 def _seephys_answer(text: str) -> str:
-    for saying in _SEEPHYS_SAYINGS:
-        if match := saying.search(text):
-            return match[1]
+    # In this order, which is the kit's.
+    if match := _TAGGED_DIGITS.search(text):
+        return match[1]
+    for saying in ("the final answer is: ", "The answer is: "):
+        for line in text.split("\n"):
+            _, is_said, behind = line.partition(saying)
+            end = behind.find(".", 1)
+            if is_said and end > 0:
+                return behind[:end]
     # A number as Python writes it: " 07 " -> "7".
     for read in (int, float):
         try:

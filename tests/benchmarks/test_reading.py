@@ -185,6 +185,8 @@ def hostile_cells(count: int, canary: str):
         "9" * 20_000,
         "['a' * 10**9]",
         "[1" + "+1" * 5_000 + "]",
+        " " * 20_000 + "!",
+        "A" + "\n" * 20_000 + "!",
     ]
     for _ in range(count):
         cell = rng.choice(calls)
@@ -212,6 +214,21 @@ def test_10000_hostile_cells_are_refused_by_name_fast_and_nothing_runs(tmp_path)
     assert not canary.exists()
     assert slowest < 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["[" * (50 << 20), "[" + "," * (50 << 20) + "]", "A" + " " * (10 << 20) + "!"],
+    ids=["brackets", "commas", "spaces"],
+)
+def test_a_hostile_cell_of_megabytes_is_refused_within_a_second(cell):
+    for read in (cells.parse_list, cells.split_images, cells.decode_image):
+        start = time.process_time()
+        try:
+            read(cell)
+        except BadCell as error:
+            assert len(str(error)) < 300
+        assert time.process_time() - start < 1, read.__name__
 
 
 @pytest.mark.parametrize(

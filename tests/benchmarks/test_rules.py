@@ -3,9 +3,11 @@ r"""What each rule says of answers that are written out here.
 They are those of VLMEvalKit, stated anew.
 """
 
+import time
+
 import pytest
 
-from r1v3_jax.benchmarks import emma, letters, rules
+from r1v3_jax.benchmarks import emma, letters, rules, table
 from r1v3_jax.benchmarks.question import Question
 
 PETS = {"A": "cat", "B": "dog", "C": "parrot"}
@@ -144,3 +146,23 @@ def test_phyx_looks_for_the_boxed_answer_anywhere():
     question = Question("0", "", "B")
     assert rules.box_text(question, r"\boxed{B} or \boxed{C}").right is True
     assert rules.box_text(question, r"\boxed{\text{B}}").right is None
+
+
+def test_no_rule_takes_a_second_for_a_loop_of_300000_characters():
+    """As models write when they repeat themselves, and as nobody writes."""
+    question = Question("0", "", "B", options=PETS, fields={"choices": "['a', 'b']"})
+    pieces = (
+        r"\boxed{",
+        "the final answer is: ",
+        "The answer is: ",
+        "<answer> ",
+        "B, ",
+        "} ",
+    )
+    every = {row.rule for row in table.TABLE}
+    for piece in pieces:
+        text = piece * (300_000 // len(piece))
+        for rule in every:
+            start = time.process_time()
+            rule(question, text, letters.find_letter)
+            assert time.process_time() - start < 1, (rule.__name__, piece)
