@@ -50,6 +50,7 @@ DEAR = {
     "models/test_models.py": 25,
     "report/test_page_in_browser.py": 25,
     "tools/test_tools.py": 25,
+    "tools/test_look.py": 25,
     "models/test_int8.py": 20,
     "pipeline/test_starts.py": 20,
     "stages/test_preference.py": 30,
