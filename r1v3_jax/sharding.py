@@ -400,13 +400,15 @@ def repeat_rows(x: jax.Array, count: int) -> jax.Array:
     Sharded as before.
     """
     shape = (len(x), count // len(x), *x.shape[1:])
+    spec = None
     sharding = None
     if not jax.sharding.get_abstract_mesh().empty:
         spec = jax.typeof(x).sharding.spec
         sharding = PartitionSpec(spec[0], None, *spec[1:])
     dims = (0, *range(2, x.ndim + 1))  # the axes of x in `shape`; axis 1 is the copies
     repeated = jax.lax.broadcast_in_dim(x, shape, dims, out_sharding=sharding)
-    return repeated.reshape(count, *x.shape[1:])
+    # Named, because one row that is repeated once would lose its sharding here.
+    return jnp.reshape(repeated, (count, *x.shape[1:]), out_sharding=spec)
 
 
 def each_shard(function, *args, like):

@@ -24,6 +24,7 @@ from r1v3_jax.sharding import (
     gather,
     make_mesh,
     mesh_size,
+    repeat_rows,
     shard_bytes,
     shardings,
 )
@@ -426,6 +427,19 @@ def test_no_mesh_axis_splits_rows_and_a_weight_at_once(rules):
     assert text & axes(rules.batch) <= set(rules.text_gather)
     vision = axes(rules.vision_embed, rules.vision_mlp, rules.vision_heads)
     assert vision & axes(rules.tiles) <= set(rules.vision_gather)
+
+
+@pytest.mark.parametrize("rows, count", [(1, 1), (1, 4), (2, 4)])
+def test_repeated_rows_stay_on_their_devices(rows, count):
+    """Also one row that is repeated once, of a micro-batch of one pair on one device."""
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    layout = PartitionSpec(("data", "fsdp"), None)
+    with jax.set_mesh(mesh):
+        x = jnp.arange(3.0 * rows).reshape(rows, 3)
+        x = jax.device_put(x, NamedSharding(mesh, layout))
+        repeated = jax.jit(repeat_rows, static_argnums=1)(x, count)
+    assert repeated.sharding.spec == layout
+    assert repeated.tolist() == np.repeat(x, count // rows, axis=0).tolist()
 
 
 def test_gather_casts_and_makes_whole_along_its_axes_only():

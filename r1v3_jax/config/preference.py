@@ -87,12 +87,6 @@ class Preference:
                 f"{name}.pairs = {self.pairs} must divide into accumulate = {self.accumulate} "
                 f"parts; {nearest} would do"
             )
-        # Arrays with one row lose their axis names on the way (`sharding.repeat_rows`).
-        if self.pairs == self.accumulate:
-            raise ValueError(
-                f"{name}.accumulate = {self.accumulate} leaves one pair a micro-batch, wanted at "
-                f"least two; {name}.pairs = {2 * self.accumulate} would do, or fewer parts"
-            )
         pairs = f"{name}.pairs / {name}.accumulate"
         check_splits(run.mesh, pairs, self.pairs // self.accumulate, "data fsdp")
         if run.model.vision is not None:

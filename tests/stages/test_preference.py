@@ -191,7 +191,6 @@ def test_rows_of_pairs_are_for_such_a_stage_alone(config, finished):
         ({"loss": Mpo(0.0, 0.0, 1.0)}, "never looks at a rejected answer; .* SFT"),
         ({"loss": Mpo(quality=-1.0)}, "Preference.loss.quality is -1.0; .* as 0.2"),
         ({"pairs": 6, "accumulate": 4}, "pairs = 6 must divide .* 8 would do"),
-        ({"pairs": 4, "accumulate": 4}, "leaves one pair .* mpo.pairs = 8 would do"),
     ],
 )
 def test_a_stage_that_cannot_learn_is_refused(config, changes, message):

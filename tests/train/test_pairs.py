@@ -178,8 +178,13 @@ def test_loss_and_gradient_are_those_of_answers_alone(model, reference, pairs, c
     assert worst(grads, want) <= 1e-5  # float32, other orders of summation
 
 
-@pytest.mark.parametrize("shape, slices", [((1, 2, 2), 1), ((4, 1, 1), 2)])
-def test_a_mesh_changes_nothing(model, reference, pairs, shape, slices):
+@pytest.mark.parametrize(
+    "shape, slices, accumulate",
+    # The last: one pair alone on one device, whose arrays have one row.
+    [((1, 2, 2), 1, 1), ((4, 1, 1), 2, 1), ((1, 1, 1), 1, 4)],
+)
+def test_a_mesh_changes_nothing(model, reference, pairs, shape, slices, accumulate):
+    config = dataclasses.replace(CONFIG, accumulate=accumulate)
     want_loss, want, metrics = shared(model, reference, pairs, CONFIG, "all")
     mesh = make_mesh(shape, jax.devices()[: np.prod(shape)], slices=slices)
     with jax.set_mesh(mesh):
@@ -188,7 +193,7 @@ def test_a_mesh_changes_nothing(model, reference, pairs, shape, slices):
             graph, state = nnx.split(weights)
             state = jax.device_put(state, shardings(weights, TRAIN, mesh))
             placed.append(nnx.merge(graph, state))
-        loss, grads, on_mesh = shared(*placed, pairs, CONFIG, "all")
+        loss, grads, on_mesh = shared(*placed, pairs, config, "all")
     np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
     assert worst(jax.device_get(grads), jax.device_get(want)) <= 1e-5
     for name, number in metrics.items():
