@@ -73,7 +73,8 @@ def differing_fields(a: Run, b: Run) -> list[str]:
         if stages == [""]:
             words.append(field)
         elif len(stages) == 1:
-            words.append(f"{stages[0]}.{field}")
+            # A stage of another kind differs as a whole: it has no field.
+            words.append(f"{stages[0]}.{field}".rstrip("."))
         else:
             words.append(f"{', '.join(stages)}: {field}")
     return words

@@ -71,6 +71,9 @@ def test_one_change_in_several_stages_is_one_difference(digits):
     assert differing_fields(digits, restarted) == ["stages"]
     also = changed(restarted, kl_coef=0.1)
     assert differing_fields(digits, also) == ["stages", "grpo.kl_coef"]
+    # A stage of another kind differs as a whole.
+    other_kind = digits.with_stages(grpo=digits.stages["connector"])
+    assert differing_fields(digits, other_kind) == ["grpo"]
 
 
 def test_what_an_arm_is_compared_to(digits):
