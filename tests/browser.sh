@@ -4,6 +4,7 @@
 #
 #   bash tests/browser.sh               the tests in tests/report/test_page_in_browser.py
 #   bash tests/browser.sh -k filter     further arguments go to pytest
+#   bash tests/browser.sh --pictures runs/digits     takes the pictures in docs/viewing.md, of the page of that run
 #
 # The packages lie beside the compiled programs of the tests, in ${XDG_CACHE_HOME:-~/.cache}/r1v3_jax/browser. Chromium needs
 # libnss3 and libnspr4 of the system (apt-get install libnss3). Another Chromium is taken with CHROMIUM=/usr/bin/chromium.
@@ -24,5 +25,21 @@ if [ ! -f "$stamp" ]; then
     npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$packages" \
         @sparticuz/chromium@147.0.0 puppeteer-core@24.43.1 axe-core@4.14.1
     touch "$stamp"
+fi
+if [ "${1:-}" = --pictures ]; then
+    report="$(realpath "${2:?wanted --pictures WORKDIR}/report")"
+    step="$(ls "$report"/samples/grpo_*.html | tail -1)"
+    cp tests/helpers/look_at_pages.mjs "$packages"
+    cat >"$packages/pictures.json" <<JSON
+{"out": "$packages", "chromium": "${CHROMIUM:-}", "looks": [
+  {"url": "file://$report/index.html", "read": "0", "actions": [
+    ["screenshot", {"path": "docs/pictures/page_summary.png"}]]},
+  {"url": "file://$step", "read": "document.querySelector('.mixed').scrollIntoView()", "actions": [
+    ["click", "#show-wrong"], ["click", "#only-mixed"], ["screenshot", {"path": "docs/pictures/page_wrong.png"}]]}
+]}
+JSON
+    node "$packages/look_at_pages.mjs" "$packages/pictures.json"
+    ls docs/pictures/page_*.png
+    exit
 fi
 PYTHONPATH="$PWD" python -m pytest -rs tests/report/test_page_in_browser.py "$@"
