@@ -42,6 +42,7 @@ DEAR = {
     "stages/test_programs.py": 35,
     "stages/test_helpers_of_a_stage.py": 25,
     "stages/test_following.py": 25,
+    "stages/test_perceived_films.py": 25,
     "sampling/test_sampling_slots.py": 30,
     "tools/test_bench.py": 30,
     "tpu/test_dry_run.py": 30,

@@ -12,6 +12,7 @@ written down with a run, which goes on only if they are unchanged.
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -126,6 +127,54 @@ def caption_first(example: Example) -> Example:
     if not example.images and not example.videos:
         return example
     return _behind_question(example, CAPTION_REQUEST)
+
+
+def described(heading: str = "What was seen:") -> Rewording:
+    """Puts what a model said of the images or the film in their place, as text (Embodied-R).
+
+    arXiv 2504.12680: a frozen model sees, and a language model reasons about its words. The words
+    are those that a stage of collecting left, `Made(stage, over)` with `Said()`: what stands behind
+    </think>. DroppedRow if that is nothing.
+
+        "Frame1: <image>\nFrame2: <image>\nWhich way?"
+            ->  "What was seen:\nA lamp, then a door.\n\nWhich way?"
+    """
+    return functools.partial(_described, heading)
+
+
+def _described(heading: str, example: Example) -> Example:
+    said = example.metadata.get("said")
+    if said is None:
+        raise ValueError(
+            f"{example.id}: no metadata['said'] to put in place of its images; wanted the rows of "
+            "a stage Collect(..., Said()), as Reworded(Made('perceived', rows), described())"
+        )
+    text = said.rpartition("</think>")[2].strip()
+    # Without them nobody could answer.
+    if not text:
+        detail = f"nothing was said of its images: {said[:100]!r}"
+        raise DroppedRow(example.source, example.id, "fields", detail)
+    words = words_alone(example)
+    seen = f"{heading}\n{text}" if heading else text
+    return dataclasses.replace(words, question=_join(seen, words.question))
+
+
+# A line of a frame, or a marker where else it stands.
+_MARKERS = re.compile(r"(?m)^Frame\d+: <image>(?:\n|$)|<(?:image|video)>\n?")
+
+
+def words_alone(example: Example) -> Example:
+    """Returns an example without its images and films, and without their markers."""
+    before = tuple((role, _MARKERS.sub("", text)) for role, text in example.before)
+    return dataclasses.replace(
+        example,
+        images=(),
+        videos=(),
+        films=(),
+        image_labels=(),
+        question=_MARKERS.sub("", example.question).strip(),
+        before=before,
+    )
 
 
 def given_answer(example: Example) -> Example:

@@ -52,6 +52,7 @@ PROGRAMS = (
     "decode",
     "score",
     "follow",
+    "step_scores",
     "validation_loss",
 )
 

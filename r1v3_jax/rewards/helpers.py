@@ -9,9 +9,11 @@ under the term's name.
 
 import dataclasses
 import hashlib
+import math
+import statistics
 import urllib.parse
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from r1v3_jax.fields import (
     PLACE,
@@ -23,6 +25,11 @@ from r1v3_jax.fields import (
 )
 from r1v3_jax.rewards.answered import Answered
 from r1v3_jax.rewards.reward import Reward, name_of
+from r1v3_jax.rewards.settings import Verify
+from r1v3_jax.rewards.verifiers.boxes import summary_boxes
+from r1v3_jax.rewards.verifiers.verdict import Verdict
+from r1v3_jax.rewards.verify import verify_all
+from r1v3_jax.types import Example
 
 # Likelihoods that differ by less are equal.
 ROUNDING = 1e-5
@@ -157,6 +164,102 @@ class Consistent:
 
     def __call__(self, answered: Answered) -> None:
         """Says nothing: see the head of this module."""
+
+    def grade(
+        self, answers: list[tuple[Example, str]], verify: Verify, progress: float
+    ) -> list[tuple[float, str]]:
+        """Returns (1 or 0, "") for each (question, answer of the helper), or (nan, the problem)."""
+        checks = verify_all(
+            [f"</think>{self._boxed(answer, verify)}" for _, answer in answers],
+            [example.answer for example, _ in answers],
+            verifiers=[example.verifier for example, _ in answers],
+            questions=[example.question for example, _ in answers],
+            progress=progress,
+            verify=verify,
+        )
+        return [
+            (math.nan, check.reason)
+            if check.verdict is Verdict.ERROR
+            else (float(check.verdict is Verdict.RIGHT), "")
+            for check in checks
+        ]
+
+    def _boxed(self, answer: str, verify: Verify) -> str:
+        r"""Puts an endpoint's answer into a box, unless it brings one: "B." -> "\boxed{B.}"."""
+        has_box = summary_boxes(f"</think>{answer}", find=verify.answer)
+        if isinstance(self.helper, Frozen) or has_box:
+            return answer
+        # In both forms that an answer is looked for in.
+        return f"\\boxed{{{answer}}}<answer>{answer}</answer>"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepScores:
+    """The score of a right answer's steps by a frozen process reward model, 0 to 1 (M-STAR).
+
+    arXiv 2412.17451: R = 1(right) * min over steps of f(step). f is the probability of `good` among
+    `good` and `bad` as the token behind the step, as in Math-Shepherd (arXiv 2312.08935). The model
+    sees the question, its images and the steps up to there. None for wrong answers, and for
+    thoughts without a step.
+
+        "a;b;c" scored .9 .4 .8   ->   min .4, mean .7, last .8
+    """
+
+    helper: Frozen
+    aggregate: Literal["min", "mean", "last"] = "min"
+    between: str = "\n\n"  # the text between two steps
+    good: str = "+"
+    bad: str = "-"
+
+    ASKS: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check(self)
+        if not isinstance(self.helper, Frozen):
+            raise ValueError(
+                f"StepScores.helper is {self.helper!r}; wanted a model whose probabilities are "
+                "read, as Frozen('PRM/export')"
+            )
+        if not self.between or self.good == self.bad:
+            raise ValueError(
+                f"StepScores: between is {self.between!r}, good {self.good!r} and bad "
+                f"{self.bad!r}; wanted a text between steps and two different tokens, as "
+                "'\\n\\n', '+' and '-'"
+            )
+
+    def __call__(self, answered: Answered) -> None:
+        """Says nothing: see the head of this module."""
+
+    def steps(self, thoughts: str) -> list[str]:
+        """Returns the steps of thoughts, each with what stands between it and the next."""
+        parts = thoughts.split(self.between)
+        whole = [part + self.between for part in parts[:-1]] + parts[-1:]
+        # A part of nothing is no step: it belongs to the step before, or to the first.
+        steps: list[str] = []
+        lead = ""
+        for part in whole:
+            if part.removesuffix(self.between).strip():
+                steps.append(lead + part)
+                lead = ""
+            elif steps:
+                steps[-1] += part
+            else:
+                lead += part
+        return steps
+
+    def grade(
+        self,
+        answers: list[tuple[Example, list[float]]],
+        verify: Verify,
+        progress: float,
+    ) -> list[tuple[float, str]]:
+        """Returns (the aggregate, "") of each sample's scores; nan for one without a step."""
+        of = {"min": min, "mean": statistics.fmean, "last": lambda scores: scores[-1]}
+        aggregate = of[self.aggregate]
+        return [
+            (float(aggregate(scores)) if scores else math.nan, "")
+            for _, scores in answers
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

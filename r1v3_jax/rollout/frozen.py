@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 
+from r1v3_jax.data.reworded import words_alone
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rewards.helpers import Consistent
-from r1v3_jax.rollout.helpers import words_alone
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.types import Example, PromptBatch, StepInfo
 

@@ -6,21 +6,19 @@ process whose block of samples it is; the numbers are then exchanged.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from r1v3_jax.data.reworded import words_alone
 from r1v3_jax.losses.schedules import Number, value
 from r1v3_jax.rewards import asking
-from r1v3_jax.rewards.helpers import Consistent, Endpoint
+from r1v3_jax.rewards.helpers import Consistent, Endpoint, StepScores
 from r1v3_jax.rewards.reward import Score, name_of, total
 from r1v3_jax.rewards.settings import Verify
-from r1v3_jax.rewards.verifiers.boxes import summary_boxes
 from r1v3_jax.rewards.verifiers.verdict import Verdict
-from r1v3_jax.rewards.verify import verify_all
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.scoring import own_block
 from r1v3_jax.run import watchdog
@@ -30,15 +28,16 @@ from r1v3_jax.types import Example, StepInfo
 SILENT = np.nan
 FAILED = np.inf
 
-# The texts of (question, thoughts) -> the helper's answer to each, or why there is none.
-Answers = Callable[[list[tuple[Example, str]]], list[tuple[str, str]]]
+# (question, thoughts) of samples -> what the helper says of each, or why it says nothing. What it
+# says is a text, of `Consistent`; of `StepScores` a list of numbers.
+Answers = Callable[[list[tuple[Example, str]]], list[tuple[object, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """A term that asks a helper, with its weight and with the helper at hand."""
 
-    term: Consistent
+    term: Consistent | StepScores
     weight: Number
     answer: Answers
     verify: Verify
@@ -51,7 +50,7 @@ def with_helpers(
 ) -> list[Group]:
     """Returns the groups with what helpers say of each sample in its reward."""
     for asked in helpers:
-        said = iter(consistency(groups, asked, info))
+        said = iter(say(groups, asked, info))
         name = name_of(asked.term)
         weight = value(asked.weight, info.progress)
         groups = [
@@ -76,10 +75,8 @@ def _add(score: Score, name: str, weight: float, part: float, problem: str) -> S
     return dataclasses.replace(score, total=reward, parts=parts, weights=weights)
 
 
-def consistency(
-    groups: list[Group], asked: Asked, info: StepInfo
-) -> list[tuple[float, str]]:
-    """Returns what `Consistent` says of each sample in order: 1, 0, SILENT or FAILED, and why.
+def say(groups: list[Group], asked: Asked, info: StepInfo) -> list[tuple[float, str]]:
+    """Returns what a term says of each sample in order: a number, SILENT or FAILED, and why.
 
     Why a sample of another process failed is not known here.
     """
@@ -102,27 +99,26 @@ def consistency(
     answers = asked.answer([(example, thoughts) for _, example, thoughts in to_ask])
     answer_of = dict(zip([row[0] for row in to_ask], answers, strict=True))
 
-    # 3. Each process verifies its own.
+    # 3. Each process grades its own: an answer may have to be verified.
     table = np.full(-(-len(samples) // jax.process_count()), SILENT)
     problems = {}
-    with watchdog.own_work():
-        answered = [row for row in own if not answer_of[row[0]][1]]
-        checks = verify_all(
-            [f"</think>{_boxed(answer_of[i][0], asked)}" for i, _, _ in answered],
-            [example.answer for _, example, _ in answered],
-            verifiers=[example.verifier for _, example, _ in answered],
-            questions=[example.question for _, example, _ in answered],
-            progress=info.progress,
-            verify=asked.verify,
-        )
-    for i, _, _ in own:
-        table[i - block.start] = FAILED
-        problems[i] = answer_of[i][1]
-    for (i, _, _), check in zip(answered, checks, strict=True):
-        if check.verdict is Verdict.ERROR:
-            problems[i] = check.reason
+    answered = []
+    for i, example, _ in own:
+        said, problem = answer_of[i]
+        if problem:
+            table[i - block.start] = FAILED
+            problems[i] = problem
         else:
-            table[i - block.start] = float(check.verdict is Verdict.RIGHT)
+            answered.append((i, example, said))
+    with watchdog.own_work():
+        graded = asked.term.grade(
+            [(example, said) for _, example, said in answered],
+            asked.verify,
+            info.progress,
+        )
+    for (i, _, _), (number, problem) in zip(answered, graded, strict=True):
+        table[i - block.start] = FAILED if problem else number
+        problems[i] = problem
 
     # 4. All processes have all numbers.
     if jax.process_count() > 1:
@@ -130,15 +126,6 @@ def consistency(
         words = multihost_utils.process_allgather(table.view(np.uint32), tiled=True)
         table = np.ascontiguousarray(words).view(np.float64)
     return [(float(table[i]), problems.get(i, "")) for i in range(len(samples))]
-
-
-def _boxed(answer: str, asked: Asked) -> str:
-    r"""Returns the answer of an endpoint in a box, unless it brings one: "B." -> "\boxed{B.}"."""
-    find = asked.verify.answer
-    if asked.is_collective or summary_boxes(f"</think>{answer}", find=find):
-        return answer
-    # In both forms that an answer is looked for in.
-    return f"\\boxed{{{answer}}}<answer>{answer}</answer>"
 
 
 def endpoint_answers(term: Consistent, settings: Endpoint) -> Answers:
@@ -166,20 +153,3 @@ def _fill(prompt: str, question: str, thoughts: str) -> str:
 def _fill_one(text: str, thoughts: str) -> str:
     before, _, behind = text.partition("{thoughts}")
     return before + thoughts + behind
-
-
-def words_alone(example: Example) -> Example:
-    """Returns a question without its images and their markers."""
-    before = tuple((role, _MARKERS.sub("", text)) for role, text in example.before)
-    return dataclasses.replace(
-        example,
-        images=(),
-        videos=(),
-        films=(),
-        image_labels=(),
-        question=_MARKERS.sub("", example.question).strip(),
-        before=before,
-    )
-
-
-_MARKERS = re.compile(r"<(?:image|video)>\n?")

@@ -2,23 +2,28 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
 from r1v3_jax.config import GRPO, Collect, ModelConfig, Run
+from r1v3_jax.data.abstract import batch_of, on_mesh
 from r1v3_jax.distill.ask import answering_tokenizer
 from r1v3_jax.models import build
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.processing.tokenizer_files import tokenizer_of
-from r1v3_jax.rewards.helpers import Consistent, Frozen, asking_terms, frozen_models
+from r1v3_jax.rewards.helpers import Consistent, Frozen, StepScores, asking_terms
 from r1v3_jax.rewards.reward import name_of
 from r1v3_jax.rollout.frozen import FrozenAnswers
 from r1v3_jax.rollout.helpers import Asked, endpoint_answers
 from r1v3_jax.rollout.programs import rollout_programs
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.context import Context
-from r1v3_jax.run.program import Program
+from r1v3_jax.run.program import Program, concrete, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import abstract_mesh, shard_bytes
 from r1v3_jax.stages.reference import checkpoint_config, is_ours, load_checkpoint
+from r1v3_jax.stages.step_scores import FrozenScores, marks, step_scores
 
 Rewarded = GRPO | Collect
 
@@ -41,16 +46,28 @@ def make_helpers(context: Context, stage: Rewarded) -> tuple[Asked, ...]:
     )
 
 
-def _answers(context: Context, stage: Rewarded, term: Consistent):
+def _answers(context: Context, stage: Rewarded, term: Consistent | StepScores):
     """Returns what answers for a term: a frozen model, or an endpoint."""
     if not isinstance(term.helper, Frozen):
         return endpoint_answers(term, term.helper)
     directory = term.helper.directory
     config = helper_config(context.run, term.helper)
-    model = for_decoding(load_checkpoint(directory, config, context.run.compute))
+    model = load_checkpoint(directory, config, context.run.compute)
     tokenizer = answering_tokenizer(context.run, tokenizer_of(directory), config)
+    processor = Processor(config, tokenizer)
+    if isinstance(term, StepScores):
+        return FrozenScores(
+            term,
+            model,
+            processor,
+            prompts=stage.prompts,
+            rows=scored_rows(context.run, stage),
+            room=room(stage),
+            tiles=stage.tiles,
+        )
+    model = for_decoding(model)
     sampler = GroupSampler(
-        processor=Processor(config, tokenizer),
+        processor=processor,
         sampling=sampling(term, tokenizer.banned_token_ids),
         max_prompt_tokens=room(stage),
         tiles=0,
@@ -62,6 +79,12 @@ def _answers(context: Context, stage: Rewarded, term: Consistent):
 def sampling(term: Consistent, banned: tuple[int, ...]) -> SamplingParams:
     """Returns how a frozen helper answers: with its likeliest tokens."""
     return SamplingParams(term.max_tokens, temperature=0.0, banned=banned)
+
+
+def scored_rows(run: Run, stage: Rewarded) -> int:
+    """Returns the rows of a batch whose steps are scored: they split over the devices."""
+    shards = run.mesh[0] * run.mesh[1]
+    return -(-stage.prompts // shards) * shards
 
 
 def room(stage: Rewarded) -> int:
@@ -103,7 +126,7 @@ def check_helpers(run: Run, stage: Rewarded, *, all_there: bool = False) -> None
             _check_frozen(run, stage, term)
 
 
-def _check_stage(run: Run, stage: Rewarded, term: Consistent) -> None:
+def _check_stage(run: Run, stage: Rewarded, term: Consistent | StepScores) -> None:
     """Raises ValueError unless the stage of a helper comes before `stage`, and has weights."""
     names = list(run.stages)
     own = next(name for name in names if run.stages[name] == stage)
@@ -118,7 +141,7 @@ def _check_stage(run: Run, stage: Rewarded, term: Consistent) -> None:
         )
 
 
-def _check_frozen(run: Run, stage: Rewarded, term: Consistent) -> None:
+def _check_frozen(run: Run, stage: Rewarded, term: Consistent | StepScores) -> None:
     """Raises FileNotFoundError or ValueError for a checkpoint that is not there or does not fit."""
     directory = term.helper.directory
     where = f"the helper of reward term {name_of(term)}: {directory}"
@@ -128,12 +151,14 @@ def _check_frozen(run: Run, stage: Rewarded, term: Consistent) -> None:
             "Face export or a checkpoint of this program, as RUN/export or RUN/cold_start/done"
         )
     config = helper_config(run, term.helper)
-    answering_tokenizer(run, tokenizer_of(directory), config)
-    wanted = room(stage) + term.max_tokens
+    tokenizer = answering_tokenizer(run, tokenizer_of(directory), config)
+    if isinstance(term, StepScores):
+        marks(term, Processor(config, tokenizer))
+    wanted = room(stage) + getattr(term, "max_tokens", 0)
     if wanted > config.text.max_positions:
         raise ValueError(
             f"{where} has {config.text.max_positions} positions, and max_prompt_tokens + "
-            f"max_completion_tokens + {name_of(term)}.max_tokens = {wanted}; a shorter completion "
+            f"max_completion_tokens + those of its answer = {wanted}; a shorter completion "
             "would do"
         )
     # Refuses a mesh that does not divide it.
@@ -144,11 +169,15 @@ def _check_frozen(run: Run, stage: Rewarded, term: Consistent) -> None:
 
 def resident_helpers(run: Run, stage: Rewarded, mesh) -> int:
     """Returns the bytes that the weights of frozen helpers take on a chip, all the time."""
-    compute = build.decode_compute(run.compute)
-    return sum(
-        shard_bytes(build.abstract(helper_config(run, helper), compute, mesh))
-        for helper in frozen_models(stage.reward).values()
-    )
+    total = 0
+    for _, term in asking_terms(stage.reward):
+        if isinstance(term.helper, Frozen):
+            # One that writes is laid out for that; one that scores is not.
+            is_scorer = isinstance(term, StepScores)
+            compute = run.compute if is_scorer else build.decode_compute(run.compute)
+            config = helper_config(run, term.helper)
+            total += shard_bytes(build.abstract(config, compute, mesh))
+    return total
 
 
 def helper_programs(
@@ -162,6 +191,9 @@ def helper_programs(
     table = []
     for _, term in asking_terms(stage.reward):
         if not isinstance(term.helper, Frozen):
+            continue
+        if isinstance(term, StepScores):
+            table.append(_scoring_program(run, stage, term, mesh, resident))
             continue
         programs = rollout_programs(
             run,
@@ -181,6 +213,26 @@ def helper_programs(
             of_helper = dataclasses.replace(program, use="helper", calls=calls)
             table.append(dataclasses.replace(of_helper, size=name_of(term)))
     return table
+
+
+def _scoring_program(
+    run: Run, stage: Rewarded, term: StepScores, mesh, resident: int
+) -> Program:
+    """Returns the program that scores steps, with the shapes it gets."""
+    config = helper_config(run, term.helper)
+    model = build.abstract(config, run.compute, mesh)
+    shapes = batch_of(config, scored_rows(run, stage), room(stage), stage.tiles, 1)
+    batch = on_mesh(shapes, run, mesh)
+    mark = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
+    lower = lower_on_mesh(mesh, lambda: step_scores.lower(model, batch, mark, mark))
+    return Program(
+        "step_scores",
+        lower,
+        use="helper",
+        size=name_of(term),
+        calls=_samples(stage),
+        resident=resident - shard_bytes(model),
+    )
 
 
 def _samples(stage: Rewarded) -> int:

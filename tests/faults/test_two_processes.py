@@ -152,6 +152,9 @@ def test_the_same_data_and_samples_in_the_same_order(both):
         ours, theirs = (rollouts(workdir, step) for workdir in both[:2])
         assert len(ours) == 8 * 4
         assert len({row["reward"] for row in ours}) > 1
+        consistent = [row["terms"].get("consistent") for row in ours]
+        right = [row["verdict"] == "right" for row in ours]
+        assert right == [said is not None for said in consistent]
         for one, other in zip(ours, theirs, strict=True):
             # Log-probabilities are sums in another order: the KL in a reward agrees to rounding.
             for name in ("kl", "likelihood"):

@@ -49,8 +49,8 @@ def judged(groups):
 
 
 def asked(answer, **changes):
-    default = {"weight": 0.25, "verify": Verify(), "is_collective": True}
-    return helpers.Asked(term=TERM, answer=answer, **(default | changes))
+    default = {"term": TERM, "weight": 0.25, "verify": Verify(), "is_collective": True}
+    return helpers.Asked(answer=answer, **(default | changes))
 
 
 def test_what_a_helper_says_written_out(judged):
@@ -96,7 +96,7 @@ def test_two_processes_say_what_one_says(judged, monkeypatch, is_collective):
 
     # The answers of an endpoint are put into a box, unless they bring one.
     one = asked(answer, is_collective=is_collective)
-    alone = helpers.consistency(judged, one, info())
+    alone = helpers.say(judged, one, info())
     seen.clear()
     tables = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -108,7 +108,7 @@ def test_two_processes_say_what_one_says(judged, monkeypatch, is_collective):
             "process_allgather",
             lambda table, tiled: tables.append(table) or np.concatenate([table] * 2),
         )
-        helpers.consistency(judged, one, info())
+        helpers.say(judged, one, info())
     assert seen == (["abcd", "abcd"] if is_collective else ["ab", "cd"])
     both = np.concatenate(tables).view(np.float64)
     np.testing.assert_array_equal(both, [number for number, _ in alone])
@@ -125,7 +125,7 @@ def test_an_endpoint_is_asked_in_words(judged):
         settings = Endpoint(server.url, "m", prompt="Q {question} T {thoughts} {x}")
         term = Consistent(settings, max_tokens=6)
         answers = helpers.endpoint_answers(term, settings)
-        one = asked(answers, is_collective=False)
+        one = asked(answers, term=term, is_collective=False)
         found = helpers.with_helpers(judged, (one,), info())
         (request,) = server.requests  # the same four times
     assert text_of(request) == "Q Which? T the left one {x}"

@@ -10,7 +10,7 @@ from r1v3_jax.config import load_config
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.rewards import score
-from r1v3_jax.rewards.helpers import Consistent, Frozen
+from r1v3_jax.rewards.helpers import Consistent, Frozen, StepScores
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import correct, well_formed
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
@@ -18,14 +18,15 @@ from r1v3_jax.rollout import sampler
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh, shard_bytes
-from r1v3_jax.stages import kinds
+from r1v3_jax.stages import kinds, step_scores
 
 TERM = Consistent(Frozen(stage="cold_start"), max_tokens=4)
 
 
 def with_helper(config, helper, **changes):
     term = Consistent(helper, max_tokens=4)
-    reward = Reward(((0.7, correct), (0.1, well_formed), (0.2, term)))
+    scores = StepScores(helper, between=";")
+    reward = Reward(((0.7, correct), (0.1, well_formed), (0.2, term), (0.1, scores)))
     grpo = dataclasses.replace(config.stages["grpo"], reward=reward, **changes)
     return config.with_stages(grpo=grpo)
 
@@ -81,7 +82,12 @@ def test_a_run_with_a_helper_resumes_in_the_same_bits(
     """What it compiles is what the dry run lists; it stops at step 2 and goes on."""
     # 1. A whole run, whose programs are looked at.
     ran = set()
-    for module, name in ((sampler, "prefill"), (loop, "decode")):
+    watched_ones = (
+        (sampler, "prefill"),
+        (loop, "decode"),
+        (step_scores, "step_scores"),
+    )
+    for module, name in watched_ones:
         function = getattr(module, name)
 
         @functools.wraps(function)
@@ -100,6 +106,10 @@ def test_a_run_with_a_helper_resumes_in_the_same_bits(
     rows = [json.loads(line) for line in rollouts(whole)]
     for row in rows:
         assert ("consistent" in row["terms"]) == (row["verdict"] == "right")
+        # Where nothing was thought there is no step.
+        thoughts = row["completion"].rpartition("</think>")[0]
+        has_steps = row["verdict"] == "right" and bool(thoughts.strip())
+        assert ("step_scores" in row["terms"]) == has_steps
         parts = [row["weights"][name] * x for name, x in row["terms"].items()]
         assert row["reward"] == pytest.approx(sum(parts))
 
@@ -109,20 +119,21 @@ def test_a_run_with_a_helper_resumes_in_the_same_bits(
     table = kinds.stage_programs(config, "grpo", mesh, tokenizer.banned_token_ids)
     of_helper = {p.label: p for p in table if p.use == "helper"}
     labels = ["helper_reshard@consistent", "helper_prefill@consistent"]
-    assert [*of_helper] == [*labels, "helper_decode@consistent"]
-    assert {
-        p.lower().as_text() for p in table if p.name in ("prefill", "decode")
-    } == ran
+    labels += ["helper_decode@consistent", "helper_step_scores@step_scores"]
+    assert [*of_helper] == labels
+    wanted = {"prefill", "decode", "step_scores"}
+    assert {p.lower().as_text() for p in table if p.name in wanted} == ran
     plain = config.with_stages(
         grpo=dataclasses.replace(config.stages["grpo"], reward=Reward())
     )
     without = kinds.stage_programs(plain, "grpo", mesh, tokenizer.banned_token_ids)
     compute = build.decode_compute(config.compute)
     weights = shard_bytes(build.abstract(config.model, compute, mesh))
+    scorer = shard_bytes(build.abstract(config.model, config.compute, mesh))
     for before, after in zip(
         without, [p for p in table if p.use != "helper"], strict=True
     ):
-        assert after.resident - before.resident == weights, before.label
+        assert after.resident - before.resident == weights + scorer, before.label
 
     # 3. Two steps, and the third from the state behind them.
     short = config.with_stages(grpo=dataclasses.replace(config.stages["grpo"], steps=3))
@@ -166,5 +177,5 @@ def test_what_a_helper_holds_is_part_of_the_run(config, tmp_path):
     (helper / "SHA256SUMS").write_text("2  weights\n")
     second = run.identity("grpo")
     differing = [name for name in first if first[name] != second[name]]
-    assert differing == ["grpo.helper.consistent"]
+    assert differing == ["grpo.helper.consistent", "grpo.helper.step_scores"]
     assert "max_tokens=4" in first["grpo.reward.terms"]
