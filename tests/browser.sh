@@ -28,7 +28,8 @@ if [ ! -f "$stamp" ]; then
 fi
 if [ "${1:-}" = --pictures ]; then
     report="$(realpath "${2:?wanted --pictures WORKDIR}/report")"
-    step="$(ls "$report"/samples/grpo_*.html | tail -1)"
+    steps=("$report"/samples/grpo_*.html)
+    step="${steps[-1]}"
     cp tests/helpers/look_at_pages.mjs "$packages"
     cat >"$packages/pictures.json" <<JSON
 {"out": "$packages", "chromium": "${CHROMIUM:-}", "looks": [

@@ -68,6 +68,8 @@ def test_it_leaves_what_a_run_leaves(finished):
         "decode": 3,
         "encode_images": 2,  # of a rollout; of the others, which have more tiles
         "score": 0,
+        "follow": 0,
+        "step_scores": 0,
         "validation_loss": 1,
     }
     prior = summary["answer_prior"]

@@ -62,7 +62,7 @@ def test_a_run_that_is_not(workdir):
         assert text in report, report
 
 
-def test_no_directory():
-    code, report = doctor("/nowhere")
+def test_no_directory(tmp_path):
+    code, report = doctor(tmp_path / "nowhere")
     assert code == 1
     assert "wanted one argument, the directory of a run" in report
