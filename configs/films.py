@@ -10,7 +10,7 @@ grpo        reinforcement learning over the same films
 A film is 4 or 5 images of one tile each. L1, L2 and L3 are the levels of SEED-Bench-R1: other
 digits, other writers, other writers and other rules than upwards.
 
-It shows the task and every stage. A model from nothing is at chance after minutes of this
+It shows the task and every stage. A short try of a model from nothing was at chance
 (docs/results/films.md): what is learnt in minutes is `r1v3_jax.tasks.digit_frames`, in the recipes
 `video_r1` and `seedbench`.
 """
