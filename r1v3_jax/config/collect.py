@@ -90,6 +90,11 @@ class Collect:
             raise ValueError(
                 f"Collect.temperature is {self.temperature!r}; it must be at least 0, as 1.0"
             )
+        for _, term in helpers.likelihood_terms(self.reward):
+            raise ValueError(
+                f"Collect.reward has {name_of(term)!r}, which reads the reference of a stage that "
+                "learns, and this one has none; leave it out"
+            )
         # What the scorer says of a sample is a part of its reward.
         scorer = getattr(self.keep, "by", None)
         if scorer is not None and name_of(scorer) not in self.reward.names:

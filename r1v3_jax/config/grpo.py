@@ -224,6 +224,12 @@ class GRPO:
         check_splits(run.mesh, f"{name}.prompts", self.prompts, "data")
         self._check_prompt_copies(name, run.mesh)
         check_splits(run.mesh, f"{name}.slots", self.slots, "data")
+        if self.follows and run.compute.param_dtype != "float32":
+            raise ValueError(
+                f"{name}.reference_decay = {self.reference_decay} moves the reference by small "
+                f"steps, which compute.param_dtype = {run.compute.param_dtype!r} rounds away; "
+                "'float32' would do"
+            )
         if self.evaluate_every and run.evaluate.probe is None:
             raise ValueError(
                 f"{name}.evaluate_every = {self.evaluate_every} measures evaluate.probe, and "

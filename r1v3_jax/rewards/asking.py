@@ -25,6 +25,8 @@ class Asker:
         self.lock = threading.Lock()  # of what is known and its file
         self.cache = settings.cache
         self.known = _read_cache(settings.cache)  # by a hash of the request
+        # A run that was killed may have left half a line, which no reply may be joined to.
+        self.before = "\n" if _ends_in_half_a_line(settings.cache) else ""
 
     def ask_all(self, prompts: Sequence[str], max_tokens: int) -> list[tuple[str, str]]:
         """Returns (reply, problem) of each prompt, in order; one of the two is empty.
@@ -71,22 +73,37 @@ class Asker:
                 return
             try:
                 with open(self.cache, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "reply": reply}) + "\n")
+                    line = json.dumps({"key": key, "reply": reply})
+                    file.write(f"{self.before}{line}\n")
+                    self.before = ""
             except OSError as error:  # a full disk costs the file, not the reply
                 warnings.warn(f"replies are no longer kept: {error}", stacklevel=2)
                 self.cache = ""
 
 
 def _content(reply: bytes) -> str:
-    """Returns the text of a chat completion, after any thinking. Unavailable if it has none."""
+    """Returns the text of a chat completion, after any thinking. Unavailable if it has none.
+
+    ValueError for thoughts that were cut off: to ask again would not help.
+    """
     try:
         content = json.loads(reply)["choices"][0]["message"]["content"]
         text = content.rpartition("</think>")[2].strip()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Unavailable(f"no chat completion: {reply[:100]!r}") from error
+    if text.startswith("<think>"):
+        raise ValueError(
+            f"the reply ends inside its thoughts, {text[:60]!r}; raise the term's max_tokens"
+        )
     if not text:
         raise Unavailable(f"an empty reply: {reply[:100]!r}")
     return text
+
+
+def _ends_in_half_a_line(path: str) -> bool:
+    if not path or not Path(path).exists():
+        return False
+    return Path(path).read_bytes()[-1:] not in (b"", b"\n")
 
 
 def _read_cache(path: str) -> dict[str, str]:

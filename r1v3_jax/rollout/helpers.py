@@ -96,7 +96,13 @@ def say(groups: list[Group], asked: Asked, info: StepInfo) -> list[tuple[float, 
 
     # 2. The helper answers: all of them, or those of this process.
     to_ask = rows if asked.is_collective else own
-    answers = asked.answer([(example, thoughts) for _, example, thoughts in to_ask])
+    questions = [(example, thoughts) for _, example, thoughts in to_ask]
+    if asked.is_collective:
+        answers = asked.answer(questions)
+    else:
+        # The others wait for it.
+        with watchdog.own_work():
+            answers = asked.answer(questions)
     answer_of = dict(zip([row[0] for row in to_ask], answers, strict=True))
 
     # 3. Each process grades its own: an answer may have to be verified.

@@ -65,7 +65,11 @@ class FrozenScores:
             chunk = places[start : start + self.prompts]
             scores = self._score([known[i][0] for i in chunk])
             for row, i in enumerate(chunk):
-                answers[i] = [float(scores[row, end]) for end in known[i][1]], ""
+                of_steps = [float(scores[row, end]) for end in known[i][1]]
+                if np.isfinite(of_steps).all():
+                    answers[i] = of_steps, ""
+                else:
+                    answers[i] = [], f"the scores of its steps are {of_steps}"[:200]
         return answers
 
     def _encode(self, example: Example, thoughts: str) -> tuple[Encoded, list[int]]:

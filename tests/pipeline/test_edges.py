@@ -22,6 +22,7 @@ from r1v3_jax.distill.keeps import Best, Pairs, Shortest
 from r1v3_jax.fields import algorithm_fields
 from r1v3_jax.pipeline.edges import check_edges
 from r1v3_jax.pipeline.preflight import check_answering, check_rows
+from r1v3_jax.rewards.helpers import Likely
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import correct, equations_hold
 from r1v3_jax.stages.kinds import kind_of
@@ -231,6 +232,10 @@ def test_an_optimizer_that_cannot_go_on(first, second, message):
         (
             {"keep": Best(equations_hold)},
             "ranks by 'equations_hold', which is no term of Collect.reward .correct, well",
+        ),
+        (
+            {"reward": Reward(((1.0, correct), (0.5, Likely())))},
+            "Collect.reward has 'likely', which reads the reference of a stage that learns",
         ),
         (
             {"temperature": Chosen((0.5, 1.0), source)},

@@ -9,6 +9,7 @@ from model_server_for_tests import completion, model_server, text_of
 from rollout_cases import info, source
 
 from r1v3_jax.losses.schedules import Line
+from r1v3_jax.rewards import asking
 from r1v3_jax.rewards.helpers import Consistent, Endpoint, Frozen
 from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -130,6 +131,41 @@ def test_an_endpoint_is_asked_in_words(judged):
         (request,) = server.requests  # the same four times
     assert text_of(request) == "Q Which? T the left one {x}"
     assert [group.scores[0].total for group in found] == [0.75] * 4
+
+
+def test_thoughts_that_were_cut_off_are_no_answer():
+    """The problem is told, at once: asking again would not help."""
+
+    def reply(request, times):
+        return 200, completion("<think>\nOkay, the left")
+
+    with model_server(reply) as server:
+        asker = asking.Asker(Endpoint(server.url, "m", retries=3))
+        ((answer, problem),) = asker.ask_all(["Q"], 4)
+        assert len(server.requests) == 1
+    assert answer == "" and "ends inside its thoughts" in problem
+    assert "raise the term's max_tokens" in problem
+
+
+def test_half_a_line_of_the_cache_costs_no_reply_behind_it(tmp_path):
+    def reply(request, times):
+        return 200, completion(f"to {text_of(request)}")
+
+    cache = tmp_path / "replies.jsonl"
+    with model_server(reply) as server:
+        settings = Endpoint(server.url, "m", cache=str(cache))
+        asking.Asker(settings).ask_all(["one", "two"], 4)
+        whole = cache.read_text()
+        # Killed in the middle of the second line.
+        cache.write_text(whole[: len(whole) - 20])
+        asking.Asker(settings).ask_all(["three", "four"], 4)
+        server.requests.clear()
+        again = asking.Asker(settings)
+        replies = again.ask_all(["one", "two", "three", "four"], 4)
+        asked_again = [text_of(request) for request in server.requests]
+    assert [said for said, _ in replies] == ["to one", "to two", "to three", "to four"]
+    # Of the first two, the one whose line was cut; they are sent side by side.
+    assert len(asked_again) == 1 and asked_again[0] in ("one", "two")
 
 
 def test_a_frozen_model_writes_what_the_likeliest_tokens_are(setup):

@@ -160,3 +160,11 @@ def test_a_reference_of_another_size_cannot_follow(config, tmp_path):
     )
     with pytest.raises(ValueError, match="layers or widths than the policy, which it"):
         preflight.check(config.with_stages(grpo=stage))
+
+
+def test_small_steps_in_bfloat16_are_refused(config):
+    compute = dataclasses.replace(config.compute, param_dtype="bfloat16")
+    with pytest.raises(
+        ValueError, match="which compute.param_dtype = 'bfloat16' rounds"
+    ):
+        dataclasses.replace(config, compute=compute)

@@ -119,6 +119,14 @@ def test_the_scores_are_those_of_each_text_alone(scorer):
     assert len({*found[2][0]}) == 3
 
 
+def test_scores_that_are_not_finite_are_a_problem(scorer, monkeypatch):
+    """Not silence, which is what thoughts without a step say."""
+    broken = np.full((2, 80), np.nan, np.float32)
+    monkeypatch.setattr(FrozenScores, "_score", lambda self, examples: broken)
+    scores, problem = scorer([(source(1), "a;b")])[0]
+    assert scores == [] and problem == "the scores of its steps are [nan, nan]"
+
+
 def test_its_program_is_compiled_with_nothing_to_score(scorer):
     assert scorer([]) == []
     programs = step_scores._cache_size()
