@@ -354,3 +354,25 @@ def test_damaged_steps_do_not_count_among_those_that_are_kept(tmp_path, caplog):
     (directory / "14" / "state" / "more").write_text("x")
     assert states.newest(tiny_state(0))[0] == 10
     assert "more is in no manifest" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("rows are gone")])
+def test_every_process_ends_when_the_work_of_the_first_fails(monkeypatch, error):
+    """Two processes, one after the other: what the first tells is what the second hears."""
+
+    def fails():
+        raise error
+
+    told = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        checkpoints.multihost_utils,
+        "process_allgather",
+        lambda failed: told.append(failed) or np.asarray(told),
+    )
+    with pytest.raises(type(error), match=str(error)):
+        checkpoints.first_process_does(fails)
+    monkeypatch.setattr(checkpoints, "first_process", lambda: False)
+    with pytest.raises(OSError, match="process 0 .* its own error says why"):
+        checkpoints.first_process_does(fails)
+    assert told == [1, 0]
