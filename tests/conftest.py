@@ -29,10 +29,11 @@ every_process.share_compiled_programs()
 # with the programs of an earlier run. --quick leaves them out. In a whole run the longest come
 # first, so that no process of pytest is left alone with one at the end.
 DEAR = {
+    "config/test_recipes.py": 250,
+    "faults/test_many_stages.py": 230,
     "faults/test_processes.py": 200,
     "faults/test_kills.py": 150,
     "faults/test_numbers.py": 110,
-    "config/test_recipes.py": 170,
     "pipeline/test_pipeline.py": 95,
     "faults/test_two_processes.py": 60,
     "hf/test_hf.py": 50,
@@ -40,6 +41,9 @@ DEAR = {
     "models/test_decode_kernels.py": 45,
     "train/test_shared_prompts.py": 40,
     "stages/test_programs.py": 35,
+    "stages/test_reference.py": 35,
+    "stages/test_entropy_bonus.py": 20,
+    "pipeline/test_text_only.py": 20,
     "stages/test_helpers_of_a_stage.py": 25,
     "stages/test_following.py": 25,
     "stages/test_perceived_films.py": 25,
