@@ -67,30 +67,31 @@ def write_table(path: Path, summaries: Iterable[dict]) -> str:
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
     ]
-    for summary in summaries:
-        by = summary["decided_by"]
-        known = summary["accuracy"] is not None
-        ends = (summary["lowest"], summary["highest"])
-        score = (
-            percent(summary["accuracy"]) if known else " to ".join(map(percent, ends))
-        )
-        paper = "" if summary["paper"] is None else f"{summary['paper']:.1f}"
-        cells = [
-            summary["benchmark"],
-            str(summary["questions"]),
-            str(summary["runs"]),
-            score,
-            f"{percent(summary['low'])} to {percent(summary['high'])}",
-            paper,
-            percent(by.get("rule", 0) + by.get("box", 0)),
-            percent(by.get("judge", 0)),
-            percent(by.get("nobody", 0)),
-            percent(summary["cut"]),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
+    rows += [f"| {' | '.join(cells_of(summary))} |" for summary in summaries]
     text = "\n".join(rows) + "\n"
     write_text(path, text)
     return text
+
+
+def cells_of(summary: dict) -> list[str]:
+    """Returns the cells of a benchmark below COLUMNS, shares in per cent."""
+    by = summary["decided_by"]
+    if summary["accuracy"] is None:
+        score = f"{percent(summary['lowest'])} to {percent(summary['highest'])}"
+    else:
+        score = percent(summary["accuracy"])
+    return [
+        summary["benchmark"],
+        str(summary["questions"]),
+        str(summary["runs"]),
+        score,
+        f"{percent(summary['low'])} to {percent(summary['high'])}",
+        "" if summary["paper"] is None else f"{summary['paper']:.1f}",
+        percent(by.get("rule", 0) + by.get("box", 0)),
+        percent(by.get("judge", 0)),
+        percent(by.get("nobody", 0)),
+        percent(summary["cut"]),
+    ]
 
 
 def percent(share: float) -> str:

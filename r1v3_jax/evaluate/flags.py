@@ -130,6 +130,11 @@ def check() -> None:
     for flag in (DATA, OUT):
         if not flag.value:
             raise ValueError(f"--{flag.name}=DIR is missing")
+    if (Path(OUT.value) / "run.json").exists():
+        raise ValueError(
+            f"--out={OUT.value} is the workdir of a run, whose summary.json would be replaced; "
+            f"give a folder in it, as --out={OUT.value.rstrip('/')}/benchmark"
+        )
     if not BENCHMARK.value:
         raise ValueError("--benchmark=NAME is missing; --list prints the names")
     if len(set(BENCHMARK.value)) < len(BENCHMARK.value):

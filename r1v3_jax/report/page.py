@@ -16,6 +16,7 @@ import numpy as np
 from r1v3_jax.files import write_text
 from r1v3_jax.processing.tokenizer import load as load_tokenizer
 from r1v3_jax.report import facts
+from r1v3_jax.report.benchmarks import read_evaluations
 from r1v3_jax.report.charts import short
 from r1v3_jax.report.curves import charts_of_stage, charts_side_by_side
 from r1v3_jax.report.pictures import Gallery, Picture
@@ -292,11 +293,13 @@ class Writer:
         stages = dict.fromkeys(row["stage"] for row in files.rows)
         curves = [(label(s), charts_of_stage(files.rows, s)) for s in stages]
         accuracy = facts.accuracy_table(files)
+        benchmarks = read_evaluations(files.workdir, files.notes)
         self._render(
             "index.html",
             "index.html",
             title=self.title,
             nav=[
+                *([("#benchmarks", "benchmarks")] if benchmarks else []),
                 *([("#samples", "samples")] if steps else []),
                 *([("#curves", "curves")] if curves else []),
                 ("#time", "time and config"),
@@ -304,6 +307,7 @@ class Writer:
             files=files,
             head=facts.head_facts(files),
             accuracy=accuracy,
+            benchmarks=benchmarks,
             checkpoints=facts.checkpoint_table(files),
             alarms=facts.alarm_table(files),
             drops=facts.drop_table(files),
