@@ -17,7 +17,7 @@ FLOORS = [
     "config checksums slices",
     "models processing",
     "data hf run sampling tasks",
-    "benchmarks cli rollout",
+    "benchmarks cli engine rollout",
     "distill evaluate train",
     "report stages",
     "pipeline tpu",
