@@ -10,7 +10,7 @@ samples. A sample of three runs, whose stop string "END" is held back while it m
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 
@@ -105,3 +105,57 @@ class EngineNumbers:
     prompts_read: int
     runs: int
     compilations: int  # since it is ready: any is a fault
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineLimits:
+    """What an engine has room for; known before the weights are read."""
+
+    slots: int
+    max_prompt_tokens: int
+    max_tokens: int  # of an answer
+    vocab_size: int
+    queue: int  # samples that may wait for a slot
+
+
+class Prepared(Protocol):
+    """A request whose prompt is encoded."""
+
+    prompt_tokens: int
+
+
+class Ticket(Protocol):
+    """A request that was taken."""
+
+    def cancel(self) -> None:
+        """Frees its slots within one run. From any thread, any number of times, also afterwards."""
+
+
+class Answering(Protocol):
+    """What a server or a chat needs of an engine; tests have one of scripted answers."""
+
+    limits: EngineLimits
+    opens_thought: bool  # an answer with `thinking` begins inside <think>
+    ready: bool
+    failed: Exception | None
+
+    def start(self) -> None:
+        """Reads the weights and compiles every program; it is ready when this returns."""
+
+    def prepare(self, request: Request) -> Prepared:
+        """Encodes a request on the host, from any thread. BadRequest."""
+
+    def submit(self, prepared: Prepared, listener: Listener) -> Ticket:
+        """Takes a request. QueueFull."""
+
+    def token_text(self, token_id: int) -> str:
+        """Returns the text of one token alone."""
+
+    def numbers(self) -> EngineNumbers:
+        """Returns what it does and has done."""
+
+    def drain(self, seconds: float) -> bool:
+        """Takes no new requests; returns whether all running ones ended in time."""
+
+    def stop(self) -> None:
+        """Ends the engine's thread."""
