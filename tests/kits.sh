@@ -4,7 +4,7 @@
 #
 #   bash tests/kits.sh                  VLMEvalKit's prompts, rules and scores beside ours
 #   bash tests/kits.sh vlmeval -k mmmu  further arguments go to pytest
-#   bash tests/kits.sh lm-eval          only makes the environment, and says where it is; lmms-eval too
+#   bash tests/kits.sh lm-eval          lm-eval asks a server our questions; lmms-eval too
 #
 # They lie beside the compiled programs of the tests, in ${XDG_CACHE_HOME:-~/.cache}/r1v3_jax/kits. Each stands on .venv:
 # what the kit does not need in another release (torch, jax, pytest) is taken from there.
@@ -78,6 +78,7 @@ if [ ! -f "$stamp" ]; then
     touch "$stamp"
 fi
 echo "$kit: $environment"
-[ "$kit" = vlmeval ] || exit 0
-PYTHONPATH="$PWD" "$environment/bin/python" -m pytest -rs tests/benchmarks/test_kit_rules.py \
-    tests/benchmarks/test_kit_prompts.py tests/benchmarks/test_kit_puzzles.py tests/evaluate/test_kit_scores.py "$@"
+files=(tests/evaluate/test_other_kits.py)
+[ "$kit" != vlmeval ] || files=(tests/benchmarks/test_kit_rules.py tests/benchmarks/test_kit_prompts.py
+    tests/benchmarks/test_kit_puzzles.py tests/evaluate/test_kit_scores.py)
+PYTHONPATH="$PWD" "$environment/bin/python" -m pytest -rs "${files[@]}" "$@"

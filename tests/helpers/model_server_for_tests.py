@@ -31,7 +31,8 @@ class ModelServer:
 def completion(text: str | None, tokens: int = 7, **message) -> dict:
     """Returns the body of a reply."""
     reason = message.pop("finish_reason", "stop")
-    choice = {"message": {"content": text, **message}, "finish_reason": reason}
+    message = {"role": "assistant", "content": text, **message}
+    choice = {"index": 0, "message": message, "finish_reason": reason}
     return {"choices": [choice], "usage": {"completion_tokens": tokens}}
 
 
@@ -57,6 +58,7 @@ def model_server(answer) -> Iterator[ModelServer]:
             data = [x if isinstance(x, str) else json.dumps(x) for x in pieces]
             with contextlib.suppress(OSError):
                 self.send_response(status)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len("".join(data).encode())))
                 self.end_headers()
                 for piece in data:
