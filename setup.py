@@ -18,6 +18,7 @@ DATA = [
     "pyarrow>=20.0",
 ]
 TFDS = ["tensorflow-datasets>=4.9.7"]
+SERVE = ["starlette>=1.0", "uvicorn>=0.50"]
 
 setup(
     name="r1v3_jax",
@@ -67,14 +68,17 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda12]>=0.10"],
         "video": ["av>=12.0"],
+        "serve": SERVE,
         "data": DATA,
         "tfds": DATA + TFDS,
         "test": [
             *DATA,
             *TFDS,
+            *SERVE,
             "av>=12.0",
             "hypothesis>=6.100",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU
+            "openai>=2.0",  # the client of the server's tests
             "pytest>=8.0",
             "pytest-xdist>=3.8",
             "pyyaml>=6",

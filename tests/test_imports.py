@@ -21,7 +21,7 @@ FLOORS = [
     "distill evaluate train",
     "report stages",
     "pipeline tpu",
-    "arms launch",
+    "arms launch serve",
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 

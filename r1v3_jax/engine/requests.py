@@ -27,6 +27,10 @@ class QueueFull(RuntimeError):
     """No more requests may wait; the same one may be taken later."""
 
 
+class EngineStopped(RuntimeError):
+    """The engine takes no more requests, or has ended before this one was answered."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestSettings:
     """How the answers to one request are sampled; `Engine.prepare` checks it."""
@@ -107,21 +111,12 @@ class EngineNumbers:
     compilations: int  # since it is ready: any is a fault
 
 
-@dataclasses.dataclass(frozen=True)
-class EngineLimits:
-    """What an engine has room for; known before the weights are read."""
-
-    slots: int
-    max_prompt_tokens: int
-    max_tokens: int  # of an answer
-    vocab_size: int
-    queue: int  # samples that may wait for a slot
-
-
 class Prepared(Protocol):
     """A request whose prompt is encoded."""
 
-    prompt_tokens: int
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
 
 
 class Ticket(Protocol):
@@ -134,22 +129,30 @@ class Ticket(Protocol):
 class Answering(Protocol):
     """What a server or a chat needs of an engine; tests have one of scripted answers."""
 
-    limits: EngineLimits
-    opens_thought: bool  # an answer with `thinking` begins inside <think>
     ready: bool
     failed: Exception | None
 
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of a prompt and its answer."""
+
     def start(self) -> None:
-        """Reads the weights and compiles every program; it is ready when this returns."""
+        """Starts to read the weights and to compile."""
+
+    def wait_until_ready(self) -> None:
+        """Waits until requests are answered; raises what has failed."""
+
+    def thinks_first(self, thinking: bool) -> bool:
+        """Returns whether an answer begins inside a thought, which only </think> ends."""
+
+    def token_text(self, token: int) -> str:
+        """Returns the text of one token alone."""
 
     def prepare(self, request: Request) -> Prepared:
         """Encodes a request on the host, from any thread. BadRequest."""
 
     def submit(self, prepared: Prepared, listener: Listener) -> Ticket:
-        """Takes a request. QueueFull."""
-
-    def token_text(self, token_id: int) -> str:
-        """Returns the text of one token alone."""
+        """Takes a request. QueueFull, EngineStopped."""
 
     def numbers(self) -> EngineNumbers:
         """Returns what it does and has done."""

@@ -160,8 +160,11 @@ class StoredImage:
     Raises the errors of `open_image`, also for `size`.
     """
 
-    def __init__(self, source: str | os.PathLike | bytes):
+    def __init__(
+        self, source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS
+    ):
         self.source = source
+        self.max_pixels = max_pixels
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:
@@ -188,7 +191,7 @@ class StoredImage:
                 raise _image_error(
                     name, actual, wanted, "drop the row", reason
                 ) from error
-            problem = _size_problem(image, MAX_PIXELS)
+            problem = _size_problem(image, self.max_pixels)
             if problem:
                 raise _image_error(name, *problem, "image_size")
             width, height = image.size
@@ -201,7 +204,9 @@ class StoredImage:
 
     def decode(self, conversion: str = "served") -> Image.Image:
         """Decodes the image, mode RGB. By "reference" it is not turned, whatever `size` says."""
-        return open_image(self.source, conversion=conversion)
+        return open_image(
+            self.source, max_pixels=self.max_pixels, conversion=conversion
+        )
 
 
 def _reason(error: Exception) -> str:
