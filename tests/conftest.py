@@ -77,6 +77,7 @@ DEAR = {
     "evaluate/test_benchmark_command.py": 15,
     "evaluate/test_benchmark_kills.py": 15,
     "evaluate/test_checkpoint_answers.py": 15,
+    "engine/test_engine_answers.py": 60,
 }
 
 

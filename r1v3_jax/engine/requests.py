@@ -51,7 +51,11 @@ class RequestSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One message of a chat."""
+    """One message of a chat.
+
+    Images in front of a turn's only text stand on lines of their own, as the chat format puts them;
+    other images stand where they are, without a line of their own.
+    """
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | int, ...]  # text, or the number of an image of the request
@@ -65,7 +69,9 @@ class Request:
     settings: RequestSettings
     images: tuple[Any, ...] = ()  # PIL images, or `image_files.StoredImage`
     thinking: bool = True  # False: the answer begins without <think>
-    max_tiles: int | None = None  # of each image; None: the images share the model's
+    max_tiles: int | None = (
+        None  # of each image; None: as many as the model has, for each
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,11 @@ def _note(event: str, seconds: float, **details) -> None:
 jax.monitoring.register_event_duration_secs_listener(_note)
 
 
+def compiled_so_far() -> int:
+    """Returns how many programs this process has compiled, or read from its cache."""
+    return len(_compiled)
+
+
 class Compiles:
     """Counts what was compiled in work that had been done before."""
 

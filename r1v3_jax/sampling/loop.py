@@ -32,7 +32,7 @@ from r1v3_jax.sampling.next_token import (
     tile_of,
     without_sequences,
 )
-from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.sampling.params import RowParams, SamplingParams
 from r1v3_jax.sampling.state import (
     Completions,
     DecodeState,
@@ -186,9 +186,9 @@ class Decoding:
     """What stays the same from token to token in one call of `decode`."""
 
     model: R1V3
-    sampling: SamplingParams
+    sampling: SamplingParams | RowParams
     key: jax.Array  # the random key of the whole rollout
-    limit: jax.Array  # int32[], tokens of a sample at most
+    limit: jax.Array  # int32[] or int32[B], tokens of a sample at most
     until: jax.Array  # int32[], so many finished samples end the call
     samples: jax.Array  # int32[N], the numbers of all samples (of a slice): 0 to N - 1
     tile: tuple[int, int]  # see `draw`
@@ -293,7 +293,9 @@ def advance(
 
     # 1. Choose a token in every slot, idle or not: the shapes are fixed.
     keys = jax.vmap(jax.random.fold_in)(sample_keys, record.lengths)
-    is_sorted = sampling.top_k or sampling.top_p < 1
+    is_sorted = isinstance(sampling, SamplingParams) and (
+        sampling.top_k or sampling.top_p < 1
+    )
     if is_sorted and rules.spec("batch") is not None:
         # Sorting needs the whole vocabulary on one device.
         logits = jax.reshard(logits, rules.spec("batch", None))
@@ -307,7 +309,7 @@ def advance(
     # 2. Write it down where a sample is live.
     temperature = decoding.temperature
     if temperature is None:
-        temperature = sampling.temperature or 1.0
+        temperature = sampling.measured_at
     logprob, entropy = measure(logits, token, temperature)
     end_token_id = model.config.end_token_id
     record = append(record, ~state.idle, token, logprob, entropy, chosen, end_token_id)

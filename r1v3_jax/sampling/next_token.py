@@ -2,6 +2,10 @@
 
 Knows one step at a time; no cache and no slots. Letters: B samples, V vocabulary, C columns of the
 completions.
+
+The settings are those of all samples, `SamplingParams`, and then they are constants of the program;
+or each sample has its own, `RowParams`, and then they are arrays. Either way the code is the same:
+`sampling.top_p < 1` is one bool, or one for each sample.
 """
 
 import functools
@@ -9,9 +13,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from r1v3_jax.models.attention import LANES, NEVER
-from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.sampling.params import RowParams, SamplingParams
 from r1v3_jax.sampling.state import Completions
 from r1v3_jax.sharding import merge_rows, split_last, split_rows
 
@@ -25,7 +30,7 @@ SUBLANES = 8  # rows of a tile of a TPU's memory; it has LANES columns
 def choose(
     logits: jax.Array,
     keys: jax.Array,
-    sampling: SamplingParams,
+    sampling: SamplingParams | RowParams,
     tile: tuple[int, int],
     temperature: jax.Array | None = None,
 ) -> jax.Array:
@@ -34,60 +39,104 @@ def choose(
     The order is temperature, ban, top-k, top-p, so that the cuts see what is left by those before.
     temperature: float32[], above 0, in place of that of `sampling`.
     """
-    is_greedy = temperature is None and sampling.temperature == 0
-    if temperature is None:
-        temperature = sampling.temperature
-    allowed = logits if is_greedy else logits / temperature
+    if isinstance(sampling, RowParams):
+        is_greedy = sampling.temperature == 0
+        divisor = jnp.where(is_greedy, 1, sampling.temperature)
+        allowed = logits / divisor[:, None]
+    else:
+        is_greedy = temperature is None and sampling.temperature == 0
+        if temperature is None:
+            temperature = sampling.temperature
+        allowed = logits if is_greedy else logits / temperature
     if sampling.banned:
         is_banned = jnp.zeros(logits.shape[-1], bool)
         is_banned = is_banned.at[jnp.asarray(sampling.banned)].set(True)
         allowed = jnp.where(is_banned, NEVER, allowed)
-    if sampling.top_k:
-        k = min(sampling.top_k, logits.shape[-1])
-        largest, _ = jax.lax.top_k(allowed, k)
-        floor = largest[:, -1:]
-        allowed = jnp.where(allowed < floor, NEVER, allowed)
-    if sampling.top_p < 1:
+
+    def cut_top_k(allowed):
+        floor = top_k_floor(allowed, sampling.top_k)
+        return jnp.where(allowed < floor, NEVER, allowed)
+
+    def cut_top_p(allowed):
         floor = nucleus_floor(allowed, sampling.top_p)
-        allowed = jnp.where(allowed < floor, NEVER, allowed)
+        return jnp.where(allowed < floor, NEVER, allowed)
+
+    allowed = where_used(sampling.top_k > 0, cut_top_k, allowed)
+    allowed = where_used(sampling.top_p < 1, cut_top_p, allowed)
+    if isinstance(sampling, RowParams):
+        return jnp.where(
+            is_greedy,
+            jnp.argmax(allowed, axis=-1).astype(jnp.int32),
+            draw(allowed, keys, tile),
+        )
     if is_greedy:
         return jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     return draw(allowed, keys, tile)
 
 
+def where_used(is_used, change, logits: jax.Array) -> jax.Array:
+    """Returns change(logits), or `logits` where no sample wants it.
+
+    is_used: a bool, and the choice is made while tracing; or bool[B], and it is made for every
+    token. Then `change` runs if one sample wants it, and must leave the others' logits as they are.
+    """
+    if not isinstance(is_used, jax.Array):
+        return change(logits) if is_used else logits
+    sharding = jax.typeof(logits).sharding.spec
+    on_mesh = not jax.sharding.get_abstract_mesh().empty
+
+    def changed(logits):
+        # Sorting needs the whole vocabulary on one device.
+        if on_mesh:
+            logits = jax.reshard(logits, PartitionSpec(sharding[0], None))
+        logits = change(logits)
+        return jax.reshard(logits, sharding) if on_mesh else logits
+
+    return jax.lax.cond(jnp.any(is_used), changed, lambda logits: logits, logits)
+
+
+def one_a_row(setting):
+    """Returns a number as it is, and an array [B] as [B, 1]."""
+    return setting[:, None] if isinstance(setting, jax.Array) else setting
+
+
 def penalised(
-    logits: jax.Array, completions: Completions, sampling: SamplingParams
+    logits: jax.Array, completions: Completions, sampling: SamplingParams | RowParams
 ) -> jax.Array:
     """Returns float32[B, V] logits, smaller for tokens already in the completion.
 
     The penalty is that of CTRL (arXiv 1909.05858): positive logits are divided by it, negative ones
     multiplied.
     """
-    if sampling.repetition_penalty == 1:
-        return logits
-    columns = jnp.arange(completions.tokens.shape[1])
-    is_written = columns < completions.lengths[:, None]
+    penalty = one_a_row(sampling.repetition_penalty)
 
-    def tokens_of(row, is_written):  # int32[C], bool[C] -> bool[V]
-        nothing = jnp.zeros(logits.shape[-1], bool)
-        return nothing.at[row].max(is_written)
+    def penalise(logits):
+        columns = jnp.arange(completions.tokens.shape[1])
+        is_written = columns < completions.lengths[:, None]
 
-    is_repeated = jax.vmap(tokens_of)(completions.tokens, is_written)
-    # Made whole on each device; the logits may be split along the vocabulary.
-    if not jax.sharding.get_abstract_mesh().empty:
-        is_repeated = jax.reshard(is_repeated, jax.typeof(logits).sharding.spec)
-    penalty = sampling.repetition_penalty
-    smaller = jnp.where(logits > 0, logits / penalty, logits * penalty)
-    return jnp.where(is_repeated, smaller, logits)
+        def tokens_of(row, is_written):  # int32[C], bool[C] -> bool[V]
+            nothing = jnp.zeros(logits.shape[-1], bool)
+            return nothing.at[row].max(is_written)
+
+        is_repeated = jax.vmap(tokens_of)(completions.tokens, is_written)
+        # Made whole on each device; the logits may be split along the vocabulary.
+        if not jax.sharding.get_abstract_mesh().empty:
+            is_repeated = jax.reshard(is_repeated, jax.typeof(logits).sharding.spec)
+        smaller = jnp.where(logits > 0, logits / penalty, logits * penalty)
+        return jnp.where(is_repeated, smaller, logits)
+
+    return where_used(sampling.repetition_penalty != 1, penalise, logits)
 
 
 def without_sequences(
-    logits: jax.Array, completions: Completions, sampling: SamplingParams
+    logits: jax.Array, completions: Completions, sampling: SamplingParams | RowParams
 ) -> jax.Array:
     """Returns float32[B, V] logits that do not complete a sequence of `banned_sequences`.
 
     Banned 5 6 and 5 7 8:   ... 5 | not 6     ... 5 7 | not 8     ... 7 | anything
     """
+    if isinstance(sampling, RowParams):
+        return _without_own_sequences(logits, completions, sampling.banned_sequences)
     if not sampling.banned_sequences:
         return logits
     longest = max(map(len, sampling.banned_sequences))
@@ -104,6 +153,35 @@ def without_sequences(
     return logits
 
 
+def _without_own_sequences(
+    logits: jax.Array, completions: Completions, sequences: jax.Array
+) -> jax.Array:
+    """Does `without_sequences` where each sample has its own, int32[B, W, L], see `RowParams`."""
+    last = sequences[:, :, -1]
+
+    def ban(logits):
+        length = sequences.shape[-1]
+        # int32[B, L - 1], the latest tokens in reading order; -1 before column 0.
+        recent = [_column(completions, length - i) for i in range(1, length)]
+        recent = jnp.stack(recent, axis=-1)
+        beginning = sequences[:, :, :-1]
+        # With L 4, the sequence 5 6 is [-1 -1 5 6]: behind 5, whatever is before that.
+        matches = (beginning == recent[:, None]) | (beginning < 0)
+        has_begun = jnp.all(matches, axis=-1)
+        V = logits.shape[-1]
+
+        def ids_of(
+            last, has_begun
+        ):  # int32[W], bool[W] -> bool[V]; row V does not exist
+            nothing = jnp.zeros(V, bool)
+            return nothing.at[jnp.where(has_begun, last, V)].set(True, mode="drop")
+
+        is_banned = jax.vmap(ids_of)(last, has_begun & (last >= 0))
+        return jnp.where(is_banned, NEVER, logits)
+
+    return where_used(jnp.any(last >= 0, axis=-1), ban, logits)
+
+
 def _column(completions: Completions, back: int) -> jax.Array:
     """Returns the tokens `back` columns before the next one, int32[B]; -1 before column 0."""
     columns = jnp.arange(completions.tokens.shape[1])
@@ -112,10 +190,26 @@ def _column(completions: Completions, back: int) -> jax.Array:
     return jnp.max(selected, axis=1)
 
 
-def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:
+def top_k_floor(logits: jax.Array, top_k: int | jax.Array) -> jax.Array:
+    """Returns the logit of the k-th most probable token, float32[B, 1].
+
+    top_k: of all samples, or int32[B]; then a sample with 0 has a floor below all logits.
+    """
+    V = logits.shape[-1]
+    if isinstance(top_k, int):
+        largest, _ = jax.lax.top_k(logits, min(top_k, V))
+        return largest[:, -1:]
+    ordered = -jnp.sort(-logits, axis=-1)
+    is_last = jnp.arange(V) == jnp.clip(top_k, 1, V)[:, None] - 1
+    floor = jnp.sum(jnp.where(is_last, ordered, 0), axis=-1, keepdims=True)
+    return jnp.where(top_k[:, None] > 0, floor, -jnp.inf)
+
+
+def nucleus_floor(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
     """Returns the smallest logit of the nucleus, float32[B, 1].
 
-    The nucleus is the fewest tokens whose probabilities reach top_p.
+    The nucleus is the fewest tokens whose probabilities reach top_p, a number of all samples or
+    float32[B]; a sample with 1 has a floor below all logits.
 
     p       [.5 .3 .1 .1]   top_p = .7
     before  [ 0 .5 .8 .9]   mass of the tokens before each; kept while below top_p: .5 and .3
@@ -123,8 +217,13 @@ def nucleus_floor(logits: jax.Array, top_p: float) -> jax.Array:
     ordered = -jnp.sort(-logits, axis=-1)
     p = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(p, axis=-1) - p
+    top_p = one_a_row(top_p)
     kept = jnp.where(before < top_p, ordered, jnp.inf)
-    return jnp.min(kept, axis=-1, keepdims=True)
+    floor = jnp.min(kept, axis=-1, keepdims=True)
+    if not isinstance(top_p, jax.Array):
+        return floor
+    # The sum of all probabilities may be rounded up to more than 1.
+    return jnp.where(top_p < 1, floor, -jnp.inf)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -182,7 +281,9 @@ def tile_of(shape: tuple[int, int], batch: int, vocab: int) -> tuple[int, int]:
 # after the choice
 
 
-def close_thinking(token, lengths, tokens, closed, sampling: SamplingParams):
+def close_thinking(
+    token, lengths, tokens, closed, sampling: SamplingParams | RowParams
+):
     """Replaces tokens by those of `think_end` in samples whose thinking budget is spent.
 
     int32[B] tokens for columns `lengths`, int32[B, C] tokens before them, bool[B] closed -> tokens,
@@ -190,7 +291,9 @@ def close_thinking(token, lengths, tokens, closed, sampling: SamplingParams):
 
     think_end 7 8 9, budget 3:   1 2 3 | 7 8 9     1 2 7 | 8 9     (continues what it has begun)
     """
-    if not sampling.thinking_tokens:
+    # Without a budget, or with a tokenizer that cannot close a thought.
+    has_budget = isinstance(sampling, RowParams) or sampling.thinking_tokens
+    if not (has_budget and sampling.think_end):
         return token, jnp.ones_like(token, bool), closed
     ends = sampling.think_end
 

@@ -1,6 +1,12 @@
-"""SamplingParams: temperature, cuts, bans and thinking budget, checked before sampling."""
+"""How tokens are chosen: temperature, cuts, bans and thinking budget.
+
+`SamplingParams` are those of a whole rollout, checked before sampling, and a part of its program.
+`RowParams` has them for each sample, as arrays that change without a compilation.
+"""
 
 import dataclasses
+
+import jax
 
 from r1v3_jax.config import ModelConfig
 
@@ -28,6 +34,11 @@ class SamplingParams:
     # For each token of "</think>" the ids it may have, `Tokenizer.closing`; the first are forced.
     # ((7, 17), (8,)): 7 8 and 17 8 close the thinking, and 7 8 is written where it is forced.
     think_end: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def measured_at(self) -> float:
+        """The temperature at which log-probabilities and entropies are measured."""
+        return self.temperature or 1.0
 
     def __post_init__(self):
         if self.max_tokens < 1:
@@ -83,3 +94,30 @@ class SamplingParams:
                 f"{name}: token {outside[0]} is outside the vocabulary of {vocab}; "
                 "this tokenizer is not this model's"
             )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowParams:
+    """How a token is chosen in each of B samples. What its compiled program has: `static` fields.
+
+    The meaning of a field is that of `SamplingParams`. Sequences of up to L tokens stand at the end
+    of a row, behind -1: with L 4, the sequence 5 6 is [-1 -1 5 6], the token 9 [-1 -1 -1 9], and no
+    sequence [-1 -1 -1 -1].
+    """
+
+    temperature: jax.Array  # float32[B]
+    top_k: jax.Array  # int32[B]
+    top_p: jax.Array  # float32[B]
+    repetition_penalty: jax.Array  # float32[B]
+    thinking_tokens: jax.Array  # int32[B]; without a limit the largest number there is
+    banned_sequences: jax.Array  # int32[B, W, L]
+    banned: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    think_end: tuple[tuple[int, ...], ...] = dataclasses.field(
+        metadata={"static": True}
+    )
+
+    @property
+    def measured_at(self) -> float:
+        """1: rows of several temperatures are measured as the model itself has them."""
+        return 1.0
