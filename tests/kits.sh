@@ -78,7 +78,7 @@ if [ ! -f "$stamp" ]; then
     touch "$stamp"
 fi
 echo "$kit: $environment"
-files=(tests/evaluate/test_other_kits.py)
+files=(tests/evaluate/test_other_kits.py tests/serve/test_kits_ask_the_server.py)
 [ "$kit" != vlmeval ] || files=(tests/benchmarks/test_kit_rules.py tests/benchmarks/test_kit_prompts.py
-    tests/benchmarks/test_kit_puzzles.py tests/evaluate/test_kit_scores.py)
+    tests/benchmarks/test_kit_puzzles.py tests/evaluate/test_kit_scores.py tests/serve/test_kits_ask_the_server.py)
 PYTHONPATH="$PWD" "$environment/bin/python" -m pytest -rs "${files[@]}" "$@"

@@ -22,6 +22,7 @@ FLOORS = [
     "report stages",
     "pipeline tpu",
     "arms launch serve",
+    "chat",
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 

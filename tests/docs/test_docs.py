@@ -251,7 +251,10 @@ def old_cells(page) -> set[str]:
 @functools.cache
 def all_flags() -> set[str]:
     """Flags of every program of the project, and what its scripts read."""
-    commands = [ROOT / "r1v3_jax/launch.py", ROOT / "r1v3_jax/evaluate/__main__.py"]
+    commands = [ROOT / "r1v3_jax/launch.py"]
+    commands += [
+        ROOT / f"r1v3_jax/{x}/__main__.py" for x in ("evaluate", "serve", "chat")
+    ]
     programs = [*(ROOT / "tools").rglob("*.py"), *commands]
     found = {name for path in programs for name in flags_of(path)}
     for path in (ROOT / "tests/run.sh", ROOT / "tests/conftest.py"):

@@ -1,0 +1,1 @@
+"""A chat in the terminal, and answers to files of questions."""
