@@ -67,7 +67,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda12]>=0.10"],
-        "video": ["av>=12.0"],
+        # Films, and the key frames of films.
+        "video": ["av>=12.0", "opencv-python-headless>=4.10"],
         "serve": SERVE,
         "data": DATA,
         "tfds": DATA + TFDS,
@@ -77,6 +78,7 @@ setup(
             *SERVE,
             "av>=12.0",
             "hypothesis>=6.100",
+            "opencv-python-headless>=4.10",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU
             "openai>=2.0",  # the client of the server's tests
             "pytest>=8.0",

@@ -29,7 +29,7 @@ every_process.share_compiled_programs()
 # with the programs of an earlier run. --quick leaves them out. In a whole run the longest come
 # first, so that no process of pytest is left alone with one at the end.
 DEAR = {
-    "config/test_recipes.py": 250,
+    "config/test_recipes.py": 340,
     "faults/test_many_stages.py": 230,
     "faults/test_processes.py": 200,
     "faults/test_kills.py": 150,

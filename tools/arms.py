@@ -36,7 +36,9 @@ ARMS = flags.DEFINE_list(
 )
 PROCESSES = flags.DEFINE_integer("processes", 1, "Runs side by side.", lower_bound=1)
 METRIC = flags.DEFINE_multi_string(
-    "metric", [], "A metric to take means of; may be repeated."
+    "metric",
+    [],
+    "A metric to take means of, as reward or STAGE:reward; may be repeated.",
 )
 FIRST = flags.DEFINE_integer(
     "first", 0, "Steps that means of metrics go over; 0: all.", lower_bound=0

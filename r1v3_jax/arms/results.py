@@ -58,7 +58,7 @@ def compare(
         elif name in metrics:
             raise ValueError(
                 f"no run logged {name!r} behind the shared stages; metrics.jsonl of a run has "
-                "the names"
+                "the names, and STAGE:NAME is that of one stage"
             )
     return summary
 
@@ -148,13 +148,16 @@ def differences(answers: Answers, compared: dict[str, tuple[str, list[str]]]) ->
 def metric_means(comparison: Comparison, name: str, first: int) -> dict | None:
     """Returns {arm: {seed: mean of a metric}}, of the first stage that logged it; else None.
 
-    The mean over steps is the area under the curve, by trapezoids, over its width: measurements
-    need not be equally far apart.
+    name: as "reward/correct", or "said:reward/correct" for that of stage `said` alone. The mean
+    over steps is the area under the curve, by trapezoids, over its width: measurements need not be
+    equally far apart.
     """
     means = {}
+    stage, _, metric = name.rpartition(":")
     for arm, seed in comparison.runs():
         rows = read_rows(comparison.workdir(arm, seed) / "metrics.jsonl")
-        curves = [series(rows, stage, name) for stage in comparison.arms[arm].stages]
+        stages = [stage] if stage else comparison.arms[arm].stages
+        curves = [series(rows, one, metric) for one in stages]
         curves = [curve for curve in curves if curve is not None]
         if curves:
             means.setdefault(arm, {})[seed] = mean_height(*curves[0], first)

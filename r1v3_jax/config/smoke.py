@@ -27,7 +27,7 @@ def cut_down(run: Run) -> Run:
         batch=QUESTIONS,
         slots=0,
         # As many tiles a question as before.
-        tiles=whole.tiles * QUESTIONS // whole.batch,
+        tiles=_share(whole.tiles, QUESTIONS, whole.batch),
     )
     # Its own name, and so its own directory: what it has done is not taken for the run's.
     name = f"smoke_{run.name}"
@@ -83,6 +83,11 @@ class Pretend:
         )
 
 
+def _share(tiles: int, kept: int, before: int) -> int:
+    """Returns the tiles of so many of the questions there were: 1 of 24 stays 1, not 0, of 4."""
+    return -(-tiles * kept // before)
+
+
 def _cut_down_stage(stage):
     if isinstance(stage, Collect):
         return _cut_down_collect(stage)
@@ -99,7 +104,7 @@ def _cut_down_stage(stage):
             "prompts": PROMPTS,
             "group_size": GROUP_SIZE,
             "slots": 0,
-            "tiles": stage.tiles * PROMPTS // stage.prompts,
+            "tiles": _share(stage.tiles, PROMPTS, stage.prompts),
         }
     return dataclasses.replace(stage, **changes)
 
@@ -111,7 +116,7 @@ def _cut_down_collect(stage: Collect) -> Collect:
         prompts=PROMPTS,
         slots=0,
         temperature=_cut_down_choice(stage.temperature),
-        tiles=stage.tiles * PROMPTS // stage.prompts,
+        tiles=_share(stage.tiles, PROMPTS, stage.prompts),
         keep=Pretend(stage.keep),
     )
 

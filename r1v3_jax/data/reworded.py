@@ -134,7 +134,7 @@ def described(heading: str = "What was seen:") -> Rewording:
 
     arXiv 2504.12680: a frozen model sees, and a language model reasons about its words. The words
     are those that a stage of collecting left, `Made(stage, over)` with `Said()`: what stands behind
-    </think>. DroppedRow if that is nothing.
+    </think>, or in its box if it is a box alone. DroppedRow if that is nothing.
 
         "Frame1: <image>\nFrame2: <image>\nWhich way?"
             ->  "What was seen:\nA lamp, then a door.\n\nWhich way?"
@@ -150,6 +150,7 @@ def _described(heading: str, example: Example) -> Example:
             "a stage Collect(..., Said()), as Reworded(Made('perceived', rows), described())"
         )
     text = said.rpartition("</think>")[2].strip()
+    text = re.sub(r"^\\boxed\{([^{}]*)\}$", r"\1", text).strip()
     # Without them nobody could answer.
     if not text:
         detail = f"nothing was said of its images: {said[:100]!r}"

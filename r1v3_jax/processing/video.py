@@ -82,8 +82,8 @@ def key_frames(
 
     The first and the last are kept, and each that differs from the one that was kept last. Fewer
     than `least`: that many, evenly spaced, in their place. More than `most`: that many of them.
-    differ: whether the second frame shows little of the first. Embodied-R (arXiv 2504.12680) finds
-    a homography between the two and asks whether less than half of the first is still seen.
+    differ: whether the second frame shows little of the first; for a camera that moves
+    `overlap.shows_little_of`, as Embodied-R has it (arXiv 2504.12680).
     ValueError if there are no frames, or limits that no film can meet.
 
         frames a a a b b c c c, least 2   ->   [0, 3, 5, 7]

@@ -60,7 +60,7 @@ def test_arms_are_compared_question_by_question(comparison):
     write_run(comparison, "held", 0, "++++", "+-+-", {9: 0.2, 19: 0.6, 39: 0.6})
     write_run(comparison, "plain", 1, "+---", "----", {9: 0.1, 19: 0.1, 39: 0.1})
     write_run(comparison, "held", 1, "-+++", "----", {9: 0.5, 19: 0.5, 39: 0.5})
-    found = results.compare(comparison, ["reward"], first=30)
+    found = results.compare(comparison, ["reward", "grpo:reward"], first=30)
 
     assert found["differs"] == {"held": ["grpo.kl_coef"]}
     # Seed 0: of both sets 2 of 7 that are verified, and 6 of 8. Seed 1: 1 of 8 and 3 of 8.
@@ -84,6 +84,9 @@ def test_arms_are_compared_question_by_question(comparison):
     # Gaps .1 and .4: mean .25, deviation .3 / sqrt(2), t(0.975, 1) = 12.706.
     assert (mean, high - mean) == pytest.approx((0.25, 12.7062 * 0.15), rel=1e-5)
     assert found["metrics"]["reward"]["held"]["seeds"][0] == pytest.approx(1.45)
+    assert found["metrics"]["grpo:reward"] == found["metrics"]["reward"]
+    with pytest.raises(ValueError, match="STAGE:NAME"):
+        results.compare(comparison, ["sft:reward"], first=30)
 
     text = tables.tables(found)
     assert "| easy | held - plain: **+50.0** |" in text

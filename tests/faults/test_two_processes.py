@@ -26,14 +26,31 @@ from r1v3_jax.run import metrics
 FLAGS = ["--config.stage=grpo", "--config.mesh=(2, 2, 1)", "--config.grpo.steps=2"]
 FLAGS += ["--config.grpo.slots=12", "--config.grpo.evaluate_every=0"]
 CHOICES = """
+import re
+
 from r1v3_jax.losses import AdaptiveEntropy, Clipped, HighEntropy, LeaveOneOut, Prioritized
 from r1v3_jax.losses.schedules import Line
-from r1v3_jax.rewards.helpers import Consistent, Frozen, Likely
+from r1v3_jax.rewards.helpers import Consistent, Frozen, Likely, StepScores
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import Repeated, Short, correct, well_formed
+from r1v3_jax.rewards.settings import Verify
+
+# The model has learnt next to nothing, and only right answers are shown to a helper. So right is
+# here what has a 1 as the first digit of a box.
+questions = config.stages["grpo"].train
+
+
+def begins_with_one(index):
+    return replace(questions(index), answer="1", verifier="string")
+
+
+def first_digit(text):
+    return re.findall(r"boxed{(\\d)", text)[-1:], False
+
 
 grpo = replace(
     config.stages["grpo"],
+    train=begins_with_one,
     reward=Reward(
         (
             (0.7, correct),
@@ -42,6 +59,7 @@ grpo = replace(
             (-0.1, Repeated(2)),
             # A helper answers on the devices of all processes, and each verifies its share.
             (0.1, Consistent(Frozen(stage="cold_start"), max_tokens=4)),
+            (0.1, StepScores(Frozen(stage="cold_start"), between=";")),
             (0.1, Likely()),
         )
     ),
@@ -57,7 +75,7 @@ grpo = replace(
     optimizer=Optimizer(lr=2e-3),
     loss=Clipped(high=Line(0.2, 0.3)),
 )
-config = config.with_stages(grpo=grpo)
+config = replace(config.with_stages(grpo=grpo), verify=Verify(answer=first_digit))
 """
 SCRIPT = ["bash", "launch/local/two_process.sh"]
 SLICES = [sys.executable, "tests/helpers/two_slices.py"]
@@ -148,6 +166,8 @@ def test_the_same_data_and_samples_in_the_same_order(both):
         "accuracy",
         "verdict",
     )
+    rights = 0
+    scored = 0
     for step in range(2):
         ours, theirs = (rollouts(workdir, step) for workdir in both[:2])
         assert len(ours) == 8 * 4
@@ -155,15 +175,22 @@ def test_the_same_data_and_samples_in_the_same_order(both):
         consistent = [row["terms"].get("consistent") for row in ours]
         right = [row["verdict"] == "right" for row in ours]
         assert right == [said is not None for said in consistent]
+        rights += sum(right)
         for one, other in zip(ours, theirs, strict=True):
             # Log-probabilities are sums in another order: the KL in a reward agrees to rounding.
-            for name in ("kl", "likelihood"):
-                numbers = [row["terms"].pop(name) for row in (one, other)]
+            for name in ("kl", "likelihood", "step_scores"):
+                numbers = [row["terms"].pop(name, None) for row in (one, other)]
+                # Wrong answers, and thoughts without a step, have no scores of steps.
+                if name == "step_scores" and numbers == [None, None]:
+                    continue
+                scored += name == "step_scores"
                 assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-5)
             assert one["reward"] == pytest.approx(other["reward"], rel=1e-5, abs=1e-5)
             assert {name: one[name] for name in names} == {
                 name: other[name] for name in names
             }
+    # Without right answers the helpers would have had nothing to say.
+    assert rights > 4 and scored > 4
 
 
 def test_one_process_prints_and_writes(both):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from r1v3_jax.config import load_config
+from r1v3_jax.data.reworded import described
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -75,9 +76,97 @@ def test_shuffled_films_have_the_same_frames_and_answers():
     assert 38 < moved < 60
 
 
+def test_a_still_camera_shows_each_digit_for_some_frames():
+    """Without noise every frame would be one of the three; key frames are those that change."""
+    still = dataclasses.replace(FILMS, stays=3)
+    keys = dataclasses.replace(still, key_frames=True)
+    lengths = set()
+    for index in range(40):
+        film = still.example(index, "ends")
+        shown = film.metadata["shown"].split()
+        lengths.add(len(shown))
+        assert len(film.images) == len(shown) == film.question.count("<image>")
+        moving = FILMS.example(index, "ends")
+        assert (film.answer, film.chain) == (moving.answer, moving.chain)
+
+        # The frames are those of the moving film, a little noisy, each one to three times.
+        clean = [np.asarray(image, np.int16) for image in moving.images]
+        frames = [np.asarray(image, np.int16) for image in film.images]
+        nearest = [
+            int(np.argmin([np.abs(frame - one).mean() for one in clean]))
+            for frame in frames
+        ]
+        assert nearest == sorted(nearest)
+        assert all(1 <= nearest.count(place) <= 3 for place in range(3))
+        digits = moving.metadata["shown"].split()
+        assert shown == [digits[place] for place in nearest]
+        changes = [
+            k for k in range(len(shown)) if k == 0 or nearest[k] != nearest[k - 1]
+        ]
+        last = len(shown) - 1
+        kept = changes if changes[-1] == last else [*changes, last]
+        key = keys.example(index, "ends")
+        assert key.images == tuple(film.images[k] for k in kept)
+        assert key.metadata["shown"].split() == [shown[k] for k in kept]
+    assert lengths == set(range(3, 10))
+
+
+def test_films_are_read_aloud_and_stand_in_words():
+    still = dataclasses.replace(FILMS, stays=3)
+    words = dataclasses.replace(still, form="words")
+    for index in range(10):
+        film = still.mix(ends=1, next=1)(index)
+        read = still.readings(ends=1, next=1)(index)
+        told = words.mix(ends=1, next=1)(index)
+        shown = film.metadata["shown"]
+        # One film under one id, whatever is asked of it.
+        assert read.id == told.id == film.id
+        assert read.images == film.images and told.images == ()
+        assert read.question.endswith("<image>\nRead the digits.")
+        assert read.answer == shown
+        assert verify(read.chain, shown, verifier="string").verdict is Verdict.RIGHT
+        asked = film.question.rpartition("\n")[2]
+        assert told.question == f"{shown}\n\n{asked}"
+        assert told.answer == film.answer
+        # What a perceiver says of it, put in its place, is the film in words.
+        said = dataclasses.replace(film, metadata={"said": read.chain})
+        assert described(heading="")(said).question == told.question
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chains_with_a_wrong_result(kind):
+    """Of slips the answer is right all the same; who is misled answers what the thought says."""
+    slips = dataclasses.replace(FILMS, slipping=1.0)
+    misled = dataclasses.replace(FILMS, misled=1.0)
+    results = set()
+    for index in range(60):
+        right = FILMS.example(index, kind)
+        slip = slips.example(index, kind)
+        wrong = misled.example(index, kind)
+        result = slip.chain.partition("\n</think>")[0].rpartition("=")[2]
+        results.add(int(result))
+        assert result != right.answer == slip.answer
+        assert slip.chain.endswith(f"\\boxed{{{right.answer}}}")
+        assert wrong.answer != right.answer
+        assert wrong.chain.endswith(
+            f"={wrong.answer}\n</think>\n\\boxed{{{wrong.answer}}}"
+        )
+        for other in (slip, wrong):
+            assert (other.question, other.images) == (right.question, right.images)
+    assert results <= set(range(19)) and len(results) > 12
+
+
 def test_mistakes_are_told():
     with pytest.raises(ValueError, match="Frames.reading"):
         Frames(Digits(), reading=1.5)
+    with pytest.raises(ValueError, match="Frames.misled"):
+        Frames(Digits(), slipping=0.6, misled=0.6)
+    with pytest.raises(ValueError, match="form is 'text'"):
+        Frames(Digits(), form="text")
+    with pytest.raises(ValueError, match="stays is 0"):
+        Frames(Digits(), stays=0)
+    with pytest.raises(ValueError, match="shuffled and stays"):
+        Frames(Digits(), stays=2, shuffled=True)
     with pytest.raises(ValueError, match="kind is 'order'"):
         FILMS.mix(order=1)
     with pytest.raises(ValueError, match="weight of next is -1"):
