@@ -27,7 +27,7 @@ from PIL import Image
 
 from r1v3_jax.tasks import word_tokenizer
 from r1v3_jax.tasks.canvas_chains import JUMP, QUESTIONS, Digit, answer, chain
-from r1v3_jax.tasks.digit_questions import check_choice, choose_weighted
+from r1v3_jax.tasks.digit_questions import check_choice, check_weights, choose_weighted
 from r1v3_jax.tasks.digits import CELL, MAX_SHIFT, load_images
 from r1v3_jax.types import Example
 
@@ -107,12 +107,7 @@ class Canvases:
 
         Example: Canvases().mix(detection=2, counting=1).
         """
-        for kind, weight in weights.items():
-            check_choice("kind", kind, KINDS)
-            if not weight > 0:
-                raise ValueError(
-                    f"the weight of {kind} is {weight}, wanted a positive number; 1 would do"
-                )
+        check_weights("kind", weights, KINDS)
         weights = weights or dict.fromkeys(KINDS, 1.0)
         kinds = tuple(weights)
         return functools.partial(self._mixed, kinds, tuple(weights.values()))

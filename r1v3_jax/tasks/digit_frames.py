@@ -27,7 +27,7 @@ from PIL import Image
 
 from r1v3_jax.processing.video import key_frames
 from r1v3_jax.tasks.digit_chains import STYLES
-from r1v3_jax.tasks.digit_questions import check_choice, choose_weighted
+from r1v3_jax.tasks.digit_questions import check_choice, check_weights, choose_weighted
 from r1v3_jax.tasks.digit_types import check_share
 from r1v3_jax.tasks.digits import CELL, FILES, MAX_SHIFT, SPLITS, Digits, load_images
 from r1v3_jax.types import Example
@@ -126,12 +126,7 @@ class Frames:
 
         Example: Frames(Digits()).mix(ends=1, next=1).
         """
-        for kind, weight in weights.items():
-            check_choice("kind", kind, KINDS)
-            if not weight > 0:
-                raise ValueError(
-                    f"the weight of {kind} is {weight}, wanted a positive number; 1 would do"
-                )
+        check_weights("kind", weights, KINDS)
         return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
 
     def readings(self, **weights: float) -> Callable[[int], Example]:

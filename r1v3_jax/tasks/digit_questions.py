@@ -71,6 +71,16 @@ def choose_weighted(options: Iterable, weights: Sequence[float], u: float):
     return chosen
 
 
+def check_weights(name: str, weights: dict[str, float], known: Iterable[str]) -> None:
+    """Raises ValueError for a weight of something unknown, or one that is not positive."""
+    for option, weight in weights.items():
+        check_choice(name, option, known)
+        if not weight > 0:
+            raise ValueError(
+                f"the weight of {option} is {weight}, wanted a positive number; 1 would do"
+            )
+
+
 def draw_problem(level: str, numbers: Sequence[float]) -> tuple[str, Grid]:
     """Draws the kind of question and the grid from three uniform numbers."""
     kind = choose(LEVELS[level], numbers[0])

@@ -18,7 +18,12 @@ from typing import Literal
 import numpy as np
 
 from r1v3_jax.tasks.digit_chains import STYLES
-from r1v3_jax.tasks.digit_questions import Grid, check_choice, choose_weighted
+from r1v3_jax.tasks.digit_questions import (
+    Grid,
+    check_choice,
+    check_weights,
+    choose_weighted,
+)
 from r1v3_jax.tasks.digit_types import LETTERS, check_share, place
 from r1v3_jax.tasks.digits import SPLITS, Digits
 from r1v3_jax.types import Example
@@ -91,12 +96,7 @@ class Skills:
 
         Example: Skills(Digits()).mix(sum=1, place=1).
         """
-        for kind, weight in weights.items():
-            check_choice("kind", kind, KINDS)
-            if not weight > 0:
-                raise ValueError(
-                    f"the weight of {kind} is {weight}, wanted a positive number; 1 would do"
-                )
+        check_weights("kind", weights, KINDS)
         return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
 
     def _mixed(

@@ -38,6 +38,7 @@ from r1v3_jax.tasks.digit_questions import (
     answer,
     answer_text,
     check_choice,
+    check_weights,
     choose,
     choose_weighted,
     draw_problem,
@@ -164,12 +165,7 @@ class Digits:
 
         Example: Digits().mix(easy=1, normal=2).
         """
-        for level, weight in weights.items():
-            check_choice("level", level, (*LEVELS, "sums"))
-            if not weight > 0:
-                raise ValueError(
-                    f"the weight of {level} must be positive, got {weight}"
-                )
+        check_weights("level", weights, (*LEVELS, "sums"))
         levels = tuple(weights)
         shares = tuple(weights.values())
         return functools.partial(self._mixed, levels, shares)

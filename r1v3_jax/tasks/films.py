@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from r1v3_jax.tasks import canvases, word_tokenizer
-from r1v3_jax.tasks.digit_questions import check_choice, choose_weighted
+from r1v3_jax.tasks.digit_questions import check_choice, check_weights, choose_weighted
 from r1v3_jax.tasks.digits import CELL, FILES, MAX_SHIFT, load_images
 from r1v3_jax.tasks.film_questions import (
     JUMP,
@@ -112,12 +112,7 @@ class Films:
 
         Example: Films().mix(order=2, direction=1).
         """
-        for kind, weight in weights.items():
-            check_choice("kind", kind, KINDS)
-            if not weight > 0:
-                raise ValueError(
-                    f"the weight of {kind} is {weight}, wanted a positive number; 1 would do"
-                )
+        check_weights("kind", weights, KINDS)
         weights = weights or dict.fromkeys(KINDS, 1.0)
         return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
 

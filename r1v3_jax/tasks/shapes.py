@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from r1v3_jax.tasks import word_tokenizer
-from r1v3_jax.tasks.digit_questions import check_choice, choose_weighted
+from r1v3_jax.tasks.digit_questions import check_choice, check_weights, choose_weighted
 from r1v3_jax.tasks.shape_questions import (
     COLUMNS,
     JUMP,
@@ -127,12 +127,7 @@ class Shapes:
 
         Example: Shapes().mix(area=1, place=1).
         """
-        for kind, weight in weights.items():
-            check_choice("kind", kind, KINDS)
-            if not weight > 0:
-                raise ValueError(
-                    f"the weight of {kind} is {weight}, wanted a positive number; 1 would do"
-                )
+        check_weights("kind", weights, KINDS)
         weights = weights or dict.fromkeys(KINDS, 1.0)
         return functools.partial(self._mixed, tuple(weights), tuple(weights.values()))
 
