@@ -77,6 +77,7 @@ setup(
             *TFDS,
             *SERVE,
             "av>=12.0",
+            "easy-vqa>=1.0",
             "hypothesis>=6.100",
             "opencv-python-headless>=4.10",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU

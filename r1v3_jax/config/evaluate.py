@@ -60,9 +60,10 @@ class Evaluate:
     tiles: int = 250  # tile slots of a batch
     max_prompt_tokens: PositiveInt = 4096
     max_tokens: PositiveInt = 8192
-    # How the model thinks over held-out questions. slow: as it was trained; none: its thinking is
-    # given, and empty; no_wait: critical words are never sampled.
-    thinking: Literal["slow", "none", "no_wait"] = "slow"
+    # How the model thinks over held-out questions. slow: as it was trained; no_think: its template
+    # without <think>; prefilled: its thinking is given, and empty; no_wait: critical words are
+    # never sampled.
+    thinking: Literal["slow", "no_think", "prefilled", "no_wait"] = "slow"
     thinking_tokens: NonNegativeInt = (
         0  # after so many the thinking is closed; 0: no limit
     )
@@ -126,8 +127,8 @@ class Evaluate:
             raise ValueError(
                 f"Evaluate.slots is {self.slots}; it must be at most batch x samples = {answers}"
             )
-        if self.thinking == "none" and self.thinking_tokens:
+        if self.thinking in ("no_think", "prefilled") and self.thinking_tokens:
             raise ValueError(
                 f"Evaluate.thinking_tokens {self.thinking_tokens} limits a thinking that thinking "
-                "'none' leaves out; set one of them"
+                f"{self.thinking!r} leaves out; set one of them"
             )

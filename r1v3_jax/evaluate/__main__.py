@@ -10,6 +10,8 @@ sampled. See docs/evaluation.md.
 """
 
 import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from r1v3_jax import cli
@@ -24,7 +26,9 @@ from r1v3_jax.evaluate import (
     protocol,
 )
 from r1v3_jax.evaluate.benchmark_run import Prepared, Reader
+from r1v3_jax.evaluate.benchmark_summary import Scorer
 from r1v3_jax.evaluate.benchmark_tables import percent
+from r1v3_jax.evaluate.checkpoint_answers import CheckpointModel
 from r1v3_jax.evaluate.samples import Item
 from r1v3_jax.files import read_jsonl, write_json
 
@@ -34,6 +38,8 @@ def main() -> None:
     if flags.LIST.value:
         print(list_benchmarks())
         return
+
+    began = time.monotonic()
 
     # 1. Whatever can be wrong.
     flags.check()
@@ -56,21 +62,18 @@ def main() -> None:
         protocol.settle(out / part.benchmark.name / "protocol.json", settings)
         announce(part)
 
-    # 2. Sample, then score: a judge that fails costs no sample.
-    summaries = []
-    with contextlib.nullcontext() if flags.ENDPOINT.value else cli.set_mesh(flags.MESH):
+    # 2. Sample. A benchmark is scored while the next one is sampled; a judge that fails says so
+    # when all are sampled, and costs no sample.
+    scored = []
+    mesh = (
+        contextlib.nullcontext() if flags.ENDPOINT.value else cli.set_mesh(flags.MESH)
+    )
+    with mesh, ThreadPoolExecutor(1, thread_name_prefix="score") as behind:
         for part in prepared:
             folder = out / part.benchmark.name
             benchmark_run.run(part, model, flags.RUNS.value, folder, progress(part))
-            benchmark_tables.write_predictions(
-                part, flags.RUNS.value, folder, flags.MODEL.value, scorer.thinking
-            )
-    for part in prepared:
-        folder = out / part.benchmark.name
-        summary = benchmark_summary.summarise(part, flags.RUNS.value, folder, scorer)
-        if flags.COMPARE.value:
-            summary["compared"] = compare(part, folder, Path(flags.COMPARE.value))
-        summaries.append(summary)
+            scored.append(behind.submit(score, part, scorer, folder))
+    summaries = [summary.result() for summary in scored]
 
     # 3. Tell.
     write_json(out / "summary.json", {s["benchmark"]: s for s in summaries})
@@ -78,6 +81,21 @@ def main() -> None:
     for summary in summaries:
         for line in notes(summary):
             print(line)
+    if isinstance(model, CheckpointModel) and model.sampling_s:
+        seconds = time.monotonic() - began
+        print(f"{model.sampling_s:.1f} of {seconds:.1f} s were sampling")
+
+
+def score(part: Prepared, scorer: Scorer, folder: Path) -> dict:
+    """Writes the predictions and the scores of a benchmark; returns its summary."""
+    runs = flags.RUNS.value
+    benchmark_tables.write_predictions(
+        part, runs, folder, flags.MODEL.value, scorer.thinking
+    )
+    summary = benchmark_summary.summarise(part, runs, folder, scorer)
+    if flags.COMPARE.value:
+        summary["compared"] = compare(part, folder, Path(flags.COMPARE.value))
+    return summary
 
 
 def announce(part: Prepared) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from r1v3_jax.evaluate.statistics import mean_interval, wilson
+from r1v3_jax.evaluate.statistics import share_interval, wilson
 from r1v3_jax.rewards import phrases
 from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
@@ -68,24 +68,20 @@ def accuracy(groups: list[Group]) -> dict[str, float]:
     partial credit affects rewards, not accuracy.
     """
     # Whether each verified answer to each question is right.
-    verdicts_of = [[is_right(score) for score in group.scores] for group in groups]
     questions = [
-        [right for right in answers if right is not None] for answers in verdicts_of
+        [right for score in group.scores if (right := is_right(score)) is not None]
+        for group in groups
     ]
-    samples = max((len(group.scores) for group in groups), default=1)
-    if samples == 1:
-        right = [right for answers in questions for right in answers]
-        mean, low, high = wilson(sum(right), len(right))
-        return {"mean": mean, "low": low, "high": high, "n": len(right)}
     answered = [answers for answers in questions if answers]
     shares = [sum(answers) / len(answers) for answers in answered]
-    mean, low, high = mean_interval(shares)
+    mean, low, high = share_interval(shares)
+    measured = {"mean": mean, "low": low, "high": high, "n": len(answered)}
+    samples = max((len(group.scores) for group in groups), default=1)
+    if samples == 1:
+        return measured
     passed, pass_low, pass_high = wilson(sum(map(any, answered)), len(answered))
     return {
-        "mean": mean,
-        "low": low,
-        "high": high,
-        "n": len(answered),
+        **measured,
         "samples": samples,
         "pass": passed,
         "pass_low": pass_low,
@@ -100,18 +96,25 @@ def unseen(groups: list[Group]) -> dict[str, float]:
     has both (table 5): 47 of 900 chains, 51.1 against 77.3.
     """
     answers = [
-        (
-            score.verdict is Verdict.RIGHT,
-            phrases.cannot_see(text.partition("</think>")[0]),
-        )
+        (text, is_right(score))
         for group in groups
         for text, score in zip(group.texts, group.scores, strict=True)
         if score.total is not None
     ]
-    saying = [is_right for is_right, says_so in answers if says_so]
-    if not saying:
-        return {"cannot_see": 0.0}
-    return {
-        "cannot_see": len(saying) / len(answers),
-        "accuracy_cannot_see": sum(saying) / len(saying),
-    }
+    share, right = cannot_see(answers)
+    seen = {"cannot_see": share}
+    return seen if right is None else {**seen, "accuracy_cannot_see": right}
+
+
+def cannot_see(answers: list[tuple[str, bool | None]]) -> tuple[float, float | None]:
+    """Returns the share of chains that say they cannot see the image, and the accuracy of those.
+
+    answers: (text, whether it is right, None if that is not known). None: no such chain is known.
+    """
+    says = [
+        (phrases.cannot_see(text.partition("</think>")[0]), right)
+        for text, right in answers
+    ]
+    known = [right for says_so, right in says if says_so and right is not None]
+    share = sum(says_so for says_so, _ in says) / max(1, len(says))
+    return share, sum(known) / len(known) if known else None

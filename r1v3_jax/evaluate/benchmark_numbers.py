@@ -14,7 +14,7 @@ from r1v3_jax.benchmarks.aggregates import Units, Z
 from r1v3_jax.benchmarks.question import Question
 from r1v3_jax.benchmarks.scoring import Score
 from r1v3_jax.benchmarks.table import Benchmark
-from r1v3_jax.evaluate.statistics import mean_interval
+from r1v3_jax.evaluate.statistics import share_interval
 
 # Columns that group questions, where a file has them.
 CATEGORIES = "l2-category category task subject skill level question_type".split()
@@ -27,7 +27,7 @@ def interval(units: Units) -> tuple[float, float, float]:
     score -+ 1.96 s / sqrt(U), s the deviation of the residuals of the U units.
     """
     if units.got.shape[1] == 1 and np.all(units.of == 1):
-        return mean_interval(units.got[:, 0])
+        return share_interval(units.got[:, 0])
     score = units.score()
     half = half_width(units.residuals())
     return score, max(0.0, score - half), min(1.0, score + half)
@@ -120,6 +120,11 @@ def decided(scores: list[list[Score]]) -> dict[str, float]:
     return {who: count / total for who, count in sorted(counts.items())}
 
 
+def difference(a: Units, b: Units) -> tuple[float, float]:
+    """Returns score b - score a of the same units, and half its 95% interval."""
+    return b.score() - a.score(), half_width(b.residuals() - a.residuals())
+
+
 def compare(
     benchmark: Benchmark,
     questions: list[Question],
@@ -135,8 +140,7 @@ def compare(
     for first_end, second_end in ((1, 0), (0, 1)):
         a = benchmark.aggregate(questions, bounds(first)[first_end])
         b = benchmark.aggregate(questions, bounds(second)[second_end])
-        half = half_width(b.residuals() - a.residuals())
-        ends.append((b.score() - a.score(), half))
+        ends.append(difference(a, b))
     (lowest, low_half), (highest, high_half) = ends
     return {
         "difference": (lowest + highest) / 2,

@@ -6,11 +6,10 @@ from pathlib import Path
 from r1v3_jax.benchmarks.question import Question
 from r1v3_jax.benchmarks.scoring import JUDGING, Answer, Reading, Score, score_all
 from r1v3_jax.benchmarks.table import Benchmark
-from r1v3_jax.evaluate import benchmark_numbers, protocol
+from r1v3_jax.evaluate import accuracy, benchmark_numbers, protocol
 from r1v3_jax.evaluate.benchmark_run import Prepared, answer_of
 from r1v3_jax.evaluate.samples import BUDGETS, Sample, SampleFile
 from r1v3_jax.files import write_json, write_jsonl
-from r1v3_jax.rewards import phrases
 from r1v3_jax.rewards.settings import Verify
 from r1v3_jax.rewards.verifiers.model import Judge
 
@@ -123,16 +122,14 @@ def _cannot_see(answers: list[list[Answer]], scores: list[list[Score]]) -> dict:
 
     Report, table 5. Answers that are not known are not counted among them.
     """
-    pairs = zip(sum(answers, []), sum(scores, []), strict=True)
-    says = [
-        (phrases.cannot_see(answer.text.partition("</think>")[0]), score.right)
-        for answer, score in pairs
-    ]
-    right = [is_right for says_so, is_right in says if says_so and is_right is not None]
-    return {
-        "cannot_see": sum(says_so for says_so, _ in says) / len(says),
-        "accuracy_cannot_see": sum(right) / len(right) if right else None,
-    }
+    share, right = accuracy.cannot_see(
+        [
+            (answer.text, score.right)
+            for row in zip(answers, scores, strict=True)
+            for answer, score in zip(*row, strict=True)
+        ]
+    )
+    return {"cannot_see": share, "accuracy_cannot_see": right}
 
 
 def _budgets(

@@ -1,9 +1,11 @@
 """Asks a checkpoint of ours the questions of a benchmark, all runs of a question in one prefill.
 
 Batches are blocks of the benchmark's rows, and the random key of a batch is made of its first row:
-what was killed and goes on samples the same tokens. Sampling is `rollout.sampler`'s.
+what was killed and goes on samples the same tokens. Sampling is `rollout.texts`'s, scoring the
+benchmark's.
 """
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -12,27 +14,25 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 
 from r1v3_jax.config import Compute
-from r1v3_jax.evaluate.critical_tokens import critical_sequences, critical_tokens
-from r1v3_jax.evaluate.held_out import NO_THINKING
+from r1v3_jax.data.placement import prefetch
+from r1v3_jax.evaluate.critical_tokens import critical_sequences
 from r1v3_jax.evaluate.protocol import digest
 from r1v3_jax.evaluate.samples import BUDGETS, Item, Sample
+from r1v3_jax.evaluate.thinking import Thinking, asking
 from r1v3_jax.models.build import for_decoding
 from r1v3_jax.processing import tiling
 from r1v3_jax.processing.chat import IMAGE_MARKER, IMAGE_TOKENS
 from r1v3_jax.processing.processor import Processor, Tiles
 from r1v3_jax.processing.tokenizer import load
-from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import GroupSampler
+from r1v3_jax.rollout.group import Answered
+from r1v3_jax.rollout.texts import Look, PendingRollout, Prompts, Sampler
 from r1v3_jax.run import weights
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.types import DroppedRow, Example, StepInfo
 
-# slow: as the checkpoint's template has it. no_think: the template without <think>, which is the
-# report's NoThink. prefilled: <think>, and its end already written. no_wait: critical words are
-# never sampled (report, section 6.2).
-Thinking = Literal["slow", "no_think", "prefilled", "no_wait"]
 # Control tokens in a question. text: as characters. special: as the tokens, which forge turns, as
 # vLLM encodes them; those of images are then refused.
 ControlTokens = Literal["text", "special"]
@@ -82,15 +82,17 @@ class CheckpointModel:
         text_only = self.config.vision is None
         tokenizer = load(f"{directory}/tokenizer", text_only=text_only)
         tokenizer.check_model(self.config)
-        if settings.thinking == "no_think":
-            chat = dataclasses.replace(tokenizer.chat, opening="")
-            tokenizer = dataclasses.replace(tokenizer, chat=chat)
         if settings.control_tokens == "special":
             allowed = frozenset(tokenizer.control_ids) - set(IMAGE_TOKENS)
             tokenizer = dataclasses.replace(tokenizer, allowed=allowed)
-        prefill = NO_THINKING if settings.thinking == "prefilled" else ""
-        self.tokenizer = tokenizer
-        self.processor = EachImageProcessor(self.config, tokenizer, prefill)
+        self.asking = asking(tokenizer, settings.thinking, CRITICAL_WORDS)
+        self.tokenizer = self.asking.tokenizer
+        self.processor = EachImageProcessor(
+            self.config, self.tokenizer, self.asking.prefill
+        )
+        # (tokens, tiles) of the prompt of each question that can be asked.
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.sampling_s = 0.0  # in which the devices sampled
 
     def identity(self) -> str:
         """Returns a digest of the weights' checksums: the same weights in another folder agree."""
@@ -101,9 +103,7 @@ class CheckpointModel:
 
     def thinks_first(self) -> bool:
         """Whether answers begin with thoughts that only </think> ends."""
-        return self.settings.thinking in ("slow", "no_wait") and (
-            "<think>" in self.tokenizer.chat.opening
-        )
+        return self.asking.thinks_first
 
     def banned_spellings(self) -> list[str]:
         """Returns the spellings of critical words that no_wait bans, as the tokenizer cuts them."""
@@ -113,7 +113,7 @@ class CheckpointModel:
         return [self.tokenizer.decode(ids, skip_special=False) for ids in sequences]
 
     def example(self, item: Item) -> Example:
-        """Returns an item as the sampler wants it. The sampler's own score of it is not used."""
+        """Returns an item as the sampler wants it."""
         parts = [
             IMAGE_MARKER if isinstance(part, int) else self._text(part)
             for part in item.asked.parts
@@ -141,89 +141,137 @@ class CheckpointModel:
         """
         limit = self.settings.max_prompt_tokens
         checked = []
-        longest = 1
         for item in items:
             problem = item.problem
+            tokens = 0
             try:
-                tokens = (
-                    0
-                    if problem
-                    else len(self.processor.prompt(self.example(item)).tokens)
-                )
+                if not problem:
+                    encoded = self.processor.prompt(self.example(item))
+                    tokens = len(encoded.tokens)
+                    self.sizes[item.question.index] = (tokens, len(encoded.tiles))
             # DroppedRow is no ValueError; errors of images are.
             except (ValueError, DroppedRow, OSError) as error:
-                tokens = 0
                 problem = " ".join(str(error).split())[:300]
             if tokens > limit:
                 problem = f"a prompt of {tokens} tokens; --max_prompt_tokens is {limit}"
-            if not problem:
-                longest = max(longest, tokens)
             checked.append(dataclasses.replace(item, problem=problem))
-        self._sampling().check(self.config, _padded(longest))
+        asked = [item for item in checked if not item.problem]
+        self._sampling().check(self.config, self._prompt_room(asked))
         return checked
 
     def ask(self, items: list[Item], runs: int, done) -> Iterator[list[Sample]]:
         """Yields the samples of one batch after the other; batches that are done are left out.
 
-        done(run, index): whether a sample is there. Items with a problem are not asked.
+        items: as `encodable` returns them; those with a problem are not asked. done(run, index):
+        whether a sample is there.
         """
-        size = self.settings.batch
-        batches = [items[start : start + size] for start in range(0, len(items), size)]
-        batches = [[item for item in batch if not item.problem] for batch in batches]
-        plans = [_fill(batch, size) for batch in batches]
-        sampler = self._sampler([plan for plan in plans if plan], runs)
-        model = None
-        key = jax.random.key(self.settings.seed)
-        for number, (batch, plan) in enumerate(zip(batches, plans, strict=True)):
-            pairs = [(run, item) for item in batch for run in range(runs)]
-            if all(done(run, item.question.index) for run, item in pairs):
-                continue
-            # The weights are read when the first answer is wanted.
-            if model is None:
-                model = for_decoding(self._load())
-            start = time.monotonic()
-            info = StepInfo(
-                step=0,
-                key=jax.random.fold_in(key, number * size),
-                token_limit=self.settings.max_tokens,
+        blocks = self._blocks(items)
+        missing = [
+            (start, batch)
+            for start, batch in blocks
+            if not all(
+                done(run, x.question.index) for x in batch for run in range(runs)
             )
-            groups = sampler.groups(model, [self.example(item) for item in plan], info)
-            seconds = (time.monotonic() - start) / max(1, len(pairs))
-            yield [
-                self._sample(item, run, group, seconds)
-                for item, group in zip(batch, groups, strict=False)
-                for run in range(runs)
-            ]
+        ]
+        # The weights are read only if an answer is missing.
+        if not missing:
+            return
+        sampler = self._sampler(blocks, runs)
+        model = for_decoding(self._load())
+        key = jax.random.key(self.settings.seed)
 
-    def _sampler(self, plans: list[list[Item]], runs: int) -> GroupSampler:
+        # The devices wait for nothing: the prompts of a batch are made while they sample the one
+        # before, and its answers are told while they sample the next one.
+        told = None
+        made = (self._prompts(sampler, batch) for _, batch in missing)
+        with contextlib.closing(prefetch(made)) as prompts_ahead:
+            # Not strict: the prompts have no end of their own.
+            for (start, batch), prompts in zip(missing, prompts_ahead, strict=False):
+                info = StepInfo(
+                    step=0,
+                    key=jax.random.fold_in(key, start),
+                    token_limit=self.settings.max_tokens,
+                )
+                pending = sampler.start(model, prompts, info)
+                began = time.monotonic()
+                if told is not None:
+                    yield self._samples(sampler, *told)
+                last = sampler.wait(pending)
+                seconds = time.monotonic() - began
+                self.sampling_s += seconds
+                told = batch, pending, last, seconds
+        yield self._samples(sampler, *told)
+
+    def _blocks(self, items: list[Item]) -> list[tuple[int, list[Item]]]:
+        """Returns (number of its first row, what is asked of it) of each block of rows."""
+        size = self.settings.batch
+        blocks = [
+            (start, items[start : start + size]) for start in range(0, len(items), size)
+        ]
+        asked = [
+            (start, [x for x in block if not x.problem]) for start, block in blocks
+        ]
+        return [(start, batch) for start, batch in asked if batch]
+
+    def _filled(self, batch: list[Item]) -> list[Item]:
+        """Fills a batch up to its size with its last item, whose further answers nobody reads."""
+        return batch + batch[-1:] * (self.settings.batch - len(batch))
+
+    def _prompts(self, sampler: Sampler, batch: list[Item]) -> Prompts:
+        """Encodes a batch."""
+        prompts = sampler.prompts([self.example(item) for item in self._filled(batch)])
+        if prompts.batch.tiles is None or jax.process_count() > 1:
+            return prompts
+        # Pictures are cut here, and not when the devices wait for them.
+        tiles = np.asarray(prompts.batch.tiles)
+        return dataclasses.replace(
+            prompts, batch=dataclasses.replace(prompts.batch, tiles=tiles)
+        )
+
+    def _samples(
+        self,
+        sampler: Sampler,
+        batch: list[Item],
+        pending: PendingRollout,
+        last: Look,
+        seconds: float,
+    ) -> list[Sample]:
+        answers = sampler.answers(pending, last)
+        each = seconds / (len(batch) * sampler.group_size)
+        return [
+            self._sample(item, run, answered, each)
+            for item, answered in zip(batch, answers, strict=False)
+            for run in range(sampler.group_size)
+        ]
+
+    def _prompt_room(self, items: list[Item]) -> int:
+        """Returns the tokens to which all prompts are padded: one program for all."""
+        longest = max((self.sizes[item.question.index][0] for item in items), default=1)
+        return -(-longest // PADDING) * PADDING
+
+    def _sampler(self, blocks: list[tuple[int, list[Item]]], runs: int) -> Sampler:
         """Returns a sampler as large as the largest batch needs: one program for all."""
-        longest = 1
-        tiles = 1
-        for plan in plans:
-            encoded = [self.processor.prompt(self.example(item)) for item in plan]
-            longest = max(longest, *(len(prompt.tokens) for prompt in encoded))
-            tiles = max(tiles, sum(len(prompt.tiles) for prompt in encoded))
-        return GroupSampler(
+        tiles = [
+            sum(self.sizes[item.question.index][1] for item in self._filled(batch))
+            for _, batch in blocks
+        ]
+        return Sampler(
             processor=self.processor,
             sampling=self._sampling(),
-            max_prompt_tokens=_padded(longest),
-            tiles=tiles,
+            max_prompt_tokens=self._prompt_room(
+                [x for _, batch in blocks for x in batch]
+            ),
+            tiles=max(1, *tiles),
             group_size=runs,
             slots=self.settings.slots,
         )
 
     def _sampling(self) -> SamplingParams:
-        banned = self.tokenizer.banned_token_ids
-        sequences = ()
-        if self.settings.thinking == "no_wait":
-            banned += critical_tokens(self.tokenizer, CRITICAL_WORDS)
-            every = critical_sequences(self.tokenizer, CRITICAL_WORDS)
-            sequences = tuple(sequence for sequence in every if len(sequence) > 1)
         return SamplingParams(
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
-            banned=banned,
-            banned_sequences=sequences,
+            banned=self.asking.banned,
+            banned_sequences=self.asking.banned_sequences,
         )
 
     def _load(self):
@@ -232,10 +280,12 @@ class CheckpointModel:
             compute = dataclasses.replace(compute, attention="splash")
         return weights.load_weights(self.directory, compute=compute)
 
-    def _sample(self, item: Item, run: int, group: Group, seconds: float) -> Sample:
-        completions = group.completions
+    def _sample(
+        self, item: Item, run: int, answered: Answered, seconds: float
+    ) -> Sample:
+        completions = answered.completions
         length = int(completions.lengths[run])
-        text = group.texts[run]
+        text = answered.texts[run]
         cuts = {}
         for budget in BUDGETS:
             if budget < length:
@@ -255,13 +305,3 @@ class CheckpointModel:
             images=[list(image.size) for image in item.question.images],
             seconds=round(seconds, 3),
         )
-
-
-def _fill(batch: list[Item], size: int) -> list[Item]:
-    """Fills a batch up to its size with its last item, whose further answers are thrown away."""
-    return batch + batch[-1:] * (size - len(batch)) if batch else []
-
-
-def _padded(tokens: int) -> int:
-    """Returns the next multiple of PADDING: 1 -> 128, 129 -> 256."""
-    return -(-tokens // PADDING) * PADDING

@@ -33,18 +33,6 @@ def critical_sequences(tokenizer: Tokenizer, words: tuple[str, ...]) -> Sequence
     return sorted(sequences)
 
 
-def critical_tokens(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[int, ...]:
-    """Returns the tokens that are a whole critical word.
-
-    A word of several tokens is not among them: its first token begins other words too.
-    """
-    tokens = []
-    for sequence in critical_sequences(tokenizer, words):
-        if len(sequence) == 1:
-            tokens += sequence
-    return tuple(tokens)
-
-
 def critical_mask(ids: np.ndarray, sequences: Sequences) -> np.ndarray:
     """Returns bool[T]: whether one of the id sequences begins at each of int32[T] ids.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from r1v3_jax.evaluate import accuracy
-from r1v3_jax.evaluate.critical_tokens import critical_tokens
+from r1v3_jax.evaluate.thinking import asking
 from r1v3_jax.files import write_jsonl
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor, Tiles
@@ -14,10 +14,6 @@ from r1v3_jax.run.context import Context
 from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.types import Example
-
-# An answer that begins with this has no thoughts. (The report leaves `<think>` out of the template
-# instead, section 6.2.)
-NO_THINKING = "\n</think>\n\n"
 
 
 def accuracies(
@@ -61,29 +57,26 @@ def accuracies(
 def _sampler(context: Context, processor_class: type[Processor]) -> GroupSampler:
     """Returns a sampler of the answers to each question, in the thinking mode of the config."""
     config = context.run.evaluate
-    tokenizer = context.processor.tokenizer
-    # "no_wait": critical words are never sampled.
-    banned = tokenizer.banned_token_ids
-    if config.thinking == "no_wait":
-        banned += critical_tokens(tokenizer, config.critical_words)
-    # "none": the answer begins behind the end of the thoughts.
-    prefill = NO_THINKING if config.thinking == "none" else ""
+    asked = asking(context.processor.tokenizer, config.thinking, config.critical_words)
+    tokenizer = asked.tokenizer
     think_end = tokenizer.closing("</think>") if config.thinking_tokens else ()
     sampling = SamplingParams(
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        banned=banned,
+        banned=asked.banned,
+        banned_sequences=asked.banned_sequences,
         thinking_tokens=config.thinking_tokens,
         think_end=think_end,
     )
-    prefill_tokens = len(tokenizer.encode_text(prefill))
+    prefill_tokens = len(tokenizer.encode_text(asked.prefill))
     return GroupSampler(
-        processor=processor_class(context.processor.config, tokenizer, prefill),
+        processor=processor_class(context.processor.config, tokenizer, asked.prefill),
         sampling=sampling,
         max_prompt_tokens=config.max_prompt_tokens + prefill_tokens,
         tiles=config.tiles,
         group_size=config.samples,
         verify=context.run.verify,
+        thinking=config.thinking != "no_think",
         data=context.run.data,
         slots=config.slots,
     )

@@ -59,6 +59,14 @@ def mean_interval(shares, z: float = 1.96) -> tuple[float, float, float]:
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
+def share_interval(shares) -> tuple[float, float, float]:
+    """Returns (mean, low, high) of shares by question: Wilson's interval where each is 0 or 1."""
+    shares = np.asarray(shares, np.float64)
+    if np.isin(shares, (0.0, 1.0)).all():
+        return wilson(int(shares.sum()), len(shares))
+    return mean_interval(shares)
+
+
 def clustered_interval(
     clusters: Sequence[np.ndarray], resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:

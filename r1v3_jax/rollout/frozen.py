@@ -9,7 +9,7 @@ from r1v3_jax.data.reworded import words_alone
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rewards.helpers import Consistent
-from r1v3_jax.rollout.sampler import GroupSampler
+from r1v3_jax.rollout.texts import Sampler
 from r1v3_jax.types import Example, PromptBatch, StepInfo
 
 
@@ -23,7 +23,7 @@ class FrozenAnswers:
 
     term: Consistent
     model: R1V3  # laid out for decoding
-    sampler: GroupSampler  # with the helper's processor, greedy, of one sample a prompt
+    sampler: Sampler  # with the helper's processor, greedy, of one sample a prompt
     batch: int  # prompts at a time
 
     def __call__(self, rows: list[tuple[Example, str]]) -> list[tuple[str, str]]:

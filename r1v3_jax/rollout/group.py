@@ -1,4 +1,4 @@
-"""One prompt, its G samples and their scores, on the host."""
+"""One prompt and its G samples on the host, without and with their scores."""
 
 import dataclasses
 
@@ -11,16 +11,22 @@ from r1v3_jax.types import Example
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """One prompt and its G samples, on the host."""
+class Answered:
+    """One prompt and its G samples, which nobody has scored."""
 
     example: Example
     prompt: Encoded
     completions: Completions  # tokens int32[G, C], lengths int32[G], ...
     texts: list[str]
-    scores: list[Score]
     # Tokens sampled in its rollout for each of the decode slots in each of the steps.
-    busy_slots: float = 1.0
+    busy_slots: float = dataclasses.field(default=1.0, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group(Answered):
+    """One prompt, its G samples and their scores."""
+
+    scores: list[Score]
 
     @property
     def rewards(self) -> np.ndarray:

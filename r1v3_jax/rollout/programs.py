@@ -1,6 +1,6 @@
 """The programs of a rollout with the shapes they get, for the dry run: no array is allocated.
 
-`GroupSampler.snapshots` calls them in this order: encode_images, prefill, decode; before them the
+`Sampler.snapshots` calls them in this order: encode_images, prefill, decode; before them the
 weights are laid out for decoding by reshard.
 """
 
@@ -14,7 +14,7 @@ from r1v3_jax.config import Evaluate, ModelConfig, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import prompt_batch_of, with_shardings
 from r1v3_jax.models import build
-from r1v3_jax.rollout.sampler import encode_images
+from r1v3_jax.rollout.texts import encode_images
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
 from r1v3_jax.sampling.loop import decode, prefill
 from r1v3_jax.sampling.params import SamplingParams

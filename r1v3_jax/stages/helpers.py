@@ -17,7 +17,7 @@ from r1v3_jax.rewards.reward import name_of
 from r1v3_jax.rollout.frozen import FrozenAnswers
 from r1v3_jax.rollout.helpers import Asked, endpoint_answers
 from r1v3_jax.rollout.programs import rollout_programs
-from r1v3_jax.rollout.sampler import GroupSampler
+from r1v3_jax.rollout.texts import Sampler
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
@@ -66,7 +66,7 @@ def _answers(context: Context, stage: Rewarded, term: Consistent | StepScores):
             tiles=stage.tiles,
         )
     model = for_decoding(model)
-    sampler = GroupSampler(
+    sampler = Sampler(
         processor=processor,
         sampling=sampling(term, tokenizer.banned_token_ids),
         max_prompt_tokens=room(stage),

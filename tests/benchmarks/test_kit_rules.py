@@ -4,9 +4,12 @@
 """
 
 import functools
+import inspect
 import random
 import re
 import string
+import types
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -73,6 +76,52 @@ def test_letters():
         options = options_of(rng)
         wanted = can_infer(text, dict(options)) or ""
         assert letters.find_letter(text, options) == wanted, text
+
+
+def test_letters_as_the_older_copy_reads_them():
+    """Skywork-R1V3 was evaluated with an older copy, whose two functions lack one condition each.
+
+    The reference is the installed kit's own code with these two conditions taken out.
+    """
+    from vlmeval.utils import matching_util
+
+    source = inspect.getsource(matching_util)
+    for condition in (
+        " and splits.index(ch) > (len(splits) - 5)",
+        "    if len(answer) > 2 * sum(len(str(v)) for v in choices.values()):\n"
+        "        return False\n",
+    ):
+        assert source.count(condition) == 1
+        source = source.replace(condition, "")
+    older = types.ModuleType("older", "")
+    older.__package__ = "vlmeval.utils"
+    exec(compile(source, "older", "exec"), vars(older))
+    differ = 0
+    for rng, text in predictions(6):
+        options = options_of(rng)
+        wanted = older.can_infer(text, dict(options)) or ""
+        assert letters.find_letter_anywhere(text, options) == wanted, text
+        differ += wanted != letters.find_letter(text, options)
+    # The versions are not the same rule.
+    assert differ > PREDICTIONS / 50
+
+
+def test_phyx():
+    """Right in the kit at the level of strings. What is not is left to the box and the judge."""
+    from vlmeval.dataset.utils.phyx import PhyX_process_line_MC
+
+    outcomes = Counter()
+    for rng, text in predictions(7):
+        gold = rng.choice("ABCD")
+        form = rng.choice(
+            ["", "", f"{gold}: cat", f"**{gold}", "B: 1\nC: 2", "Option B"]
+        )
+        said = rng.choice([f"{text} {form}", f"{form} {text}", f"{text}\n{form}"])
+        line = {"index": 0, "answer": gold, "prediction": said}
+        wanted = PhyX_process_line_MC(line)["match"] == 1
+        assert (rules.phyx(Question("0", "", gold), said).right is True) == wanted, said
+        outcomes[wanted] += 1
+    assert min(outcomes.values()) > PREDICTIONS / 5
 
 
 def test_yes_and_no():

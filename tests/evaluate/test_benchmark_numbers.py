@@ -63,28 +63,47 @@ def test_the_interval_of_a_ratio_holds_the_truth_too():
     assert 0.92 <= hits / 500 <= 0.98
 
 
-def test_a_paired_comparison_is_narrower_and_holds_the_truth():
-    """Two models on the same questions, the second 5 points better on each."""
+@pytest.mark.parametrize("correlation", [0.3, 0.6, 0.9])
+def test_a_paired_comparison_is_narrower_and_holds_the_truth(correlation):
+    """Two models on the same questions, the second 5 points better on average."""
     rng = np.random.default_rng(2)
-    questions = [Question(str(i), "", "A") for i in range(300)]
+    scale = (1 - correlation) / correlation
     hits = 0
     narrower = 0
-    for _ in range(500):
-        chance = rng.beta(0.6, 0.3, 300) * 0.9
-        first, second = (
-            (rng.random((300, 5)) < c[:, None]).astype(float)
-            for c in (chance, chance + 0.05)
+    for _ in range(2000):
+        chance = rng.beta(0.6 * scale, 0.4 * scale, 300)
+        # 0.85 x 0.6 + 0.14 = 0.65
+        chances = (chance, 0.85 * chance + 0.14)
+        a, b = (
+            aggregates.by_question(
+                [], (rng.random((300, 5)) < x[:, None]).astype(float)
+            )
+            for x in chances
         )
-        scores = [
-            [[Score(bool(x), "rule") for x in row] for row in m]
-            for m in (first, second)
-        ]
-        gap = numbers.compare(MMSTAR, questions, *scores)
-        hits += gap["low"] <= 0.05 <= gap["high"]
-        _, low, high = numbers.interval(aggregates.by_question([], first))
-        narrower += gap["high"] - gap["low"] < high - low
-    assert 0.92 <= hits / 500 <= 0.98
-    assert narrower == 500
+        gap, half = numbers.difference(a, b)
+        hits += abs(gap - 0.05) <= half
+        alone = [numbers.half_width(units.residuals()) for units in (a, b)]
+        narrower += half < np.hypot(*alone)
+    # As above: 95 -+ 1.5%.
+    assert 0.935 <= hits / 2000 <= 0.965
+    assert narrower == 2000
+
+
+def test_the_comparison_of_two_lists_of_scores_is_that_of_their_shares():
+    """And what is not known counts for one side at each end."""
+    questions = [Question(str(i), "", "A") for i in range(4)]
+    first = [[WRONG, RIGHT], [WRONG, WRONG], [RIGHT, RIGHT], [WRONG, WRONG]]
+    second = [[RIGHT, RIGHT], [WRONG, RIGHT], [RIGHT, RIGHT], [WRONG, WRONG]]
+    gap = numbers.compare(MMSTAR, questions, first, second)
+    half = 1.96 * np.std([0.5, 0.5, 0, 0], ddof=1) / 2
+    assert gap == pytest.approx(
+        {"difference": 0.25, "low": 0.25 - half, "high": 0.25 + half}
+    )
+    second[3] = [OPEN, OPEN]
+    wider = numbers.compare(MMSTAR, questions, first, second)
+    assert wider["low"] == pytest.approx(gap["low"])
+    assert wider["difference"] == pytest.approx((0.25 + 0.5) / 2)
+    assert wider["high"] > gap["high"] + 0.2
 
 
 def test_what_is_not_known_makes_the_result_wider_and_no_number_of_it():

@@ -53,12 +53,6 @@ def test_critical_mask_is_as_fast_as_the_devices_need_it():
     assert short.tolist() == [False]
 
 
-def test_only_whole_words_are_banned():
-    ids = {"Wait": [5], " Wait": [6], "wait": [7], " wait": [8, 9], "\nWait": [1, 5]}
-    tokenizer = types.SimpleNamespace(encode_text=lambda text: ids.get(text, [1, 2]))
-    assert critical_tokens.critical_tokens(tokenizer, ("Wait",)) == (5, 6, 7)
-
-
 def test_entropies_written_out():
     #                 critical: 7              none             critical: 7, twice
     tokens = [[1, 7, 2], [1, 2], [7, 7, 3, 4]]

@@ -73,9 +73,9 @@ def test_configs_load_from_anywhere(tmp_path):
             "--config.grpo.loss.low, --config.grpo.loss.high",
         ),
         (
-            ["--config=digits", "--config.evaluate.thinking=none"]
+            ["--config=digits", "--config.evaluate.thinking=prefilled"]
             + ["--config.evaluate.thinking_tokens=9"],
-            "thinking_tokens 9 limits a thinking that thinking 'none' leaves out",
+            "thinking_tokens 9 limits a thinking that thinking 'prefilled' leaves out",
         ),
         (
             ["--config=digits", "--config.cold_start.chains=no.jsonl"],

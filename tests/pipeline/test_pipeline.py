@@ -344,7 +344,7 @@ def test_the_same_command_again_finds_everything_done(config, finished):
     assert logged(workdir) == lines
 
 
-@pytest.mark.parametrize("thinking, budget", [("none", 0), ("no_wait", 4)])
+@pytest.mark.parametrize("thinking, budget", [("prefilled", 0), ("no_wait", 4)])
 def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budget):
     """Four tokens of thinking at most, or none at all; what the model says is looked at."""
     workdir, _ = finished
@@ -370,7 +370,7 @@ def test_thinking_modes(config, finished, tmp_path, monkeypatch, thinking, budge
     ]
     for group in said:
         (text,), ids = group.texts, group.completions.tokens[0]
-        if thinking == "none":
+        if thinking == "prefilled":
             assert text.startswith("\n</think>\n\n")
         else:
             assert "</think>" in context.processor.tokenizer.decode(

@@ -14,7 +14,7 @@ from r1v3_jax.rewards.terms import Repeated, correct, facts, well_formed
 from r1v3_jax.rewards.verifiers import verdict
 from r1v3_jax.rollout import metrics, scoring
 from r1v3_jax.rollout import sampler as rollout_sampler
-from r1v3_jax.rollout.sampler import SNAPSHOTS
+from r1v3_jax.rollout.texts import SNAPSHOTS
 
 
 def test_the_accuracy_of_each_source_written_out(groups, monkeypatch):

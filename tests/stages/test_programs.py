@@ -12,7 +12,7 @@ from r1v3_jax.losses import Clipped, Truncated
 from r1v3_jax.losses.schedules import Decay, DipAndRise, Line
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, start
-from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout import texts
 from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, kinds, sft
@@ -95,7 +95,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, watched)
 
     for module, name in (
-        (build, "reshard"), (sampler, "encode_images"), (sampler, "prefill"), (loop, "decode"),
+        (build, "reshard"), (texts, "encode_images"), (texts, "prefill"), (loop, "decode"),
         (policy_gradient, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)

@@ -33,7 +33,8 @@ from r1v3_jax.processing.processor import EncodedPair
 from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
-from r1v3_jax.rollout.sampler import GroupSampler, encode_images
+from r1v3_jax.rollout.sampler import GroupSampler
+from r1v3_jax.rollout.texts import encode_images
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop
 from r1v3_jax.sampling.params import SamplingParams
