@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
 from r1v3_jax import cli
@@ -157,7 +157,6 @@ def run(config: Run, workdir: str) -> None:
         )
     # Imported after the flags are parsed: a typing error costs no import of the models.
     from r1v3_jax import pipeline
-    from r1v3_jax.report import plots
     from r1v3_jax.run import preemption
 
     accept_changes = ACCEPT_CHANGES.value
@@ -166,11 +165,24 @@ def run(config: Run, workdir: str) -> None:
     preemption.catch_sigterm()
     summary = pipeline.run(config, Path(workdir), accept_changes=accept_changes)
     if first_process():
+        print_end(summary, Path(workdir))
+
+
+def print_end(summary: dict, workdir: Path) -> None:
+    """Prints what came out of a run that is whole by now, and where to look at it.
+
+    A table that cannot be made is logged: it does not make the run a failure.
+    """
+    from r1v3_jax.report import plots
+
+    try:
         print(plots.table(summary))
-        print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
-        page = Path(workdir) / "report" / "index.html"
-        if page.exists():
-            print(f"Look at it: {page}")
+    except Exception as error:  # any: the run is done, this is a view of it
+        logging.warning("no table of accuracies: %r; summary.json has them", error)
+    print(f"{workdir}/summary.json, {workdir}/plots, {workdir}/export")
+    page = workdir / "report" / "index.html"
+    if page.exists():
+        print(f"Look at it: {page}")
 
 
 def dry_run_of(config: Run) -> None:

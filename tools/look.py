@@ -5,6 +5,10 @@ python tools/look.py --checkpoint=CHECKPOINT --image=cat.png --prompt="What is t
 The picture, and for each token a copy on which violet parts made the token likelier and orange
 parts less likely. The numbers are nats of its log-probability; see `evaluate/image_heat.py`.
 Without --answer the checkpoint answers, greedily.
+
+python tools/look.py --workdir=runs/digits --samples=4
+
+The same for answers of the probe of a run, on its page: WORKDIR/report/heat.html.
 """
 
 from pathlib import Path
@@ -20,19 +24,23 @@ from r1v3_jax.evaluate.image_heat import grid_of, image_heat, on_picture
 from r1v3_jax.files import write_json
 from r1v3_jax.processing import image_files, tiling
 from r1v3_jax.processing.tokenizer import check_prompt_length, image_index, load
+from r1v3_jax.report.look import look_at_run
+from r1v3_jax.report.page import write_report
 from r1v3_jax.run import weights
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A checkpoint of ours, as runs/digits/grpo/done.", required=True
+    "checkpoint", None, "A checkpoint of ours, as runs/digits/grpo/done."
 )
-IMAGE = flags.DEFINE_string("image", None, "The picture.", required=True)
-PROMPT = flags.DEFINE_string("prompt", None, "The user's turn.", required=True)
+IMAGE = flags.DEFINE_string("image", None, "The picture.")
+PROMPT = flags.DEFINE_string("prompt", None, "The user's turn.")
 OUT = flags.DEFINE_string(
-    "out", None, "The .png to write; a .json beside it has the numbers.", required=True
+    "out", None, "The .png to write; a .json beside it has the numbers."
 )
+WORKDIR = flags.DEFINE_string("workdir", None, "A run, to look at answers of its own.")
+SAMPLES = flags.DEFINE_integer("samples", 4, "Answers of the run to look at.", 1)
 ANSWER = flags.DEFINE_string("answer", None, "The answer; default: the checkpoint's.")
 PLACE = flags.DEFINE_multi_integer(
     "place",
@@ -45,6 +53,31 @@ SHOWN = 12  # tokens, by default
 
 
 def main():
+    single = {"checkpoint": CHECKPOINT, "image": IMAGE, "prompt": PROMPT, "out": OUT}
+    missing = [f"--{name}" for name, flag in single.items() if flag.value is None]
+    if WORKDIR.value is not None:
+        if IMAGE.value is not None or PROMPT.value is not None:
+            raise ValueError(
+                "--workdir looks at answers of a run; leave out --image and --prompt"
+            )
+        look_at_workdir(Path(WORKDIR.value))
+    elif missing:
+        raise ValueError(
+            f"{' '.join(missing)} is missing; or give --workdir, as runs/digits"
+        )
+    else:
+        look_at_one()
+
+
+def look_at_workdir(workdir: Path) -> None:
+    """Shows answers of a run on its page."""
+    folder, count = look_at_run(workdir, SAMPLES.value, CHECKPOINT.value or "")
+    write_report(workdir)
+    print(f"{count} answers: {folder.parent}/heat.html")
+
+
+def look_at_one() -> None:
+    """Shows one answer about one picture."""
     # 1. Everything that can be wrong, before weights are loaded.
     out = Path(OUT.value)
     if out.suffix != ".png" or not out.absolute().parent.is_dir():

@@ -46,6 +46,7 @@ RESERVED = (
     "rollouts",
     "tensorboard",
     "tokenizer",
+    "trackers",
 )
 
 # Names that `Evaluate.after` may have although the run has no such stage.
@@ -170,6 +171,10 @@ class Run:
     data: Data = Data()
     checkpoints: Checkpoints = Checkpoints()
     health: Health = Health()
+    # Projects of services that are sent the curves and a few samples, too, if their packages are
+    # installed. Empty: nothing is sent.
+    wandb: str = ""
+    trackio: str = ""
 
     def __post_init__(self):
         self._check_names()

@@ -21,16 +21,20 @@ def sample_groups(
     key,
     *,
     temperature: float | None = None,
+    whole: int = 0,
 ) -> list[Group]:
     """Samples answers to the first `count` good rows of a source, `batch` prompts at a time.
 
     temperature: in place of the sampler's, without another program. The groups come without their
-    images, which would fill the memory if the set is large.
+    images, which would fill the memory if the set is large; except the first `whole` of them.
     """
     groups = []
     # Bad rows are skipped by `sample`, so the row numbers it yields do not matter here.
     answers = sample(sampler, model, source, count, batch, key, temperature=temperature)
     for _, group in answers:
+        if len(groups) < whole:
+            groups.append(group)
+            continue
         example = dataclasses.replace(group.example, images=())
         groups.append(dataclasses.replace(group, prompt=None, example=example))
     return groups

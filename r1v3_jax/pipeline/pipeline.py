@@ -17,6 +17,7 @@ from r1v3_jax import hf
 from r1v3_jax.config import After, Run
 from r1v3_jax.data.made import bind, made_in
 from r1v3_jax.evaluate.held_out import accuracies, accuracy_without_images
+from r1v3_jax.fields import flatten_fields
 from r1v3_jax.files import (
     atomic_directory,
     first_process,
@@ -37,6 +38,7 @@ from r1v3_jax.report import page, plots
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import peak_rss_gib, versions
 from r1v3_jax.run.preemption import leave_if_preempted
+from r1v3_jax.run.trackers import trackers_of
 from r1v3_jax.run.weights import load_weights, save_weights
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages.kinds import kind_of
@@ -64,36 +66,57 @@ def run(
 
     Returns the summary, which is also in summary.json.
     """
-    started = time.time()
     context = prepare(config, workdir, quiet, accept_changes)
+    config = context.run
+    # The first process writes for all.
+    projects = {"wandb": config.wandb, "trackio": config.trackio}
+    about = {"name": config.name, "config": flatten_fields(config, "config")}
+    if not first_process():
+        projects = {}
+    with (
+        trackers_of(projects, workdir, about) as trackers,
+        jax.set_mesh(make_mesh(config.mesh, slices=config.slices)),
+    ):
+        context = dataclasses.replace(context, trackers=trackers)
+        summary = run_stages(context)
+        for tracker in trackers:
+            tracker.summary(accuracy_numbers(summary))
+    if first_process():
+        draw(workdir)
+    return summary
+
+
+def run_stages(context: Context) -> dict:
+    """Runs the stages and exports what they made; returns and writes the summary."""
+    started = time.time()
     config = context.run
     summary = {"name": config.name, "seed": config.seed, "accuracy": {}}
     accounts = {}
-    with jax.set_mesh(make_mesh(config.mesh, slices=config.slices)):
-        # 1. The stages, each from the weights that it starts with.
-        model = None
-        previous = ""  # the stage whose weights `model` has; "" for the initial ones
-        for name in config.selected_stages():
-            if model is None or config.start_of(name) != previous:
-                if model is not None:
-                    release(model)
-                model = first_weights(context, name)
-            model, account = run_stage(context, name, model)
-            previous = config.weights_of(name)
-            if "accuracy" in account:
-                summary["accuracy"][name] = account.pop("accuracy")
-            accounts[name] = account
-            # At the top is the account of the last stage that has one.
-            summary |= account
 
-        # 2. How much of the accuracy needs the images. A language model sees none.
-        if config.evaluate.sets:
-            if config.model.vision is not None and config.evaluate.without_images:
-                summary["blind"] = accuracy_without_images(context, model)
-            summary["answer_prior"] = dict(config.evaluate.answer_prior)
+    # 1. The stages, each from the weights that it starts with.
+    model = None
+    previous = ""  # the stage whose weights `model` has; "" for the initial ones
+    for name in config.selected_stages():
+        if model is None or config.start_of(name) != previous:
+            if model is not None:
+                release(model)
+            model = first_weights(context, name)
+        model, account = run_stage(context, name, model)
+        previous = config.weights_of(name)
+        if "accuracy" in account:
+            summary["accuracy"][name] = account.pop("accuracy")
+        accounts[name] = account
+        # At the top is the account of the last stage that has one.
+        summary |= account
 
-        # 3. The weights for other programs.
-        export(context, model)
+    # 2. How much of the accuracy needs the images. A language model sees none.
+    if config.evaluate.sets:
+        if config.model.vision is not None and config.evaluate.without_images:
+            summary["blind"] = accuracy_without_images(context, model)
+        summary["answer_prior"] = dict(config.evaluate.answer_prior)
+
+    # 3. The weights for other programs.
+    export(context, model)
     summary |= {
         "stages": accounts,
         "wall_s": round(time.time() - started, 1),
@@ -102,10 +125,17 @@ def run(
         "programs": context.compiles.programs(PROGRAMS),
         "versions": versions(),
     }
-    write_json(workdir / "summary.json", summary)
-    if first_process():
-        draw(workdir)
+    write_json(context.workdir / "summary.json", summary)
     return summary
+
+
+def accuracy_numbers(summary: dict) -> dict[str, float]:
+    """Returns {"accuracy/STAGE/SET": share of right answers} of a summary, for trackers."""
+    return {
+        f"accuracy/{stage}/{name}": float(measured["mean"])
+        for stage, sets in summary["accuracy"].items()
+        for name, measured in sets.items()
+    }
 
 
 def draw(workdir: Path) -> None:

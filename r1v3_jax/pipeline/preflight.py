@@ -16,6 +16,7 @@ from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.processing.tokenizer_files import tokenizer_of
 from r1v3_jax.rewards.verify import check_functions
 from r1v3_jax.run.checkpoints import check_same
+from r1v3_jax.run.trackers import check_installed
 from r1v3_jax.sharding import abstract_mesh
 from r1v3_jax.stages.kinds import kind_of
 from r1v3_jax.stages.loop import check_sources
@@ -46,8 +47,11 @@ def check(
     Looked at are the checkpoint to start from, the data, the mesh, and a workdir that belongs to
     another run (with accept_changes such a workdir is only logged).
     """
-    # 1. What the run starts from, what its stages hand on, and what it verifies with.
+    # 1. What the run starts from, what its stages hand on, what it verifies with and where it is
+    #    to be seen.
     check_edges(config)
+    check_installed("wandb", config.wandb)
+    check_installed("trackio", config.trackio)
     if workdir is not None:
         config = bind(config, workdir)
     if config.init_from:

@@ -19,6 +19,7 @@ from r1v3_jax.report import facts
 from r1v3_jax.report.benchmarks import read_evaluations
 from r1v3_jax.report.charts import short
 from r1v3_jax.report.curves import charts_of_stage, charts_side_by_side
+from r1v3_jax.report.heat import read_heat
 from r1v3_jax.report.pictures import Gallery, Picture
 from r1v3_jax.report.rows import plain
 from r1v3_jax.report.run_numbers import label
@@ -51,6 +52,11 @@ FILTERS = {
     "blind": "cannot see",
     "gap": "high gap",
 }
+# What a file of samples holds: those of a step, or of a probe (STAGE.probe_STEP.jsonl).
+OF_STEP = "What the policy answered before this step's update."
+OF_PROBE = (
+    "What the policy answered after this step to questions that are never trained on."
+)
 STEPS = 20  # that have pages, by default
 SAMPLES = 256  # of a step that are shown, by default
 STEP_TOKENS = 30_000  # of a step that are shown; at least one group is
@@ -140,7 +146,10 @@ class Writer:
             first_pages[name] = f"samples/{address(name)}"
         rankings = self._write_rankings(files, surveys)
 
-        # 2. The summary, last: what it links is there.
+        # 2. What tokens looked at: made by a tool, on demand.
+        self._write_heat()
+
+        # 3. The summary, last: what it links is there.
         self._write_index(surveys, first_pages, rankings)
         self._tidy()
 
@@ -194,7 +203,7 @@ class Writer:
             self._write_samples(
                 name,
                 title=f"{self.title}: {label(file.stage)}, step {file.step}",
-                explanation="What the policy answered before this step's update.",
+                explanation=OF_PROBE if file.stage.endswith(".probe") else OF_STEP,
                 groups=part,
                 notes=notes,
                 nav=nav,
@@ -281,6 +290,19 @@ class Writer:
         )
         self.written.add(name)
 
+    def _write_heat(self) -> None:
+        """Writes the page of what tokens looked at, or of how to find out."""
+        checkpoint, samples = read_heat(self.report, self.files.notes)
+        self._render(
+            "heat.html",
+            "heat.html",
+            title=f"{self.title}: what a token looked at",
+            nav=[("index.html", "summary")],
+            checkpoint=checkpoint,
+            samples=samples,
+            command=f"python tools/look.py --workdir={self.files.workdir} --samples=4",
+        )
+
     # ---------------------------------------------------------------------------------------------
     # the summary
 
@@ -302,6 +324,7 @@ class Writer:
                 *([("#benchmarks", "benchmarks")] if benchmarks else []),
                 *([("#samples", "samples")] if steps else []),
                 *([("#curves", "curves")] if curves else []),
+                ("heat.html", "what a token looked at"),
                 ("#time", "time and config"),
             ],
             files=files,

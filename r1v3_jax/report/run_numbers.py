@@ -143,4 +143,5 @@ def interval(accuracy: dict | None) -> str:
 
 
 def label(stage: str) -> str:
-    return stage.replace("_", " ")
+    """Returns the name of a stage, or of its probe, as it is read: "cold start", "grpo probe"."""
+    return stage.replace("_", " ").replace(".", " ")

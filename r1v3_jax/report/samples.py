@@ -70,6 +70,7 @@ class Sample(Brief):
     images: list[str]  # names of files, relative to WORKDIR/rollouts
     num_images: int
     tiles: list[int]  # that each image was cut into
+    before: list[tuple[str, str]]  # earlier turns, role and text
     prompt: str
     completion: str
     answer: str
@@ -160,6 +161,7 @@ def _sample(row: dict, line: int) -> Sample:
         images=[str(name) for name in images] if is_named else [],
         num_images=len(images) if is_named else int(images),
         tiles=[int(count) for count in row.get("tiles", ())],
+        before=[(str(role), str(text)) for role, text in row.get("before", ())],
         prompt=str(row.get("prompt", "")),
         completion=str(row["completion"]),
         answer=str(row.get("answer", "")),

@@ -61,12 +61,15 @@ def json_rows(
 def _question_fields(group: Group, step: int, images: list[str]) -> dict:
     """Returns what all samples of a group share."""
     example = group.example
+    # Of most questions there are no earlier turns.
+    before = {"before": [list(turn) for turn in example.before]}
     return {
         "id": example.id,
         "step": step,
         "source": example.source,
         "images": images,
         "tiles": [int(count) for count in group.prompt.tiles.counts],
+        **(before if example.before else {}),
         "prompt": example.question,
         "answer": example.answer,
     }

@@ -10,6 +10,7 @@ from r1v3_jax.config import Run
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.compiles import Compiles
+from r1v3_jax.run.trackers import Tracker
 
 # One number a purpose, folded into the seed: streams of random numbers that never meet.
 PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3, "collect": 4}
@@ -26,6 +27,7 @@ class Context:
     accept_changes: bool = (
         False  # whether states of a run with another config are resumed
     )
+    trackers: tuple[Tracker, ...] = ()  # services that are sent what the run logs
     compiles: Compiles = dataclasses.field(default_factory=Compiles)
 
     def key(self, purpose: str, step: int = 0) -> jax.Array:

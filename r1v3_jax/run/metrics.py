@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard, the progress line.
+"""What a run reports: metrics.jsonl, TensorBoard, trackers, the terminal.
 
 Knows numbers and files, nothing of models. Process 0 alone prints and writes; the other processes
 call the same functions, and nothing happens.
@@ -17,31 +17,16 @@ import resource
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 import r1v3_jax
 from r1v3_jax.files import dumps, first_process, read_jsonl, write_text
-
-# On the progress line, in this order; everything else is in the file.
-SHOWN = (
-    "loss",
-    "eval/loss",
-    "reward",
-    "accuracy",
-    "format",
-    "eval/accuracy",
-    "entropy",
-    "critical_entropy",
-    "completions/mean_length",
-    "grad_norm",
-    "lr",
-    "tokens_per_s",
-)
+from r1v3_jax.run.progress import progress
+from r1v3_jax.run.tensorboard import TensorBoard
+from r1v3_jax.run.trackers import ShownSample, Tracker
 
 
 class Logger:
@@ -59,6 +44,7 @@ class Logger:
         stage: str,
         quiet: bool = False,
         resume_step: int = 0,
+        trackers: tuple[Tracker, ...] = (),
     ):
         self.directory = Path(directory)
         self.stage = stage
@@ -66,6 +52,7 @@ class Logger:
         self.resume_step = resume_step
         self.last_step = resume_step - 1
         self.quiet = quiet
+        self.trackers = trackers
         # Open in the first process, between __enter__ and __exit__.
         self.file = None
         self.board = None
@@ -80,9 +67,9 @@ class Logger:
         drop_lines(path, self.stage, self.resume_step)
         self.file = path.open("a", encoding="utf-8")
         board = self.directory / "tensorboard"
-        self.board = _TensorBoard(board, self.stage, self.resume_step)
+        self.board = TensorBoard(board, self.stage, self.resume_step)
         if not self.quiet:
-            self.progress = _Progress(self.stage, self.total_steps, self.resume_step)
+            self.progress = progress(self.stage, self.total_steps, self.resume_step)
         return self
 
     def __exit__(self, *_) -> None:
@@ -116,8 +103,18 @@ class Logger:
         self.file.write(dumps(row) + "\n")
         self.file.flush()
         self.board.log(step, values)
+        for tracker in self.trackers:
+            tracker.log(self.stage, step, values)
         if self.progress is not None:
-            self.progress.log(step, values)
+            self.progress.log(step, values, memory())
+
+    def show(self, step: int, samples: list[ShownSample]) -> None:
+        """Sends a few samples of a step to TensorBoard and the trackers."""
+        if self.file is None:
+            return
+        self.board.show(step, samples)
+        for tracker in self.trackers:
+            tracker.show(self.stage, step, samples)
 
 
 def read(directory) -> list[dict]:
@@ -140,115 +137,6 @@ def drop_lines(path: Path, stage: str, resume_step: int) -> None:
         if row["stage"] != stage or row["step"] < resume_step
     ]
     write_text(path, "".join(kept))
-
-
-class _TensorBoard:
-    """Writes scalars STAGE/NAME. Any failure is warned of once and never stops a run.
-
-    It writes in the caller's thread: tensorboardX.SummaryWriter passes events to a thread through a
-    queue of ten, and when that thread has died of a full disk, `add_scalar` soon waits for ever.
-    """
-
-    def __init__(self, directory: Path, stage: str, resume_step: int):
-        self.stage = stage
-        self.writer = None
-        with self._harmless():
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import SessionLog
-
-            # A directory a stage: a restart is announced below by its step, for all tags of one.
-            (directory / stage).mkdir(parents=True, exist_ok=True)
-            prefix = str(directory / stage / "events")
-            self.writer = EventsWriter(prefix, filename_suffix=f".{resume_step}")
-            self._write(
-                step=resume_step, session_log=SessionLog(status=SessionLog.START)
-            )
-
-    def log(self, step: int, values: dict[str, float | int]) -> None:
-        if self.writer is None:
-            return
-        with self._harmless():
-            from tensorboardX.proto.summary_pb2 import Summary
-
-            # TensorBoard has no place for nan and infinities.
-            scalars = [
-                Summary.Value(tag=f"{self.stage}/{key}", simple_value=values[key])
-                for key in sorted(values)
-                if math.isfinite(values[key])
-            ]
-            self._write(step=step, summary=Summary(value=scalars))
-
-    def close(self) -> None:
-        if self.writer is not None:
-            with self._harmless():
-                self.writer.close()
-
-    def _write(self, **fields) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        self.writer.write_event(Event(wall_time=time.time(), **fields))
-        self.writer.flush()
-
-    @contextlib.contextmanager
-    def _harmless(self) -> Iterator[None]:
-        try:
-            yield
-        except (
-            Exception
-        ) as error:  # any: metrics.jsonl is the record, this is a view of it
-            failed = self.writer
-            self.writer = None
-            with contextlib.suppress(Exception):
-                failed.close()
-            warnings.warn(
-                f"no more TensorBoard scalars of {self.stage}: {error}", stacklevel=3
-            )
-
-
-class _Progress:
-    """Prints a line that updates (on a terminal) or a line a step, with the time left."""
-
-    def __init__(self, stage: str, total_steps: int, resume_step: int):
-        self.stage = stage
-        self.total_steps = total_steps
-        self.stream = sys.stdout
-        self.first: tuple[int, float] | None = (
-            None  # the first step, and when it was done
-        )
-        self.bar = None
-        if self.stream.isatty():
-            self.bar = tqdm(
-                total=total_steps,
-                initial=resume_step,
-                desc=stage,
-                file=self.stream,
-                dynamic_ncols=True,
-                bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
-            )
-
-    def log(self, step: int, values: dict[str, float | int]) -> None:
-        """Shows a step."""
-        shown = [f"{key} {values[key]:.4g}" for key in SHOWN if key in values]
-        if self.bar is not None:
-            self.bar.set_postfix_str("  ".join(shown), refresh=False)
-            self.bar.update(step + 1 - self.bar.n)
-            return
-        now = time.perf_counter()
-        if self.first is None:
-            # This step compiled: the pace is measured from its end.
-            self.first = (step, now)
-        elif step + 1 < self.total_steps:
-            first_step, first_time = self.first
-            pace = (now - first_time) / (step - first_step)
-            left = tqdm.format_interval(pace * (self.total_steps - step - 1))
-            shown.append(f"{pace:.3g} s/step  left {left}")
-        head = f"{self.stage} {step + 1}/{self.total_steps}"
-        print("  ".join([head, *shown]), file=self.stream, flush=True)
-
-    def close(self) -> None:
-        """Ends the line that updates."""
-        if self.bar is not None:
-            self.bar.close()
 
 
 class Timer:
@@ -280,6 +168,21 @@ def peak_rss_gib() -> float:
     if sys.platform == "darwin":
         return peak / 2**30  # bytes
     return peak / 2**20  # KiB
+
+
+def memory() -> str:
+    """Returns what this process has held at most, and the fullest of its devices."""
+    words = f"host {peak_rss_gib():.1f} GiB"
+    full = []
+    for device in jax.local_devices():
+        # A CPU has none, and some plugins say so with an error.
+        with contextlib.suppress(Exception):
+            stats = device.memory_stats()
+            full.append((stats["bytes_in_use"] / 2**30, stats["bytes_limit"] / 2**30))
+    if not full:
+        return words
+    used, limit = max(full)
+    return f"{words}  device {used:.1f} of {limit:.1f} GiB"
 
 
 def versions() -> dict[str, str]:

@@ -85,13 +85,13 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     states = context.training_states(name)
     state, reference, resume = newest_of_both(config, states, state, reference)
     sampler = make_sampler(context, config, make_helpers(context, config))
-    probe = Probe(context, name, config, resume.checkpoints)
+    writer = SampleWriter(context, name, config)
+    probe = Probe(context, name, config, resume.checkpoints, writer)
     bonus = EntropyBonus(config.entropy_coef, resume.entropy_coef)
     questions = reader(config, context.processor, context.run.data, **resume.position)
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
     )
-    writer = SampleWriter(context, name, config)
     pending = None  # the next step's rollout, once it is under way
 
     with (
@@ -149,7 +149,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             # 4. Write down.
             loop.log(step, metrics)
             context.compiles.after(*programs_of(name, collected, host_batch, metrics))
-            writer.write(step, collected.groups, batch, wait=loop.is_saved(step))
+            writer.write(step, collected.groups, batch, loop)
             position = position_after(collected, ledger, probe, bonus)
             loop.end(step, saved_state(config, state, reference), position)
     return probe.choose(state)

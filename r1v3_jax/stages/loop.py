@@ -108,6 +108,7 @@ class Loop:
             stage=stage,
             quiet=context.quiet,
             resume_step=resume.step,
+            trackers=context.trackers,
         )
         self._stack = contextlib.ExitStack()
 

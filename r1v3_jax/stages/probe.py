@@ -14,7 +14,10 @@ from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.context import Context
 from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.stages.samples import SampleWriter
 from r1v3_jax.train.update import TrainState
+
+WRITTEN = 32  # questions of the probe whose answers are written down each time
 
 
 def make_sampler(
@@ -51,12 +54,18 @@ class Probe:
     """
 
     def __init__(
-        self, context: Context, name: str, config: GRPO, checkpoints: list[dict]
+        self,
+        context: Context,
+        name: str,
+        config: GRPO,
+        checkpoints: list[dict],
+        writer: SampleWriter,
     ):
         self.context = context
         self.config = config
         self.settings = context.run.evaluate
         self.checkpoints = checkpoints  # measured so far; grows
+        self.writer = writer
         self.candidates = context.states(name, "candidates", keep=1)
         self.sequences = critical_tokens.critical_sequences(
             context.processor.tokenizer, self.settings.critical_words
@@ -84,7 +93,9 @@ class Probe:
             self.settings.probe_questions,
             self.settings.batch,
             self.context.key("probe"),
+            whole=WRITTEN,
         )
+        self.writer.write_probe(step, groups[:WRITTEN])
         measured = {"accuracy": accuracy.accuracy(groups), **self.entropies(groups)}
         # The weights are kept while they may be chosen: `candidates` removes the others.
         self.checkpoints.append({"step": step + 1, **measured})

@@ -6,7 +6,12 @@ from PIL import Image
 from random_models import random_model
 
 from r1v3_jax.config import TINY
-from r1v3_jax.evaluate.image_heat import grid_of, image_heat, on_picture
+from r1v3_jax.evaluate.image_heat import (
+    grid_of,
+    image_heat,
+    image_worth,
+    on_picture,
+)
 from r1v3_jax.processing.tokenizer import image_index
 
 
@@ -32,7 +37,13 @@ def test_heat_adds_up_to_what_the_image_is_worth():
     np.testing.assert_allclose(heat.sum((1, 2)), worth, atol=3e-4)
     assert np.abs(worth[1:]).min() > 0.01
 
-    # What it is worth, without the function under test.
+    # For all tokens at once: the same numbers, and 0 in front of the image.
+    of_all = np.asarray(image_worth(model, row, index, tiles))
+    np.testing.assert_allclose(of_all[places], worth, atol=1e-5)
+    assert of_all.shape == (row.size,)
+    assert not of_all[:2].any()
+
+    # What it is worth, without the functions under test.
     embeddings = model.encode_images(tiles)
     mean = jnp.broadcast_to(embeddings.mean((0, 1)), embeddings.shape)
     positions = np.arange(row.size)[None]

@@ -6,6 +6,8 @@ import sys
 import commands
 import pytest
 
+from r1v3_jax.launch import print_end
+
 
 def launch(*arguments):
     return commands.run(*commands.LAUNCHER, *arguments)
@@ -26,6 +28,17 @@ def test_list_and_print():
     smoke = launch("--config=digits", "--smoke", "--print_config").stdout
     assert "--config.name='smoke_digits'\n" in smoke
     assert "--config.grpo.steps=2\n" in smoke
+
+
+def test_a_table_that_cannot_be_made_fails_no_finished_run(tmp_path, capsys, caplog):
+    """Proves: it is logged, and the paths are printed all the same."""
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()
+    print_end({"accuracy": {"grpo": 3}}, tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"Look at it: {tmp_path}/report/index.html"
+    assert printed[-2].startswith(f"{tmp_path}/summary.json")
+    assert "no table of accuracies" in caplog.text
 
 
 def test_configs_load_from_anywhere(tmp_path):

@@ -54,7 +54,7 @@ def logged(workdir, stages=None):
     ]
 
 
-def test_it_leaves_what_a_run_leaves(finished):
+def test_it_leaves_what_a_run_leaves(config, finished):
     workdir, summary = finished
     assert set(summary["accuracy"]) == {"cold_start", "grpo", "connector"}
     for sets in (*summary["accuracy"].values(), summary["blind"]):
@@ -89,6 +89,14 @@ def test_it_leaves_what_a_run_leaves(finished):
         "accuracy_by_stage",
     }
     assert (workdir / "rollouts" / "grpo_000000.jsonl").exists()
+    # Answers to the same questions at each probe, with their pictures.
+    probes = [
+        read_jsonl(workdir / "rollouts" / f"grpo.probe_00000{i}.jsonl") for i in (0, 1)
+    ]
+    assert [row["id"] for row in probes[0]] == [row["id"] for row in probes[1]]
+    assert len(probes[0]) == min(32, config.evaluate.probe_questions)
+    for row in probes[1]:
+        assert (workdir / "rollouts" / row["images"][0]).exists()
     # Whether each question was answered right, from which the accuracy comes.
     rows = read_jsonl(workdir / "connector" / "verdicts.jsonl")
     asked = [row["set"] for row in rows]

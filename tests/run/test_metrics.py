@@ -14,12 +14,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from r1v3_jax import files
 from r1v3_jax.evaluate import statistics
 from r1v3_jax.run import metrics
 from r1v3_jax.run.compiles import Compiles
 from r1v3_jax.run.metrics import Logger, Timer
+from r1v3_jax.run.trackers import ShownSample
 
 
 def lines(directory) -> list[str]:
@@ -180,16 +182,6 @@ def test_a_plain_stream_gets_a_line_a_step(tmp_path, capsys):
     )
 
 
-def test_a_terminal_gets_one_line_that_updates(tmp_path, monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdout", terminal)
-    run(tmp_path, range(2, 6), resume_step=2, quiet=False)
-    shown = terminal.getvalue()
-    assert shown.count("\n") == 1 and shown.count("\r") > 1
-    assert re.search(r"grpo 6/6 \[\d\d:\d\d<00:00\], reward 1.667  entropy nan", shown)
-
-
 def test_quiet_prints_nothing(tmp_path, capfd):
     run(tmp_path, range(2))
     assert capfd.readouterr() == ("", "")
@@ -226,6 +218,34 @@ def test_tensorboard_scalars_and_restart(tmp_path):
     assert tags == {
         "grpo/reward", "grpo/completions/max_length", "grpo/time/rollout_s", "grpo/tokens_per_s",
     }  # fmt: skip
+
+
+def test_tensorboard_has_texts_and_pictures_of_samples(tmp_path):
+    """Proves: a sample's words are text of the text plugin, its picture the very file."""
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(picture, "JPEG")
+    texts = {"id": "7", "prompt": "<b>Add.", "wanted": "6", "completion": "5\n# 6"}
+    of_both = {"verdict": "wrong", "reward": 0.25}
+    seen = ShownSample(**texts, **of_both, picture=picture.getvalue(), size=(4, 2))
+    with Logger(tmp_path, total_steps=1, stage="grpo", quiet=True) as logger:
+        logger.log(0, {"reward": 1.0})
+        logger.show(0, [seen, ShownSample(**texts, **of_both)])
+    found = {
+        value.tag: value
+        for event in events(tmp_path / "tensorboard" / "grpo")
+        for value in event.summary.value
+    }
+    words = found["grpo/sample_0/text_summary"]
+    assert words.metadata.plugin_data.plugin_name == "text"
+    (text,) = words.tensor.string_val
+    assert text.decode().startswith("**wrong**, reward 0.25")
+    # Texts of data and model are blocks of code: no mark of theirs is one of Markdown.
+    assert "\n\n    <b>Add.\n" in text.decode()
+    assert "    5\n    # 6" in text.decode()
+    image = found["grpo/sample_0/picture"].image
+    assert (image.width, image.height) == (4, 2)
+    assert image.encoded_image_string == picture.getvalue()
+    assert "grpo/sample_1/picture" not in found
 
 
 def test_a_tensorboard_that_cannot_start_is_warned_of_once(tmp_path):
