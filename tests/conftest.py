@@ -78,6 +78,8 @@ DEAR = {
     "evaluate/test_benchmark_kills.py": 15,
     "evaluate/test_checkpoint_answers.py": 15,
     "engine/test_engine_answers.py": 60,
+    "engine/test_engine_devices.py": 60,
+    "engine/test_engine_faults.py": 30,
 }
 
 

@@ -46,8 +46,8 @@ class Devices:
         self.sizes = sizes
         self.mesh = jax.sharding.get_mesh()
         self.groups = model.compute.rules.shards("batch")
-        # On a TPU this program has options of its own, those of the trainer's `decode`.
-        options = tpu_flags.own_options("decode", jax.local_devices()[0])
+        # On a TPU this program has options of its own.
+        options = tpu_flags.own_options("run", jax.local_devices()[0])
         self._run = programs.run_with(tuple(options.items()))
         self._empty = jax.jit(
             functools.partial(

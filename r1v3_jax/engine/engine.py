@@ -30,6 +30,7 @@ from absl import logging
 from r1v3_jax.engine.checkpoints import Source
 from r1v3_jax.engine.devices import Devices, to_host
 from r1v3_jax.engine.encoding import Encoder, Prepared, slot_numbers
+from r1v3_jax.engine.memory import check_memory, device_bytes, memory_of
 from r1v3_jax.engine.programs import RUN_TOKENS, Sampled, no_change
 from r1v3_jax.engine.requests import (
     Chunk,
@@ -66,15 +67,22 @@ class Told:
 
 
 class Engine:
-    """Answers requests with one model; see above."""
+    """Answers requests with one model, on the mesh that is current when it is made; see above."""
 
     def __init__(self, source: Source, settings: EngineSettings):
+        """Checks what can be checked without the weights.
+
+        ValueError if the settings do not fit the model, the mesh or the memory of its devices.
+        """
         self.settings = settings
         self.source = source
         self.config = source.config
         self.tokenizer = source.tokenizer
         self.mesh = jax.sharding.get_mesh()
         self.sizes = sizes_of(source.config, source.compute, settings, self.mesh)
+        # Said before any weight is read.
+        counted = memory_of(source.config, source.compute, settings, self.mesh)
+        check_memory(counted, settings, device_bytes(), self.mesh)
         self.encoder = Encoder(source.config, source.tokenizer, self.sizes)
         self.failed: Exception | None = None
         self.ready = False

@@ -30,6 +30,7 @@ from r1v3_jax.sampling.params import RowParams
 from r1v3_jax.sampling.state import Completions, DecodeState
 from r1v3_jax.sharding import each_shard, replicate, take_rows
 
+CHUNK = 256  # slots of a cache that are attended to at a time, where there is no kernel
 RUN_TOKENS = 64  # R, of one run at most
 TOP = 20  # log-probabilities that a request may ask for
 WORDS = 64  # sequences that a request may ban
@@ -164,7 +165,9 @@ def empty_state(
         return jnp.full(shape, value, dtype, out_sharding=spec)
 
     rows = full(0, jnp.int32)
-    cache = empty_cache(prompt, model.compute, max_tokens=sizes.max_tokens, rows=rows)
+    cache = empty_cache(
+        prompt, model.compute, max_tokens=sizes.max_tokens, rows=rows, chunk=CHUNK
+    )
     table = (B, sizes.max_tokens)
     record = Completions(
         tokens=full(model.config.pad_token_id, jnp.int32, table),

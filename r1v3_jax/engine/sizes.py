@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from r1v3_jax.config import Compute, ModelConfig
-from r1v3_jax.engine.programs import Sizes
+from r1v3_jax.engine.programs import CHUNK, Sizes
 from r1v3_jax.sharding import mesh_size
 
 SMALLEST_PROMPT = 128  # tokens; the kernel of a TPU wants a multiple of it
@@ -55,9 +55,10 @@ def sizes_of(
     # 1. Lengths of prompts: 128, 256, 512, ..., up to what is wanted. The cache has as many slots
     #    as the longest of them.
     wanted = settings.max_prompt_tokens
-    longest = wanted
-    if compute.attention == "splash":
-        longest = -(-wanted // SMALLEST_PROMPT) * SMALLEST_PROMPT
+    multiple = SMALLEST_PROMPT
+    if compute.attention != "splash":
+        multiple = min(CHUNK, wanted)
+    longest = -(-wanted // multiple) * multiple
     lengths = [longest]
     while lengths[0] > SMALLEST_PROMPT:
         lengths.insert(0, doubling_below(lengths[0]))

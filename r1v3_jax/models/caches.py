@@ -51,6 +51,9 @@ class Cache:
     lengths: jax.Array  # int32[B], how many tokens of each sample are written
     # int32[B], the prompt of each sample, counted from the first prompt on its device.
     rows: jax.Array | None = None
+    # Without a kernel, slots are attended to so many at a time: then no sample's numbers depend on
+    # how long the others are. 0: as many as the longest needs, which is faster.
+    chunk: int = dataclasses.field(default=0, metadata={"static": True})
 
     @property
     def positions(self) -> jax.Array:
@@ -69,10 +72,12 @@ def empty_cache(
     max_tokens: int,
     group_size: int = 1,
     rows: jax.Array | None = None,
+    chunk: int = 0,
 ) -> Cache:
     """Returns a cache without tokens for samples of `prompt`, `max_tokens` slots each.
 
-    It has `group_size` samples of each prompt or, with `rows`, one of prompt rows[b] each.
+    It has `group_size` samples of each prompt or, with `rows`, one of prompt rows[b] each. chunk:
+    see `Cache`.
     """
     L, P, K, _, H = prompt.k.shape
     rules = compute.rules
@@ -80,11 +85,15 @@ def empty_cache(
     if compute.attention == "splash":
         # Another number of slots makes XLA copy the cache, see `decode_kernels`.
         max_tokens += -max_tokens % LANES
+    elif chunk:
+        max_tokens += -max_tokens % min(chunk, max_tokens)
     shape = (L, count, K, max_tokens, H)
     spec = rules.spec(None, "batch", "kv_heads", None, None)
     zeros = jnp.zeros(shape, prompt.k.dtype, out_sharding=spec)
     lengths = jnp.zeros(count, jnp.int32, out_sharding=rules.spec("batch"))
-    return Cache(prompt=prompt, k=zeros, v=zeros, lengths=lengths, rows=rows)
+    return Cache(
+        prompt=prompt, k=zeros, v=zeros, lengths=lengths, rows=rows, chunk=chunk
+    )
 
 
 def append_token(

@@ -41,6 +41,8 @@ def prompt_attention(cache: Cache, compute: Compute):
     lengths = take_rows(prompt.lengths, rows)
     if compute.attention == "splash":
         return kernel_attention(prompt.k, prompt.v, lengths, compute, rows)
+    if cache.chunk:
+        return chunk_attention(prompt.k, prompt.v, lengths, cache.chunk, rows)
 
     def attend(q, layer):
         # Every sample has a copy of its prompt's keys, of one layer, while that layer runs.
@@ -55,6 +57,8 @@ def sample_attention(cache: Cache, compute: Compute):
     """Returns `attend(q, layer)` for q [B, K, Q, H] against the samples' own slots in use."""
     if compute.attention == "splash":
         return kernel_attention(cache.k, cache.v, cache.lengths, compute)
+    if cache.chunk:
+        return chunk_attention(cache.k, cache.v, cache.lengths, cache.chunk)
     # XLA cannot read a number of slots that depends on data, so it chooses among four programs:
     # with 100 slots they read 25, 50, 75 or 100, and a fullest row of 60 tokens takes the third.
     slots = cache.k.shape[3]
@@ -68,6 +72,41 @@ def sample_attention(cache: Cache, compute: Compute):
 
     branches = [functools.partial(attend_first, size) for size in sizes]
     return lambda q, layer: jax.lax.switch(choice, branches, q, layer)
+
+
+def chunk_attention(
+    k: jax.Array,
+    v: jax.Array,
+    lengths: jax.Array,
+    chunk: int,
+    rows: jax.Array | None = None,
+):
+    """Returns `attend(q, layer)` that goes over `chunk` slots of k, v [L, P, K, S, H] at a time.
+
+    It stops behind the longest sample. What a sample gets does not depend on where that is: a chunk
+    of which it uses nothing adds 0 to what it has. `rows`: as in `kernel_attention`.
+    """
+    L, P, K, S, H = k.shape
+    size = min(chunk, S)
+    # With 200 slots in use and chunks of 128 there are two.
+    count = (jnp.max(lengths) + size - 1) // size
+
+    def attend(q, layer):
+        def attend_chunk(i):
+            start = (layer, 0, 0, i * size, 0)
+            entries = []
+            for stacked in (k, v):
+                part = jax.lax.dynamic_slice(stacked, start, (1, P, K, size, H))[0]
+                entries.append(part if rows is None else take_rows(part, rows))
+            used = jnp.clip(lengths - i * size, 0, size)
+            return attend_slots(q, *entries, used)
+
+        def add_chunk(i, partial):
+            return add_softmax((partial, attend_chunk(i)))
+
+        return jax.lax.fori_loop(1, count, add_chunk, attend_chunk(0))
+
+    return attend
 
 
 def attend_slots(
@@ -146,6 +185,12 @@ def merge_softmax(partials) -> jax.Array:
 
     With maxima 3 and 5, what was summed relative to 3 is shrunk by exp(3 - 5) before it is added.
     """
+    out, _, total = add_softmax(partials)
+    return out / total[..., None]
+
+
+def add_softmax(partials):
+    """Returns the partial softmax over all keys of several partial softmaxes."""
     # All sums are made relative to the same maximum, and then they add up.
     outs, tops, totals = zip(*partials, strict=True)
     top = functools.reduce(jnp.maximum, tops)
@@ -156,4 +201,4 @@ def merge_softmax(partials) -> jax.Array:
     out = 0
     for partial_out, factor in zip(outs, shrink, strict=True):
         out = out + partial_out * factor[..., None]
-    return out / total[..., None]
+    return out, top, total

@@ -287,7 +287,12 @@ def compile_here(config: Run) -> None:
     else:
         table = stage_programs(config, stage, mesh, banned)
     program = next(program for program in table if program.label == label)
-    options = _options(job["name"], topology.kind)
+    compile_program(program, job["name"], topology.kind, directory)
+
+
+def compile_program(program: Program, name: str, kind: str, directory: Path) -> None:
+    """Compiles one program for chips of a kind, and writes the outcome into a directory."""
+    options = _options(name, kind)
     compiled = program.lower().compile(compiler_options=options)
     # The most that arguments, outputs and temporaries take together at any moment.
     memory = compiled.memory_analysis()

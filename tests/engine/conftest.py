@@ -15,7 +15,9 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(source):
     """An engine with two buckets of prompts: 128 and 200 tokens."""
-    settings = EngineSettings(slots=8, max_prompt_tokens=200, max_tokens=48, queue=2000)
+    settings = EngineSettings(
+        slots=8, max_prompt_tokens=200, max_tokens=300, queue=2000
+    )
     engine = Engine(source, settings)
     engine.start()
     engine.wait_until_ready()

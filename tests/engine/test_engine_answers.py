@@ -57,7 +57,7 @@ def picture(seed: int = 0, size=(40, 40)) -> Image.Image:
 
 
 def requests(count: int, **settings) -> list:
-    """Questions of 3 to 100 tokens, a quarter of them about a picture of one tile."""
+    """Questions of 3 to 100 characters, a quarter of them about a picture of five tiles."""
     rng = np.random.default_rng(1)
     return [
         ask(
@@ -128,20 +128,22 @@ def alone(engine):
     return request, sample.tokens
 
 
-def test_among_full_slots_and_in_every_slot(engine, alone):
-    """Before it are 0 to 9 others of many settings, so it comes to every slot."""
+@pytest.mark.parametrize("slot", range(8))
+def test_among_full_slots_and_in_every_slot(engine, alone, slot):
+    """Slots before it are taken, those behind it are filled with requests of many settings."""
     request, expected = alone
-    seen = set()
-    for others in range(10):
-        listeners = crowd(engine, others, seed=others)
-        ours = submit(engine, request)
-        listeners += crowd(engine, 6, seed=100 + others)
-        seen.add(slot_of(engine, ours.ticket))
-        (sample,) = ours.wait()
-        assert sample.tokens == expected
-        for listener in listeners:
-            listener.wait()
-    assert seen >= set(range(8))
+    # The first is longer than a chunk of the cache.
+    listeners = [
+        submit(engine, ask("On and on.", max_tokens=300 if i == 0 else 90, seed=i))
+        for i in range(slot)
+    ]
+    ours = submit(engine, request)
+    listeners += crowd(engine, 12, seed=slot)
+    assert slot_of(engine, ours.ticket) == slot
+    (sample,) = ours.wait()
+    assert sample.tokens == expected
+    for listener in listeners:
+        listener.wait()
 
 
 def slot_of(engine, ticket) -> int:
@@ -166,7 +168,7 @@ def random_request(rng: np.random.Generator, tokens=(1, 48)):
 
     images = [picture(int(rng.integers(5)))] * int(rng.integers(3))
     return ask(
-        words(rng, int(rng.integers(1, 120))),
+        words(rng, int(rng.integers(1, 90))),
         images=images,
         thinking=bool(rng.random() < 0.7),
         max_tokens=int(rng.integers(*tokens)),
@@ -185,16 +187,18 @@ def random_request(rng: np.random.Generator, tokens=(1, 48)):
 
 
 def test_after_a_thousand_others_and_nothing_is_compiled(engine, alone):
-    """1,000 requests of random sizes and settings; compilations since it is ready: 0."""
+    """1,000 requests of random sizes and settings."""
     request, expected = alone
     rng = np.random.default_rng(0)
+    # The sampler of other tests compiles in this process too.
+    before = engine.numbers().compilations
     listeners = [submit(engine, random_request(rng, (1, 6))) for _ in range(1000)]
     for listener in listeners:
         listener.wait(600)
     (sample,) = answer(engine, request)
     assert sample.tokens == expected
     numbers = engine.numbers()
-    assert numbers.compilations == 0
+    assert numbers.compilations == before
     assert (numbers.running, numbers.waiting) == (0, 0)
     assert numbers.requests == numbers.finished
 
