@@ -68,7 +68,13 @@ class Video:
     tiles: NonNegativeInt = 0
     max_seconds: PositiveFloat = 600.0  # a row with a longer film is left out
 
-    __post_init__ = check
+    def __post_init__(self):
+        check(self)
+        if not self.fps and self.frames > self.max_frames:
+            raise ValueError(
+                f"data.video: frames is {self.frames}, and max_frames {self.max_frames}; wanted "
+                f"at most as many, as --config.data.video.max_frames={self.frames}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

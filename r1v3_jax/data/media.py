@@ -38,8 +38,13 @@ FILM_FIELD = re.compile(
     r"(?:video|audio|film|movie)s?(?:_?(?:path|url|file|bytes|\d+)s?)?"
 )
 SOUND_FIELD = re.compile(r"audios?(?:_?(?:path|url|file|bytes|data|\d+)s?)?")
-# Names a film, which may have been cut into images.
-FILM_NAME_FIELD = re.compile(r"(?:video|audio|film|movie)_?(?:id|uid|name)")
+# Fields that only name a film, or where it is; it may have been cut into images. And those that
+# only name an image. Without any media in its row, a question is about what such a field names.
+_NAMING = r"_?(?:id|uid|name|file_?name|basename|link|uri|dir|folder|list)s?"
+FILM_NAME_FIELD = re.compile(
+    rf"(?:video|audio|film|movie|clip|gif|youtube|(?:video_?)?frame)s?{_NAMING}"
+)
+IMAGE_NAME_FIELD = re.compile(rf"(?:image|img|picture|photo)s?{_NAMING}")
 # Objects in a record that belong to the row as its own fields do.
 NESTED = ("extra_info", "metadata")
 
@@ -136,12 +141,19 @@ def all_images(record: dict, in_turns: list) -> dict[int, Picture]:
     return _one_set(columns)
 
 
-def check_film_names(record: dict) -> None:
-    """InvalidRecord for a record, without images and films, that names a film all the same."""
+def check_media_names(record: dict) -> None:
+    """InvalidRecord for a record, without images and films, that names one all the same."""
     for prefix, fields in places(record):
         for name, value in fields.items():
-            if FILM_NAME_FIELD.fullmatch(str(name).lower()) and not is_empty(value):
+            if is_empty(value):
+                continue
+            if FILM_NAME_FIELD.fullmatch(str(name).lower()):
                 raise film_problem(f"{prefix}{name}", "its file, or cut it into images")
+            if IMAGE_NAME_FIELD.fullmatch(str(name).lower()):
+                raise InvalidRecord(
+                    "fields",
+                    f"{prefix[:50]}{name[:50]}: a row about an image; wanted its file in images",
+                )
 
 
 def film_problem(field: str, wanted: str) -> InvalidRecord:
@@ -261,7 +273,7 @@ def read_image(image, field: str = "images") -> Picture:
             image = from_uri(image)
         elif len(image) >= 100 and _BASE64.fullmatch(image):
             image = from_base64(image)
-        name = "" if isinstance(image, bytes) else _base_name(text)
+        name = "" if isinstance(image, bytes) else base_name(text)
         if image:
             return Picture(image, name)
     elif isinstance(image, bytes) and image:
@@ -307,7 +319,7 @@ def is_image_text(text: str) -> bool:
     return bool(_IMAGE_NAME.fullmatch(text))
 
 
-def _base_name(path: str) -> str:
+def base_name(path: str) -> str:
     """Returns the last part of a path or address: "a.png" of "http://x.org/b/a.png?size=2"."""
     path = re.split(r"[?#]", path.strip())[0] if "://" in path else path.strip()
     return re.split(r"[/\\]", path)[-1]

@@ -155,7 +155,7 @@ def _assembled(record: dict, schema: str) -> dict:
     media.order_images(row, images)
     films.place_films(row, films.all_films(record, videos))
     if not row["images"] and not row["videos"]:
-        media.check_film_names(record)
+        media.check_media_names(record)
 
     # 3. What is left: facts about the row, or something that must not be lost.
     unread.check_unread(record, row["chain"], read)

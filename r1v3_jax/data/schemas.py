@@ -30,7 +30,7 @@ from r1v3_jax.data.fields import (
     read_text,
 )
 from r1v3_jax.data.films import FilmPart, all_films
-from r1v3_jax.data.media import column_images, has_marker
+from r1v3_jax.data.media import base_name, column_images, film_problem, has_marker
 from r1v3_jax.data.options import drawn_options
 from r1v3_jax.data.turns import (
     SYSTEM_FIELDS,
@@ -319,15 +319,17 @@ def _from_egoplan(record: dict) -> dict:
     row = _from_own(record)
     names = ("video_source", *EGOPLAN_MEDIA)
     source, film, view = (read_text(record.get(name), name) for name in names)
-    shown = [FilmPart(film) for film in all_films(record, [])]
-    if film and not shown and not is_empty(record.get("task_progress_metadata", 1)):
+    films = all_films(record, [])
+    if film and not films and not is_empty(record.get("task_progress_metadata", 1)):
         path = "/".join(part for part in ("videos", source, film) if part)
-        shown = [FilmPart({"video": path})]
+        films = [{"video": path}]
+    shown: list = [FilmPart(one) for one in films]
     if view:
         path = "/".join(part for part in ("images", source, view) if part)
         shown.append(path)
     elif shown and not column_images(record):
-        shown.append(FilmPart(shown[-1].film | {"last": True}))
+        shown.append(FilmPart(films[-1] | {"last": True}))
+    _check_film_is_shown(record, film, films, shown)
     if not is_empty(record.get("negative_answers")):
         row |= drawn_options(record)
     return row | {
@@ -376,6 +378,27 @@ SCHEMAS: dict[str, Callable[[dict], dict]] = {
 
 
 # Parts of records
+
+
+def _check_film_is_shown(record: dict, film: str, films: list, shown: list) -> None:
+    """InvalidRecord if a row of EgoPlan would lose the film that it names.
+
+    film: video_basename. films: of the row. shown: they, and the view of now.
+    """
+    paths = [one["video"] for one in films if isinstance(one.get("video"), str)]
+    if film and paths and not any(base_name(path) == base_name(film) for path in paths):
+        raise InvalidRecord(
+            "fields",
+            f"films in video_basename, {film[:50]}, and others in another field; keep one of the "
+            "two",
+        )
+    # A row without progress is about its view alone.
+    if film and not shown and not column_images(record):
+        raise film_problem(
+            "video_basename",
+            "current_observation_basename, the view that is asked about, or "
+            "task_progress_metadata, if the film is",
+        )
 
 
 def _wethink_verifier(record: dict, answer: str) -> str:

@@ -90,20 +90,24 @@ def _refuse_media(fields: dict, prefix: str) -> None:
             waiting += [(path, key, entry) for entry in value]
         # Numbers are counts: {"images": 2}.
         if isinstance(value, str | list | dict) and not is_empty(value):
-            problem = problem or _by_name(key)
+            problem = problem or _by_name(key, value)
         if problem:
             raise InvalidRecord(
                 "fields", f"{path[:150]}: {problem}, in a field that is not read"
             )
 
 
-def _by_name(key) -> str:
+def _by_name(key, value) -> str:
     """Says what the key of an object in a field promises; "" for other keys."""
     key = str(key).lower()
     if key in media.IMAGE_FIELDS or media.NUMBERED_FIELD.fullmatch(key):
         return "an image, by its name"
     if media.FILM_FIELD.fullmatch(key):
         return "a film or a sound, by its name"
+    # Frames as a list of numbers are times.
+    is_list = isinstance(value, list) and any(isinstance(x, str | dict) for x in value)
+    if is_list and films.FRAME_FIELD.fullmatch(key):
+        return "frames of a film, by their name"
     if key in LIST_FIELDS:
         return "options, by their name"
     return "a thought" if key in turns.THOUGHT_KEYS else ""

@@ -1,4 +1,4 @@
-"""How much of one frame a later one still shows, for a camera that moves (Embodied-R's key frames).
+"""How much of a frame an earlier one covers, for a camera that moves (Embodied-R's key frames).
 
 OpenCV is imported when it is needed: only who picks key frames wants it.
 """
@@ -12,7 +12,7 @@ LEAST_OVERLAP = 0.5  # below it a frame shows something new
 
 
 def shows_little_of(before: Image.Image, after: Image.Image) -> bool:
-    """Tells whether less than half of the first frame is still seen in the second.
+    """Tells whether the first frame covers less than half of the second: the rest is new.
 
     The rule of Embodied-R (arXiv 2504.12680, its released code), for `video.key_frames`:
 

@@ -82,7 +82,7 @@ def key_frames(
 
     The first and the last are kept, and each that differs from the one that was kept last. Fewer
     than `least`: that many, evenly spaced, in their place. More than `most`: that many of them.
-    differ: whether the second frame shows little of the first; for a camera that moves
+    differ: whether the second frame shows something else than the first; for a camera that moves
     `overlap.shows_little_of`, as Embodied-R has it (arXiv 2504.12680).
     ValueError if there are no frames, or limits that no film can meet.
 
@@ -326,15 +326,18 @@ def _packet_times(container, stream, name: str, max_seconds: float) -> list[floa
     pixels = stream.codec_context.width * stream.codec_context.height
     most = min(MAX_FRAMES, MAX_DECODED_PIXELS // pixels)
     stamps = []
+    count = 0
     for packet in container.demux(stream):
-        # What an edit list cuts off is decoded and never shown.
-        if not packet.size or packet.is_discard:
+        if not packet.size:
             continue
-        stamps.append(packet.pts if packet.pts is not None else packet.dts)
-        if len(stamps) > most:
+        count += 1
+        if count > most:
             actual = f"more than {most} frames of {pixels} pixels"
             wanted = f"at most {MAX_FRAMES}, and {MAX_DECODED_PIXELS} pixels in all"
             _refuse(name, actual, wanted, "cut it or scale it down")
+        # What an edit list cuts off is decoded, so it counts, and is never shown.
+        if not packet.is_discard:
+            stamps.append(packet.pts if packet.pts is not None else packet.dts)
     times = _seconds(stamps, stream)
     if times and times[-1] > max_seconds:
         change = "cut it, or raise data.video.max_seconds"
@@ -363,7 +366,14 @@ def _decode(
     """
     kept = {}
     stamps = []
+    all_pixels = 0
     for frame in container.decode(stream):
+        # Frames may be larger than the header says, from any one on.
+        all_pixels += frame.width * frame.height
+        if all_pixels > MAX_DECODED_PIXELS:
+            actual = f"more than {MAX_DECODED_PIXELS} pixels of all frames"
+            wanted = f"at most {MAX_DECODED_PIXELS}"
+            _refuse(name, actual, wanted, "cut it or scale it down")
         if len(stamps) in wanted:
             image = _stretched(_upright(frame, name), side)
             kept[len(stamps)] = image

@@ -119,6 +119,13 @@ def test_images_that_are_converted_in_another_way_are_another_run():
     assert other["data.video.frames"] == "4"
 
 
+def test_more_frames_than_a_film_may_have_are_refused():
+    with pytest.raises(ValueError, match="frames is 100, and max_frames 64; wanted at"):
+        Video(frames=100)
+    assert Video(frames=100, max_frames=100).frames == 100
+    assert Video(fps=1.0, max_frames=4).frames == 8  # not in use
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -116,7 +116,7 @@ def test_a_list_of_frames_is_a_film_and_is_shown_whole(folder):
     names = ["0.png", "1.png", "2.png"]
     example = example_of(folder, videos=[names])
     assert shown(decoded(example, video=Video(frames=2))) == [240, 241, 242]
-    few = decoded(example, video=Video(max_frames=2))
+    few = decoded(example, video=Video(frames=2, max_frames=2))
     assert shown(few) == [240, 241]  # the middles of [0, 1] and [1, 2]
     asked = example_of(folder, videos=[{"frames": names, "num_frames": 1}])
     assert shown(decoded(asked)) == [241]

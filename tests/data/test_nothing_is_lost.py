@@ -145,6 +145,20 @@ FIELDS = [
     ("video", {"video": "a.mp4", "clip": [1]}, REFUSED),
     ("video", {"frames": ["1.png"], "fps": 1}, REFUSED),
     ("video_1", "a.mp4", REFUSED),
+    # Names alone, of which nobody knows the file.
+    ("video_ids", ["v-1", "v-2"], REFUSED),
+    ("video_filename", "a", REFUSED),
+    ("video_link", "https://x.org/watch?v=a", REFUSED),
+    ("video_frames_dir", "frames/a", REFUSED),
+    ("frames_dir", "frames/a", REFUSED),
+    ("clip_id", "c-1", REFUSED),
+    ("gif_name", "tumblr_1", REFUSED),
+    ("image_id", 458752, REFUSED),
+    ("imageId", "n123", REFUSED),
+    ("image_name", "scan", REFUSED),
+    ("image_list", ["a", "b"], REFUSED),
+    ("img_dir", "a/b", REFUSED),
+    ("notes", {"frames": ["a", "b"]}, REFUSED),
     ("audio_path", "a.wav", REFUSED),
     ("voice", "a.wav", REFUSED),
     ("audio", {"bytes": b"RIFF", "path": None}, REFUSED),
@@ -350,6 +364,31 @@ def test_flags_are_facts_about_a_row():
     flags = {"thinking": True, "video": False, "weight": 70, "loss_weight": 1}
     row = outcome(SCHEMA_ROWS["own"] | flags)
     assert row["metadata"] == flags
+
+
+def test_names_beside_a_medium_and_times_of_frames_are_facts():
+    beside = {"image": "a.png", "image_id": 7, "video_id": "v-1"}
+    row = outcome(SCHEMA_ROWS["own"] | beside)
+    assert row["images"] == ["a.png"]
+    assert row["metadata"] == {"image_id": 7, "video_id": "v-1"}
+    outcome_of_times = outcome(SCHEMA_ROWS["own"] | {"notes": {"frames": [0, 16]}})
+    assert outcome_of_times["question"] == "Which?"
+
+
+@pytest.mark.parametrize(
+    ("fields_of_row", "message"),
+    [
+        # Without progress there is no film; without a view nothing would be left.
+        ({"task_progress_metadata": []}, "video_basename: a row about a video"),
+        ({"video": "b.mp4"}, "films in video_basename, a.mp4, and others in another"),
+    ],
+)
+def test_a_row_of_egoplan_never_loses_the_film_that_it_names(fields_of_row, message):
+    record = SCHEMA_ROWS["egoplan"] | {"video_basename": "a.mp4"} | fields_of_row
+    assert message in outcome(record)
+    # What it names once more in another field is the same film.
+    same = outcome(record | {"task_progress_metadata": [{}], "video": "clips/a.mp4"})
+    assert same["videos"][0] == {"video": "clips/a.mp4"}
 
 
 def test_a_record_nested_as_deep_as_a_stack_is_refused_and_not_a_crash():

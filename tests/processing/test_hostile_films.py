@@ -1,4 +1,4 @@
-"""Fifty films that nobody vouches for: each is read right, or refused by reason, soon and small.
+"""Films that nobody vouches for: each is read right, or refused by reason, soon and small.
 
 All are decoded in one fresh process, whose memory is measured. Seconds are those of the processor:
 the machine has other work.
@@ -62,6 +62,61 @@ def patched(data: bytes, atom: bytes, offset: int, value: bytes) -> bytes:
     return data[:place] + value + data[place + len(value) :]
 
 
+def cut_off(count: int) -> bytes:
+    """Returns an MP4 of `count` frames of 1920 x 1080 whose edit list shows the last ten.
+
+    ISO 14496-12, 8.6.6: behind version and number of entries a duration, and where it begins.
+    """
+    small = film(
+        [90, 90], size=(1920, 1080), codec="mpeg4", pixels="yuv420p", format="mp4"
+    )
+    file = io.BytesIO()
+    with av.open(io.BytesIO(small)) as source, av.open(file, "w", "mp4") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        first, second = [packet for packet in source.demux(video=0) if packet.size]
+        rate = int(1 / (25 * first.time_base))  # ticks of a frame
+        for number in range(count):
+            copy = av.Packet(bytes(second if number else first))
+            copy.stream = stream
+            copy.time_base = first.time_base
+            copy.pts = copy.dts = number * rate
+            copy.is_keyframe = not number
+            target.mux(copy)
+    data = file.getvalue()
+    ticks = struct.unpack(">I", data[data.index(b"mdhd") + 16 :][:4])[0]
+    begins = int((count - 10) / 25 * ticks)
+    return patched(data, b"elst", 8, struct.pack(">Ii", 400, begins))
+
+
+def grown(count: int) -> bytes:
+    """Returns a film that says 64 x 48, and after a few such frames has `count` of 4K."""
+    parts = [
+        film([9] * length, size=size, codec="mpeg2video", pixels="yuv420p",
+             format="mpegts", rate=25)
+        for size, length in (((64, 48), 30), ((3840, 2160), 8))
+    ]  # fmt: skip
+    file = io.BytesIO()
+    shown = 0
+    with av.open(file, "w", "mpegts") as target:
+        stream = None
+        for part in [parts[0]] + [parts[1]] * (count // 8):
+            with av.open(io.BytesIO(part)) as source:
+                stream = stream or target.add_stream_from_template(
+                    source.streams.video[0]
+                )
+                for packet in source.demux(video=0):
+                    if not packet.size:
+                        continue
+                    copy = av.Packet(bytes(packet))
+                    copy.stream = stream
+                    copy.time_base = packet.time_base
+                    copy.pts = copy.dts = int(shown / (25 * packet.time_base))
+                    copy.is_keyframe = packet.is_keyframe
+                    target.mux(copy)
+                    shown += 1
+    return file.getvalue()
+
+
 def flipped(data: bytes, seed: int) -> bytes:
     dice = random.Random(seed)
     damaged = bytearray(data)
@@ -114,6 +169,8 @@ FILMS = {
     # Bombs.
     "many frames": (repeated(30_001), "video_size"),
     "many pixels": (repeated(3_000, (1920, 1080)), "video_size"),
+    "cut off by its list of edits": (cut_off(3_000), "video_size"),
+    "grown": (grown(800), "video_size"),
     "an hour": (repeated(2, gap=90_000), "video_size"),
     "a year": (repeated(2, gap=25 * 86_400 * 365), "video_size"),
     "8K": (
