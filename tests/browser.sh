@@ -36,7 +36,9 @@ if [ "${1:-}" = --pictures ]; then
   {"url": "file://$report/index.html", "read": "0", "actions": [
     ["screenshot", {"path": "docs/pictures/page_summary.png"}]]},
   {"url": "file://$step", "read": "document.querySelector('.mixed').scrollIntoView()", "actions": [
-    ["click", "#show-wrong"], ["click", "#only-mixed"], ["screenshot", {"path": "docs/pictures/page_wrong.png"}]]}
+    ["click", "#show-wrong"], ["click", "#only-mixed"], ["screenshot", {"path": "docs/pictures/page_wrong.png"}]]},
+  {"url": "file://$report/heat.html", "read": "document.querySelector('.group').scrollIntoView()", "actions": [
+    ["evaluate", "0"], ["screenshot", {"path": "docs/pictures/page_heat.png"}]]}
 ]}
 JSON
     node "$packages/look_at_pages.mjs" "$packages/pictures.json"

@@ -58,12 +58,13 @@ def draw_heat(image: Image.Image, heat: np.ndarray, scale: float) -> Image.Image
 
     Violet parts made the token likelier, orange parts less likely.
     """
-    # 1. The picture in pale grey: room for colour on both sides.
+    # 1. The picture in pale grey: colours can be told apart on what was black, too.
     factor = SIDE / max(image.size)
     size = tuple(max(1, round(side * factor)) for side in image.size)
     is_small = max(image.size) <= SMALL
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
     grey = np.asarray(image.convert("L").resize(size, method), np.float64)[..., None]
+    grey = 128 + grey * (127 / 255)
 
     # 2. Each part has one colour, as strong as its nats.
     strength = np.clip(np.abs(heat) / max(scale, 1e-9), 0, 1)

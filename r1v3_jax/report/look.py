@@ -86,7 +86,10 @@ def samples_file(workdir: Path) -> StepFile:
 
 
 def choose_samples(file: StepFile, count: int) -> list[Sample]:
-    """Returns `count` answers with pictures: wrong and right ones in turn, as far as there are."""
+    """Returns `count` answers with pictures: wrong and right ones in turn, as far as there are.
+
+    No two are about the same question, unless there are too few questions.
+    """
     lines = set(range(10_000))
     samples = [
         sample
@@ -99,8 +102,17 @@ def choose_samples(file: StepFile, count: int) -> list[Sample]:
     ]
     wrong = [sample for sample in samples if sample.verdict != "right"]
     right = [sample for sample in samples if sample.verdict == "right"]
-    turns = itertools.chain(*itertools.zip_longest(wrong, right))
-    return [sample for sample in turns if sample is not None][:count]
+    in_turn = itertools.chain(*itertools.zip_longest(wrong, right))
+    first = {}
+    again = []
+    for sample in in_turn:
+        if sample is None:
+            continue
+        if sample.id in first:
+            again.append(sample)
+        else:
+            first[sample.id] = sample
+    return [*first.values(), *again][:count]
 
 
 def look_at(model: R1V3, tokenizer: Tokenizer, workdir: Path, sample: Sample) -> dict:

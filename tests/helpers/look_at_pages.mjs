@@ -50,6 +50,12 @@ function layout() {
   return wrong;
 }
 
+// Waits until every picture is there and decoded, also those that are loaded when they come into view.
+const whole = () => Promise.all([...document.images].map((x) => {
+  x.loading = "eager";
+  return x.decode().catch(() => 0);
+}));
+
 async function pictures(page, look) {
   const wrong = [];
   for (const width of [1280, 400]) {
@@ -65,6 +71,7 @@ async function pictures(page, look) {
         return found.violations.map((x) => `${x.id}: ${x.nodes.length} x ${x.nodes[0].html.slice(0, 120)}`);
       }, axe);
       wrong.push(...[...(await page.evaluate(layout)), ...rules].map((x) => `${name}: ${x}`));
+      await page.evaluate(whole);
       await page.screenshot({ path: `${task.out}/${name}.png` });
     }
   }
@@ -78,6 +85,7 @@ async function read(page, look) {
   const found = [];
   for (const action of look.actions ?? [[]]) {
     const [what, ...rest] = action;
+    if (what === "screenshot") await page.evaluate(whole);
     if (what) await page[what](...rest);
     found.push(await page.evaluate(look.read));
   }

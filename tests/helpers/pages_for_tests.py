@@ -68,6 +68,29 @@ def write_run(workdir: Path, steps: dict[str, list[dict]], metrics: list[dict]) 
     return workdir
 
 
+def heat_sample(**fields) -> dict:
+    """A sample as tools/look.py hands it to `write_heat`."""
+    return {
+        "id": "digits/7",
+        "prompt": "Read the digits.",
+        "answer": "4738",
+        "verdict": "wrong",
+        "completion": "<b>4",
+        "step": "grpo probe, step 9",
+        "images": [Image.new("L", (56, 56), 128)],
+        "tokens": [
+            {
+                "place": 0,
+                "text": "<b>",
+                "nats": 1.25,
+                "image": 1,
+                "heat": np.array([[2.0, -1.0], [0.0, 0.25]]),
+            }
+        ],
+        **fields,
+    }
+
+
 def is_within(value: float, words: str) -> bool:
     """Whether a value is where an entry of a legend says: "0.05 to 0.2", "from 2", "to -1"."""
     if words.startswith("within"):

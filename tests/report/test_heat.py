@@ -4,34 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from pages_for_tests import Page, row, write_run
+from pages_for_tests import Page, heat_sample, row, write_run
 from PIL import Image
 
 from r1v3_jax.report import heat
 from r1v3_jax.report.page import write_report
-
-
-def heat_sample(**fields) -> dict:
-    """A sample as tools/look.py hands it to `write_heat`."""
-    return {
-        "id": "digits/7",
-        "prompt": "Read the digits.",
-        "answer": "4738",
-        "verdict": "wrong",
-        "completion": "<b>4",
-        "step": "grpo probe, step 9",
-        "images": [Image.new("L", (56, 56), 128)],
-        "tokens": [
-            {
-                "place": 0,
-                "text": "<b>",
-                "nats": 1.25,
-                "image": 1,
-                "heat": np.array([[2.0, -1.0], [0.0, 0.25]]),
-            }
-        ],
-        **fields,
-    }
 
 
 @pytest.fixture
@@ -40,18 +17,22 @@ def workdir(tmp_path):
 
 
 def test_a_picture_has_the_colours_of_its_numbers():
-    """Proves: on grey, 2 of 2 nats are violet, -1 orange and half as strong, 0 stays grey."""
+    """Proves: on pale grey, 2 of 2 nats are violet, -1 orange and half as strong, 0 is none."""
     image = Image.new("L", (56, 56), 128)
     drawn = heat.draw_heat(image, np.array([[2.0, -1.0], [0.0, 0.25]]), 2.0)
     assert drawn.size == (168, 168)
     pixels = np.asarray(drawn, int)
-    # A cover of 0.75 at full strength.
-    violet = [round(128 * 0.25 + part * 0.75) for part in heat.VIOLET]
+    # 128 of 255 becomes 192 of 128 to 255; the colour covers 0.75 of it at full strength.
+    violet = [round(192 * 0.25 + part * 0.75) for part in heat.VIOLET]
     np.testing.assert_allclose(pixels[40, 40], violet, atol=1)
     # Half the strength is half the cover: the alpha of 8 bits is off by a part in 255.
-    orange = [round(128 * 0.625 + part * 0.375) for part in heat.ORANGE]
+    orange = [round(192 * 0.625 + part * 0.375) for part in heat.ORANGE]
     np.testing.assert_allclose(pixels[40, 120], orange, atol=1)
-    assert pixels[120, 40].tolist() == [128, 128, 128]
+    assert pixels[120, 40].tolist() == [192, 192, 192]
+    # White stays white, and black is half as bright.
+    ends = [Image.new("L", (8, 8), value) for value in (255, 0)]
+    plain = [np.asarray(heat.draw_heat(image, np.zeros((1, 1)), 1.0)) for image in ends]
+    assert (plain[0] == 255).all() and (plain[1] == 128).all()
     # The colours of the legend are those of the pictures.
     css = (heat.Path(heat.__file__).parent / "static" / "page.css").read_text()
     for name, colour in (("up", heat.VIOLET), ("down", heat.ORANGE)):
@@ -75,7 +56,7 @@ def test_the_page_shows_it_and_says_how_to_make_it(workdir):
     assert [x["src"] for x in images] == ["heat/0_image0.png", "heat/0_0.png"]
     assert images[1]["width"] == "168"
     (token,) = [x for x in page.elements if x.tag == "figcaption"][1:]
-    assert token.text == "<b> 1.25 natstoken 0"
+    assert token.text == "<b> +1.25 natstoken 0"
     assert page.of_class("verdict", "wrong")
     index = Page(workdir / "report" / "index.html")
     assert "heat.html" in [x.attributes.get("href") for x in index.elements]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from hostile_texts import STRINGS, write_hostile_run
-from pages_for_tests import is_within, row, write_run
+from pages_for_tests import heat_sample, is_within, row, write_run
 
-from r1v3_jax.report import tokens
+from r1v3_jax.report import heat, tokens
 from r1v3_jax.report.page import Options, write_report, write_side_by_side
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -102,11 +102,23 @@ def test_every_page_can_be_read_on_a_desk_and_on_a_phone(workdir, look):
     """Proves: at 1,280 and 400 px, light and dark: nothing over another, cut off or too small, no
     horizontal scroll, no rule of axe-core broken (contrast 4.5 is one), nothing on the console.
     """
+    token = heat_sample()["tokens"][0]
+    many = [{**token, "place": i, "text": "twelve " * i} for i in range(12)]
+    samples = [heat_sample(tokens=many), heat_sample(verdict="right")]
+    heat.write_heat(
+        workdir / "report", samples, {"checkpoint": "runs/digits/grpo/done"}
+    )
     write_report(workdir)
     other = shutil.copytree(workdir, workdir.parent / "other run")
     write_report(other)
     write_side_by_side([workdir, other])
-    names = ("index", "side_by_side", "samples/grpo_000000", "samples/longest_wrong")
+    names = (
+        "index",
+        "side_by_side",
+        "samples/grpo_000000",
+        "samples/longest_wrong",
+        "heat",
+    )
     looks = [
         {"url": address(workdir, f"{name}.html"), "name": name.replace("/", "_")}
         for name in names
