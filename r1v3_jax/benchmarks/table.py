@@ -15,6 +15,7 @@ from r1v3_jax.benchmarks import (
     aggregates,
     emma,
     letters,
+    phyx,
     prompts,
     puzzles,
     rules,
@@ -61,7 +62,7 @@ TABLE = (
     Benchmark("VisuLogic", "VisuLogic.tsv", _P.visual_logic, _R.visual_logic, "choice", _MEAN, "none", 28.5, "b0820b5ec1e01dfe3951927f0def73b6"),
     Benchmark("LogicVista", "LogicVista.tsv", _P.stated_choice, _R.last_box, "choice", _MEAN, "most", 59.7, "41c5d33adf33765c399e0e6ae588c061"),
     Benchmark("MME-Reasoning", "MME-Reasoning.tsv", _P.puzzle, puzzles.puzzle, "choice", _MEAN, "most", 42.8, "b243f44778782d3821523689f6b40a1e"),
-    Benchmark("PhyX_mini_MC", "PhyX_mini_MC.tsv", _P.stated_choice, _R.phyx, "choice", _MEAN, "rest", 52.8, "3587d8804b66a8e7678f3496716fa84f"),
+    Benchmark("PhyX_mini_MC", "PhyX_mini_MC.tsv", _P.stated_choice, phyx.phyx, "choice", _MEAN, "rest", 52.8, "3587d8804b66a8e7678f3496716fa84f"),
     Benchmark("SeePhys", "SeePhys.tsv", _P.physics, _R.seephys, "mathematics", _MEAN, "most", 31.5, "c19612ca99cc8c1351b6c3aa556d25b8"),
 )
 # fmt: on

@@ -81,9 +81,13 @@ def main() -> None:
     for summary in summaries:
         for line in notes(summary):
             print(line)
-    if isinstance(model, CheckpointModel) and model.sampling_s:
-        seconds = time.monotonic() - began
-        print(f"{model.sampling_s:.1f} of {seconds:.1f} s were sampling")
+    if isinstance(model, CheckpointModel) and model.began:
+        before = model.began - began
+        after = time.monotonic() - model.began - model.sampling_s
+        print(
+            f"{model.sampling_s:.1f} s of sampling; {before:.1f} s before it for files, weights "
+            f"and programs, {after:.1f} s that it waited for prompts, scores and files"
+        )
 
 
 def score(part: Prepared, scorer: Scorer, folder: Path) -> dict:

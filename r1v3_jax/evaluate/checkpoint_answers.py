@@ -19,13 +19,12 @@ import numpy as np
 from r1v3_jax.config import Compute
 from r1v3_jax.data.placement import prefetch
 from r1v3_jax.evaluate.critical_tokens import critical_sequences
+from r1v3_jax.evaluate.each_image import EachImageProcessor
 from r1v3_jax.evaluate.protocol import digest
 from r1v3_jax.evaluate.samples import BUDGETS, Item, Sample
 from r1v3_jax.evaluate.thinking import Thinking, asking
 from r1v3_jax.models.build import for_decoding
-from r1v3_jax.processing import tiling
 from r1v3_jax.processing.chat import IMAGE_MARKER, IMAGE_TOKENS
-from r1v3_jax.processing.processor import Processor, Tiles
 from r1v3_jax.processing.tokenizer import load
 from r1v3_jax.rollout.group import Answered
 from r1v3_jax.rollout.texts import Look, PendingRollout, Prompts, Sampler
@@ -40,22 +39,6 @@ CRITICAL_WORDS = ("Wait", "Alternatively", "Hmm")
 
 # Prompts are padded to a multiple of this many tokens.
 PADDING = 128
-
-
-class EachImageProcessor(Processor):
-    """Gives every image of a prompt all `max_tiles`, as the report's server did."""
-
-    def tiles(self, example: Example) -> Tiles:
-        if self.config.vision is None:
-            return super().tiles(example)
-        images = list(example.images)
-        size = self.config.vision.image_size
-        limits = {"tile_size": size, "max_tiles": self.config.max_tiles, "share": False}
-
-        def cut(target):
-            tiling.tile_images(images, out=target, **limits)
-
-        return Tiles(tiling.count_tiles(images, **limits), size, cut)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +75,8 @@ class CheckpointModel:
         )
         # (tokens, tiles) of the prompt of each question that can be asked.
         self.sizes: dict[str, tuple[int, int]] = {}
-        self.sampling_s = 0.0  # in which the devices sampled
+        self.began: float | None = None  # when the devices were first asked to sample
+        self.sampling_s = 0.0  # in which they did
 
     def identity(self) -> str:
         """Returns a digest of the weights' checksums: the same weights in another folder agree."""
@@ -194,6 +178,7 @@ class CheckpointModel:
                 )
                 pending = sampler.start(model, prompts, info)
                 began = time.monotonic()
+                self.began = self.began or began
                 if told is not None:
                     yield self._samples(sampler, *told)
                 last = sampler.wait(pending)

@@ -14,7 +14,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from r1v3_jax.benchmarks import aggregates, letters, rules
+from r1v3_jax.benchmarks import aggregates, letters, phyx, rules
 from r1v3_jax.benchmarks.question import Question
 
 pytest.importorskip("vlmeval", reason="needs VLMEvalKit: bash tests/kits.sh")
@@ -119,7 +119,7 @@ def test_phyx():
         said = rng.choice([f"{text} {form}", f"{form} {text}", f"{text}\n{form}"])
         line = {"index": 0, "answer": gold, "prediction": said}
         wanted = PhyX_process_line_MC(line)["match"] == 1
-        assert (rules.phyx(Question("0", "", gold), said).right is True) == wanted, said
+        assert (phyx.phyx(Question("0", "", gold), said).right is True) == wanted, said
         outcomes[wanted] += 1
     assert min(outcomes.values()) > PREDICTIONS / 5
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from r1v3_jax.benchmarks import emma, letters, rules, table
+from r1v3_jax.benchmarks import emma, letters, phyx, rules, table
 from r1v3_jax.benchmarks.question import Question
 
 PETS = {"A": "cat", "B": "dog", "C": "parrot"}
@@ -145,14 +145,14 @@ def test_visulogic_leaves_nothing_open(text, letter):
 def test_phyx_in_two_versions():
     question = Question("0", "", "B")
     older = letters.BY_VERSION["skywork-r1v3"]
-    assert rules.phyx(question, r"\boxed{B} or \boxed{C}", older).right is True
-    assert rules.phyx(question, r"\boxed{\text{B}}", older).right is None
-    assert rules.phyx(question, "The answer is B.", older).right is None
+    assert phyx.phyx(question, r"\boxed{B} or \boxed{C}", older).right is True
+    assert phyx.phyx(question, r"\boxed{\text{B}}", older).right is None
+    assert phyx.phyx(question, "The answer is B.", older).right is None
     for text in ("The answer is B, not C.", "**B** it is", "B: 3 m/s", "Option: (B)"):
-        assert rules.phyx(question, text).right is True, text
+        assert phyx.phyx(question, text).right is True, text
     # The first letter behind the saying counts, also where it is denied; a word is no letter.
     for text in ("The correct one is not C but B.", "Answers: B", "B", ""):
-        assert rules.phyx(question, text).right is None, text
+        assert phyx.phyx(question, text).right is None, text
 
 
 def test_no_rule_takes_a_second_for_a_loop_of_300000_characters():
