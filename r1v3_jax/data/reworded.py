@@ -160,8 +160,8 @@ def _described(heading: str, example: Example) -> Example:
     return dataclasses.replace(words, question=_join(seen, words.question))
 
 
-# A line of a frame, or a marker where else it stands.
-_MARKERS = re.compile(r"(?m)^Frame\d+: <image>(?:\n|$)|<(?:image|video)>\n?")
+# A line of a frame, of which the last may be the present; or a marker where else it stands.
+_MARKERS = re.compile(r"(?m)^(?:Frame\d+|Now): <image>(?:\n|$)|<(?:image|video)>\n?")
 
 
 def words_alone(example: Example) -> Example:

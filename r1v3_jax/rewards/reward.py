@@ -74,18 +74,32 @@ class Reward:
                     f"Reward.terms: a term is called {name!r}; wanted a function with a name, as "
                     "def my_term(answered): ..."
                 )
-        twice = [name for name in self.names if self.names.count(name) > 1]
-        if twice:
-            raise ValueError(
-                f"Reward.terms: two terms are called {twice[0]!r}; give one another name, as that "
-                "of a function that calls it: def short_repeats(answered): return Repeated(3)"
-                "(answered)"
-            )
+        self._check_names()
         if all(is_off(weight) for weight, _ in self.terms):
             raise ValueError(
                 "Reward.terms: all weights are 0, which rewards nothing; wanted "
                 + wanted
             )
+
+    def _check_names(self) -> None:
+        """Raises ValueError for two terms of one name."""
+        names = self.names
+        term_of = dict(zip(names, (term for _, term in self.terms), strict=True))
+        twice = [name for name in names if names.count(name) > 1]
+        if not twice:
+            return
+        term = term_of[twice[0]]
+        how = (
+            "as that of a function that calls it: def short_repeats(answered): return "
+            "Repeated(3)(answered)"
+        )
+        # A term that asks a helper says nothing when it is called.
+        if hasattr(term, "ASKS") or hasattr(term, "READS_REFERENCE"):
+            own = type(term).__name__
+            how = f'as that of a class: class Second({own}): name = "second"'
+        raise ValueError(
+            f"Reward.terms: two terms are called {twice[0]!r}; give one another name, {how}"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

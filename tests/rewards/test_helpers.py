@@ -11,6 +11,7 @@ from r1v3_jax.rewards.helpers import (
     Endpoint,
     Frozen,
     asking_terms,
+    frozen_models,
     identity,
 )
 from r1v3_jax.rewards.reward import Reward
@@ -45,6 +46,21 @@ def test_a_term_that_asks_is_silent_until_its_helper_is_asked():
     assert scored.parts == {"correct": 1.0} and scored.total == 0.8
     assert reward.names == ("correct", "consistent")
     assert asking_terms(reward) == [(0.2, term)]
+
+
+def test_two_helpers_of_one_kind_have_two_names():
+    first, second = (Consistent(Frozen(name)) for name in "ab")
+    # A function that called it would say nothing.
+    words = r"called 'consistent'.* class Second\(Consistent\): name = \"second\""
+    with pytest.raises(ValueError, match=words):
+        Reward(((1.0, correct), (0.1, first), (0.1, second)))
+
+    class Second(Consistent):
+        name = "second"
+
+    reward = Reward(((1.0, correct), (0.1, first), (0.1, Second(Frozen("b")))))
+    assert [*frozen_models(reward).values()] == [Frozen("a"), Frozen("b")]
+    assert [*frozen_models(reward)] == ["consistent", "second"]
 
 
 def test_other_weights_are_another_helper(tmp_path):

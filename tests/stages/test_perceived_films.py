@@ -36,6 +36,12 @@ def test_words_in_place_of_frames_written_out():
         described()(dataclasses.replace(example, metadata={}))
 
 
+def test_nothing_of_a_drawn_film_is_left_but_its_question():
+    example = films.Films().example(0, "next")
+    assert "Now: <image>" in example.question
+    assert words_alone(example).question.startswith("Which digit comes next?\n(A) ")
+
+
 @pytest.fixture(scope="module")
 def config():
     full = load_config("films")
