@@ -71,6 +71,8 @@ setup(
         "video": ["av>=12.0", "opencv-python-headless>=4.10"],
         "serve": SERVE,
         "data": DATA,
+        # To read the files of launch/local/real_halves.sh, and to compare with them.
+        "halves": ["gguf>=0.19", "onnx>=1.20", "onnxruntime>=1.22"],
         "tfds": DATA + TFDS,
         "test": [
             *DATA,
@@ -78,6 +80,7 @@ setup(
             *SERVE,
             "av>=12.0",
             "easy-vqa>=1.0",
+            "gguf>=0.19",
             "hypothesis>=6.100",
             "opencv-python-headless>=4.10",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU

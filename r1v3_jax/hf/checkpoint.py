@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ class Checkpoint:
 
     directory: Path
     config: ModelConfig
+    layout: str  # of the names, see `weights.py`
     pieces: list[Piece]  # all of the model's
     tensors: dict[
         str, Tensor
@@ -76,7 +78,7 @@ class Checkpoint:
         _refuse_adapter(directory)
         problems: list[str] = []
         config = try_read_config(directory, problems)
-        tensors, lost = _unwrapped(*_read_headers(directory, problems))
+        tensors, lost = unwrapped(*read_headers(directory, problems))
         _refuse_lora(directory, tensors)
         # Without a config nothing is known of the tensors that should be there.
         if config is None:
@@ -85,9 +87,11 @@ class Checkpoint:
         if not problems:
             config = _resolve_tie(config, tensors, layout)
         expected = list(pieces(config, layout))
-        _compare(expected, tensors, lost, config, layout, problems)
+        # The head of a tied embedding may stand in the file: it is the embedding.
+        tied_head = {name_in_layout(HEAD, layout)} if config.text.tie_embeddings else ()
+        compare(expected, tensors, lost, tied_head, problems)
         raise_problems(directory, problems)
-        return cls(directory, config, expected, tensors)
+        return cls(directory, config, layout, expected, tensors)
 
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor, in the dtype and the axes of its file."""
@@ -104,7 +108,7 @@ class Checkpoint:
         )
 
 
-def _read_headers(
+def read_headers(
     directory: Path, problems: list[str]
 ) -> tuple[dict[str, Tensor], set[str] | None]:
     """Reads the headers of all files: (name -> tensor, names in files that cannot be read).
@@ -214,7 +218,7 @@ def _read_header(path: Path, problems: list[str]) -> dict[str, Tensor] | None:
     return tensors
 
 
-def _unwrapped(
+def unwrapped(
     tensors: dict[str, Tensor], lost: set[str] | None
 ) -> tuple[dict[str, Tensor], set[str] | None]:
     """Takes out of all names what a wrapper of the training program put there, and logs it.
@@ -326,18 +330,17 @@ def _equal(tensors: dict[str, Tensor], a: str, b: str, step: int = 4096) -> bool
     return True
 
 
-def _compare(
+def compare(
     expected: list[Piece],
     tensors: dict[str, Tensor],
     lost: set[str] | None,
-    config: ModelConfig,
-    layout: str,
+    known: Collection[str],
     problems: list[str],
 ) -> None:
     """Adds the tensors that are missing, wrong or unknown to `problems`.
 
-    What a file that cannot be read may hold (`lost`, see `_read_headers`) is not listed as missing:
-    the file is listed already.
+    What a file that cannot be read may hold (`lost`, see `read_headers`) is not listed as missing:
+    the file is listed already. `known`: other tensors that may be there.
     """
     # 1. The tensors of the model.
     shapes = {piece.name: piece.shape for piece in expected}
@@ -357,13 +360,11 @@ def _compare(
                 f"{tensor.path.name}: {name} is {tensor.dtype}; wanted {', '.join(DTYPES)}"
             )
 
-    # 2. Other tensors. Only the head of a tied embedding is no problem: it is the embedding.
-    head = name_in_layout(HEAD, layout)
-    for name in sorted(set(tensors) - set(shapes)):
-        if not (config.text.tie_embeddings and name == head):
-            problems.append(
-                f"{tensors[name].path.name}: {name} is not a weight of this model"
-            )
+    # 2. Other tensors.
+    for name in sorted(set(tensors) - set(shapes) - set(known)):
+        problems.append(
+            f"{tensors[name].path.name}: {name} is not a weight of this model"
+        )
 
 
 def shortened(names: list[str], limit: int = 5) -> str:

@@ -120,7 +120,7 @@ def _model_config(
         text_raw = _object(raw, "llm_config" if original else "text_config", problems)
         text = _text(text_raw, problems)
         vision_raw = _object(raw, "vision_config", problems)
-        vision = _vision(vision_raw, original, problems)
+        vision = vision_fields(vision_raw, original, problems)
         _check_top(raw, vision_raw, original, problems)
         # Where the key is missing, InternVLConfig ties the head to the embedding, and
         # InternVLChatConfig does what its language model does.
@@ -250,7 +250,7 @@ def _rope(raw: dict, problems: list[str]) -> dict:
     return {"rope_theta": float(theta), "rope_factor": float(factor)}
 
 
-def _vision(raw: dict, original: bool, problems: list[str]) -> dict:
+def vision_fields(raw: dict, original: bool, problems: list[str]) -> dict:
     """Reads the fields of a VisionConfig."""
     # 1. The sizes.
     sides = ("image_size", "patch_size")

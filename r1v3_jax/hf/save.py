@@ -141,7 +141,7 @@ def _write_weights(
         tensors = {}
         for name in names:
             piece = plan[name]
-            array = _fetch(arrays[piece.param], piece)
+            array = fetch(arrays[piece.param], piece)
             if writes_files:
                 tensors[name] = piece.to_file(array)
         if writes_files:
@@ -151,7 +151,7 @@ def _write_weights(
         write_settings(directory / INDEX, index)
 
 
-def _fetch(array: jax.Array, piece: Piece) -> np.ndarray:
+def fetch(array: jax.Array, piece: Piece) -> np.ndarray:
     """Copies a piece of a parameter to every host, without the vocabulary's pad rows."""
     # A process cannot read what only another process's devices hold.
     everywhere = not array.is_fully_addressable

@@ -57,8 +57,8 @@ def load(
     ValueError if nothing can be read, control tokens are missing or the template is not ChatML.
     """
     directory = Path(directory)
-    hf = _read_tokenizer(directory)
-    control_ids = _find_control_ids(hf)
+    hf = read_tokenizer(directory)
+    control_ids = find_control_ids(hf)
     required = [TURN_START, TURN_END]
     if not text_only:
         required += IMAGE_TOKENS
@@ -75,7 +75,7 @@ def load(
     return Tokenizer(hf, chat, control_ids)
 
 
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Reads the tokenizer's files with transformers. ValueError if that fails."""
     files = ("tokenizer.json", "vocab.json", "tokenizer.model")
     if not any((directory / name).is_file() for name in files):
@@ -102,7 +102,7 @@ def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return hf
 
 
-def _find_control_ids(hf: PreTrainedTokenizerBase) -> dict[str, int]:
+def find_control_ids(hf: PreTrainedTokenizerBase) -> dict[str, int]:
     """Returns {token: id} of the structural tokens that are single tokens of `hf`."""
     # The standard tokens are structure as well: text must not end a document or begin one.
     standard = ("<|endoftext|>", hf.bos_token, hf.eos_token, hf.pad_token, hf.unk_token)
