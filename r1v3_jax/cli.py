@@ -101,15 +101,21 @@ def define_mesh() -> flags.FlagHolder:
     )
 
 
-def set_mesh(flag: flags.FlagHolder):
-    """Returns a context in which the mesh of the flag is the current one.
-
-    ValueError if there is no such mesh.
-    """
+def mesh_shape(flag: flags.FlagHolder) -> tuple[int, ...]:
+    """Returns the sizes of the flag. ValueError if they are none."""
     if not all(size.isdecimal() for size in flag.value):
         raise ValueError(
             f"--mesh={','.join(flag.value)}: wanted three whole numbers, data,fsdp,tensor, "
             "such as --mesh=8,1,1"
         )
+    return tuple(map(int, flag.value))
+
+
+def set_mesh(flag: flags.FlagHolder):
+    """Returns a context in which the mesh of the flag is the current one.
+
+    ValueError if there is no such mesh.
+    """
+    shape = mesh_shape(flag)
     tpu_flags.set_init_args(tpu_flags.kind_of_this_machine())
-    return jax.set_mesh(make_mesh(tuple(map(int, flag.value))))
+    return jax.set_mesh(make_mesh(shape))

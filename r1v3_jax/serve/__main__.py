@@ -10,7 +10,9 @@ docs/serving.md.
 """
 
 import os
+import signal
 import stat
+import sys
 import typing
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import jax
 from absl import flags
 
 from r1v3_jax import cli
+from r1v3_jax.config import ModelConfig
+from r1v3_jax.engine.sizes import EngineSettings
 from r1v3_jax.run import processes
 from r1v3_jax.serve import opening
 from r1v3_jax.serve.fields import Limits
@@ -49,6 +53,11 @@ PLACEMENT = flags.DEFINE_enum(
 QUEUE = flags.DEFINE_integer("queue", 256, "Requests that may wait; more get 429.", 1)
 PROCESSES = processes.define_processes()
 TOPOLOGY = flags.DEFINE_string("topology", "", "The TPU slice, as v5p:2x2x1.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Say how many slots fit onto the slice, and how long a token takes, by the TPU compiler.",
+)
 
 
 def main() -> None:
@@ -60,6 +69,9 @@ def main() -> None:
     key = read_api_key(API_KEY_FILE.value) if API_KEY_FILE.value else ""
     source = opening.open_source(ENGINE)
     settings = opening.settings_of(ENGINE, source, QUEUE.value)
+    if DRY_RUN.value:
+        dry_run(source.config, settings)
+        return
     # Imported here: without the extra the message is one line.
     try:
         from r1v3_jax.serve import running
@@ -72,10 +84,13 @@ def main() -> None:
     )
     engine = opening.make_engine(ENGINE, source, settings)
 
-    # 2. Other processes of a slice do what the first one does.
+    # 2. Other processes of a slice do what the first one does, until it stops. A signal to all of
+    #    them is the first one's matter: without the others no answer would end.
     if opened is None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         engine.follow()
-        return
+        cli.end(0)
 
     # 3. Serve.
     limits = Limits(
@@ -101,6 +116,22 @@ def main() -> None:
     code = running.run(App(engine, names, limits, key), opened)
     # At once: threads of libraries may not end by themselves.
     cli.end(code)
+
+
+def dry_run(config: ModelConfig, settings: EngineSettings) -> None:
+    """See `tpu.serving`. Exit code 1 if the slots do not fit."""
+    if not TOPOLOGY.value:
+        raise ValueError(
+            "--dry_run compiles for a TPU slice; give one, as --topology=v5p:2x2x1"
+        )
+    # Imported here: only a dry run needs the TPU's compiler.
+    from r1v3_jax.tpu import serving
+
+    mesh = cli.mesh_shape(ENGINE["mesh"])
+    figures = serving.dry_run(config, settings, TOPOLOGY.value, mesh)
+    # Empty in a process that compiles one program for another.
+    if figures and not figures["fits"]:
+        sys.exit("error: not every slot fits into a chip's memory; see above")
 
 
 def read_api_key(path: str) -> str:

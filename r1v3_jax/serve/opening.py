@@ -72,6 +72,11 @@ def settings_of(
         prompt = min(PROMPT_TOKENS, room - (answer or min(ANSWER_TOKENS, room // 2)))
     if answer is None:
         answer = min(ANSWER_TOKENS, room - prompt)
+    if min(prompt, answer) < 1:
+        raise ValueError(
+            f"--max_prompt_tokens and --max_tokens need more than the model's {room} positions "
+            f"together; {room // 2} and {room - room // 2} would do"
+        )
     settings = EngineSettings(
         slots=holders["slots"].value,
         max_prompt_tokens=prompt,

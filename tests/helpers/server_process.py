@@ -59,9 +59,9 @@ def write_checkpoint(work: Path) -> Path:
 
 
 @contextlib.contextmanager
-def started(log: Path, *arguments) -> Iterator[Server]:
+def started(log: Path, *arguments, devices: int = 1) -> Iterator[Server]:
     """Starts a command that listens, and yields it as soon as its port is known."""
-    process = commands.start(*arguments, output=log)
+    process = commands.start(*arguments, output=log, env=commands.environment(devices))
     try:
         assert wait_until(
             lambda: "loading: http" in _text(log) or process.poll() is not None, 120
@@ -74,7 +74,9 @@ def started(log: Path, *arguments) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def served(checkpoint: Path, log: Path, *arguments) -> Iterator[Server]:
+def served(
+    checkpoint: Path, log: Path, *arguments, devices: int = 1
+) -> Iterator[Server]:
     """Yields a server of a checkpoint that is ready."""
     command = (
         "-m",
@@ -83,7 +85,7 @@ def served(checkpoint: Path, log: Path, *arguments) -> Iterator[Server]:
         "--port=0",
         *arguments,
     )
-    with started(log, *command) as server:
+    with started(log, *command, devices=devices) as server:
         end = time.monotonic() + READY_S
         while get(server.url, "/health")[0] != 200:
             assert time.monotonic() < end and server.process.poll() is None, _text(log)

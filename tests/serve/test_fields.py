@@ -1,6 +1,8 @@
 """Fields of a request: read, refused by name, or ignored and counted."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +188,20 @@ def test_a_model_of_another_name_is_not_found():
         fields.check_model({"model": "gpt-5"}, names)
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
     assert "there is r1v3, gpt-4o-mini" in caught.value.message
+
+
+def test_the_page_has_every_field():
+    """docs/serving.md names what is read, and what is refused except for what guides decoding."""
+    page = Path(__file__).parents[2] / "docs" / "serving.md"
+    named = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8")))
+    assert fields.READ <= named
+    main = {
+        "tools",
+        "functions",
+        "response_format",
+        "audio",
+        "logit_bias",
+        "min_p",
+        "best_of",
+    }
+    assert main <= named & fields.REFUSED.keys()

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import random
-import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,24 +94,6 @@ def hostile(canary: int) -> dict[str, object]:
         "stop": body(stop=["x" * 100_000]),
     }  # fmt: skip
     return cases
-
-
-@pytest.fixture
-def canary():
-    """A port that counts who asks it."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    asked = []
-
-    def listen():
-        while True:
-            try:
-                asked.append(listener.accept()[1])
-            except OSError:
-                return
-
-    threading.Thread(target=listen, daemon=True).start()
-    yield listener.getsockname()[1], asked
-    listener.close()
 
 
 def resident_mb() -> float:
