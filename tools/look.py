@@ -8,7 +8,8 @@ Without --answer the checkpoint answers, greedily.
 
 python tools/look.py --workdir=runs/digits --samples=4
 
-The same for answers of the probe of a run, on its page: WORKDIR/report/heat.html.
+The same for answers of a run, on its page: WORKDIR/report/heat.html. --file and --id choose others
+than those of the probe.
 """
 
 from pathlib import Path
@@ -40,6 +41,10 @@ OUT = flags.DEFINE_string(
     "out", None, "The .png to write; a .json beside it has the numbers."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "A run, to look at answers of its own.")
+FILE = flags.DEFINE_string(
+    "file", "", "Its file of samples, as grpo_000080; default: of the probe."
+)
+QUESTION = flags.DEFINE_string("id", "", "Id of the question to look at; default: any.")
 SAMPLES = flags.DEFINE_integer("samples", 4, "Answers of the run to look at.", 1)
 ANSWER = flags.DEFINE_string("answer", None, "The answer; default: the checkpoint's.")
 PLACE = flags.DEFINE_multi_integer(
@@ -71,7 +76,13 @@ def main():
 
 def look_at_workdir(workdir: Path) -> None:
     """Shows answers of a run on its page."""
-    folder, count = look_at_run(workdir, SAMPLES.value, CHECKPOINT.value or "")
+    folder, count = look_at_run(
+        workdir,
+        SAMPLES.value,
+        checkpoint=CHECKPOINT.value or "",
+        name=FILE.value,
+        question=QUESTION.value,
+    )
     write_report(workdir)
     print(f"{count} answers: {folder.parent}/heat.html")
 

@@ -28,14 +28,22 @@ from r1v3_jax.run import weights
 TOKENS = 12  # of an answer: those to which the pictures mattered most
 
 
-def look_at_run(workdir: Path, count: int, checkpoint: str = "") -> tuple[Path, int]:
+def look_at_run(
+    workdir: Path,
+    count: int,
+    *,
+    checkpoint: str = "",
+    name: str = "",
+    question: str = "",
+) -> tuple[Path, int]:
     """Writes WORKDIR/report/heat for `count` answers; returns the folder and how many they are.
 
-    checkpoint: "" for WORKDIR/STAGE/done of the stage that sampled them. ValueError or OSError if
-    there is no such checkpoint, or no answer that can be shown.
+    checkpoint: "" for WORKDIR/STAGE/done of the stage that sampled them. name: of their file, as
+    "grpo_000080"; "" for the probe's. question: the id of the one that they answer; "" for any.
+    ValueError or OSError if there is no such checkpoint, file, or answer that can be shown.
     """
     # 1. What to show, and by which weights.
-    file = samples_file(workdir)
+    file = samples_file(workdir, name)
     stage = file.stage.removesuffix(".probe")
     directory = Path(checkpoint) if checkpoint else workdir / stage / "done"
     if not checkpoint and not directory.exists():
@@ -48,10 +56,11 @@ def look_at_run(workdir: Path, count: int, checkpoint: str = "") -> tuple[Path, 
         raise ValueError(f"{directory} is a language model: it sees no pictures")
     tokenizer = load(workdir / "tokenizer", text_only=False)
     tokenizer.check_model(config)
-    chosen = choose_samples(file, count)
+    chosen = choose_samples(file, count, question)
     if not chosen:
+        asked = f" to {question!r}" if question else ""
         raise ValueError(
-            f"{file.path} has no answer whose pictures were kept; nothing to look at"
+            f"{file.path} has no answer{asked} whose pictures were kept; nothing to look at"
         )
 
     # 2. The heat of each, and the page's files.
@@ -64,14 +73,21 @@ def look_at_run(workdir: Path, count: int, checkpoint: str = "") -> tuple[Path, 
     return write_heat(workdir / "report", shown, about), len(shown)
 
 
-def samples_file(workdir: Path) -> StepFile:
-    """Returns the file of answers to look at. FileNotFoundError if the run wrote none."""
+def samples_file(workdir: Path, name: str = "") -> StepFile:
+    """Returns the file of answers to look at. FileNotFoundError if the run has not written it."""
     files = step_files(workdir)
     if not files:
         raise FileNotFoundError(
             f"{workdir}/rollouts has no file of samples; give the --workdir of a run with a "
             "stage of GRPO, as runs/digits"
         )
+    if name:
+        named = [file for file in files if file.name == name]
+        if not named:
+            raise FileNotFoundError(
+                f"{workdir}/rollouts/{name}.jsonl: no such file; {files[-1].name} would do"
+            )
+        return named[0]
     probes = [file for file in files if file.stage.endswith(".probe")]
     newest = max(probes or files, key=lambda file: file.path.stat().st_mtime_ns)
     if not probes:
@@ -85,16 +101,17 @@ def samples_file(workdir: Path) -> StepFile:
     return newest
 
 
-def choose_samples(file: StepFile, count: int) -> list[Sample]:
+def choose_samples(file: StepFile, count: int, question: str = "") -> list[Sample]:
     """Returns `count` answers with pictures: wrong and right ones in turn, as far as there are.
 
-    No two are about the same question, unless there are too few questions.
+    No two are about the same question, unless there are too few questions. question: the id of one.
     """
     lines = set(range(10_000))
     samples = [
         sample
         for sample in read_samples(file.path, lines)
         if sample is not None
+        and question in ("", sample.id)
         and sample.images
         and all(NAME.fullmatch(name) for name in sample.images)
         and len(sample.tiles) == len(sample.images)

@@ -15,6 +15,7 @@ from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.record import Learnt, Pictures, json_rows
 from r1v3_jax.sampling.state import Completions
+from r1v3_jax.stages.samples import SHOWN_TEXT, shown_samples
 from r1v3_jax.types import Example
 
 RED = Image.new("RGB", (6, 4), "red")
@@ -162,3 +163,40 @@ def test_of_a_film_some_frames_are_kept(tmp_path):
     with Image.open(tmp_path / names[30]) as image:
         assert image.format == "JPEG"
         assert abs(image.getpixel((9, 9))[0] - 30) <= 2  # JPEG keeps colours nearly
+
+
+def test_a_few_samples_are_shown_elsewhere():
+    """Proves: questions with different rewards first, of each the best and the worst answer, and of
+    equal ones one; at most four questions.
+    """
+    mixed = group()
+    equal = dataclasses.replace(group(), scores=[group().scores[1]] * 2)
+    seen = shown_samples([equal, equal, mixed, equal, equal])
+    assert [s.completion for s in seen] == [
+        "four 4",
+        "five",
+        "four 4",
+        "four 4",
+        "four 4",
+    ]
+    assert [s.verdict for s in seen] == ["right", *["wrong"] * 4]
+    assert (seen[0].id, seen[0].prompt, seen[0].wanted) == ("q7", "How many?", "4")
+    with Image.open(io.BytesIO(seen[0].picture)) as picture:
+        assert picture.size == seen[0].size == (6, 4)
+
+
+def test_what_is_shown_elsewhere_is_small(tmp_path, caplog):
+    """Proves: a long text loses its middle and says so, a large picture its size; a picture that is
+    gone is logged, and the texts are shown.
+    """
+    large = Image.effect_noise((900, 600), 90).convert("RGBA")
+    long = dataclasses.replace(group((large,)), texts=["a" * 5000 + "b", "five"])
+    best, _ = shown_samples([long])
+    assert len(best.completion) < SHOWN_TEXT + 30
+    assert best.completion.endswith("ab") and "[3001 letters]" in best.completion
+    assert best.size == (256, 171)
+    assert len(best.picture) < 50_000
+    (none, _) = shown_samples([group((StoredImage(tmp_path / "gone.png"),))])
+    assert (none.picture, none.size) == (b"", (0, 0))
+    assert "its image is not shown" in caplog.text
+    assert shown_samples([group(())])[0].picture == b""

@@ -91,12 +91,22 @@ def test_answers_of_a_run_are_looked_at_on_its_page(work, workdir):
     page = Page(workdir / "report" / "heat.html")
     assert len(page.of_class("group")) == 2
 
+    out = succeed(
+        "look", f"--workdir={workdir}", "--file=grpo.probe_000001", "--id=right"
+    )
+    assert out.startswith("1 answers: ")
+    found = read_json(workdir / "report" / "heat" / "heat.json")
+    assert [sample["id"] for sample in found["samples"]] == ["right"]
+
 
 def test_a_run_that_cannot_be_looked_at_is_one_sentence(workdir):
     (workdir / "grpo").rename(workdir / "other")
     done = run_tool("look", f"--workdir={workdir}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "stage grpo is not finished; wait, or name other weights" in done.stderr
+    done = run_tool("look", f"--workdir={workdir}", "--file=grpo_000080")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "grpo_000080.jsonl: no such file; grpo.probe_000001 would do" in done.stderr
     (workdir / "rollouts" / "grpo.probe_000001.jsonl").write_text("{}\n")
     done = run_tool(
         "look", f"--workdir={workdir}", f"--checkpoint={workdir}/other/done"
