@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import struct
 from collections.abc import Callable, Sequence
 
 from PIL import Image
@@ -391,7 +392,20 @@ def _upright(frame, name: str) -> Image.Image:
         change = "write it again upright"
         _refuse(name, actual, "a multiple of 90", change, "video_format")
     image = frame.to_image()
+    # A mirrored frame is upside down before it is turned: left for right is that and half a turn.
+    if _is_mirrored(frame):
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return image.transpose(ROTATIONS[rotation]) if rotation else image
+
+
+def _is_mirrored(frame) -> bool:
+    """Whether the container says that a frame is shown as in a mirror, besides being turned."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    # ISO 14496-12, 8.3.2: a point (x, y) goes to (a x + c y, b x + d y).
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    return a * d < b * c
 
 
 def _stretched(image: Image.Image, side: int) -> Image.Image:

@@ -6,6 +6,7 @@ their test is left out. Nothing of it is imported: only its four files are read.
 
 import importlib.util
 import io
+import struct
 from pathlib import Path
 
 import av
@@ -86,6 +87,40 @@ def test_a_turned_film_is_upright(degrees):
         turn = next(container.decode(video=0)).rotation
     assert turn % 360 == degrees % 360
     np.testing.assert_array_equal(np.asarray(ours), np.rot90(raw, turn // 90))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), lambda raw: raw),
+        ((0, 1, -1, 0), lambda raw: np.rot90(raw, -1)),
+        ((-1, 0, 0, 1), lambda raw: raw[:, ::-1]),
+        ((1, 0, 0, -1), lambda raw: raw[::-1]),
+        ((0, 1, 1, 0), lambda raw: raw.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda raw: np.rot90(raw, 2).transpose(1, 0, 2)),
+    ],
+)
+def test_a_film_that_is_shown_in_a_mirror(matrix, shown):
+    """ISO 14496-12, 8.3.2: (a, b, c, d) moves a point (x, y) to (a x + c y, b x + d y)."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = 64
+        stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:24] = 100
+        picture[:, :16] += 120  # four corners, no two alike
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = bytearray(file.getvalue())
+    (raw,) = by_pyav(io.BytesIO(data), [0])
+    a, b, c, d = (2**16 * number for number in matrix)
+    place = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    (ours,) = video_frames(bytes(data), 1)
+    np.testing.assert_array_equal(np.asarray(ours), shown(raw))
 
 
 def uneven_film(stamps: list[int]) -> bytes:
