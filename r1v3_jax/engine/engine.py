@@ -241,7 +241,9 @@ class Engine:
                 self._devices.stop()
             error = EngineStopped("the engine was stopped before this was answered")
         except Exception as failure:
-            logging.error("the engine failed: %s", traceback.format_exc())
+            # Before that `wait_until_ready` raises it.
+            if self.ready:
+                logging.error("the engine failed: %s", traceback.format_exc())
             error = failure
             with self._changed:
                 self.failed = failure

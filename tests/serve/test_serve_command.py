@@ -8,6 +8,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -423,6 +424,20 @@ def test_a_mistake_is_one_sentence_before_weights_are_read(
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr and "loading" not in done.stdout
+
+
+def test_weights_that_changed_are_one_sentence(checkpoint, tmp_path):
+    """They are read when the port is open already: the port closes, and the code is 1."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(checkpoint, damaged)
+    files = [path for path in (damaged / "weights").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes() + b"x")
+    room = ("--slots=1", "--max_prompt_tokens=128", "--max_tokens=8", "--port=0")
+    done = commands.run("-m", "r1v3_jax.serve", f"--checkpoint={damaged}", *room)
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "is damaged" in done.stderr
+    assert "Traceback" not in done.stderr and "ready" not in done.stdout
 
 
 def test_images_reach_the_model_as_they_are(server):
