@@ -1,5 +1,6 @@
 """Weights & Biases and Trackio: what they are sent, and that nothing there can stop a run."""
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from r1v3_jax.config import load_config
+from r1v3_jax.pipeline import preflight
 from r1v3_jax.run import trackers
 from r1v3_jax.run.metrics import Logger
 from r1v3_jax.run.trackers import ShownSample, Tracker, check_installed, trackers_of
@@ -238,6 +241,17 @@ def test_a_package_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
         ) as told:
             check_installed(package, "maths")
         assert "\n" not in str(told.value)
+
+
+def test_a_run_looks_for_the_packages_before_it_starts(monkeypatch):
+    """Proves: both switches of a config are asked about where the host's mistakes are found."""
+    asked = []
+    monkeypatch.setattr(preflight, "check_installed", lambda *pair: asked.append(pair))
+    config = dataclasses.replace(load_config("digits_smoke"), wandb="maths")
+    preflight.check(config)
+    assert asked == [("wandb", "maths"), ("trackio", "")]
+    # Where a run is shown does not make it another run.
+    assert "wandb" not in " ".join(config.identity("grpo"))
 
 
 def test_a_folder_that_cannot_be_made_is_told_and_survived(tmp_path):
