@@ -15,6 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source launch/local/venv.sh halves
+export JAX_PLATFORMS=cpu # nothing here is computed on a device
 
 out="${XDG_CACHE_HOME:-$HOME/.cache}/r1v3_jax/halves"
 coder=""

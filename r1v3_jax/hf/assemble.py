@@ -107,11 +107,14 @@ def _check_connector(connector: Part, tower: Tower, language: Whole) -> None:
 
 
 def is_same_tower(a: Part, b: Part) -> bool:
-    """Returns whether two towers begin and end with the same numbers, in float32."""
-    params = ("vision.patch", "vision.class_token")
-    for param in params:
-        ours, theirs = (x.read_ours(param).astype(np.float32) for x in (a, b))
-        if ours.shape != theirs.shape or not np.array_equal(ours, theirs):
+    """Returns whether two towers begin with the same numbers, in float32.
+
+    Compared are the patch embedding and the class token: training changes both, and they are small.
+    """
+    for param in ("vision.patch", "vision.class_token"):
+        one = a.read_ours(param).astype(np.float32)
+        two = b.read_ours(param).astype(np.float32)
+        if one.shape != two.shape or not np.array_equal(one, two):
             return False
     return True
 

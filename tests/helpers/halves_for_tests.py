@@ -3,6 +3,7 @@
 import tokenizers_for_tests
 import torch_reference as reference
 import transformers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 TOKENS = 268  # of the tiny tokenizer without image tokens
 ROWS = 280  # of the language model's embedding: 12 are padding
@@ -33,3 +34,12 @@ def write_dinov2(directory, *, seed=0, **changes):
     model = reference.randomize(transformers.Dinov2Model(config), seed)
     reference.save_hf(model, directory)
     return model
+
+
+def write_plain_tokenizer(directory):
+    """257 tokens without turns: the bytes, <|endoftext|>, and a chat template of its own."""
+    alphabet = [*bytes_to_unicode().values(), "<|endoftext|>"]
+    vocab = {character: i for i, character in enumerate(alphabet)}
+    plain = transformers.Qwen2Tokenizer(vocab=vocab, merges=[])
+    plain.chat_template = "{{ messages[0].content }} =>"
+    plain.save_pretrained(directory)

@@ -13,7 +13,13 @@ import torch
 import torch_reference as reference
 import transformers
 from checkpoints_for_tests import our_logits, read_tensors, refusal, write_shards
-from halves_for_tests import TILE, TOKENS, write_dinov2, write_language
+from halves_for_tests import (
+    TILE,
+    TOKENS,
+    write_dinov2,
+    write_language,
+    write_plain_tokenizer,
+)
 from random_models import params, random_model
 from safetensors.torch import load_file, save_file
 
@@ -283,11 +289,7 @@ def test_a_tokenizer_without_chatml_gets_it(tmp_path):
     """And a chat template; its own tokens and texts keep their ids."""
     source = tmp_path / "source"
     source.mkdir()
-    hf_tokenizer = transformers.Qwen2Tokenizer(
-        vocab={character: i for i, character in enumerate(bytes_alphabet())}, merges=[]
-    )
-    hf_tokenizer.chat_template = "{{ messages[0].content }} =>"
-    hf_tokenizer.save_pretrained(source)
+    write_plain_tokenizer(source)
     before = transformers.AutoTokenizer.from_pretrained(source)
     new = plan_tokens(source)
     assert new.chatml == ["<|im_start|>", "<|im_end|>"] and new.chat_is_new
@@ -302,12 +304,6 @@ def test_a_tokenizer_without_chatml_gets_it(tmp_path):
     assert words.chat.opening == "<think>\n"
     for text in PROBES:
         assert words.encode_text(text) == before.encode(text)
-
-
-def bytes_alphabet():
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return [*bytes_to_unicode().values(), "<|endoftext|>"]
 
 
 def test_qwens_tokenizer_gets_the_published_ids(tmp_path):

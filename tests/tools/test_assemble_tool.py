@@ -6,11 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
-from halves_for_tests import TILE, write_dinov2, write_language
+from halves_for_tests import (
+    TILE,
+    write_dinov2,
+    write_language,
+    write_plain_tokenizer,
+)
 from safetensors.torch import load_file, save_file
 from tools_for_tests import run_all, succeed
 
 from r1v3_jax.config import load_config
+from r1v3_jax.files import read_json, write_json
 from r1v3_jax.pipeline.preflight import check_init
 from r1v3_jax.run.weights import load_weights, read_config
 
@@ -112,6 +118,32 @@ def test_a_connector_of_another_tower_is_said(halves, tmp_path):
         f"{tmp_path}/dinov2; train it again before it is used" in stderr
     )
     assert "the tower's final norm: left out, the connector's is there\n" in printed
+
+
+def test_a_tokenizer_without_chatml_gets_it_and_that_is_said(halves, tmp_path):
+    """257 tokens, two for turns and nine for pictures; 23 of 280 rows made room for them."""
+    shutil.copytree(halves / "language", tmp_path / "plain")
+    for path in (tmp_path / "plain").glob("*token*"):
+        path.unlink()
+    write_plain_tokenizer(tmp_path / "plain")
+    config = read_json(tmp_path / "plain" / "config.json")
+    ids = {"eos_token_id": 256, "pad_token_id": 256}
+    write_json(tmp_path / "plain" / "config.json", {**config, **ids})
+    printed = succeed(
+        "assemble",
+        f"--vision={halves}/joined",
+        f"--language={tmp_path}/plain",
+        f"--out={tmp_path}/out",
+    )
+    assert printed == (
+        f"tokens 257 to 267 are new: <|im_start|>, <|im_end|>, {NEW}\n"
+        "23 rows without a token made room for them\n"
+        "<|im_start|> and <|im_end|> were missing: the model has to be taught its turns\n"
+        "there was no chat template of ChatML: R1V3's takes its place\n"
+        f"{tmp_path}/out: InternVLChatModel, 114,896 parameters, float32\n"
+    )
+    config, _ = read_config(tmp_path / "out")
+    assert (config.end_token_id, config.image_token_id) == (258, 261)
 
 
 def write_bfloat16(source, directory):
