@@ -251,13 +251,10 @@ class Writer:
             cards.append(Card(sample, tokens, before, after, anchor(sample.line)))
         # Without names only their number is known.
         tiles = [*first.tiles, *[0] * len(first.images)]
-        pictures = [
-            self.gallery.picture(name, count)
-            for name, count in zip(first.images, tiles, strict=False)
-            if name
-        ]
-        missing = Picture(problem="An older run: its images were not saved.")
-        pictures += [missing] * (first.num_images - len(first.images))
+        pictures = self.gallery.pictures(first.images, tiles)
+        problem = "An older run: its images were not saved."
+        for number in range(len(first.images) + 1, first.num_images + 1):
+            pictures.append(Picture(problem=problem, number=number))
         return Shown(
             id=first.id,
             prompt=first.prompt,

@@ -29,6 +29,7 @@ class Picture:
     height: int = 0
     kind: str = ""  # a class of the style sheet
     tiles: int = 0  # that the model saw it as; 0: not known
+    number: int = 0  # among the images of its question, from 1
     problem: str = ""
 
 
@@ -41,11 +42,24 @@ class Gallery:
         self.used: set[str] = set()  # names of copies
         self._known: dict[str, Picture] = {}
 
-    def picture(self, name: str, tiles: int = 0) -> Picture:
-        """Returns a picture of a sample, copied at its first use."""
+    def pictures(self, names: list[str], tiles: list[int]) -> list[Picture]:
+        """Returns the pictures of a question that have names; each is copied at its first use.
+
+        Of a film some frames alone were kept: names ["images/1f.png", "", "images/2e.png"] are
+        images 1 and 3.
+        """
+        return [
+            self._picture(name, count, number)
+            for number, (name, count) in enumerate(
+                zip(names, tiles, strict=False), start=1
+            )
+            if name
+        ]
+
+    def _picture(self, name: str, tiles: int, number: int) -> Picture:
         if name not in self._known:
             self._known[name] = self._copy(name)
-        return dataclasses.replace(self._known[name], tiles=tiles)
+        return dataclasses.replace(self._known[name], tiles=tiles, number=number)
 
     def _copy(self, name: str) -> Picture:
         match = NAME.fullmatch(name)
