@@ -6,11 +6,12 @@ run nothing but a warning. Knows numbers and texts, nothing of models, and impor
 processes need.
 """
 
+import base64
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -30,6 +31,7 @@ ROOM = (
 )
 PATIENCE_S = 60.0  # at the end of a run, for what is not sent yet
 LEAVING_S = 5.0  # the same where the run failed, or a preemption gives it little time
+SAMPLE = "ShownSample"  # the key of one in a message
 LEFT_ALONE_S = 120  # that a process may go on after its run has died
 
 
@@ -233,19 +235,34 @@ def trackers_of(
 
 
 def write(stream: BinaryIO, message: tuple) -> None:
-    """Writes a message into the pipe."""
-    pickle.dump(message, stream)
+    """Writes a message into the pipe, as a line of JSON."""
+    stream.write(json.dumps(message, default=_as_json).encode() + b"\n")
     stream.flush()
 
 
-def read_messages(stream: BinaryIO) -> Iterator[tuple[str, tuple]]:
+def read_messages(stream: BinaryIO) -> Iterator[tuple[str, list]]:
     """Yields the messages of the pipe. Behind the last of a run that died comes nothing."""
-    while True:
-        try:
-            message = pickle.load(stream)
-        except (EOFError, pickle.UnpicklingError):
+    for line in stream:
+        # The run died while it wrote this one.
+        if not line.endswith(b"\n"):
             return
-        yield message
+        name, arguments = json.loads(line, object_hook=_from_json)
+        yield name, arguments
+
+
+def _as_json(sample: ShownSample) -> dict:
+    """Returns a sample as JSON has it, its picture in base64."""
+    picture = base64.b64encode(sample.picture).decode()
+    return {SAMPLE: {**vars(sample), "picture": picture}}
+
+
+def _from_json(fields: dict):
+    """Returns the sample of `_as_json`; another object as it is."""
+    if fields.keys() != {SAMPLE}:
+        return fields
+    sample = fields[SAMPLE]
+    picture = base64.b64decode(sample["picture"])
+    return ShownSample(**{**sample, "picture": picture, "size": tuple(sample["size"])})
 
 
 def serve(begin, log, show, summary, finish) -> None:

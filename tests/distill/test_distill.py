@@ -49,7 +49,7 @@ def group(index, samples):
     )
     texts = [" ".join(map(str, ids)) for ids, _, _ in samples]
     return Group(
-        source(index), None, completions, texts, [score for *_, score in samples], 1.0
+        source(index), None, completions, texts, [score for *_, score in samples]
     )
 
 

@@ -164,7 +164,7 @@ def test_what_is_not_finite_is_written_whole(tmp_path):
 
 def test_a_step_of_several_updates_is_skipped_once(tmp_path):
     run = SimpleNamespace(health=Health(not_finite="skip", max_skipped=2))
-    context = SimpleNamespace(run=run, workdir=tmp_path, quiet=True)
+    context = SimpleNamespace(run=run, workdir=tmp_path, quiet=True, trackers=())
     config = SimpleNamespace(steps=9, checkpoint_every=9)
     loop = Loop(context, "grpo", config, None, Resume())
     batch = {"tokens": np.zeros(3)}
