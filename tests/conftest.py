@@ -87,6 +87,7 @@ DEAR = {
     "serve/test_signals.py": 10,
     "chat/test_chat_command.py": 15,
     "engine/test_engine_answers.py": 60,
+    "sampling/test_row_params.py": 10,
     "engine/test_engine_devices.py": 60,
     "engine/test_engine_faults.py": 30,
 }

@@ -30,7 +30,7 @@ from r1v3_jax.sampling.params import RowParams
 from r1v3_jax.sampling.state import Completions, DecodeState
 from r1v3_jax.sharding import each_shard, replicate, take_rows
 
-CHUNK = 256  # slots of a cache that are attended to at a time, where there is no kernel
+CHUNK = 128  # slots of a cache that are attended to at a time, where there is no kernel
 RUN_TOKENS = 64  # R, of one run at most
 TOP = 20  # log-probabilities that a request may ask for
 WORDS = 64  # sequences that a request may ban
