@@ -105,6 +105,12 @@ class RemoteModel:
             raise ValueError(
                 f"--endpoint={url}: wanted an address as http://host:8000/v1"
             )
+        try:
+            _ = address.port
+        except ValueError as error:
+            raise ValueError(
+                f"--endpoint={url}: {error}; wanted an address as http://host:8000/v1"
+            ) from None
         self.address = address
         self.path = address.path.rstrip("/") + "/chat/completions"
         self.name = name
@@ -140,6 +146,7 @@ class RemoteModel:
             "model": self.name,
             "messages": messages_of(question),
             "stream": True,
+            "stream_options": {"include_usage": True},
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -180,19 +187,31 @@ def messages_of(question: Question) -> list[dict]:
 
 
 def _pieces(reply) -> Iterator[Piece]:
-    """Yields what the events of a stream hold. Unavailable if it breaks off."""
+    """Yields what the events of a stream hold. Unavailable if it breaks off.
+
+    How many tokens there were is said behind the text; the last piece has what is missing. Without
+    it every event with text counts as one.
+    """
     splitter = Splitter(opens_thought=False)
+    ended = None  # the finish reason, once it was told
+    counted = 0  # tokens of the pieces so far
+    total = None  # tokens of the answer
     while True:
         line = reply.readline(MAX_LINE)
+        data = line.strip().removeprefix(b"data:").strip()
+        if ended and (not line or data == b"[DONE]"):
+            yield Piece("", "", (total or counted) - counted, ended)
+            return
         if not line:
             raise Unavailable("the answer breaks off")
-        data = line.strip().removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or data == b"[DONE]":
             continue
         try:
             chunk = json.loads(data)
             if "error" in chunk:
                 raise Unavailable(str(chunk["error"].get("message"))[:300])
+            usage = chunk.get("usage") or {}
+            total = int(usage.get("completion_tokens") or 0) or total
             choice = next(iter(chunk.get("choices") or []), None)
             if choice is None:
                 continue
@@ -204,9 +223,9 @@ def _pieces(reply) -> Iterator[Piece]:
             raise Unavailable(f"no event of a chat: {data[:100]!r}") from error
         more_thoughts, answer = splitter.feed(content, reason is not None)
         has_text = bool(thoughts or content)
-        yield Piece(thoughts + more_thoughts, answer, int(has_text), reason)
-        if reason is not None:
-            return
+        counted += has_text
+        yield Piece(thoughts + more_thoughts, answer, int(has_text))
+        ended = ended or reason
 
 
 def _message(body: bytes) -> str:

@@ -22,17 +22,26 @@ class Pieces:
         self.tokenizer = tokenizer
         added = tokenizer.hf.added_tokens_decoder
         self.special = frozenset(i for i, token in added.items() if token.special)
+        # A model may have more rows than there are tokens, and may sample one of them: Qwen2.5 has
+        # 152,064 rows and 151,665 tokens.
+        self.count = tokenizer.vocab_size
         vocab = tokenizer.hf.get_vocab()
         self.bytes = frozenset(i for token, i in vocab.items() if BYTE.fullmatch(token))
         # Bytes of UTF-8 or characters, whichever is more, of the longest token.
         self.longest = max(len(token.encode()) for token in vocab)
         self.text = functools.lru_cache(65536)(self._text)
 
+    def has_text(self, token: int) -> bool:
+        """Returns whether a token adds to the text of an answer."""
+        return token < self.count and token not in self.special
+
     def decode(self, ids: list[int]) -> str:
         """Returns the text of tokens of which none is special."""
         return self.tokenizer.decode(ids, skip_special=False) if ids else ""
 
     def _text(self, token: int) -> str:
+        if token >= self.count:
+            return ""
         return self.tokenizer.decode([token], skip_special=False)
 
 
@@ -49,8 +58,8 @@ class Detokenizer:
         self.given = 0  # characters of their text that were returned
 
     def add(self, ids: list[int]) -> str:
-        """Returns the text that the next tokens complete; special tokens have none."""
-        ids = [i for i in ids if i not in self.pieces.special]
+        """Returns the text that the next tokens complete; others have none."""
+        ids = [i for i in ids if self.pieces.has_text(i)]
         if not ids:
             return ""
         self.open += ids

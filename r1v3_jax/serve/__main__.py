@@ -102,15 +102,15 @@ def main() -> None:
         split_thinking=SPLIT_THINKING.value,
         placement=PLACEMENT.value,
     )
-    host, port = opened.getsockname()[:2]
+    address = running.address_of(opened)
     print(
-        f"loading: http://{host}:{port}, {settings.slots} slots of "
+        f"loading: http://{address}, {settings.slots} slots of "
         f"{settings.max_prompt_tokens} + {settings.max_tokens} tokens",
         flush=True,
     )
-    if not key and not is_local(host):
+    if not key and not is_local(opened.getsockname()[0]):
         print(
-            f"note: whoever reaches {host}:{port} may use it; see --api_key_file",
+            f"note: whoever reaches {address} may use it; see --api_key_file",
             flush=True,
         )
     code = running.run(App(engine, names, limits, key), opened)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from r1v3_jax.engine.requests import Chunk, Token
+from r1v3_jax.engine.text import HALF
 from r1v3_jax.serve.fields import ChatRequest
 from r1v3_jax.serve.problems import encode
 from r1v3_jax.serve.thoughts import Splitter, ThoughtCounter
@@ -175,9 +176,11 @@ def event(value: dict) -> bytes:
 
 
 def _entry(text: str, logprob: float) -> dict:
-    # What cannot occur has -inf, for which JSON has no word; OpenAI's server writes -9999.
+    # What cannot occur has -inf, for which JSON has no word; OpenAI's server writes -9999. The text
+    # of half a character does not say which bytes it is: null, as the API has it then.
+    is_whole = HALF not in text
     return {
         "token": text,
         "logprob": max(logprob, -9999.0),
-        "bytes": list(text.encode("utf-8", "replace")),
+        "bytes": list(text.encode("utf-8", "replace")) if is_whole else None,
     }

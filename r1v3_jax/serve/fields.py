@@ -51,6 +51,8 @@ REFUSED = {
     "chat_template": (),
     "documents": ([],),
 }
+# Each model has names of its own for it: Qwen's, and that of DeepSeek and Granite.
+THINKING = ("enable_thinking", "thinking")
 READ = {
     "messages",
     "model",
@@ -119,6 +121,10 @@ def read_request(body: Body, limits: Limits) -> ChatRequest:
     options = _options(fields, stream)
     settings = read_settings(fields, limits, thinking)
     unknown = [name for name in fields if name not in READ and name not in REFUSED]
+    # A setting that is spelt wrongly is one of them.
+    template = fields.get("chat_template_kwargs", {})
+    unknown += [f"chat_template_kwargs.{x}" for x in template if x not in THINKING]
+    unknown += [f"stream_options.{x}" for x in options if x != "include_usage"]
     request = Request(
         turns=conversation.turns,
         images=conversation.images,
@@ -200,10 +206,9 @@ def _template_settings(fields: dict, limits: Limits) -> bool:
             f"got {shown(template)}, wanted an object as {{'enable_thinking': false}}",
         )
     template = {key: value for key, value in template.items() if value is not None}
-    # Each model has names of its own for it: Qwen's, and that of DeepSeek and Granite.
     wanted = {
         _bool(template, key, limits.thinking, f"{name}.")
-        for key in ("enable_thinking", "thinking")
+        for key in THINKING
         if key in template
     }
     if len(wanted) > 1:

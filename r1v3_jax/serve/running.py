@@ -52,6 +52,12 @@ def open_port(host: str, port: int) -> socket.socket:
     return opened
 
 
+def address_of(opened: socket.socket) -> str:
+    """Returns where a socket listens, as it stands in a URL: 127.0.0.1:8000, [::1]:8000."""
+    host, port = opened.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def run(app: App, opened: socket.socket) -> int:
     """Starts the engine, and serves until a signal or a failure; returns the exit code.
 
@@ -125,9 +131,9 @@ class _Run:
         """Starts the engine; returns when it has failed, after that was told."""
         self.engine.start()
         await in_thread(self.engine.wait_until_ready)
-        host, port = self.opened.getsockname()[:2]
+        address = address_of(self.opened)
         print(
-            f"ready: http://{host}:{port}/v1 serves {', '.join(self.app.names)}",
+            f"ready: http://{address}/v1 serves {', '.join(self.app.names)}",
             flush=True,
         )
         while self.engine.failed is None:

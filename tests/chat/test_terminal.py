@@ -132,6 +132,20 @@ def test_an_answer_that_was_cut_says_so():
     assert text.endswith("(cut after 2 tokens; --max_tokens)\n")
 
 
+def test_a_server_counts_the_tokens():
+    """Those without a text, as halves of letters, are in no event of the stream."""
+    engine = ScriptedEngine(lambda request: ["a", "", "", "b", "c"])
+    with serving(engine) as served:
+        model = RemoteModel(f"{served.url}/v1", "r1v3", 60.0)
+        text, _ = chat(engine, ["hi"], model=model, sampling=Sampling(max_tokens=4))
+    assert text == "ab\n(cut after 4 tokens; --max_tokens)\n"
+
+
+def test_an_address_without_a_port_that_could_be_is_refused():
+    with pytest.raises(ValueError, match="--endpoint=http://host:port/v1: .*wanted"):
+        RemoteModel("http://host:port/v1", "r1v3", 60.0)
+
+
 def test_a_server_that_is_gone_is_one_sentence():
     text, conversation = chat(
         ScriptedEngine(),

@@ -66,6 +66,16 @@ def test_any_tokens_have_the_text_of_the_whole(pieces):
         assert streamed(pieces, ids, rng)[0] == whole
 
 
+def test_a_row_of_the_model_that_is_no_token_has_no_text(pieces):
+    """Models have more rows than their tokenizers have tokens, and may sample any of them."""
+    count = pieces.tokenizer.vocab_size
+    ids = pieces.tokenizer.encode_text("a好b")
+    detokenizer = Detokenizer(pieces)
+    parts = [detokenizer.add([i, count, count + 100]) for i in ids]
+    assert "".join([*parts, detokenizer.end()]) == "a好b"
+    assert pieces.text(count) == pieces.text(count + 100) == ""
+
+
 def test_an_answer_cut_inside_a_character_ends_as_the_whole_does(pieces):
     ids = pieces.tokenizer.encode_text("a好")[:-1]
     detokenizer = Detokenizer(pieces)

@@ -178,6 +178,9 @@ def test_unknown_fields_are_counted_and_neutral_ones_are_not():
     }
     asked = read(user="me", foo={"bar": 1}, **neutral)
     assert asked.unknown == ("user", "foo")
+    misspelt = {"enable_thinkng": False, "thinking": True}
+    asked = read(chat_template_kwargs=misspelt, stream=True, stream_options={"x": 1})
+    assert asked.unknown == ("chat_template_kwargs.enable_thinkng", "stream_options.x")
 
 
 def test_a_model_of_another_name_is_not_found():

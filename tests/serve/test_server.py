@@ -1,12 +1,15 @@
 """The server over HTTP, with an engine of scripted answers: replies, streams, keys, numbers."""
 
 import json
+import types
 
 import openai
 import pytest
 from images_for_tests import PNG
 from requests_for_tests import ask, body, connect, data_uri, events, get, wait_until
 from scripted_engine import ScriptedEngine, serving, text_of, words
+
+from r1v3_jax.serve import running
 
 
 def client(served, **options) -> openai.OpenAI:
@@ -60,6 +63,23 @@ def test_the_openai_client_with_every_field():
     assert reply.usage.completion_tokens_details.reasoning_tokens == 4
     assert (settings.top_k, settings.seed, settings.bad_words) == (5, 7, ("Wait",))
     assert 'r1v3_unknown_fields_total{field="metadata_of_mine"} 1' in text
+
+
+def test_the_bytes_of_half_a_character_are_not_those_of_its_replacement():
+    with serving(ScriptedEngine(lambda request: ["\ufffd", "好"])) as served:
+        reply = client(served).chat.completions.create(
+            model="r1v3", messages=body()["messages"], logprobs=True
+        )
+    entries = reply.choices[0].logprobs.content
+    assert [entry.bytes for entry in entries] == [None, list("好".encode())]
+
+
+def test_an_address_of_ipv6_is_one_of_a_url():
+    def listening(*name):
+        return running.address_of(types.SimpleNamespace(getsockname=lambda: name))
+
+    assert listening("127.0.0.1", 8000) == "127.0.0.1:8000"
+    assert listening("::1", 8000, 0, 0) == "[::1]:8000"
 
 
 @pytest.mark.parametrize("split", [False, True])
