@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 from absl import flags
-from shapes import SHAPES, RandomProcessor, count_down, example
+from shapes import FIRST_ID, SHAPES, RandomProcessor, count_down, example
 from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -48,6 +48,9 @@ def main():
     prompts = [
         processor.prompt(example(i, SHAPE)).tokens for i in range(REQUESTS.value)
     ]
+    # The last token decides how long an answer is: the same in both, with the same tail.
+    for ids, length in zip(prompts, draw_lengths(REQUESTS.value), strict=True):
+        ids[-1] = FIRST_ID + length
     with tempfile.TemporaryDirectory() as directory:
         tokenizer = make_tokenizer(directory, SHAPE.model.text.vocab_size)
     source = Source(SHAPE.model, tokenizer, "float32", lambda compute: model)
@@ -74,6 +77,13 @@ def main():
         print(json.dumps({"round": round_, **report}), flush=True)
     print(f"compilations by requests: {engine.numbers().compilations - compiled}")
     engine.stop()
+
+
+def draw_lengths(count: int) -> np.ndarray:
+    """Draws tokens of answers, log-uniform from the shortest to the longest, int64[count]."""
+    rng = np.random.default_rng(0)
+    ends = np.log([SHAPE.shortest, SHAPE.new_tokens - 1])
+    return np.exp(rng.uniform(*ends, count)).astype(int)
 
 
 def make_tokenizer(directory: str, size: int):
