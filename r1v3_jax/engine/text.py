@@ -12,6 +12,8 @@ import re
 from r1v3_jax.processing.tokenizer import Tokenizer
 
 HALF = "\ufffd"  # what half a character is decoded as
+MOST_OPEN = 32  # tokens that are decoded again before a place to cut is looked for
+TAIL = 8  # that stay open then; a character has at most 4 tokens
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of sentencepiece that is one byte
 
 
@@ -74,10 +76,23 @@ class Detokenizer:
         new = complete[self.given :]
         if is_half or end < len(self.open):
             self.given = len(complete)
+            if end == len(self.open) > MOST_OPEN:
+                self._cut(text)
         else:
             self.open = []
             self.given = 0
         return new
+
+    def _cut(self, text: str) -> None:
+        """Closes all but the final tokens, of which `text` is the text, if that cuts no character.
+
+        Halves of characters alone never end with a whole one. Where a character is cut, the two
+        parts have more signs than the whole: E4 BD | A0 is two signs, E4 BD A0 is one.
+        """
+        first = self.pieces.decode(self.open[:-TAIL])
+        if first + self.pieces.decode(self.open[-TAIL:]) == text:
+            self.open = self.open[-TAIL:]
+            self.given -= len(first)
 
     def end(self) -> str:
         """Returns what was held back."""

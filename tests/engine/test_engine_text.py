@@ -103,6 +103,23 @@ def test_a_long_answer_costs_less_than_a_second(pieces):
     assert seconds < 1
 
 
+def test_halves_of_characters_without_end_cost_no_more(pieces):
+    """A model that repeats itself may repeat the first bytes of a character, 8,192 of them."""
+    if pieces.bytes:
+        pytest.skip("a run of byte tokens of sentencepiece is one text")
+    rng = np.random.default_rng(3)
+    halves = pieces.tokenizer.encode_text("好é\U0001f600")
+    ids = rng.choice([halves[0], halves[1], halves[3], *halves[5:8]], 8192).tolist()
+    detokenizer = Detokenizer(pieces)
+    start = time.process_time()
+    parts = [detokenizer.add([token]) for token in ids]
+    parts.append(detokenizer.end())
+    seconds = time.process_time() - start
+    assert "".join(parts) == pieces.tokenizer.decode(ids, skip_special=True)
+    # Each decoded with all before it takes 6 s.
+    assert seconds < 2
+
+
 @pytest.mark.parametrize(
     "stop, parts, expected",
     [
