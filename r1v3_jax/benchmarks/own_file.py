@@ -32,7 +32,9 @@ def write(
     seen: set[str] = set()
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        # All in quotes: a lone "\r" would end a line.
+        form = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_ALL}
+        rows = csv.DictWriter(file, COLUMNS, **form)
         rows.writeheader()
         for name, source in sets:
             end = len(source) if hasattr(source, "__len__") else questions

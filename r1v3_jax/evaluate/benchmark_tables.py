@@ -46,7 +46,9 @@ def write_predictions(
         columns = list(dict.fromkeys(column for row in rows for column in row))
         target = path / f"{name}_{prepared.benchmark.name}.tsv"
         with target.open("w", encoding="utf-8", errors="replace", newline="") as out:
-            writer = csv.DictWriter(out, columns, delimiter="\t", lineterminator="\n")
+            # All in quotes, as the kit writes them: a lone "\r" would end a line.
+            form = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_ALL}
+            writer = csv.DictWriter(out, columns, **form)
             writer.writeheader()
             writer.writerows(rows)
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from r1v3_jax.evaluate.benchmark_tables import COLUMNS, cells_of, percent
 from r1v3_jax.evaluate.samples import BUDGETS
 from r1v3_jax.files import read_json
+from r1v3_jax.report.samples import UNREADABLE
 
 Table = list[list[str]]
+
+NOT_ASKED = 100  # questions of a benchmark that are named: the first page stays small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ def read_evaluations(workdir: Path, notes: list[str]) -> list[Evaluation]:
             protocol = read_json(path)
             # What a table needs is there and is what it should be.
             _rows_of(summary, protocol)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, LookupError, *UNREADABLE) as error:
             notes.append(f"The benchmark {benchmark} cannot be shown: {error}")
             continue
         by_folder.setdefault(benchmark.parent.name, []).append((summary, protocol))
@@ -79,9 +82,11 @@ def _rows_of(
     by_run = ", ".join(percent(share) for share in summary["by_run"])
     shares = [summary["budgets"].get(str(budget)) for budget in BUDGETS]
     budgets = ["" if share is None else percent(share) for share in shares]
-    not_asked = [
-        [name, str(index), str(why)] for index, why in summary["not_asked"].items()
-    ]
+    reasons = list(summary["not_asked"].items())
+    not_asked = [[name, str(index), str(why)] for index, why in reasons[:NOT_ASKED]]
+    if len(reasons) > NOT_ASKED:
+        left = f"and {len(reasons) - NOT_ASKED:,} more, see its summary.json"
+        not_asked.append([name, "", left])
     fields = {**protocol["sampling"], **protocol["scoring"]}
     said = {str(field): str(value) for field, value in fields.items()}
     return [*cells_of(summary), by_run], [name, *budgets], not_asked, said

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from r1v3_jax.files import read_json, write_json
+from r1v3_jax.processing.image_files import StoredImage
 from r1v3_jax.report.pictures import SMALL, save
-from r1v3_jax.report.samples import number
+from r1v3_jax.report.samples import UNREADABLE, number
 
 NAME = re.compile(r"[0-9]+_(image)?[0-9]+\.(png|jpg)")
 SIDE = 168  # pixels of the longer side of a token's picture, at most
@@ -126,7 +127,7 @@ def read_heat(report: Path, notes: list[str]) -> tuple[str, list[HeatSample]]:
         samples = [_sample(report, row) for row in found["samples"]]
         return str(found.get("checkpoint", "")), samples
     # Of another version, cut off, or edited by hand.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *UNREADABLE) as error:
         notes.append(f"report/heat cannot be read ({error!r}); tools/look.py anew.")
         return "", []
 
@@ -162,8 +163,8 @@ def _sample(report: Path, row: dict) -> HeatSample:
 
 
 def _picture(report: Path, name: str) -> tuple[str, int, int]:
-    """Returns (address, width, height) of a picture. ValueError for a name not of ours."""
+    """Returns (address, width, height) of a picture. ValueError for one that is not ours."""
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
         raise ValueError(f"{name!r} is no name of a picture")
-    with Image.open(report / "heat" / name) as image:
-        return f"heat/{name}", image.width, image.height
+    width, height = StoredImage(report / "heat" / name).size
+    return f"heat/{name}", width, height

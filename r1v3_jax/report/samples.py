@@ -19,7 +19,14 @@ HIGH_GAP = 0.1  # nats a token, of a sample's mean |log p sampler - log p traine
 FILE_NAME = re.compile(r"(.+)_(\d+)\.jsonl")
 VERDICTS = ("right", "wrong", "error")
 # What a damaged line, or one of another program, raises.
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,7 +133,8 @@ class Panel:
         with self.lock:
             width, height = screen_size(self.stream)
             # One column stays free: a full line would begin another one.
-            lines = [line[: width - 1] for line in self.lines(width - 1)][: height - 2]
+            lines = [line[: width - 1] for line in self.lines(width - 1)]
+            lines = lines[: max(1, height - 2)]
             text = "\n".join(["", *lines])
             self.stream.write(f"\r{CLEAR}{text}\x1b[{len(lines)}A\r")
             self.stream.flush()

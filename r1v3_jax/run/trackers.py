@@ -153,6 +153,9 @@ class Tracker:
             self._tell(f"its process ended with {self._process.returncode}")
         # The other end is closed by now: a thread that was writing has its error.
         self._thread.join(1.0)
+        # Unless a process that the service has started holds it: to close it would wait for that.
+        if self._thread.is_alive():
+            return
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -273,11 +276,16 @@ def serve(begin, log, show, summary, finish) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    answer = sys.stdout
+    # The pipes are this process's alone: one that the service starts would keep them open.
+    messages = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout = sys.stderr
     handlers = {"log": log, "show": show, "summary": summary}
     exit_code = 1
-    for name, arguments in read_messages(sys.stdin.buffer):
+    for name, arguments in read_messages(messages):
         if name == "close":
             (exit_code,) = arguments
             break

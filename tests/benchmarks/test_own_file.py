@@ -52,6 +52,20 @@ def test_several_images_stand_where_the_question_has_them(tmp_path):
     assert colours == [(255, 0, 0), (0, 0, 255)]
 
 
+@pytest.mark.parametrize("missing", ["exact", "kit"])
+def test_line_ends_of_every_kind_stay_in_their_question(tmp_path, missing):
+    """Proves: a lone return, which ends a line for pandas and for csv, ends no row."""
+    question = 'One\rtwo\nthree\r\nfour\t"five"?'
+    example = Example("7", (Image.new("RGB", (4, 4)),), question, "no")
+    own_file.write(tmp_path / "ends.tsv", [("ends", lambda _: example)], 1)
+    if missing == "kit":
+        pytest.importorskip("pandas")
+    (item,) = benchmark_run.prepare(
+        "ends", Reader(tmp_path, **{**PLAIN, "missing": missing})
+    ).items
+    assert item.asked.parts == (0, question)
+
+
 def test_png_files_are_kept_byte_for_byte():
     row = own_file.row_of("x", Example("7", (StoredImage(png()),), "Which?", "A"))
     assert base64.b64decode(row["image"]) == png()

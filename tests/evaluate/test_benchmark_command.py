@@ -1,5 +1,6 @@
 """The command as it is typed: asked of a server, scored again, refused."""
 
+import csv
 import json
 import random
 
@@ -74,13 +75,12 @@ def test_a_server_is_evaluated_and_its_files_say_everything(data, tmp_path):
     )
 
     # 3. The predictions as the kit keeps them.
-    lines = (folder / "run1" / "r1v3" / "r1v3_pets.tsv").read_text().splitlines()
-    assert (
-        lines[0].split("\t")
-        == "index question A B C answer category thinking prediction".split()
-    )
-    assert len(lines) == 41
-    assert lines[1].split("\t")[-2] == "A or B?"
+    path = folder / "run1" / "r1v3" / "r1v3_pets.tsv"
+    with path.open(newline="") as file:
+        head, *rows = csv.reader(file, delimiter="\t")
+    assert head == "index question A B C answer category thinking prediction".split()
+    assert len(rows) == 40
+    assert rows[0][-2] == "A or B?"
 
 
 def test_another_protocol_is_refused_and_another_scoring_is_not(data, tmp_path):

@@ -96,12 +96,22 @@ def test_an_evaluation_that_goes_on_is_not_shown_and_a_damaged_one_is_noted(work
     text = summary.read_text()
     summary.unlink()
     assert ("benchmark", "n") not in tables(workdir)
-    for damaged in (text[:40], text.replace('"cut": 0.0', '"cut": []'), "[1]"):
+    cuts = [text.replace('"cut": 0.0', f'"cut": {cut}') for cut in ("[]", 10**400)]
+    for damaged in (text[:40], *cuts, "[1]"):
         summary.write_text(damaged)
         assert ("benchmark", "n") not in tables(workdir)
         page = Page(workdir / "report" / "index.html")
         notes = [x.text for x in page.elements if x.tag == "li"]
         assert any("benchmark/pets cannot be shown" in note for note in notes), damaged
+
+
+def test_of_many_questions_that_were_not_asked_the_page_names_some(workdir):
+    path = workdir / "benchmark" / "pets" / "summary.json"
+    reasons = {f"q{i}": "a prompt of 9000 tokens" for i in range(20_000)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "not_asked": reasons}))
+    shown = tables(workdir)["benchmark", "index"]
+    assert shown[99][:2] == ["pets", "q99"]
+    assert shown[100:] == [["pets", "", "and 19,900 more, see its summary.json"]]
 
 
 def test_hostile_names_are_text(workdir):

@@ -1,6 +1,9 @@
 """What tokens looked at, on the page of a run: the colours are the numbers, damage is told."""
 
 import json
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -73,8 +76,10 @@ def test_the_page_shows_it_and_says_how_to_make_it(workdir):
         lambda found: found["samples"][0]["tokens"][0].update(picture="../../x.png"),
         lambda found: found["samples"][0]["tokens"][0].update(picture="7_7.png"),
         lambda found: found["samples"][0].update(tokens=3),
+        lambda found: found["samples"][0]["tokens"][0].update(nats=10**400),
+        lambda found: found["samples"][0]["tokens"][0].update(place=float("inf")),
     ],
-    ids=["no_samples", "other_folder", "no_such_picture", "no_list"],
+    ids="no_samples other_folder no_such_picture no_list no_float no_place".split(),
 )
 def test_damage_is_told_and_shows_nothing(workdir, damage):
     """Proves: heat.json is read as what anybody may have written."""
@@ -88,6 +93,31 @@ def test_damage_is_told_and_shows_nothing(workdir, damage):
     assert "report/heat cannot be read" in notes[0].text
     page = Page(workdir / "report" / "heat.html")
     assert not [x for x in page.elements if x.tag == "img"]
+
+
+def test_a_picture_that_could_stop_the_page_is_told(workdir):
+    """Proves: a header of 10^10 pixels and a pipe that nobody writes to are damage, too."""
+    heat.write_heat(workdir / "report", [heat_sample()], {"checkpoint": "x"})
+    path = workdir / "report" / "heat" / "0_0.png"
+    path.write_bytes(png_header(100_000, 100_000))
+    write_report(workdir)
+    notes = Page(workdir / "report" / "index.html").of_class("notes")
+    assert "10000000000 pixels" in notes[0].text
+    path.unlink()
+    os.mkfifo(path)
+    write_report(workdir)
+    notes = Page(workdir / "report" / "index.html").of_class("notes")
+    assert "a folder or device" in notes[0].text
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file that says its size, and has no pixels."""
+    sizes = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", sizes), (b"IDAT", b""), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        data += struct.pack(">I", len(body)) + kind + body + check
+    return data
 
 
 def test_a_film_shows_the_frame_that_gave_a_token_most(workdir):

@@ -201,6 +201,25 @@ def test_a_window_that_changes_its_size(monkeypatch):
     assert sys.stdout is terminal
 
 
+@pytest.mark.parametrize("height", [1, 2, 4])
+def test_a_window_of_few_lines_has_as_many_as_fit(monkeypatch, height):
+    """Proves: the cursor comes back to where it was: "up by 0" would be up by 1."""
+    terminal = Terminal(80)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(
+        "r1v3_jax.run.progress.screen_size", lambda stream: (80, height)
+    )
+    panel = Panel("grpo", 100, 0)
+    try:
+        terminal.text = ""
+        panel.log(0, {"reward": 0.5}, "host 1.0 GiB")
+        count = {1: 1, 2: 1, 4: 2}[height]
+        assert terminal.text.count("\n") == count
+        assert terminal.text.endswith(f"\x1b[{count}A\r")
+    finally:
+        panel.close()
+
+
 def test_a_screen_without_unicode_has_a_curve_of_its_letters(monkeypatch):
     terminal = Terminal(80)
     terminal.encoding = "ANSI_X3.4-1968"

@@ -21,7 +21,7 @@ from r1v3_jax.run.trackers import ShownSample, Tracker, check_installed, tracker
 
 # A module with the calls that `to_wandb.py` makes. It writes each into a file; FAULT makes it fail.
 WANDB = """
-import json, os, sys, time
+import json, os, subprocess, sys, time
 
 def note(*call):
     with open(os.environ["CALLS"], "a") as file:
@@ -29,8 +29,14 @@ def note(*call):
 
 def fault(name):
     if os.environ.get("FAULT") == name:
+        # As wandb's own server does: it outlives the process that has started it.
+        subprocess.Popen(["sleep", "40"], start_new_session=True)
         raise ConnectionError("no network, says the stand-in")
     if os.environ.get("FAULT") == f"hang in {name}":
+        # A copy of the process, which has its pipes.
+        if os.fork() == 0:
+            time.sleep(40)
+            os._exit(0)
         time.sleep(1000)
 
 class Run:
@@ -179,20 +185,24 @@ def test_trackio_is_sent_the_same(tmp_path, calls):
 def test_an_error_there_is_told_once_and_the_run_goes_on(
     tmp_path, calls, monkeypatch, fault
 ):
-    """Proves: every step is in metrics.jsonl; one warning, with what the service said."""
+    """Proves: every step is in metrics.jsonl; one warning, with what the service said; nobody
+    waits for what the service has started.
+    """
     monkeypatch.setenv("FAULT", fault)
+    started = time.monotonic()
     with pytest.warns(UserWarning, match="no more wandb: .*says the stand-in") as told:
         run(tmp_path, steps=400)
     assert len(told) == 1, [str(x.message) for x in told]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 400
+    assert time.monotonic() - started < 35
 
 
 @pytest.mark.parametrize("fault", ["hang in init", "hang in log", "hang in finish"])
 def test_a_service_that_hangs_does_not_hang_the_run(
     tmp_path, calls, monkeypatch, fault
 ):
-    """Proves: a step is not slowed down, the end waits as long as it says, the process is ended;
-    more messages than there is room for are counted.
+    """Proves: a step is not slowed down, the end waits as long as it says, the process is ended,
+    and what it has started costs nothing; more messages than there is room for are counted.
     """
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setattr(trackers, "PATIENCE_S", 4.0)
