@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from r1v3_jax.serve.problems import Problem
 
 MAX_BODY = 48 << 20  # bytes: an image of the largest size, in base64
 BODIES = 64 << 20  # bytes of all bodies that are held at a time
+IMAGES = 256 << 20  # bytes of the images of all requests that wait or are answered
 PAUSE_S = 10.0  # that a client may take between two pieces of its body
 WHOLE_S = 120.0  # for a whole one
 LINGER_S = 5.0  # that a refused body is still read, and thrown away
@@ -23,6 +24,7 @@ class Bodies:
 
     def __init__(self):
         self.held = 0
+        self.kept = 0
 
     @contextlib.asynccontextmanager
     async def read(self, scope, receive) -> AsyncIterator[bytes]:
@@ -47,18 +49,33 @@ class Bodies:
                 if taken > MAX_BODY:
                     raise _too_large(f"more than {MAX_BODY} bytes")
                 if self.held > BODIES:
-                    raise Problem(
-                        429,
-                        "too many large requests at a time; try again",
-                        code="overloaded",
-                        retry_after_s=2,
-                    )
+                    raise _too_many()
                 pieces.append(piece)
             body = b"".join(pieces)
             pieces.clear()
             yield body
         finally:
             self.held -= taken
+
+    @contextlib.contextmanager
+    def keep(self, size: int) -> Iterator[None]:
+        """Counts the images of a request as kept until the end of the block. Problem: 429."""
+        if self.kept + size > IMAGES:
+            raise _too_many()
+        self.kept += size
+        try:
+            yield
+        finally:
+            self.kept -= size
+
+
+def _too_many() -> Problem:
+    return Problem(
+        429,
+        "too many large requests at a time; try again",
+        code="overloaded",
+        retry_after_s=2,
+    )
 
 
 def _declared_length(scope) -> int:

@@ -139,8 +139,22 @@ class ChatCompletions:
             self.reading -= 1
         self.metrics.ignored(asked.unknown)
 
-        # 2. Ask the engine.
+        # 2. Ask the engine, which keeps the images until it has read the prompt.
         self.check_open()
+        images = sum(len(image.source) for image in asked.request.images)
+        with self.bodies.keep(images):
+            await self.ask(asked, prepared, exchange, began)
+
+    async def ask(
+        self,
+        asked: ChatRequest,
+        prepared: Prepared,
+        exchange: "_Exchange",
+        began: float,
+    ) -> None:
+        """Asks the engine, and passes on what it tells."""
+        # 1. Ask.
+        loop = asyncio.get_running_loop()
         chunks = asyncio.Queue()
 
         def tell(said: Chunk | Exception) -> None:
@@ -164,7 +178,7 @@ class ChatCompletions:
             self.engine.token_text,
         )
 
-        # 3. Pass on what it tells, unless the client leaves.
+        # 2. Pass on what it tells, unless the client leaves.
         self.active.add(chunks)
         leaving = asyncio.create_task(_watch(exchange.receive, chunks))
         try:

@@ -6,10 +6,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from requests_for_tests import ask, body, connect, get, open_socket, raw, wait_until
+from images_for_tests import PNG
+from requests_for_tests import (
+    ask,
+    body,
+    connect,
+    data_uri,
+    get,
+    open_socket,
+    raw,
+    wait_until,
+)
 from scripted_engine import ScriptedEngine, serving, words
 
-from r1v3_jax.serve import completions
+from r1v3_jax.serve import bodies, completions
 
 
 def long_answer(_):
@@ -117,3 +127,26 @@ def test_a_stream_in_the_queue_gives_signs_of_life(monkeypatch):
         connection.close()
     assert text.count(": waiting\n\n") >= 3
     assert text.endswith("data: [DONE]\n\n")
+
+
+def test_images_of_requests_that_wait_are_bounded(monkeypatch):
+    """Two images are kept; a third request comes again when one of them has its answer."""
+    uri = data_uri(PNG)
+    monkeypatch.setattr(bodies, "IMAGES", 2 * len(PNG))
+    part = {"type": "image_url", "image_url": {"url": uri}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "hi"}]}]
+    engine = ScriptedEngine(lambda _: words("word " * 20), pace=0.05, slots=1)
+    with serving(engine) as served, ThreadPoolExecutor(2) as threads:
+        first = [
+            threads.submit(ask, served.url, body(messages=messages)) for _ in range(2)
+        ]
+        kept = served.app.completions.bodies
+        assert wait_until(lambda: kept.kept == 2 * len(PNG))
+        status, reply, headers = ask(served.url, body(messages=messages))
+        assert (status, reply["error"]["code"]) == (429, "overloaded")
+        assert int(headers["Retry-After"]) >= 1
+        # A request without images takes none of it.
+        assert ask(served.url, body(max_tokens=1))[0] == 200
+        assert [answer.result()[0] for answer in first] == [200, 200]
+        assert ask(served.url, body(messages=messages, max_tokens=1))[0] == 200
+    assert kept.kept == kept.held == 0
