@@ -70,7 +70,9 @@ def small_picture(group: Group) -> tuple[bytes, tuple[int, int]]:
 
 
 def cut(text: str) -> str:
-    """Leaves out the middle of a long text."""
+    """Leaves out the middle of a long text, and what no file of TensorBoard can hold."""
+    # Half of a surrogate pair, which a text of the data may have.
+    text = text.encode("utf-8", "replace").decode("utf-8")
     if len(text) <= SHOWN_TEXT:
         return text
     half = SHOWN_TEXT // 2

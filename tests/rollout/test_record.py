@@ -200,3 +200,6 @@ def test_what_is_shown_elsewhere_is_small(tmp_path, caplog):
     assert (none.picture, none.size) == (b"", (0, 0))
     assert "its image is not shown" in caplog.text
     assert shown_samples([group(())])[0].picture == b""
+    # Half of a pair, which no file of TensorBoard can hold.
+    odd = dataclasses.replace(group(()), texts=["four \ud83d", "five"])
+    assert shown_samples([odd])[0].completion == "four ?"
