@@ -262,7 +262,9 @@ def test_a_full_queue_refuses_and_loses_nothing(own_engine):
             refused += 1
     assert refused
     for listener in listeners:
-        assert len(listener.wait()[0].ids) == 30
+        (answer,) = listener.wait()
+        # Seeds are fresh, so that one or the other ends by itself.
+        assert len(answer.ids) == 30 or answer.finish_reason == "stop"
     assert engine.numbers().finished == len(listeners)
 
 

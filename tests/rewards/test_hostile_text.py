@@ -102,9 +102,9 @@ mutated = st.tuples(st.sampled_from(GOLDS), st.integers(0, 20), latex).map(
 
 
 def check_is_quick(completion, gold):
-    start = time.process_time()
+    start = time.thread_time()
     check = verify(completion, gold)
-    seconds = time.process_time() - start
+    seconds = time.thread_time() - start
     assert seconds < 5, (
         f"{seconds:.1f} s for {gold!r} and {completion!r}"
     )  # on a slow core
@@ -221,9 +221,9 @@ def test_long_completions_take_linear_time(text):
         completion + "}" * 100_000,
         rf"{completion}\boxed{{7}}",
     ):
-        start = time.process_time()
+        start = time.thread_time()
         score(hostile, "7", ended=True)
-        assert time.process_time() - start < 5  # quadratic time would be an hour
+        assert time.thread_time() - start < 5  # quadratic time would be an hour
 
 
 JUNK = [
@@ -254,8 +254,8 @@ def test_reading_junk_takes_linear_time(piece):
             relations.as_sets,
             structure.take_apart,
         ):
-            start = time.process_time()
+            start = time.thread_time()
             read(text)
-            assert time.process_time() - start < 2, (
+            assert time.thread_time() - start < 2, (
                 read
             )  # quadratic time would be minutes

@@ -14,7 +14,7 @@ from r1v3_jax.rewards.helpers import Consistent, Frozen, StepScores
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import correct, well_formed
 from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
-from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout import texts as rollout_texts
 from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh, shard_bytes
@@ -83,7 +83,7 @@ def test_a_run_with_a_helper_resumes_in_the_same_bits(
     # 1. A whole run, whose programs are looked at.
     ran = set()
     watched_ones = (
-        (sampler, "prefill"),
+        (rollout_texts, "prefill"),
         (loop, "decode"),
         (step_scores, "step_scores"),
     )

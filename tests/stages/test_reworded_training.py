@@ -10,7 +10,7 @@ from r1v3_jax.config import load_config
 from r1v3_jax.data import Reworded
 from r1v3_jax.data.reworded import told
 from r1v3_jax.pipeline import pipeline, start
-from r1v3_jax.rollout import sampler
+from r1v3_jax.rollout import texts as rollout_texts
 from r1v3_jax.stages import grpo
 from r1v3_jax.train import policy_gradient
 
@@ -66,7 +66,9 @@ def test_the_words_are_in_every_pass_over_training_and_in_none_over_questions(
 
         return call
 
-    monkeypatch.setattr(sampler, "prefill", watched("prefill", sampler.prefill))
+    monkeypatch.setattr(
+        rollout_texts, "prefill", watched("prefill", rollout_texts.prefill)
+    )
     score = watched("score", policy_gradient.score)
     monkeypatch.setattr(policy_gradient, "score", score)
     make_update = grpo.make_update
