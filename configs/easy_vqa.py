@@ -6,49 +6,24 @@
 cold_start  nothing learns to name colour and shape, and to answer
 """
 
-from r1v3_jax.config import (
-    SFT,
-    Evaluate,
-    ModelConfig,
-    Optimizer,
-    Run,
-    TextConfig,
-    VisionConfig,
-)
+from dataclasses import replace
+
+from r1v3_jax.config import SFT, Evaluate, Optimizer, Run, load_config
 from r1v3_jax.tasks import easy_vqa
 from r1v3_jax.tasks.easy_vqa import EasyVQA
 
 VOCABULARY = easy_vqa.vocabulary()
 
-MODEL = ModelConfig(
-    text=TextConfig(
-        vocab_size=len(VOCABULARY),
-        vocab_multiple=128,
-        embed=128,
-        layers=3,
-        heads=4,
-        kv_heads=2,
-        head_dim=32,
-        mlp=384,
-        rope_theta=1e4,
-        max_positions=256,
-    ),
+# The model of the digits run, with other words and other patches.
+digits = load_config("digits").model
+MODEL = replace(
+    digits,
+    text=replace(digits.text, vocab_size=len(VOCABULARY), max_positions=256),
     # 8 x 8 patches of 8 pixels: 16 tokens a picture after the shuffle.
-    vision=VisionConfig(
-        image_size=64,
-        patch_size=8,
-        embed=96,
-        layers=2,
-        heads=4,
-        mlp=384,
-        norm="rms_norm",
-        qkv_bias=False,
-        qk_norm=True,
-    ),
+    vision=replace(digits.vision, image_size=64, patch_size=8),
     image_token_id=VOCABULARY.index("<IMG_CONTEXT>"),
     end_token_id=VOCABULARY.index("<|im_end|>"),
     pad_token_id=VOCABULARY.index("<|endoftext|>"),
-    architecture="SkyworkR1VChatModel",
 )
 
 HELD_OUT = EasyVQA(split="held_out")

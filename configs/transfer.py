@@ -80,6 +80,16 @@ def unlabelled(source):
     return lambda index: dataclasses.replace(source(index), image_labels=())
 
 
+warm_up = SFT(
+    train=alternate(SEEN.mix(read=1), SHAPES),
+    steps=200,
+    rows=8,
+    row_tokens=256,
+    tiles=32,
+    trainable="connector",
+    optimizer=Optimizer(lr=2e-3, warmup_steps=20, schedule="cosine"),
+    checkpoint_every=50,
+)
 config = Run(
     name="transfer",
     model=MODEL,
@@ -87,25 +97,12 @@ config = Run(
     system="You are a helpful assistant.",
     opening="<think>\n",
     stages={
-        "warm_up": SFT(
-            train=alternate(SEEN.mix(read=1), SHAPES),
-            steps=200,
-            rows=8,
-            row_tokens=256,
-            tiles=32,
-            trainable="connector",
-            optimizer=Optimizer(lr=2e-3, warmup_steps=20, schedule="cosine"),
-            checkpoint_every=50,
-        ),
-        "cold_start": SFT(
+        "warm_up": warm_up,
+        "cold_start": dataclasses.replace(
+            warm_up,
             train=alternate(SEEN.mix(easy=1, normal=2), SHAPES),
-            steps=200,
-            rows=8,
-            row_tokens=256,
-            tiles=32,
             trainable="llm+connector",
             optimizer=Optimizer(lr=2e-4, warmup_steps=20, schedule="cosine"),
-            checkpoint_every=50,
         ),
         "grpo": GRPO(
             train=alternate(SEEN.mix(normal=1, hard=2), SHAPES),
@@ -122,13 +119,10 @@ config = Run(
             evaluate_every=20,
             checkpoint_every=10,
         ),
-        "connector": SFT(
+        "connector": dataclasses.replace(
+            warm_up,
             train=alternate(OTHERS.mix(easy=1, normal=2), SEEN.mix(normal=1), SHAPES),
             steps=80,
-            rows=8,
-            row_tokens=256,
-            tiles=32,
-            trainable="connector",
             optimizer=Optimizer(lr=3e-4, warmup_steps=5, schedule="cosine"),
             checkpoint_every=40,
         ),

