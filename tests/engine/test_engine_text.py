@@ -106,7 +106,7 @@ def test_a_long_answer_costs_less_than_a_second(pieces):
 def test_halves_of_characters_without_end_cost_no_more(pieces):
     """A model that repeats itself may repeat the first bytes of a character, 8,192 of them."""
     if pieces.bytes:
-        pytest.skip("a run of byte tokens of sentencepiece is one text")
+        pytest.skip("sentencepiece's byte tokens are held to the end of their run")
     rng = np.random.default_rng(3)
     halves = pieces.tokenizer.encode_text("好é\U0001f600")
     ids = rng.choice([halves[0], halves[1], halves[3], *halves[5:8]], 8192).tolist()
