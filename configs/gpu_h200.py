@@ -2,8 +2,9 @@
 
     python -m r1v3_jax.launch --config=gpu_h200 --workdir=DIR
 
-Wants checkpoints/InternVL3-1B, data/grpo.jsonl and data/probe.jsonl. The attention kernel of the
-TPU does not run here: attention computes whole rows, so that rows are short and few at a time.
+Wants checkpoints/InternVL3-1B, data/grpo.jsonl and data/probe.jsonl. Attention
+computes whole rows here, so that rows are short and few at a time; --config.compute.attention=cudnn
+does without. Not run: docs/gpu.md.
 """
 
 from r1v3_jax.config import GRPO, INTERNVL3_1B, Compute, Evaluate, Optimizer, Run

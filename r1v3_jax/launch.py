@@ -157,9 +157,13 @@ def run(config: Run, workdir: str) -> None:
         )
     # Imported after the flags are parsed: a typing error costs no import of the models.
     from r1v3_jax import pipeline
-    from r1v3_jax.run import preemption
+    from r1v3_jax.run import platforms, preemption
 
     accept_changes = ACCEPT_CHANGES.value
+    platform = platforms.named_platform()
+    # Where a TPU slice is wanted and not there, `start_processes` says so.
+    if platform and not config.topology:
+        platforms.check_platform(config.compute, platform)
     pipeline.check(config, Path(workdir), accept_changes=accept_changes)
     processes.start_processes(PROCESSES, config.topology)
     preemption.catch_sigterm()

@@ -146,9 +146,27 @@ class Compute:
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of stored weights
     # What a layer keeps for the backward pass, by name; see `layers.REMAT`.
     remat: Literal["none", "dots", "attention", "full"] = "attention"
-    # splash: the Pallas kernel, TPU only.
-    attention: Literal["reference", "splash"] = "reference"
+    # How whole rows attend. splash: a Pallas kernel, TPU only. cudnn: NVIDIA GPU, bfloat16 only.
+    attention: Literal["reference", "splash", "cudnn"] = "reference"
     logprob_chunk: PositiveInt = 512  # tokens a row whose logits exist at one time
     rules: Rules = TRAIN
 
     __post_init__ = check
+
+
+def check_attention(model: ModelConfig, compute: Compute) -> None:
+    """Raises ValueError if `compute.attention` is a kernel that does not take this model."""
+    if compute.attention != "cudnn":
+        return
+    if compute.dtype != "bfloat16":
+        raise ValueError(
+            f"Compute.attention 'cudnn' takes numbers of 16 bits, and Compute.dtype is "
+            f"{compute.dtype!r}; dtype 'bfloat16' would do, or attention 'reference'"
+        )
+    for part in (model.text, model.vision):
+        if part is not None and (part.head_dim % 8 or part.head_dim > 256):
+            raise ValueError(
+                f"Compute.attention 'cudnn' takes heads of 8, 16, 24, ... 256 numbers, and "
+                f"{type(part).__name__} has heads of {part.head_dim}; attention 'reference' "
+                "would do"
+            )

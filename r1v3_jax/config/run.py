@@ -11,7 +11,7 @@ from r1v3_jax.config.collect import Collect
 from r1v3_jax.config.evaluate import Evaluate
 from r1v3_jax.config.fit import check_splits
 from r1v3_jax.config.grpo import GRPO
-from r1v3_jax.config.model import Compute, ModelConfig
+from r1v3_jax.config.model import Compute, ModelConfig, check_attention
 from r1v3_jax.config.preference import Preference
 from r1v3_jax.config.sft import SFT
 from r1v3_jax.config.topology import Topology, parse
@@ -193,6 +193,7 @@ class Run:
                 "--config.opening=$'<think>\\n'"
             )
         self._check_mesh()
+        check_attention(self.model, self.compute)
         for name, stage in self.selected_stages().items():
             stage.check_fit(name, self)
         if self.evaluate.sources or self.evaluate.probe is not None:

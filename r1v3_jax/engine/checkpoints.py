@@ -14,6 +14,7 @@ from r1v3_jax.models.build import decode_compute, for_decoding
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.tokenizer import Tokenizer, load
 from r1v3_jax.run import weights
+from r1v3_jax.run.platforms import warn_of_int8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Source:
 
     def load(self, *, int8: bool = False) -> R1V3:
         """Reads the weights, right into the layout in which they are used."""
+        if int8:
+            warn_of_int8(jax.default_backend())
         model = self.read(self.compute)
         return for_decoding(model, int8=True) if int8 else model
 

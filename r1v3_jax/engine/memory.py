@@ -114,7 +114,7 @@ def working_bytes(config: ModelConfig, compute: Compute, sizes: Sizes, mesh) -> 
     cached = 2 * text.layers * tokens * text.kv_heads * text.head_dim * size // heads
     hidden = tokens * (6 * text.embed + 3 * text.mlp // shards) * size
     scores = 0
-    if compute.attention != "splash":
+    if compute.attention == "reference":
         scores = 2 * 4 * tokens * tokens * text.heads // heads
     # Sampling sorts the vocabulary of every slot, in float32.
     batch = mesh_size(mesh, compute.rules.batch)

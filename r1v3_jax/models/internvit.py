@@ -12,8 +12,9 @@ from flax import nnx
 
 from r1v3_jax.config import Compute, VisionConfig
 from r1v3_jax.models.attention import attention, splash_attention
+from r1v3_jax.models.attention_cudnn import cudnn_tiles
 from r1v3_jax.models.layers import keep, layer_norm, param, remat, rms_norm
-from r1v3_jax.sharding import gather, reshape_rows
+from r1v3_jax.sharding import each_shard, gather, reshape_rows
 
 
 class Block(nnx.Module):
@@ -106,6 +107,8 @@ class Block(nnx.Module):
             segment_ids = jnp.ones_like(tokens, jnp.int32)
             spec = self.compute.rules.spec("tiles", None, None, None, None)
             context = splash_attention(q, k, v, segment_ids, causal=False, q_spec=spec)
+        elif self.compute.attention == "cudnn":
+            context = each_shard(cudnn_tiles, q, k, v, like=q)
         else:
             context = keep(attention(q, k, v, None), "context")
         context = context[:, :, :, 0]

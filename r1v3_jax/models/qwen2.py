@@ -26,6 +26,11 @@ from r1v3_jax.models.attention import (
     splash_after_prompt,
     splash_attention,
 )
+from r1v3_jax.models.attention_cudnn import (
+    cudnn_after_prompt,
+    cudnn_packed,
+    cudnn_prompts,
+)
 from r1v3_jax.models.caches import Cache, PromptCache, append_token, empty_cache
 from r1v3_jax.models.decode_attention import (
     attend_slots,
@@ -198,8 +203,15 @@ class Qwen2(nnx.Module):
         x, _ = jax.lax.scan(layer, x, self.blocks)
         return self.last_norm(x)
 
-    def self_attention(self, segment_ids: jax.Array):
-        """Returns `attend(q, k, v)` within the segments of packed rows."""
+    def self_attention(self, segment_ids: jax.Array, lengths: jax.Array | None = None):
+        """Returns `attend(q, k, v)` within the segments of packed rows.
+
+        lengths: int32[B], where every row is one segment of so many tokens, and padding.
+        """
+        if self.compute.attention == "cudnn":
+            if lengths is not None:
+                return lambda q, *kv: each_shard(cudnn_prompts, q, *kv, lengths, like=q)
+            return lambda q, *kv: each_shard(cudnn_packed, q, *kv, segment_ids, like=q)
         if self.compute.attention == "splash":
             spec = self.compute.rules.spec("batch", None, "kv_heads", None, None)
             return lambda q, k, v: splash_attention(
@@ -297,7 +309,7 @@ class Qwen2(nnx.Module):
         slots = jnp.broadcast_to(jnp.arange(length), (count, length))
         is_used = slots < lengths[:, None]
         segment_ids = is_used.astype(jnp.int32)
-        attend = self.self_attention(segment_ids)
+        attend = self.self_attention(segment_ids, lengths)
         angles = rope_angles(slots, self.config)
 
         def layer(x, block):
@@ -361,14 +373,14 @@ class Qwen2(nnx.Module):
 
     def attention_after_prompt(self, segment_ids: jax.Array, used: jax.Array):
         """Returns `attend(q, k, v, prompt_k, prompt_v)`, see `attention_after_prompt`."""
-        if self.compute.attention != "splash":
+        if self.compute.attention == "reference":
             return lambda *qkv: keep(
                 attention_after_prompt(*qkv, segment_ids, used), "context"
             )
         # Every device works on its own rows and heads.
-        return lambda q, *kv: each_shard(
-            splash_after_prompt, q, *kv, segment_ids, used, like=q
-        )
+        is_splash = self.compute.attention == "splash"
+        kernel = splash_after_prompt if is_splash else cudnn_after_prompt
+        return lambda q, *kv: each_shard(kernel, q, *kv, segment_ids, used, like=q)
 
     def new_cache(self, prompt: PromptCache, **sizes) -> Cache:
         """Returns a cache without tokens for samples of these prompts; see `empty_cache`."""

@@ -37,6 +37,7 @@ from r1v3_jax.processing.tokenizer import export_template
 from r1v3_jax.report import page, plots
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.metrics import peak_rss_gib, versions
+from r1v3_jax.run.platforms import check_platform, warn_of_int8
 from r1v3_jax.run.preemption import leave_if_preempted
 from r1v3_jax.run.trackers import trackers_of
 from r1v3_jax.run.weights import load_weights, save_weights
@@ -64,8 +65,14 @@ def run(
 ) -> dict:
     """Runs the stages of `config` in `workdir`; `check` has seen both.
 
-    Returns the summary, which is also in summary.json.
+    Returns the summary, which is also in summary.json. ValueError for settings of another kind of
+    device than this machine has, before anything is on one.
     """
+    check_platform(config.compute, jax.default_backend())
+    if any(
+        getattr(x, "rollout_int8", False) for x in config.selected_stages().values()
+    ):
+        warn_of_int8(jax.default_backend())
     context = prepare(config, workdir, quiet, accept_changes)
     config = context.run
     # The first process writes for all.

@@ -117,6 +117,16 @@ def test_configs_load_from_anywhere(tmp_path):
             ["--config=digits", "--dry_run_only=grpo/decode"],
             "--dry_run compiles for a TPU slice",
         ),
+        (
+            ["--config=gpu_h200", "--config.compute.attention=splash"],
+            "Compute.attention is 'splash', a kernel for a TPU, and this is a CPU; 'reference' "
+            "would do",
+        ),
+        (
+            ["--config=digits", "--config.compute.attention=cudnn"],
+            "Compute.attention 'cudnn' takes numbers of 16 bits, and Compute.dtype is 'float32'; "
+            "dtype 'bfloat16' would do, or attention 'reference'",
+        ),
         (["--config=digits", "--workdirr=x"], "workdir"),
         (["--config=digits", "stray"], "stray"),
     ],
