@@ -63,6 +63,25 @@ DRY_RUN_DATA = flags.DEFINE_bool(
 DRY_RUN_ONLY = flags.DEFINE_list(
     "dry_run_only", [], "Programs to compile, as grpo/decode,grpo/update; default: all."
 )
+DRY_RUN_MESHES = flags.DEFINE_bool(
+    "dry_run_meshes",
+    False,
+    "Compile a step for every mesh of the slice, and print a table; asks for a dry run.",
+)
+DRY_RUN_LENGTHS = flags.DEFINE_string(
+    "dry_run_lengths",
+    None,
+    "Price a step for samples of uneven lengths, too: median and sigma of a lognormal, as "
+    "2400,0.8, or WORKDIR/rollouts/grpo_000010.jsonl of a run; asks for a dry run.",
+)
+ASKS_FOR_DRY_RUN = (
+    DRY_RUN,
+    DRY_RUN_FULL,
+    DRY_RUN_ONLY,
+    DRY_RUN_OUT,
+    DRY_RUN_MESHES,
+    DRY_RUN_LENGTHS,
+)
 PROCESSES = processes.define_processes()
 SMOKE = "--smoke"  # must be known before the flags of the config are
 SMOKE_FLAG = flags.DEFINE_bool(
@@ -120,7 +139,7 @@ def start(base: Run, values: config_dict.ConfigDict) -> None:
         print("\n".join(config_lines(config)))
     elif LIST_CONFIGS.value:
         print("\n".join(list_configs()))
-    elif DRY_RUN.value or DRY_RUN_FULL.value or DRY_RUN_ONLY.value or DRY_RUN_OUT.value:
+    elif any(flag.value for flag in ASKS_FOR_DRY_RUN):
         dry_run_of(config)
     else:
         run(config, WORKDIR.value or f"runs/{config.name}")
@@ -196,28 +215,36 @@ def dry_run_of(config: Run) -> None:
             "--dry_run compiles for a TPU slice, and this config names none; give one, as "
             "--topology=v5p:2x2x1"
         )
-    from r1v3_jax.tpu import compiler, dry_run
+    from r1v3_jax.tpu import compiler, dry_run, lengths, meshes
 
     # This process was started by a dry run, to compile one program.
     if os.environ.get(compiler.CHILD):
         compiler.compile_here(config)
         return
+    only = tuple(DRY_RUN_ONLY.value)
+    if DRY_RUN_MESHES.value and (only or DRY_RUN_LENGTHS.value):
+        raise ValueError(
+            "--dry_run_meshes compiles whole steps whose rows are full; leave out "
+            "--dry_run_only and --dry_run_lengths"
+        )
+    drawn = lengths.parse(DRY_RUN_LENGTHS.value) if DRY_RUN_LENGTHS.value else None
     if DRY_RUN_DATA.value:
         banned = show_data(config)
     else:
         # Without a tokenizer only the image token is known to be never sampled.
         print("checkpoint and data were not opened (--nodry_run_data)")
         banned = (config.model.image_token_id,) if config.model.vision else ()
-    summary = dry_run.run(
-        config,
-        tuple(banned),
-        full=DRY_RUN_FULL.value,
-        only=tuple(DRY_RUN_ONLY.value),
-    )
+    full = DRY_RUN_FULL.value
+    banned = tuple(banned)
+    if DRY_RUN_MESHES.value:
+        summary = meshes.run(config, banned, full=full)
+    else:
+        summary = dry_run.run(config, banned, full=full, only=only, lengths=drawn)
     if DRY_RUN_OUT.value:
         write_json(DRY_RUN_OUT.value, summary)
     if not summary["fits"]:
-        sys.exit("error: not every program fits into a chip's memory; see above")
+        tried = "no mesh" if DRY_RUN_MESHES.value else "not every program"
+        sys.exit(f"error: {tried} fits into a chip's memory; see above")
 
 
 def show_data(config: Run) -> tuple[int, ...]:

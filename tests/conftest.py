@@ -51,6 +51,7 @@ DEAR = {
     "tools/test_bench.py": 30,
     "tpu/test_dry_run.py": 30,
     "tpu/test_dry_run_slices.py": 30,
+    "tpu/test_meshes.py": 20,
     "sampling/test_sampling.py": 25,
     "models/test_models.py": 25,
     "report/test_page_in_browser.py": 25,

@@ -5,6 +5,7 @@ compiles for any slice on any machine. Each program is compiled in a child proce
 is cached. Knows the programs of a run by name; nothing of what the outcomes are used for.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -37,7 +38,7 @@ GIB = 2**30
 # A part of every key of the cache. To be raised when the fields of an outcome change their meaning.
 OUTCOME = 2
 
-# In a child's environment: what it compiles, as JSON {"name", "out", "banned"}.
+# In a child's environment: what it compiles, as JSON: a job (see `job_of`) with "name" and "out".
 CHILD = "R1V3_DRY_RUN_CHILD"
 
 # Set to end all children, and to start none.
@@ -110,11 +111,38 @@ def check_options(chips: list, kind: str) -> None:
 # compiling, or remembering
 
 
+def job_of(
+    banned: tuple[int, ...],
+    *,
+    mesh: tuple[int, int, int] | None = None,
+    all_at_once: bool = False,
+) -> dict:
+    """Returns what a child has to know beside its command, which is that of this process.
+
+    banned: `Tokenizer.banned_token_ids`. mesh: in place of the config's. all_at_once: without the
+    `slots` of stages.
+    """
+    return {"banned": banned, "mesh": mesh, "all_at_once": all_at_once}
+
+
+def varied(config: Run, job: dict) -> Run:
+    """Returns the config that a job is about."""
+    if job["mesh"] is not None:
+        config = dataclasses.replace(config, mesh=tuple(job["mesh"]))
+    if job["all_at_once"]:
+        stages = {}
+        for name, stage in config.stages.items():
+            if getattr(stage, "slots", 0):
+                stages[name] = dataclasses.replace(stage, slots=0)
+        config = config.with_stages(**stages)
+    return config
+
+
 def outcome_of(
     name: str,
     lowered: jax.stages.Lowered,
     topology: str,
-    banned: tuple[int, ...],
+    job: dict,
     full: bool,
 ) -> dict:
     """Returns what the compiler makes of one program, from the cache or from a child process.
@@ -128,7 +156,7 @@ def outcome_of(
     if path.is_file():
         outcome = json.loads(gzip.decompress(path.read_bytes()))
     else:
-        outcome = _compile_elsewhere(name, banned, full, parse(topology).kind)
+        outcome = _compile_elsewhere(name, job, full, parse(topology).kind)
         with atomic_file(path, shared=True) as partial:
             partial.write_bytes(gzip.compress(json.dumps(outcome).encode(), 6))
     return outcome | {"arguments": arguments}
@@ -173,14 +201,12 @@ def _options(name: str, kind: str) -> dict[str, str]:
 # the parent of a child process
 
 
-def _compile_elsewhere(
-    name: str, banned: tuple[int, ...], full: bool, kind: str
-) -> dict:
+def _compile_elsewhere(name: str, job: dict, full: bool, kind: str) -> dict:
     """Compiles one program in a child process and returns its outcome; kind: of chips."""
     directory = Path(tempfile.mkdtemp(prefix="r1v3_dry_run_"))
     try:
         with (directory / "log").open("w+") as log:
-            child = _start_child(name, banned, full, directory, log)
+            child = _start_child(name, job, full, directory, log)
             try:
                 outcome = _wait_for(child, name, full, directory)
             finally:
@@ -195,11 +221,11 @@ def _compile_elsewhere(
 
 
 def _start_child(
-    name: str, banned: tuple[int, ...], full: bool, directory: Path, log: TextIO
+    name: str, job: dict, full: bool, directory: Path, log: TextIO
 ) -> subprocess.Popen:
     """Runs the command of this process once more, for one program."""
-    job = json.dumps({"name": name, "out": str(directory), "banned": banned})
-    variables = {**os.environ, CHILD: job}
+    job = {**job, "name": name, "out": str(directory)}
+    variables = {**os.environ, CHILD: json.dumps(job)}
     if not full:
         # The compiler writes the scheduled program down on its way to the machine code.
         dump = f"--xla_dump_to={directory} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_"
@@ -279,6 +305,7 @@ def compile_here(config: Run) -> None:
     job = json.loads(os.environ[CHILD])
     directory = Path(job["out"])
     banned = tuple(job["banned"])
+    config = varied(config, job)
     topology = parse(config.topology)
     mesh = make_mesh(config.mesh, devices(topology), slices=topology.slices)
     stage, _, label = job["name"].partition("/")

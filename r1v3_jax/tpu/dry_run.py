@@ -16,7 +16,7 @@ import dataclasses
 import math
 import time
 
-from r1v3_jax.config import Run
+from r1v3_jax.config import GRPO, Run
 from r1v3_jax.config.topology import Topology, parse
 from r1v3_jax.data.made import not_made
 from r1v3_jax.models.flops import model_flops
@@ -28,42 +28,11 @@ from r1v3_jax.sharding import make_mesh, slice_of
 from r1v3_jax.stages.kinds import kind_of, open_reader, stage_programs
 from r1v3_jax.tpu import compiler
 from r1v3_jax.tpu.chips import CHIPS
+from r1v3_jax.tpu.compiled import Compiled
 from r1v3_jax.tpu.compiler import GIB, outcome_of, stopped
-from r1v3_jax.tpu.estimate import Estimate, estimate
-from r1v3_jax.tpu.torus import ACROSS
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """What the compiler reports about one program, for one chip. Sizes in bytes."""
-
-    program: Program
-    arguments: int
-    peak: int  # with the arrays of other programs that are on the chip meanwhile
-    limit: int
-    estimate: Estimate | None  # None: it does not fit
-
-    @property
-    def fits(self) -> bool:
-        return self.peak <= self.limit
-
-    @property
-    def bytes_across_slices(self) -> float:
-        """Returns what a chip sends to other slices in one call; 0 with one slice."""
-        collectives = self.estimate.collectives.items()
-        return sum(c.bytes for kind, c in collectives if kind.endswith(ACROSS))
-
-    @property
-    def seconds(self) -> float:
-        """Returns the time of one call.
-
-        The decoding kernel reads the slots in use: on average over the loop half of the cache. The
-        estimate is that of a full cache.
-        """
-        full = self.estimate.seconds
-        if self.program.trips > 1:
-            return full - self.estimate.parts["kernels"] / 2
-        return full
+from r1v3_jax.tpu.estimate import estimate
+from r1v3_jax.tpu.lengths import Lengths
+from r1v3_jax.tpu.uneven import slower_slots, uneven_line, uneven_step
 
 
 def show_samples(config: Run, processor: Processor, count: int = 3) -> None:
@@ -83,12 +52,23 @@ def show_samples(config: Run, processor: Processor, count: int = 3) -> None:
 
 
 def run(
-    config: Run, banned: tuple[int, ...], *, full: bool, only: tuple[str, ...] = ()
+    config: Run,
+    banned: tuple[int, ...],
+    *,
+    full: bool,
+    only: tuple[str, ...] = (),
+    lengths: Lengths | None = None,
 ) -> dict:
     """Compiles every program, prints the table, and returns what goes into the JSON file.
 
     banned: `Tokenizer.banned_token_ids`. only: names of the programs wanted, as "grpo/decode".
+    lengths: of samples, for which a step is priced beside the one whose rows are all full.
     """
+    if lengths is not None and not sampling_stages(config):
+        raise ValueError(
+            f"--dry_run_lengths is about sampled answers, and no stage of {config.name} has a "
+            "rollout; leave it out"
+        )
     # 1. The programs, by name.
     topology = parse(config.topology)
     chips = compiler.devices(topology)
@@ -107,19 +87,33 @@ def run(
 
     # 2. Compile them.
     started = time.time()
-    compiled = compile_all(table, topology, mesh, banned, full)
+    compiled = compile_all(table, topology, mesh, compiler.job_of(banned), full)
     remark = "" if full else " (no machine code made)"
     print(f"compiled in {time.time() - started:.0f} s{remark}")
 
     # 3. What a step of each stage takes.
-    peak_flops = CHIPS[topology.kind].flops
+    chip = CHIPS[topology.kind]
     steps = {}
     for name in config.selected_stages():
         programs = programs_of_stage(name, compiled)
         # A step is only known if all of its programs are.
-        if not only and all(program.fits for program in programs.values()):
-            steps[name] = step_of(config, name, programs, peak_flops)
-            print(step_line(name, steps[name]))
+        if only or not all(program.fits for program in programs.values()):
+            continue
+        steps[name] = step_of(config, name, programs, chip.flops)
+        print(step_line(name, steps[name]))
+        if name not in sampling_stages(config):
+            continue
+        if lengths is not None:
+            uneven = uneven_step(config, name, programs, lengths, mesh)
+            steps[name]["with_lengths"] = uneven
+            print(uneven_line(name, uneven))
+        if config.stages[name].slots:
+            job = compiler.job_of(banned, all_at_once=True)
+            other = all_at_once(config, name, mesh, job, full)
+            steps[name]["slots"] = slower_slots(
+                config, name, programs["decode"], other, lengths
+            )
+            print(steps[name]["slots"]["sentence"])
 
     # 4. The JSON file.
     summary = {
@@ -151,6 +145,24 @@ def programs_by_name(config: Run, mesh, banned: tuple[int, ...]) -> dict[str, Pr
     return table
 
 
+def sampling_stages(config: Run) -> list[str]:
+    """Returns the names of the selected stages with a rollout that they learn from."""
+    stages = config.selected_stages()
+    return [name for name, stage in stages.items() if isinstance(stage, GRPO)]
+
+
+def all_at_once(config: Run, name: str, mesh, job: dict, full: bool) -> Compiled:
+    """Compiles the decoding of a stage without its slots."""
+    print(f"{name}, decoding without slots:")
+    config = compiler.varied(config, job)
+    for program in stage_programs(config, name, mesh, tuple(job["banned"])):
+        if program.label == "decode":
+            label = f"{name}/decode"
+            topology = parse(config.topology)
+            return compile_all({label: program}, topology, mesh, job, full)[label]
+    raise ValueError(f"{name} has no program decode")
+
+
 def programs_of_stage(name: str, compiled: dict[str, Compiled]) -> dict[str, Compiled]:
     """Returns the programs of one stage: {"grpo/decode": ...} -> {"decode": ...}."""
     programs = {}
@@ -171,10 +183,10 @@ def compile_all(
     table: dict[str, Program],
     topology: Topology,
     mesh,
-    banned: tuple[int, ...],
+    job: dict,
     full: bool,
 ) -> dict[str, Compiled]:
-    """Compiles the programs, two at a time, and prints a line about each."""
+    """Compiles the programs, two at a time, and prints a line about each; job: of `job_of`."""
     chip = CHIPS[topology.kind]
     places = {
         "coords": [tuple(device.coords) for device in mesh.devices.flat],
@@ -188,7 +200,7 @@ def compile_all(
         for name, program in table.items():
             lowered = program.lower()
             outcomes[name] = pool.submit(
-                outcome_of, name, lowered, topology.name, banned, full
+                outcome_of, name, lowered, topology.name, job, full
             )
         for name, outcome in outcomes.items():
             compiled[name] = compiled_of(outcome.result(), table[name], chip, places)

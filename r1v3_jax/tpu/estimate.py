@@ -79,6 +79,7 @@ class Estimate:
     copies: tuple[Copy, ...]  # the ten largest
     # One trip of the longest loop that ends on data (one decoded token); 0 if there is none.
     dynamic_loop_seconds: float
+    cache_rate: float  # bytes/s at which kernels read keys and values
 
 
 def estimate(
@@ -109,6 +110,7 @@ def estimate(
         bound=max(cost.bounds, key=cost.bounds.get, default="memory"),
         copies=cost.largest_copies(10),
         dynamic_loop_seconds=simulation.dynamic_loop_seconds,
+        cache_rate=chip.reached_hbm,
     )
 
 

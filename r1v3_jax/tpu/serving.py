@@ -22,8 +22,9 @@ from r1v3_jax.models.build import decode_compute
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
 from r1v3_jax.sharding import DECODE, make_mesh
 from r1v3_jax.tpu import compiler
+from r1v3_jax.tpu.compiled import Compiled
 from r1v3_jax.tpu.compiler import GIB
-from r1v3_jax.tpu.dry_run import Compiled, compile_all, program_json
+from r1v3_jax.tpu.dry_run import compile_all, program_json
 
 
 def dry_run(
@@ -58,7 +59,7 @@ def dry_run(
     )
     started = time.time()
     names = {f"serve/{program.label}": program for program in table}
-    compiled = compile_all(names, slice_, mesh, (), full)
+    compiled = compile_all(names, slice_, mesh, compiler.job_of(()), full)
     print(f"compiled in {time.time() - started:.0f} s")
     figures = summary(config, settings, mesh, compiled)
     print(sentence(figures, settings))
