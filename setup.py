@@ -85,6 +85,7 @@ setup(
             "opencv-python-headless>=4.10",
             "jax[tpu]>=0.10",  # libtpu, the TPU compiler: it runs without a TPU
             "openai>=2.0",  # the client of the server's tests
+            "peft>=0.17",  # loads the adapters that are written for it
             "pytest>=8.0",
             "pytest-xdist>=3.8",
             "pyyaml>=6",

@@ -62,6 +62,7 @@ DEAR = {
     "hf/test_real_halves.py": 300,
     "models/test_int8.py": 20,
     "pipeline/test_starts.py": 20,
+    "stages/test_lora_stages.py": 60,
     "stages/test_preference.py": 30,
     "train/test_pairs.py": 30,
     "train/test_pairs_against_trl.py": 20,

@@ -4,6 +4,7 @@ from r1v3_jax.config.collect import Chosen, Collect
 from r1v3_jax.config.evaluate import After, Evaluate
 from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.load import list_configs, load_arms, load_config
+from r1v3_jax.config.lora import LoRA
 from r1v3_jax.config.model import Compute, ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.config.preference import Preference
 from r1v3_jax.config.presets import (
@@ -43,6 +44,7 @@ __all__ = [
     "Data",
     "Evaluate",
     "Health",
+    "LoRA",
     "ModelConfig",
     "Optimizer",
     "Preference",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.lora import LoRA, check_lora
 from r1v3_jax.config.sft import Optimizer
 from r1v3_jax.fields import (
     LATER,
@@ -137,6 +138,8 @@ class GRPO:
     correction: Correction = NOTHING
     updates_per_rollout: PositiveInt = 1  # 1 is strictly on-policy
     trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
+    # Of these parts, adapters learn in place of matrices. None: everything learns whole.
+    lora: LoRA | None = dataclasses.field(default=None, metadata=LATER)
     optimizer: Optimizer = Optimizer()
 
     # Memory.
@@ -221,6 +224,7 @@ class GRPO:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
+        check_lora(name, self, run.model)
         check_splits(run.mesh, f"{name}.prompts", self.prompts, "data")
         self._check_prompt_copies(name, run.mesh)
         check_splits(run.mesh, f"{name}.slots", self.slots, "data")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.lora import LoRA, check_lora
 from r1v3_jax.config.sft import Optimizer
-from r1v3_jax.fields import NonNegativeInt, PositiveFloat, PositiveInt, check
+from r1v3_jax.fields import LATER, NonNegativeInt, PositiveFloat, PositiveInt, check
 from r1v3_jax.losses import Mpo
 
 
@@ -33,6 +34,8 @@ class Preference:
     loss: Mpo = Mpo()
     beta: PositiveFloat = 0.1  # of rewards: how much a log-ratio counts
     trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
+    # Of these parts, adapters learn in place of matrices. None: everything learns whole.
+    lora: LoRA | None = dataclasses.field(default=None, metadata=LATER)
     optimizer: Optimizer = Optimizer()
     accumulate: PositiveInt = 1  # micro-batches that the pairs of a step are cut into
     # Parts in which an update reads its prompts and their tiles, as in GRPO.
@@ -73,6 +76,7 @@ class Preference:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
+        check_lora(name, self, run.model)
         check_positions(
             run,
             f"{name}.max_prompt_tokens + {name}.max_answer_tokens",

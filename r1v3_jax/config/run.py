@@ -378,6 +378,11 @@ class Run:
                 f"{', '.join(choices) or 'none: leave it empty'}"
             )
         stage, other = self.stages[name], self.stages[carry]
+        if stage.lora or other.lora:
+            raise ValueError(
+                f"{name}.carry goes on with the moments of {carry}, and adapters begin anew in "
+                "each stage; carry = '' would do, or lora = None in both"
+            )
         # Moments of other weights, or a place in another schedule, cannot be gone on with.
         if stage.trainable != other.trainable or stage.optimizer != other.optimizer:
             raise ValueError(

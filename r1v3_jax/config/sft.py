@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.lora import LoRA, check_lora
 from r1v3_jax.fields import (
     LATER,
     NonNegativeFloat,
@@ -60,6 +61,8 @@ class SFT:
     tiles: NonNegativeInt = 128  # tile slots a step
     accumulate: PositiveInt = 1  # micro-batches that the rows of a step are cut into
     trainable: str = "all"  # all, or parts joined by +: llm, connector, vision
+    # Of these parts, adapters learn in place of matrices. None: everything learns whole.
+    lora: LoRA | None = dataclasses.field(default=None, metadata=LATER)
     optimizer: Optimizer = Optimizer()
     # Steps between measurements of the loss on `validation_steps` batches; 0: never measured.
     validate_every: NonNegativeInt = 0
@@ -90,6 +93,7 @@ class SFT:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
+        check_lora(name, self, run.model)
         check_positions(run, f"{name}.row_tokens", self.row_tokens, room_for="tokens")
         rows = f"{name}.rows / {name}.accumulate"
         check_splits(run.mesh, rows, self.rows // self.accumulate, "data fsdp")

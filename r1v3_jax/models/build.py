@@ -7,16 +7,20 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
 from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models.int8 import Int8, is_matrix, quantised, scale_axes
+from r1v3_jax.models.lora import Adapters, merged
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sharding import BETWEEN, DECODE, shardings, with_shardings
 
 
-def abstract(config: ModelConfig, compute: Compute, mesh=None) -> R1V3:
+def abstract(
+    config: ModelConfig, compute: Compute, mesh=None, adapters: Adapters | None = None
+) -> R1V3:
     """Makes the model without its numbers: shapes, dtypes and, with a mesh, shardings.
 
     It takes no devices and no memory. ValueError for a mesh that does not divide the model's
@@ -24,7 +28,7 @@ def abstract(config: ModelConfig, compute: Compute, mesh=None) -> R1V3:
     """
     # Traced outside any mesh, so that one that does not divide is refused by `shardings`, by name.
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
-        model = nnx.eval_shape(lambda: R1V3(config, compute, nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: R1V3(config, compute, nnx.Rngs(0), adapters))
     if mesh is None:
         return model
     return with_shardings(model, compute.rules, mesh)
@@ -41,7 +45,7 @@ def init(config: ModelConfig, compute: Compute, *, seed: int = 0) -> R1V3:
 
 def with_config(model: R1V3, config: ModelConfig) -> R1V3:
     """Returns the same weights under another config, of the same shapes."""
-    graph = nnx.graphdef(_described(config, model.compute))
+    graph = nnx.graphdef(_described(config, model.compute, model.adapters))
     return nnx.merge(graph, nnx.state(model))
 
 
@@ -54,14 +58,15 @@ def for_decoding(model: R1V3, *, int8: bool = False) -> R1V3:
 
     With `int8` the language model's matrices have 8 bits, except its embedding and head. In TRAIN's
     layout every decoded token would gather the language model's weights. Arrays move between
-    devices, never through the host; where nothing changes they are shared with `model`.
+    devices, never through the host; where nothing changes they are shared with `model`. Adapters
+    are merged: a decoded token reads no more than it does without them.
     """
     compute = decode_compute(model.compute)
     weights = nnx.state(model)
     is_on_mesh = not jax.sharding.get_mesh().empty
     is_cast = compute.param_dtype != model.compute.param_dtype
-    if int8 or is_on_mesh or is_cast:
-        weights = reshard(weights, compute, int8)
+    if int8 or is_on_mesh or is_cast or model.adapters:
+        weights = reshard(weights, compute, int8, model.adapters)
     graph = nnx.graphdef(_described(model.config, compute))
     return nnx.merge(graph, weights)
 
@@ -71,9 +76,19 @@ def decode_compute(compute: Compute) -> Compute:
     return dataclasses.replace(compute, rules=DECODE, param_dtype=compute.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("compute", "int8"))
-def reshard(weights: nnx.State, compute: Compute, int8: bool = False) -> nnx.State:
-    """Returns the weights in the layout and dtype of `compute`; int8: see `for_decoding`."""
+@functools.partial(jax.jit, static_argnames=("compute", "int8", "adapters"))
+def reshard(
+    weights: nnx.State,
+    compute: Compute,
+    int8: bool = False,
+    adapters: Adapters | None = None,
+) -> nnx.State:
+    """Returns the weights in the layout and dtype of `compute`.
+
+    int8: see `for_decoding`. adapters: those that the weights have; they are merged.
+    """
+    if adapters:
+        weights = merged(weights, adapters, jnp.float32 if int8 else compute.dtype)
 
     def move(array, axes):
         # In two steps: in one, the compiler gathers everything (see BETWEEN).
@@ -98,5 +113,77 @@ def reshard(weights: nnx.State, compute: Compute, int8: bool = False) -> nnx.Sta
 
 
 @functools.cache
-def _described(config: ModelConfig, compute: Compute) -> R1V3:
-    return abstract(config, compute)
+def _described(
+    config: ModelConfig, compute: Compute, adapters: Adapters | None = None
+) -> R1V3:
+    return abstract(config, compute, adapters=adapters)
+
+
+# -------------------------------------------------------------------------------------------------
+# adapters
+
+
+def with_adapters(
+    model: R1V3, adapters: Adapters, *, seed: int, base_int8: bool = False
+) -> R1V3:
+    """Returns the same weights with fresh adapters, drawn from `seed`.
+
+    With base_int8 the language model's matrices have 8 bits. The arrays of `model` belong to the
+    result: those that were rounded are freed.
+    """
+    weights = nnx.state(model)
+    if base_int8:
+        rounded = in_int8(weights, model.compute)
+        _free_replaced(weights, rounded)
+        weights = rounded
+    factors = fresh_factors(model.config, model.compute, adapters, seed)
+    graph = nnx.graphdef(_described(model.config, model.compute, adapters))
+    return nnx.merge(graph, weights, factors)
+
+
+def without_adapters(model: R1V3) -> R1V3:
+    """Returns the model with its adapters merged into its matrices, in the dtype of its weights.
+
+    The arrays of `model` belong to the result.
+    """
+    if model.adapters is None:
+        return model
+    weights = nnx.state(model)
+    merge = jax.jit(merged, static_argnames=("adapters", "dtype"))
+    whole = merge(weights, model.adapters, jnp.dtype(model.compute.param_dtype))
+    _free_replaced(weights, whole)
+    graph = nnx.graphdef(_described(model.config, model.compute))
+    return nnx.merge(graph, whole)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute", "adapters", "seed"))
+def fresh_factors(
+    config: ModelConfig, compute: Compute, adapters: Adapters, seed: int
+) -> nnx.State:
+    """Returns the state of fresh adapters alone, on the current mesh."""
+    whole = nnx.state(R1V3(config, compute, nnx.Rngs(seed), adapters))
+    flat = nnx.to_flat_state(whole)
+    return nnx.from_flat_state([(path, x) for path, x in flat if "adapters" in path])
+
+
+@functools.partial(jax.jit, static_argnames="compute")
+def in_int8(weights: nnx.State, compute: Compute) -> nnx.State:
+    """Returns the weights with the language model's matrices in 8 bits, in the same layout."""
+
+    def convert(path, variable):
+        # Longer paths are of adapters: ("language", "blocks", "adapters", "q", "a").
+        is_layer = path[:2] == ("language", "blocks") and len(path) == 3
+        if not (is_layer and is_matrix(variable.axes)):
+            return variable
+        value = quantised(variable.get_value(), variable.axes, compute.dtype)
+        return variable.replace(value)
+
+    return nnx.map_state(convert, weights)
+
+
+def _free_replaced(before: nnx.State, after: nnx.State) -> None:
+    """Frees the arrays of `before` that `after` does not have."""
+    kept = {id(array) for array in jax.tree.leaves(after)}
+    for array in jax.tree.leaves(before):
+        if id(array) not in kept:
+            array.delete()

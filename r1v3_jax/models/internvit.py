@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1v3_jax.config import Compute, VisionConfig
+from r1v3_jax.models import lora
 from r1v3_jax.models.attention import attention, splash_attention
 from r1v3_jax.models.attention_cudnn import cudnn_tiles
 from r1v3_jax.models.layers import keep, layer_norm, param, remat, rms_norm
@@ -25,6 +26,7 @@ class Block(nnx.Module):
         config: VisionConfig,
         compute: Compute,
         rngs: nnx.Rngs,
+        adapters: lora.Adapters | None = None,
     ):
         self.config = config
         self.compute = compute
@@ -68,6 +70,7 @@ class Block(nnx.Module):
         self.down = p((F, C), (*mlp, *embed), std=mlp_std)
         self.down_bias = p((C,), (None,))
         self.scale2 = ones()
+        self.adapters = lora.stack(self, adapters, compute, rngs)
 
     def norm(self, x, weight, bias):
         if self.config.norm == "layer_norm":
@@ -129,6 +132,7 @@ class InternViT(nnx.Module):
         config: VisionConfig,
         compute: Compute,
         rngs: nnx.Rngs,
+        adapters: lora.Adapters | None = None,
     ):
         self.config = config
         self.compute = compute
@@ -144,7 +148,7 @@ class InternViT(nnx.Module):
         self.patch_bias = p((C,), (None,))
         self.class_token = p((C,), (None,), std=0.5)
         self.position = p((tokens, C), (None, None), std=0.5)
-        self.blocks = Block(config, compute, rngs)
+        self.blocks = Block(config, compute, rngs, adapters)
 
     def __call__(self, tiles: jax.Array) -> jax.Array:
         """Encodes tiles: float[I, S, S, 3] normalised pixels -> float[I, patches, C].
@@ -170,7 +174,8 @@ class InternViT(nnx.Module):
 
         # The layers are one stack [L, ...]: compiled once, gathered one at a time.
         def layer(x, block):
-            return gather(block, axes, dtype)(x), None
+            weights = lora.multiplied_out(block)
+            return gather(weights, axes, dtype)(x), None
 
         layer = remat(layer, self.compute.remat)
         x, _ = jax.lax.scan(layer, x, self.blocks)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r1v3_jax.config import Compute, TextConfig
-from r1v3_jax.models import int8
+from r1v3_jax.models import int8, lora
 from r1v3_jax.models.attention import (
     NEVER,
     attention,
@@ -58,6 +58,7 @@ class Block(nnx.Module):
         config: TextConfig,
         compute: Compute,
         rngs: nnx.Rngs,
+        adapters: lora.Adapters | None = None,
     ):
         self.config = config
         self.compute = compute
@@ -98,6 +99,7 @@ class Block(nnx.Module):
         self.gate = p((D, F), ("embed", "mlp"), std=input_std)
         self.up = p((D, F), ("embed", "mlp"), std=input_std)
         self.down = p((F, D), ("mlp", "embed"), std=mlp_std)
+        self.adapters = lora.stack(self, adapters, compute, rngs)
 
     def __call__(self, x: jax.Array, angles, attend) -> jax.Array:
         """Applies the layer: float[B, T, D] -> float[B, T, D].
@@ -146,6 +148,7 @@ class Qwen2(nnx.Module):
         config: TextConfig,
         compute: Compute,
         rngs: nnx.Rngs,
+        adapters: lora.Adapters | None = None,
     ):
         self.config = config
         self.compute = compute
@@ -156,7 +159,7 @@ class Qwen2(nnx.Module):
         # As a head too, the embedding has to give logits of size 1.
         std = D**-0.5 if is_tied else 1.0
         self.embedding = param(rngs, compute, table, axes, std=std)
-        self.blocks = Block(config, compute, rngs)
+        self.blocks = Block(config, compute, rngs, adapters)
         self.norm = param(rngs, compute, (D,), (None,), constant=1.0)
         self.head = None if is_tied else param(rngs, compute, table, axes, std=0.02)
 
@@ -165,8 +168,12 @@ class Qwen2(nnx.Module):
         return jnp.dtype(self.compute.dtype)
 
     def gather(self, weights):
-        """Returns a layer's weights as it computes with them: dequantised, gathered, cast."""
+        """Returns a layer's weights as it computes with them.
+
+        Matrices in 8 bits and adapters are multiplied out; all are gathered, and cast.
+        """
         weights = int8.dequantised(weights)
+        weights = lora.multiplied_out(weights)
         return gather(weights, self.compute.rules.text_gather, self.dtype)
 
     def embed(self, tokens: jax.Array) -> jax.Array:

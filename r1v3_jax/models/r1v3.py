@@ -26,6 +26,7 @@ from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models.caches import Cache, PromptCache
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
+from r1v3_jax.models.lora import Adapters
 from r1v3_jax.models.qwen2 import Qwen2
 from r1v3_jax.sharding import gather, look_up, replicate, reshape_rows
 
@@ -89,17 +90,24 @@ class R1V3(nnx.Module):
         config: ModelConfig,
         compute: Compute,
         rngs: nnx.Rngs,
+        adapters: Adapters | None = None,
     ):
+        """Makes a model; adapters: None for whole matrices."""
         self.config = config
         self.compute = compute
+        self.adapters = adapters
+
+        def adapters_of(part: str) -> Adapters | None:
+            return adapters if adapters and part in adapters.parts else None
+
         vision = None
         connector = None
         if config.vision is not None:
-            vision = InternViT(config.vision, compute, rngs)
+            vision = InternViT(config.vision, compute, rngs, adapters_of("vision"))
             connector = Connector(config, compute, rngs)
         self.vision = vision
         self.connector = connector
-        self.language = Qwen2(config.text, compute, rngs)
+        self.language = Qwen2(config.text, compute, rngs, adapters_of("language"))
 
     def encode_images(self, tiles: jax.Array) -> jax.Array:
         """Returns the embeddings of M tokens a tile: float[I, S, S, 3] pixels -> float[I, M, D].

@@ -25,6 +25,8 @@ from r1v3_jax.files import (
     read_json,
     write_json,
 )
+from r1v3_jax.hf.peft import save_adapters
+from r1v3_jax.models.build import without_adapters
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.pipeline.preflight import identity
 from r1v3_jax.pipeline.start import (
@@ -43,6 +45,8 @@ from r1v3_jax.run.trackers import trackers_of
 from r1v3_jax.run.weights import load_weights, save_weights
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages.kinds import kind_of
+from r1v3_jax.train.adapters import adapted, base_of
+from r1v3_jax.train.optimizer import what_learns
 from r1v3_jax.train.update import release
 
 # The jitted functions of a run. Each is compiled once a shape: `update` once a stage and bucket,
@@ -209,7 +213,10 @@ def run_stage(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
     write_json(context.workdir / "run.json", identity(context.run, context.workdir))
     if any(made_in(config)):
         kind_of(config).check(context.run, config)
-    model, account = kind_of(config).run(context, name, config, model)
+    if getattr(config, "lora", None):
+        model, account = run_with_adapters(context, name, model)
+    else:
+        model, account = kind_of(config).run(context, name, config, model)
     leave_if_preempted(name)
 
     # 3. What it achieves, and the account.
@@ -226,6 +233,33 @@ def run_stage(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
             write_json(partial / "account.json", account)
     leave_if_preempted(name)
     return model, account
+
+
+def run_with_adapters(context: Context, name: str, model: R1V3) -> tuple[R1V3, dict]:
+    """Runs a stage that trains low-rank adapters, and writes them into WORKDIR/STAGE/adapters.
+
+    Returns the model with its adapters merged: what follows begins with whole matrices.
+    """
+    config = context.run.stages[name]
+    origin = where_from(context.run, name)
+    base = base_of(config, model, origin)
+    model = adapted(context.run, config, model)
+    of_stage = dataclasses.replace(context, base=base)
+    model, account = kind_of(config).run(of_stage, name, config, model)
+    has_connector = context.run.model.vision is not None
+    save_adapters(
+        model,
+        context.directory(name) / "adapters",
+        base=origin,
+        with_connector=has_connector and what_learns(config)(("connector",), None),
+    )
+    return without_adapters(model), account
+
+
+def where_from(run: Run, stage: str) -> str:
+    """Returns where the weights that a stage begins with are from, in words."""
+    previous = run.start_of(stage)
+    return f"{previous}/done" if previous else run.init_from or "random weights"
 
 
 def measure(context: Context, name: str, entry: After, model: R1V3) -> dict:

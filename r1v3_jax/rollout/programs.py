@@ -14,6 +14,7 @@ from r1v3_jax.config import Evaluate, ModelConfig, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import prompt_batch_of, with_shardings
 from r1v3_jax.models import build
+from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.texts import encode_images
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
 from r1v3_jax.sampling.loop import decode, prefill
@@ -62,26 +63,26 @@ def rollout_programs(
     moving_temperature: bool = False,
     answering: ModelConfig | None = None,
     images: bool = True,
+    trained: R1V3 | None = None,
 ) -> list[Program]:
     """Returns what a rollout calls, in order.
 
     answering: the model that is sampled; None: that of the run. images: whether prompts have them.
     moving_temperature: whether `decode` is given the temperature as an array.
     resident: bytes on a chip beside the programs' own arguments, as the trained weights.
+    trained: its weights as they are trained, in shapes, where they are not plain.
     """
     # 1. The weights as they are trained, and as they are laid out for decoding.
     dimensions = answering or config.model
-    trained = nnx.state(build.abstract(dimensions, config.compute, mesh))
-    compute = build.decode_compute(config.compute)
-    weights = jax.eval_shape(lambda w: build.reshard(w, compute, int8), trained)
-    model = build.abstract(dimensions, compute, mesh)
-    model = nnx.merge(nnx.graphdef(model), concrete(weights, mesh))
+    trained = trained or build.abstract(dimensions, config.compute, mesh)
+    model = abstract_for_decoding(trained, int8, mesh)
 
     # 2. The prompts and what is computed of them.
     batch = prompt_batch_of(dimensions, prompts, max_prompt_tokens, tiles)
     if not images:
         batch = dataclasses.replace(batch, tiles=None, image_index=None)
-    batch = with_shardings(batch, placement.specs(batch, compute.rules, mesh), mesh)
+    rules = model.compute.rules
+    batch = with_shardings(batch, placement.specs(batch, rules, mesh), mesh)
     embeddings = None
     if batch.tiles is not None:
         embeddings = jax.eval_shape(encode_images, model, batch.tiles)
@@ -97,7 +98,9 @@ def rollout_programs(
     programs = [
         Program(
             "reshard",
-            lower_on_mesh(mesh, lambda: build.reshard.lower(trained, compute, int8)),
+            lower_on_mesh(
+                mesh, lambda: build.reshard.lower(*reshard_args(trained, int8))
+            ),
             resident=resident - shard_bytes(trained),
         )
     ]
@@ -124,3 +127,18 @@ def rollout_programs(
         )
     )
     return programs
+
+
+def reshard_args(trained: R1V3, int8: bool) -> tuple:
+    """Returns the arguments that `for_decoding` calls `reshard` with."""
+    compute = build.decode_compute(trained.compute)
+    return nnx.state(trained), compute, int8, trained.adapters
+
+
+def abstract_for_decoding(trained: R1V3, int8: bool, mesh) -> R1V3:
+    """Returns the shapes of a model as it is laid out for decoding; trained: as it is trained."""
+    before, *layout = reshard_args(trained, int8)
+    weights = jax.eval_shape(lambda w: build.reshard(w, *layout), before)
+    compute = build.decode_compute(trained.compute)
+    model = build.abstract(trained.config, compute, mesh)
+    return nnx.merge(nnx.graphdef(model), concrete(weights, mesh))

@@ -54,11 +54,13 @@ class States:
         keep: int = 2,
         keep_every: int = 0,
         on_error: str = "stop",
+        leaves_out: Callable[[str], bool] = lambda name: False,
     ):
         """Opens the states in `directory`.
 
         about: {field: value} of the run. A state with other values is refused, except with
-        accept_changes. keep, keep_every, on_error: see `config.Checkpoints`.
+        accept_changes. keep, keep_every, on_error: see `config.Checkpoints`. leaves_out: whether an
+        array of this name (".model.vision.patch.value") is not saved: restoring takes it as it is.
         """
         self.directory = Path(directory)
         self.about = about or {}
@@ -66,6 +68,7 @@ class States:
         self.keep = keep
         self.keep_every = keep_every
         self.on_error = on_error
+        self.leaves_out = leaves_out
         self.chosen: set[int] = set()  # steps that are kept whatever their age
         self._pending = None
 
@@ -92,7 +95,7 @@ class States:
         for other in list(_saving):
             other.wait()
         target = self.directory / str(step)
-        arrays = named_leaves(state)
+        arrays = self._saved(state)
         with self._errors():
             first_process_does(lambda: (_remove(target), target.mkdir(parents=True)))
             saver, thread = _background()
@@ -210,7 +213,7 @@ class States:
         body = checksums.read_manifest(path)
         if not self.accept_changes:
             check_same(path, body["about"], self.about)
-        arrays = named_leaves(like)
+        arrays = self._saved(like)
         # Orbax casts to another dtype without a word: shapes and dtypes are compared before.
         check_same(path, body["arrays"], shapes_of(arrays))
         abstract = {
@@ -219,8 +222,14 @@ class States:
         }
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(path.resolve() / "state", abstract)
-        leaves = [restored[str(i)] for i in range(len(arrays))]
+        read = {name: restored[str(i)] for i, name in enumerate(arrays)}
+        leaves = [read.get(name, array) for name, array in named_leaves(like).items()]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), body["extra"]
+
+    def _saved(self, state) -> dict[str, jax.Array]:
+        """Returns the arrays of a state that are saved, by name."""
+        arrays = named_leaves(state)
+        return {name: x for name, x in arrays.items() if not self.leaves_out(name)}
 
 
 def check_same(path, saved: dict, current: dict, advice: str = "") -> None:

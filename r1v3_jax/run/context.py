@@ -1,6 +1,7 @@
 """A run in progress: its config, its directory, its processor, its random keys (`Context`)."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,6 +18,16 @@ PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3, "collect": 4}
 
 
 @dataclasses.dataclass(frozen=True)
+class Base:
+    """The weights that a stage of adapters leaves as they are: its states name them, no more."""
+
+    name: str  # "cold_start/done, bits 3f2a91b07c55d1e8"
+    holds: Callable[
+        [str], bool
+    ]  # whether an array of a state, by its name, is one of them
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """A run in progress."""
 
@@ -28,6 +39,7 @@ class Context:
         False  # whether states of a run with another config are resumed
     )
     trackers: tuple[Tracker, ...] = ()  # services that are sent what the run logs
+    base: Base | None = None  # of the stage that runs, if it trains adapters
     compiles: Compiles = dataclasses.field(default_factory=Compiles)
 
     def key(self, purpose: str, step: int = 0) -> jax.Array:
@@ -54,6 +66,9 @@ class Context:
         # Written into every state, and compared before one is restored.
         about = {"stage": stage, **self.run.identity(stage)}
         about["tokenizer"] = checksums.digest(self.workdir / "tokenizer")
+        if self.base is not None:
+            about["base"] = self.base.name
+            kept["leaves_out"] = self.base.holds
         return States(
             self.directory(stage) / name,
             about=about,

@@ -59,9 +59,10 @@ from r1v3_jax.stages.reference import (
 from r1v3_jax.stages.samples import SampleWriter
 from r1v3_jax.stages.verifiers import check_verifiers
 from r1v3_jax.train import update as train_update
+from r1v3_jax.train.adapters import abstract_model
 from r1v3_jax.train.kl_rewards import with_kl
 from r1v3_jax.train.likelihood import with_likelihood
-from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
+from r1v3_jax.train.optimizer import make_optimizer, schedule, what_learns
 from r1v3_jax.train.policy_batch import busy_rows, policy_batch, policy_batch_of
 from r1v3_jax.train.policy_gradient import (
     gradients,
@@ -80,7 +81,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     """
     optimizer, update = make_update(config)
     reference = make_reference(context.run, config, model)
-    state = create(model, optimizer, trainable(config.trainable))
+    state = create(model, optimizer, what_learns(config))
     del model  # its arrays belong to `state` now, and the first update donates them
     states = context.training_states(name)
     state, reference, resume = newest_of_both(config, states, state, reference)
@@ -387,7 +388,7 @@ def make_update(config: GRPO):
     return optimizer, train_update.make_update(
         functools.partial(gradients, config=config),
         optimizer,
-        trainable(config.trainable),
+        what_learns(config),
         schedule(config.optimizer, updates),
     )
 
@@ -416,14 +417,11 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     banned: `Tokenizer.banned_token_ids`, which the sampler is compiled with. Call it with `mesh` as
     the current mesh.
     """
-    model = build.abstract(config.model, config.compute, mesh)
+    model = abstract_model(config, stage, mesh)
     optimizer, update = make_update(stage)
-    state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
+    state = abstract_state(model, optimizer, what_learns(stage), mesh)
     weights = shard_bytes(model)
-    reference = 0
-    if stage.needs_reference():
-        teacher = reference_config(config, stage)
-        reference = shard_bytes(build.abstract(teacher, config.compute, mesh))
+    reference = resident_reference(config, stage, model, mesh)
     helpers = resident_helpers(config, stage, mesh)
     # Bytes that are on a chip all the time.
     kept = shard_bytes(state) + reference + helpers
@@ -446,6 +444,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             resident=kept,
             int8=stage.rollout_int8,
             moving_temperature=callable(stage.temperature),
+            trained=model,
         )
 
     def learn_from(length: int, tiles: int) -> list[Program]:
@@ -474,6 +473,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             sampling,
             max_prompt_tokens=stage.max_prompt_tokens,
             resident=kept + ahead,
+            trained=model,
             **question_batch(config.evaluate),
         )
         probe = probe if stage.rollout_int8 else probe[1:]
@@ -490,6 +490,16 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         size = f"{length}x{tiles}"
         table += [dataclasses.replace(p, size=size, calls=0) for p in bucket]
     return table
+
+
+def resident_reference(config: Run, stage: GRPO, model: R1V3, mesh) -> int:
+    """Returns the bytes on a chip of the reference: a copy of the model, or a checkpoint."""
+    if not stage.needs_reference():
+        return 0
+    if not stage.reference:
+        return shard_bytes(model)
+    teacher = reference_config(config, stage)
+    return shard_bytes(build.abstract(teacher, config.compute, mesh))
 
 
 def learning_programs(
@@ -519,7 +529,8 @@ def learning_programs(
 
         # The policy before the update, and the reference.
         teacher = reference_config(config, stage)
-        is_shared = has_ref and teacher == config.model
+        is_adapted = bool(stage.reference and stage.lora)
+        is_shared = has_ref and teacher == config.model and not is_adapted
         calls = 2 if is_shared else 1
         table.append(Program("score", lower_score(state.model), calls=calls, **loop))
         if has_ref and not is_shared:

@@ -63,9 +63,9 @@ def newest(states: States, state: TrainState) -> tuple[TrainState, Resume]:
     saved = states.newest(state)
     if saved is None:
         return state, Resume()
-    release(state.model)
-    step, state, extra = saved
-    return state, resumed(step, extra)
+    step, restored, extra = saved
+    release(state.model, kept_by=restored.model)
+    return restored, resumed(step, extra)
 
 
 def resumed(step: int, extra: dict) -> Resume:

@@ -18,7 +18,6 @@ from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Consumed, Reader
 from r1v3_jax.losses.preference import RunningMean
-from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.run import watchdog
@@ -28,7 +27,8 @@ from r1v3_jax.sharding import TRAIN, shard_bytes
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.train import update as train_update
-from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
+from r1v3_jax.train.adapters import abstract_model
+from r1v3_jax.train.optimizer import make_optimizer, schedule, what_learns
 from r1v3_jax.train.policy_gradient import score
 from r1v3_jax.train.preference import gradients, pair_batch, pair_batch_of
 from r1v3_jax.train.update import abstract_state, create
@@ -45,7 +45,7 @@ def run(
     optimizer, update = make_update(config)
     # A copy: the first update donates the arrays of the policy.
     reference = jax.tree.map(jnp.copy, model)
-    state = create(model, optimizer, trainable(config.trainable))
+    state = create(model, optimizer, what_learns(config))
     del model  # its arrays belong to `state` now
 
     # 1. Where the stage goes on.
@@ -167,7 +167,7 @@ def make_update(config: Preference):
     return optimizer, train_update.make_update(
         functools.partial(gradients, config=config),
         optimizer,
-        trainable(config.trainable),
+        what_learns(config),
         schedule(config.optimizer, config.steps),
     )
 
@@ -191,9 +191,9 @@ def programs(
     config: Run, stage: Preference, mesh, banned: tuple[int, ...] = ()
 ) -> list[Program]:
     """Returns the programs of a step with the shapes they get. Nothing is sampled: no `banned`."""
-    model = build.abstract(config.model, config.compute, mesh)
+    model = abstract_model(config, stage, mesh)
     optimizer, update = make_update(stage)
-    state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
+    state = abstract_state(model, optimizer, what_learns(stage), mesh)
     loop = {"trips": stage.accumulate, "trip": "micro-batch"}
 
     # 1. The reference reads the pairs. Beside it: the state.

@@ -22,7 +22,6 @@ from r1v3_jax.data.made import not_made
 from r1v3_jax.data.mixtures import with_chains
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.losses.supervised import cross_entropy
-from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.run import watchdog
@@ -33,8 +32,9 @@ from r1v3_jax.sharding import shard_bytes
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, StepWork, check_sources, newest
 from r1v3_jax.train import update as train_update
+from r1v3_jax.train.adapters import abstract_model
 from r1v3_jax.train.logprobs import token_logprobs
-from r1v3_jax.train.optimizer import make_optimizer, schedule, trainable
+from r1v3_jax.train.optimizer import make_optimizer, schedule, what_learns
 from r1v3_jax.train.update import (
     TrainState,
     abstract_state,
@@ -51,7 +51,7 @@ def run(context: Context, name: str, config: SFT, model: R1V3) -> tuple[R1V3, di
     Returns the model that it hands on, and an empty account: there is no choice to account for.
     """
     optimizer, update = make_update(config)
-    state = create(model, optimizer, trainable(config.trainable))
+    state = create(model, optimizer, what_learns(config))
     del model  # its arrays belong to `state` now, and the first update donates them
 
     # 1. Where the stage goes on.
@@ -207,7 +207,7 @@ def make_update(config: SFT):
     return optimizer, train_update.make_update(
         gradients(loss),
         optimizer,
-        trainable(config.trainable),
+        what_learns(config),
         schedule(config.optimizer, config.steps),
     )
 
@@ -270,9 +270,9 @@ def programs(
         config.model, stage.rows, stage.row_tokens, stage.tiles, stage.accumulate
     )
     batch = on_mesh(batch, config, mesh)
-    model = build.abstract(config.model, config.compute, mesh)
+    model = abstract_model(config, stage, mesh)
     optimizer, update = make_update(stage)
-    state = abstract_state(model, optimizer, trainable(stage.trainable), mesh)
+    state = abstract_state(model, optimizer, what_learns(stage), mesh)
     lower = lower_on_mesh(mesh, lambda: update.lower(state, batch))
     out = [Program("update", lower)]
     if stage.validate_every:

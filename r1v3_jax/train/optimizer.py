@@ -5,17 +5,18 @@ from collections.abc import Callable
 import jax
 import optax
 
-from r1v3_jax.config import Optimizer
+from r1v3_jax.config import LoRA, Optimizer
+from r1v3_jax.config.lora import adapted_parts
 
 # The word in a config -> the part of the model.
 PARTS = {"llm": "language", "connector": "connector", "vision": "vision"}
 
 
-def trainable(names: str) -> Callable:
+def trainable(names: str, lora: LoRA | None = None) -> Callable:
     """Returns a predicate of parameter paths for what learns.
 
     names: "all", or parts joined by "+": "connector", "llm+connector", ... ValueError for a part
-    that does not exist.
+    that does not exist. lora: of a part that it adapts, only the adapters learn.
     """
     wanted = list(PARTS) if names == "all" else names.split("+")
     unknown = [name for name in wanted if name not in PARTS]
@@ -24,9 +25,22 @@ def trainable(names: str) -> Callable:
             f"trainable {names!r}: no part {unknown[0]!r}; name all, or some of "
             f"{', '.join(PARTS)} joined by +"
         )
-    # A path is ("language", "blocks", "q"): its first word is the part.
     roots = {PARTS[name] for name in wanted}
-    return lambda path, value: path[0] in roots
+    adapted = {PARTS[name] for name in adapted_parts(names)} if lora else set()
+
+    # A path is ("language", "blocks", "q"): its first word is the part. Adapters are at
+    # ("language", "blocks", "adapters", "q", "a").
+    def learns(path: tuple, value) -> bool:
+        if path[0] in adapted:
+            return "adapters" in path
+        return path[0] in roots
+
+    return learns
+
+
+def what_learns(stage) -> Callable:
+    """Returns the predicate of a stage's config; see `trainable`."""
+    return trainable(stage.trainable, stage.lora)
 
 
 def make_optimizer(config: Optimizer, total_steps: int) -> optax.GradientTransformation:

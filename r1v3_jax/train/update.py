@@ -37,13 +37,16 @@ def create(
     return TrainState(step=jnp.int32(0), model=model, optimizer=moments)
 
 
-def release(model: R1V3) -> None:
+def release(model: R1V3, *, kept_by: R1V3 | None = None) -> None:
     """Frees the arrays of a model that a restored state replaces.
 
-    Callers still hold the model, so its arrays would stay beside the restored ones.
+    Callers still hold the model, so its arrays would stay beside the restored ones. kept_by: the
+    restored model; arrays that it took over are left.
     """
+    kept = {id(array) for array in jax.tree.leaves(kept_by)}
     for array in jax.tree.leaves(nnx.state(model)):
-        array.delete()
+        if id(array) not in kept:
+            array.delete()
 
 
 def summed_gradients(loss: Callable, args: tuple, batch, count=None):

@@ -14,7 +14,7 @@ import pytest
 
 from r1v3_jax import config as configs
 from r1v3_jax import losses
-from r1v3_jax.config import GRPO, Run, load_config
+from r1v3_jax.config import GRPO, LoRA, Run, load_config
 from r1v3_jax.data import Rows
 from r1v3_jax.data.reworded import Reworded
 from r1v3_jax.losses import K1, K2, Cispo, Clipped, Gspo, schedules
@@ -27,6 +27,7 @@ OURS = ("here", "what to set")  # columns whose code is this program's
 NAMES = {
     **vars(losses),
     **vars(schedules),
+    "LoRA": LoRA,
     "terms": terms,
     "Reward": Reward,
     "Rows": Rows,

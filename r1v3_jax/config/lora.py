@@ -1,0 +1,71 @@
+"""Low-rank adapters in place of whole matrices (`LoRA`), and what can be refused about them."""
+
+import dataclasses
+from typing import Annotated
+
+from r1v3_jax.config.model import ModelConfig
+from r1v3_jax.fields import PositiveFloat, at_least, check
+
+# The parts of a model whose layers are adapted. The connector, two matrices that often begin as
+# random numbers, learns whole.
+ADAPTED = ("llm", "vision")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters, LoRA (arXiv 2106.09685): W + (alpha / rank) A B with W as it was.
+
+    Of `trainable`, the matrices in the layers of the language model and of the tower are adapted;
+    their embeddings, heads, norms and biases stay as they are. A connector learns whole.
+    """
+
+    rank: Annotated[int, at_least(1, "lora = None trains whole matrices")] = 16
+    alpha: PositiveFloat = 32.0
+    # W of the language model in 8 bits (`models.int8`): half the bytes of bfloat16. What the stage
+    # hands on is those rounded matrices with their adapters added.
+    base_int8: bool = False
+
+    __post_init__ = check
+
+
+def adapted_parts(trainable: str) -> tuple[str, ...]:
+    """Returns the parts that a stage with LoRA adapts: ("llm",) of "llm+connector"."""
+    wanted = ADAPTED if trainable == "all" else trainable.split("+")
+    return tuple(part for part in ADAPTED if part in wanted)
+
+
+def smallest_side(model: ModelConfig, part: str) -> int:
+    """Returns the shortest side of the matrices that are adapted in a part."""
+    if part == "vision":
+        return min(model.vision.embed, model.vision.mlp)
+    text = model.text
+    # q and out are embed x all query heads, k and v are embed x all kv heads.
+    return min(text.embed, text.kv_heads * text.head_dim, text.mlp)
+
+
+def check_lora(name: str, stage, model: ModelConfig) -> None:
+    """Raises ValueError for adapters that stage `name` cannot have."""
+    if stage.lora is None:
+        return
+    parts = adapted_parts(stage.trainable)
+    if model.vision is None:
+        parts = tuple(part for part in parts if part == "llm")
+    if not parts:
+        raise ValueError(
+            f"{name}.lora adapts {' and '.join(ADAPTED)}, and {name}.trainable is "
+            f"{stage.trainable!r}, which learns whole; lora = None would do, or trainable = "
+            "'llm+connector'"
+        )
+    for part in parts:
+        side = smallest_side(model, part)
+        if stage.lora.rank > side:
+            raise ValueError(
+                f"{name}.lora.rank = {stage.lora.rank} is larger than the smallest matrix of "
+                f"{part}, one side of which is {side}; {min(16, side)} would do"
+            )
+    if getattr(stage, "follows", False):
+        raise ValueError(
+            f"{name}.reference_decay = {stage.reference_decay} averages weights, and the mean of "
+            f"two products A B is not the product of the means; reference_decay = 1.0 would do, "
+            f"or {name}.lora = None"
+        )
