@@ -52,6 +52,7 @@ DEAR = {
     "tpu/test_dry_run.py": 30,
     "tpu/test_dry_run_slices.py": 30,
     "tpu/test_meshes.py": 20,
+    "tpu/test_published.py": 10,
     "sampling/test_sampling.py": 25,
     "models/test_models.py": 25,
     "report/test_page_in_browser.py": 25,

@@ -31,7 +31,8 @@ from r1v3_jax.tpu.chips import CHIPS
 from r1v3_jax.tpu.compiled import Compiled
 from r1v3_jax.tpu.compiler import GIB, outcome_of, stopped
 from r1v3_jax.tpu.estimate import estimate
-from r1v3_jax.tpu.lengths import Lengths
+from r1v3_jax.tpu.lengths import Lengths, drawn
+from r1v3_jax.tpu.published import decoding, decoding_line
 from r1v3_jax.tpu.uneven import slower_slots, uneven_line, uneven_step
 
 
@@ -101,19 +102,11 @@ def run(
             continue
         steps[name] = step_of(config, name, programs, chip.flops)
         print(step_line(name, steps[name]))
-        if name not in sampling_stages(config):
-            continue
-        if lengths is not None:
-            uneven = uneven_step(config, name, programs, lengths, mesh)
-            steps[name]["with_lengths"] = uneven
-            print(uneven_line(name, uneven))
-        if config.stages[name].slots:
+        if name in sampling_stages(config):
             job = compiler.job_of(banned, all_at_once=True)
-            other = all_at_once(config, name, mesh, job, full)
-            steps[name]["slots"] = slower_slots(
-                config, name, programs["decode"], other, lengths
+            steps[name] |= sampled_step(
+                config, name, steps[name], programs, lengths, mesh, job, full
             )
-            print(steps[name]["slots"]["sentence"])
 
     # 4. The JSON file.
     summary = {
@@ -149,6 +142,47 @@ def sampling_stages(config: Run) -> list[str]:
     """Returns the names of the selected stages with a rollout that they learn from."""
     stages = config.selected_stages()
     return [name for name, stage in stages.items() if isinstance(stage, GRPO)]
+
+
+def sampled_step(
+    config: Run,
+    name: str,
+    step: dict,
+    programs: dict[str, Compiled],
+    lengths: Lengths | None,
+    mesh,
+    job: dict,
+    full: bool,
+) -> dict:
+    """Returns and prints what else is said of a step that samples answers.
+
+    Decoding at measured rates, a step with samples of `lengths`, and decoding without slots. job:
+    of a child that compiles the last.
+    """
+    found = {"at_measured_rates": measured_rates(config, name, step, None)}
+    if lengths is not None:
+        uneven = uneven_step(config, name, programs, lengths, mesh)
+        print(uneven_line(name, uneven))
+        rates = measured_rates(config, name, uneven, lengths)
+        found["with_lengths"] = uneven | {"at_measured_rates": rates}
+    if config.stages[name].slots:
+        other = all_at_once(config, name, mesh, job, full)
+        slots = slower_slots(config, name, programs["decode"], other, lengths)
+        print(slots["sentence"])
+        found["slots"] = slots
+    return found
+
+
+def measured_rates(config: Run, name: str, step: dict, lengths: Lengths | None) -> dict:
+    """Returns the decoding of a stage at the rates of published steps, and prints it.
+
+    step: the figures of a step, with `seconds` by program. lengths: of samples; None: all full.
+    """
+    stage = config.stages[name]
+    found = decoding(config, stage, drawn(stage, lengths))
+    rest = step["step_seconds"] - step["seconds"]["decode"]
+    print(decoding_line(name, found, rest))
+    return found
 
 
 def all_at_once(config: Run, name: str, mesh, job: dict, full: bool) -> Compiled:

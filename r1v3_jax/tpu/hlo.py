@@ -373,6 +373,18 @@ def convolution_flops(op: Op, ops: Ops) -> float:
     return 2 * outputs * summed
 
 
+def is_batched(op: Op) -> bool:
+    """Tells whether a product multiplies many pairs of matrices, as attention does.
+
+    A convolution then has its batch as a window over spaced inputs, see `convolution_flops`.
+    """
+    if op.opcode == "dot":
+        return bool(re.search(r"lhs_batch_dims=\{\d", op.text))
+    if op.opcode != "convolution":
+        return False
+    return any(axis.input_spacing > 1 for axis in window_axes(op.text))
+
+
 def _labelled(labels: str, shape: str) -> dict[str, int]:
     """Returns letter of an axis -> size; "0", "1", ... are the axes that the window moves along."""
     return dict(zip(labels, dims(shape), strict=True))

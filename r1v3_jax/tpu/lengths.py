@@ -145,6 +145,13 @@ def draws(stage: GRPO, lengths: Lengths) -> list[np.ndarray]:
     return [lengths.draw(random, shape, limit) for _ in range(DRAWS)]
 
 
+def drawn(stage: GRPO, lengths: Lengths | None) -> list[np.ndarray]:
+    """Returns int[P, G] lengths of a few steps; without `lengths` of one whose rows are full."""
+    if lengths is not None:
+        return draws(stage, lengths)
+    return [np.full((stage.prompts, stage.group_size), stage.max_completion_tokens)]
+
+
 def decode_seconds(
     config: Run,
     stage: GRPO,

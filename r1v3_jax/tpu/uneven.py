@@ -95,13 +95,8 @@ def slower_slots(
             f"{all_at_once.limit / GIB:.2f} and does not fit"
         )
         return {"sentence": sentence}
-    if lengths is None:
-        shape = (stage.prompts, stage.group_size)
-        steps = [np.full(shape, stage.max_completion_tokens)]
-        about = "every row full"
-    else:
-        steps = uneven.draws(stage, lengths)
-        about = lengths.name
+    steps = uneven.drawn(stage, lengths)
+    about = "every row full" if lengths is None else lengths.name
     slots = stage.slots
     seconds = decode_of(config, name, with_slots, steps)
     whole = config.with_stages(**{name: dataclasses.replace(stage, slots=0)})

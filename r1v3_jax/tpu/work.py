@@ -89,6 +89,12 @@ class Module:
         callee = self.callee(op)
         return sum(self.flops(inner, callee) for inner in callee.values())
 
+    def is_batched(self, op: Op) -> bool:
+        """Tells whether a matmul in `op` is one of many pairs of matrices, as attention is."""
+        if hlo.is_batched(op):
+            return True
+        return any(self.is_batched(inner) for inner in self.callee(op).values())
+
     # --- memory
 
     def traffic(self, op: Op, ops: Ops) -> float:

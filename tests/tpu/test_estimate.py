@@ -89,6 +89,28 @@ def test_after_code_generation_matmuls_take_the_compilers_cycles():
     assert result.seconds == pytest.approx(10 * US)  # at 1.75 GHz
 
 
+def test_after_code_generation_a_few_rows_stream_their_matrix():
+    """At the rates of published steps, whatever the compiler's cycles are."""
+    cycles = ', backend_config={"estimated_cycles":"17500"}'
+    matrix = """
+        %x = bf16[8,8192]{1,0} parameter(0)
+        %w = bf16[8192,4096]{1,0} parameter(1)
+        %y = bf16[8,4096]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"""
+    moved = 2 * (8 * 8192 + 8192 * 4096 + 8 * 4096)
+    assert run(matrix + cycles).seconds == pytest.approx(moved / V5P.streamed_hbm)
+    # Eight rows, each with keys of its own: attention.
+    keys = """
+        %q = bf16[8,8,128]{2,1,0} parameter(0)
+        %k = bf16[8,1024,128]{2,1,0} parameter(1)
+        %s = bf16[8,8,1024]{2,1,0} dot(%q, %k), lhs_batch_dims={0}, rhs_batch_dims={0}, """
+    sums = "lhs_contracting_dims={2}, rhs_contracting_dims={2}"
+    moved = 2 * 8 * (8 * 128 + 1024 * 128 + 8 * 1024)
+    result = run(keys + sums + cycles)
+    assert result.seconds == pytest.approx(moved / V5P.attended_hbm)
+    assert result.cache_rate == V5P.attended_hbm
+    assert run(keys + sums).cache_rate == V5P.reached_hbm
+
+
 @pytest.mark.parametrize(
     "cycles, seconds",
     [

@@ -159,3 +159,22 @@ def test_another_job_of_a_sparsecore_moves_what_it_returns():
     )
     assert not result.collectives
     assert result.seconds == pytest.approx(MATMUL_S)
+
+
+def test_a_product_of_many_pairs_is_told_from_one_with_a_wide_matrix():
+    """Both lines are of a compiled decode: attention over 8 rows, and q of 8 heads."""
+    batched = hlo.parse_op(
+        "  %a = f32[8,8,1024]{2,1,0} convolution(%q, %k), "
+        "window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0oi->0bf"
+    )
+    plain = hlo.parse_op(
+        "  %b = bf16[8,8,128]{2,0,1} convolution(%x, %w), "
+        "window={size=8 pad=7_7 rhs_reversal=1}, dim_labels=bf0_i0o->b0f"
+    )
+    dot = hlo.parse_op(
+        "  %c = f32[8,4,4]{2,1,0} dot(%x, %y), lhs_batch_dims={0}, rhs_batch_dims={0}, "
+        "lhs_contracting_dims={2}, rhs_contracting_dims={1}"
+    )
+    assert hlo.is_batched(batched)
+    assert hlo.is_batched(dot)
+    assert not hlo.is_batched(plain)
