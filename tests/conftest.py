@@ -10,8 +10,10 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-# Before jax is imported: eight devices, and the CPU even where libtpu is installed.
-os.environ["JAX_PLATFORMS"] = "cpu"
+# Before jax is imported: eight devices, and the CPU even where libtpu is installed. Another kind of
+# device has to be asked for: TESTS_PLATFORM=cuda, as tools/gpu_check.py does.
+PLATFORM = os.environ.get("TESTS_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 if EIGHT_DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}"
@@ -82,6 +84,7 @@ DEAR = {
     "tools/test_convert_data.py": 3,
     "tools/test_verify_tool.py": 2,
     "tools/test_doctor.py": 1,
+    "tools/test_gpu_check.py": 10,
     "evaluate/test_benchmark_command.py": 15,
     "evaluate/test_benchmark_kills.py": 15,
     "evaluate/test_checkpoint_answers.py": 15,
@@ -137,6 +140,30 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=[x for x in items if cost[id(x)]])
         items[:] = [item for item in items if not cost[id(item)]]
     items.sort(key=lambda item: -cost[id(item)])
+
+
+# -------------------------------------------------------------------------------------------------
+# other devices than eight CPUs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from skipped_without_devices())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from skipped_without_devices())
+
+
+def skipped_without_devices():
+    """Skips what wants a mesh of more devices than there are; among CPUs that is a failure."""
+    try:
+        return (yield)
+    except ValueError as error:
+        if PLATFORM != "cpu" and "devices, but there are" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 # -------------------------------------------------------------------------------------------------

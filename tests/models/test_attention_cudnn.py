@@ -239,6 +239,51 @@ def test_the_model_hands_prompts_and_their_samples_on(model, cudnn_model):
     assert max(differences(gradients, wanted).values()) <= 1e-3
 
 
+# --- on a GPU ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "gpu", reason="there is no GPU here: cuDNN was not run"
+)
+@pytest.mark.parametrize("length", [32, 33], ids=["even", "odd"])
+def test_cudnn_itself(length):
+    """In 16 bits against the reference in float32, with the same rounded numbers."""
+    B, J, K, Q, H, slots = 4, 2, 2, 7, 64, 21
+    q, k, v, weights = heads(B, length, K, Q, H, seed=9)
+    rng = np.random.default_rng(10)
+    prompt_k, prompt_v = rng.normal(size=(2, J, K, slots, H)).astype(np.float32)
+    lengths = jnp.asarray([length, 5, 1, length // 2], jnp.int32)
+    is_used = jnp.arange(length) < lengths[:, None]
+    segments = jnp.asarray(np.arange(length) // 9 + 1, jnp.int32) * is_used
+    used = jnp.asarray([slots, 3], jnp.int32)
+    weights = weights * np.asarray(is_used)[:, :, None, None, None]
+    row = (q, k, v)
+
+    def masked(mask):
+        return lambda *x: attention(*x, mask)
+
+    def after_prompt(attend):
+        return lambda *x: attend(*x, segments, used)
+
+    of_prompts = masked(causal_mask(is_used))
+    of_rows = masked(causal_mask(segments))
+    behind = (after_prompt(cudnn_after_prompt), after_prompt(attention_after_prompt))
+    for ours, theirs, arrays in (
+        (lambda *x: cudnn_prompts(*x, lengths), of_prompts, row),
+        (cudnn_tiles, masked(None), row),
+        (lambda *x: cudnn_packed(*x, segments), of_rows, row),
+        (*behind, (*row, prompt_k, prompt_v)),
+    ):
+        half = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
+        actual = context_and_gradients(ours, weights, *half)
+        exact = [x.astype(jnp.float32) for x in half]
+        expected = context_and_gradients(theirs, weights, *exact)
+        for mine, wanted in zip(actual, expected, strict=True):
+            # 8 bits of a number, in products and in what is written: 1% of the largest.
+            limit = 0.01 * float(jnp.max(jnp.abs(wanted)))
+            assert difference(mine.astype(jnp.float32), wanted) <= limit
+
+
 # --- lowered for a GPU -------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import naive_pairs
 import numpy as np
 import parts
 import pytest
-from shapes import SHAPES, Shape
+from shapes import SHAPES, Shape, log_probabilities
 
 from r1v3_jax.config import ModelConfig, TextConfig, VisionConfig
 from r1v3_jax.models.flops import num_params
@@ -204,6 +204,46 @@ def test_ragged_samples_count_down_to_their_end(one_device):
     assert row[:length].tolist() == [*range(16 + length - 1, 16, -1), 2]
 
 
+def test_lengths_of_a_lognormal_law():
+    """Against the law itself: the middle of the samples, and what the limit cuts."""
+    shape = Shape(BLIND, new_tokens=512, shortest=8, median=150.0, sigma=0.8)
+    p = np.exp(log_probabilities(shape))
+    p /= p.sum()
+    lengths = np.arange(8, 513)
+    assert abs(lengths[np.searchsorted(np.cumsum(p), 0.5)] - 150) <= 1
+
+    def share_above(n):
+        return 0.5 * math.erfc(math.log(n / 150) / 0.8 / 2**0.5)
+
+    # The sums are of whole lengths, and nothing is below 8: a hundredth of the shares.
+    assert p[lengths > 300].sum() == pytest.approx(share_above(300), rel=0.01)
+    assert p[-1] == pytest.approx(share_above(512), rel=0.02)
+    # Without sigma every length has 1 / n.
+    flat = dataclasses.replace(shape, sigma=0.0)
+    assert np.exp(log_probabilities(flat))[[0, -1]] == pytest.approx([1 / 8, 1 / 512])
+
+
+def test_samples_of_a_lognormal_law(one_device):
+    shape = Shape(
+        BLIND,
+        prompts=8,
+        group_size=8,
+        prompt_tokens=4,
+        new_tokens=16,
+        shortest=2,
+        median=12.0,
+        sigma=0.5,
+    )
+    bench = parts.Bench(shape)
+    groups = bench.groups(bench.sampler)
+    lengths = np.concatenate([group.completions.lengths for group in groups])
+    p = np.exp(log_probabilities(shape))
+    expected = p[-1] / p.sum()
+    # 64 samples, of which 0.28 are cut: four standard errors.
+    assert abs(np.mean(lengths == 16) - expected) < 4 * (expected / 64) ** 0.5
+    assert 10 <= np.median(lengths) <= 14
+
+
 def test_slots_and_static_batches_sample_as_many(one_device):
     """Eight slots: of 8 prompts x 4 samples at a time, or of two prompts after two."""
     shape = Shape(
@@ -298,7 +338,7 @@ def test_refusals(tmp_path):
             f"error: --trl_python={tmp_path}/python: no such file; name another, or type\n"
             "  python3.11 -m venv trl-env\n"
             "  trl-env/bin/pip install torch==2.13.0\n"
-            "  trl-env/bin/pip install trl==1.16.0 transformers==5.23.0 accelerate==1.15.0 "
+            "  trl-env/bin/pip install trl==1.16.0 transformers==5.24.0 accelerate==1.15.0 "
             "datasets==5.2.0 pillow"
         ),
         (
@@ -308,6 +348,24 @@ def test_refusals(tmp_path):
         ): f"error: --baselines={tmp_path}: no tunix_baseline.py in that directory",
         ("--growth",): (
             "error: --growth writes two files; name the first with --out=FILE.json"
+        ),
+        ("--compare=trl", "--mesh=1,1,1"): (
+            "error: --compare is made on one device; leave out --mesh"
+        ),
+        ("--compare=trl", "--attention=splash", "--device=gpu"): (
+            "error: Compute.attention is 'splash', a kernel for a TPU, and this is a GPU; 'cudnn' "
+            "(bfloat16 only) or 'reference' would do"
+        ),
+        ("--compare=trl", "--attention=cudnn", "--device=gpu"): (
+            "error: Compute.attention 'cudnn' takes numbers of 16 bits, and Compute.dtype is "
+            "'float32'; dtype 'bfloat16' would do, or attention 'reference'"
+        ),
+        ("--attention=cudnn", "--dtype=bfloat16"): (
+            "error: Compute.attention is 'cudnn', a kernel for a GPU, and this is a CPU; "
+            "'reference' would do"
+        ),
+        ("--device=gpu",): (
+            "error: --device is where --compare is made; JAX_PLATFORMS=cuda chooses for the parts"
         ),
         ("--parts=step,all",): (
             "error: --parts: no part 'all'; there are sampler, static, distinct, step, profile, "

@@ -4,6 +4,7 @@ python tools/bench --shape=tunix --runs=5 --out=parts.json
 python tools/bench --shape=pairs --parts=pairs
 python tools/bench --compare=tunix,trl --out=compare.json
 python tools/bench --compare=transformers --shape=trl
+python tools/bench --compare=transformers --shape=internvl3_1b --device=gpu --attention=cudnn
 python tools/bench --growth --out=growth.json                    # and growth.png beside it
 
 --parts:
@@ -17,9 +18,9 @@ python tools/bench --growth --out=growth.json                    # and growth.pn
   pairs      a Preference step, against one that repeats a prompt for each of its two answers
 A part's first run compiles and is reported by itself.
 
-CPU seconds are those of all threads: they hold on a busy machine, where wall time does not. In a
-comparison the two programs run in turn, each in a fresh process, and are compared pair by pair, at
-the shape of the other program's script.
+CPU seconds are those of all threads: they hold on a busy machine, where wall time does not. On a
+GPU wall seconds count, taken when the device is done. In a comparison the two programs run in turn,
+each in a fresh process, and are compared pair by pair, at the shape of the other program's script.
 """
 
 import dataclasses
@@ -27,13 +28,15 @@ from pathlib import Path
 
 import compare
 import growth
+import jax
 import options
 import parts
 from absl import flags
-from options import ATTENTION, RUNS, SHAPE, SLOTS, selected_shape
+from options import RUNS, SHAPE, SLOTS, selected_shape
 
 from r1v3_jax import cli
 from r1v3_jax.files import write_json
+from r1v3_jax.run.platforms import check_platform
 
 PARTS = flags.DEFINE_list("parts", ["step"], f"Of {', '.join(parts.PARTS)}.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write.")
@@ -57,7 +60,9 @@ def main():
         growth.plot_growth(result).savefig(picture, dpi=150)
     else:
         with cli.set_mesh(MESH):
-            bench = parts.Bench(selected_shape(), slots=SLOTS.value)
+            shape = selected_shape()
+            check_platform(shape.compute, jax.default_backend())
+            bench = parts.Bench(shape, slots=SLOTS.value)
             bench.run(PARTS.value, RUNS.value)
             result = {"name": SHAPE.value, "slots": SLOTS.value, **bench.report()}
         show(result)
@@ -75,10 +80,13 @@ def check_flags() -> None:
             f"--parts: no part {unknown[0]!r}; there are {', '.join(parts.PARTS)}"
         )
     if compare.COMPARE.value:
-        if MESH.present or ATTENTION.present:
-            raise ValueError(
-                "--compare is made on one CPU; leave out --mesh and --attention"
-            )
+        if MESH.present:
+            raise ValueError("--compare is made on one device; leave out --mesh")
+        check_platform(selected_shape().compute, compare.DEVICE.value)
+    elif compare.DEVICE.present:
+        raise ValueError(
+            "--device is where --compare is made; JAX_PLATFORMS=cuda chooses for the parts"
+        )
     # The picture goes beside the JSON file, so there must be one.
     elif GROWTH.value and not OUT.value:
         raise ValueError(

@@ -61,10 +61,12 @@ def summary(runs: list[Run]) -> dict:
 def ratios(pairs: list[tuple[dict, dict]]) -> dict[str, dict]:
     """Compares pairs (theirs, ours), each {quantity: number}: theirs over ours, within each pair.
 
-    Returns {quantity: {"pairs": [...], "median": ...}}; above 1 where ours takes less.
+    Returns {quantity: {"pairs": [...], "median": ...}}; above 1 where ours takes less. A quantity
+    that only one side has, as its device's memory, is left out.
     """
     result = {}
-    for name in pairs[0][0]:
+    theirs, ours = pairs[0]
+    for name in (name for name in theirs if name in ours):
         values = [theirs[name] / ours[name] for theirs, ours in pairs]
         result[name] = {"pairs": values, "median": statistics.median(values)}
     return result

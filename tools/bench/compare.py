@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 import clock
+import jax
 import numpy as np
 import parts
 from absl import flags
-from options import RUNS, SHAPE, SLOTS, VOCAB, selected_shape
+from options import ATTENTION, DTYPE, RUNS, SHAPE, SLOTS, VOCAB, selected_shape
 
 from r1v3_jax import hf
 
@@ -19,6 +20,9 @@ HERE = Path(__file__).parent
 
 COMPARE = flags.DEFINE_list("compare", [], "Of tunix, trl, transformers.")
 PAIRS = flags.DEFINE_integer("pairs", 3, "Of runs, in a comparison.", 1)
+DEVICE = flags.DEFINE_enum(
+    "device", "cpu", ["cpu", "gpu"], "Of both sides; on a GPU wall time alone counts."
+)
 BASELINES = flags.DEFINE_string(
     "baselines", str(HERE / "peers"), "Where the scripts of the others are."
 )
@@ -33,7 +37,7 @@ TRANSFORMERS_PYTHON = flags.DEFINE_string(
 _TRL_PACKAGES = [
     # The CPU build first and alone, or pip takes the one with CUDA.
     "torch==2.13.0",
-    "trl==1.16.0 transformers==5.23.0 accelerate==1.15.0 datasets==5.2.0 pillow",
+    "trl==1.16.0 transformers==5.24.0 accelerate==1.15.0 datasets==5.2.0 pillow",
 ]
 INSTALL = {
     "tunix": ["google-tunix==0.1.7"],
@@ -57,6 +61,8 @@ def compare(names: list[str]) -> dict:
         "trl": pair_with_trl,
         "transformers": pair_with_transformers,
     }
+    # This process makes weights and prompts, on the CPU: one that has a GPU keeps its memory.
+    jax.config.update("jax_platforms", "cpu")
     # All are checked before the first is run, which takes minutes.
     for name in names:
         check_peer(name, list(peers))
@@ -116,6 +122,8 @@ def check_peer(name: str, known: list[str]) -> None:
 def pair_with_tunix(directory: Path) -> tuple[dict, dict]:
     """Measures its sampler on 32 prompts that differ, and a GRPO step with 4 repeated prompts."""
     script = [TUNIX_PYTHON.value, f"{BASELINES.value}/tunix_baseline.py", *vocabulary()]
+    if DTYPE.value:
+        script.append(f"--dtype={DTYPE.value}")
     their_sampler = run(
         [*script, "--what=sampler", f"--runs={RUNS.value}"], directory / "a"
     )
@@ -132,31 +140,33 @@ def pair_with_tunix(directory: Path) -> tuple[dict, dict]:
             unit: their_step["grpo"][f"{name}_{unit}"] for unit in ("cpu_s", "wall_s")
         }
         grpo[name] = row
-    theirs = quantities(their_sampler["peak_rss_gb"], sampler=their_sampler["sampler"])
-    theirs |= quantities(their_step["peak_rss_gb"], **grpo)
-    our_row = our_sampler["timings"]["distinct"]
-    own = quantities(our_sampler["peak_rss_gib"]["distinct"], sampler=our_row)
-    own |= quantities(our_step["peak_rss_gib"]["step"], **rollout_and_step(our_step))
+    theirs = quantities(their_sampler, sampler=their_sampler["sampler"])
+    theirs |= quantities(their_step, **grpo)
+    own = quantities(our_sampler, sampler=our_sampler["timings"]["distinct"])
+    own |= quantities(our_step, **rollout_and_step(our_step))
     return theirs, own
 
 
 def pair_with_trl(directory: Path) -> tuple[dict, dict]:
     """Measures its step; its rollout is `generate` alone, without what TRL does around it."""
     script = [TRL_PYTHON.value, f"{BASELINES.value}/trl_baseline.py", *vocabulary()]
+    script += of_torch("float32")
     # Two steps warm up, and are not counted by the script.
     their_step = run([*script, f"--steps={RUNS.value + 2}"], directory / "a")
     our_step = ours("trl", "step", directory / "b")
     theirs = quantities(
-        their_step["peak_rss_gb"],
+        their_step,
         rollout=their_step["generate"],
         step=their_step["step_with_optimizer"],
     )
-    own = quantities(our_step["peak_rss_gib"]["step"], **rollout_and_step(our_step))
-    return theirs, own
+    return theirs, quantities(our_step, **rollout_and_step(our_step))
 
 
 def pair_with_transformers(directory: Path) -> tuple[dict, dict]:
-    """Measures `generate` of transformers on our weights and our prompts, at --shape."""
+    """Measures `generate` of transformers on our weights and our prompts, at --shape.
+
+    On a GPU twice: with the cache that grows, and with the static one, whose step is compiled.
+    """
     directory.mkdir()
     shape = selected_shape()
     bench = parts.Bench(shape)
@@ -172,19 +182,29 @@ def pair_with_transformers(directory: Path) -> tuple[dict, dict]:
         f"--samples={shape.group_size}",
         f"--new={shape.new_tokens}",
         f"--runs={RUNS.value}",
+        *of_torch(shape.compute.dtype),
     ]
     their_run = run(command, directory / "a")
     our_run = ours(SHAPE.value, "sampler", directory / "b")
-    return (
-        quantities(their_run["peak_rss_gib"], sampler=their_run),
-        quantities(
-            our_run["peak_rss_gib"]["sampler"], sampler=our_run["timings"]["sampler"]
-        ),
-    )
+    our_row = our_run["timings"]["sampler"]
+    theirs = quantities(their_run, sampler=their_run)
+    own = quantities(our_run, sampler=our_row)
+    if DEVICE.value == "gpu":
+        name = "sampler, their cache static"
+        static = run([*command, "--cache=static"], directory / "c")
+        theirs |= quantities(static, **{name: static})
+        own |= quantities(our_run, **{name: our_row})
+    return theirs, own
 
 
 def vocabulary() -> list[str]:
     return [] if VOCAB.value is None else [f"--vocab={VOCAB.value}"]
+
+
+def of_torch(dtype: str) -> list[str]:
+    """Returns the arguments of a script with torch. dtype: where --dtype does not say."""
+    device = "cuda" if DEVICE.value == "gpu" else "cpu"
+    return [f"--device={device}", f"--dtype={DTYPE.value or dtype}"]
 
 
 def ours(shape: str, part: str, out: Path) -> dict:
@@ -196,8 +216,11 @@ def ours(shape: str, part: str, out: Path) -> dict:
         f"--parts={part}",
         f"--runs={RUNS.value}",
         f"--slots={SLOTS.value}",
+        f"--attention={ATTENTION.value}",
         *vocabulary(),
     ]
+    if DTYPE.value:
+        command.append(f"--dtype={DTYPE.value}")
     return run(command, out)
 
 
@@ -209,6 +232,7 @@ def run(command: list[str], out: Path) -> dict:
     out.parent.mkdir(exist_ok=True)
     # Otherwise idle threads of torch would spin, and take the CPU from those that work.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment["JAX_PLATFORMS"] = "cuda" if DEVICE.value == "gpu" else "cpu"
     process = subprocess.run(
         [*command, f"--out={out}"], capture_output=True, text=True, env=environment
     )
@@ -221,12 +245,26 @@ def rollout_and_step(result: dict) -> dict:
     return {name: result["timings"][name] for name in ("rollout", "step")}
 
 
-def quantities(peak_rss_gib: float, **rows: dict) -> dict[str, float]:
-    """Returns {"rollout, CPU s": median, ..., "step, wall s": median, "step, peak GiB": ...}."""
+def quantities(report: dict, **rows: dict) -> dict[str, float]:
+    """Returns {"rollout, CPU s": median, ..., "step, wall s": median, "step, peak GiB": ...}.
+
+    report: what a process wrote, ours or theirs. On a GPU the CPU only waits: no CPU seconds, and
+    the device's memory, where the report has it.
+    """
+    is_gpu = DEVICE.value == "gpu"
     result = {}
     for name, row in rows.items():
-        result[f"{name}, CPU s"] = row["cpu_s"]["median"]
+        if not is_gpu:
+            result[f"{name}, CPU s"] = row["cpu_s"]["median"]
         result[f"{name}, wall s"] = row["wall_s"]["median"]
     # The peak is that of the whole process; it is listed under the row that holds the others.
-    result[f"{name}, peak GiB"] = peak_rss_gib
+    peak = report.get("peak_device_gib") if is_gpu else peak_of_process(report)
+    if peak is not None:
+        result[f"{name}, peak GiB"] = peak
     return result
+
+
+def peak_of_process(report: dict) -> float:
+    """Returns the peak of a process's memory: ours lists it by part, the scripts do not."""
+    peak = report.get("peak_rss_gib", report.get("peak_rss_gb"))
+    return max(peak.values()) if isinstance(peak, dict) else peak

@@ -81,7 +81,7 @@ class Bench:
         # Weights that end samples at uneven lengths, if the shape has such.
         model = build.init(shape.model, shape.compute)
         if shape.shortest:
-            model = count_down(model, shape.shortest, shape.new_tokens)
+            model = count_down(model, shape)
         optimizer, self.update = grpo.make_update(self.config)
         learns = trainable("all")
         lr = schedule(self.config.optimizer, 1)

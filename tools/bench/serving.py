@@ -43,7 +43,7 @@ SHAPE = SHAPES["ragged"]
 
 def main():
     model = for_decoding(build.init(SHAPE.model, SHAPE.compute))
-    model = count_down(model, SHAPE.shortest, SHAPE.new_tokens)
+    model = count_down(model, SHAPE)
     processor = RandomProcessor(SHAPE)
     prompts = [
         processor.prompt(example(i, SHAPE)).tokens for i in range(REQUESTS.value)

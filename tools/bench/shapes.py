@@ -30,6 +30,9 @@ class Shape:
     prompt_tokens: int = 64
     new_tokens: int = 128  # of every sample, or of the longest
     shortest: int = 0  # sample; 0: all are equally long
+    # Of a lognormal law of lengths, cut at both ends; 0: log-uniform between them.
+    median: float = 0.0
+    sigma: float = 0.0
     compute: Compute = Compute()
     accumulate: int = 1
 
@@ -97,6 +100,18 @@ SHAPES = {
         new_tokens=512,
         shortest=8,
         accumulate=32,
+    ),
+    # Lengths as reasoners have them: R1V3's median of 2,400 tokens with sigma 0.8 and its limit of
+    # 8,192, a sixteenth as long.
+    "lengths": Shape(
+        _LANGUAGE_ONLY,
+        prompts=16,
+        group_size=16,
+        new_tokens=512,
+        shortest=8,
+        median=150.0,
+        sigma=0.8,
+        accumulate=8,
     ),
     # A real model, for one accelerator.
     "internvl3_1b": Shape(
@@ -170,14 +185,37 @@ def example(index: int, shape: Shape) -> Example:
     return Example(str(index), images, question="", answer="")
 
 
-def count_down(model: R1V3, shortest: int, longest: int) -> R1V3:
-    """Returns the model with weights by which it samples lengths from `shortest` to `longest`.
+def log_probabilities(shape: Shape) -> np.ndarray:
+    """Returns log p of the lengths shortest, ..., new_tokens, up to a constant.
 
-    Log-uniform: the prompt's last token leads to token n - 1 with a probability of about 1 / n,
-    token r leads to r - 1, and token 1 to the end. These are n tokens in all, whatever the order in
-    which rows are decoded. Layers add nothing to their input, but cost what any layer costs.
+    Log-uniform: p is 1 / n. Lognormal: exp(-log(n / median)^2 / 2 sigma^2) / n, and the last length
+    has what lies beyond it, as a limit cuts.
+    """
+    lengths = np.arange(shape.shortest, shape.new_tokens + 1, dtype=np.float64)
+    if not shape.sigma:
+        return -np.log(lengths)
+    # 20 sigma further there is nothing left.
+    beyond = np.geomspace(lengths[-1], lengths[-1] * np.exp(20 * shape.sigma), 10_000)
+    steps = np.diff(beyond)
+
+    def density(n):
+        return np.exp(-(np.log(n / shape.median) ** 2) / (2 * shape.sigma**2)) / n
+
+    weights = density(lengths)
+    weights[-1] += np.sum(density(beyond[1:]) * steps)
+    return np.log(weights)
+
+
+def count_down(model: R1V3, shape: Shape) -> R1V3:
+    """Returns the model with weights by which it samples the lengths of a shape.
+
+    The prompt's last token leads to token n - 1 with the probability of n tokens
+    (`log_probabilities`), token r leads to r - 1, and token 1 to the end. These are n tokens in
+    all, whatever the order in which rows are decoded. Layers add nothing to their input, but cost
+    what any layer costs.
     """
     text = model.config.text
+    longest = shape.new_tokens
     rng = np.random.default_rng(0)
     embedding, head = np.zeros((2, text.padded_vocab, text.embed), np.float32)
 
@@ -191,10 +229,11 @@ def count_down(model: R1V3, shortest: int, longest: int) -> R1V3:
     embedding[text.vocab_size - 1, 0] = 1
 
     # 2. After the prompt. What the head reads is as long as the square root of its width, so that
-    # logits are -log n.
-    lengths = np.arange(shortest, longest + 1)
+    # logits are log p.
+    lengths = np.arange(shape.shortest, longest + 1)
+    log_p = log_probabilities(shape)
     head[:, 0] = -30
-    head[FIRST_ID + lengths - 1, 0] = -np.log(lengths) / text.embed**0.5
+    head[FIRST_ID + lengths - 1, 0] = (log_p - log_p.max()) / text.embed**0.5
 
     # 3. After token r comes r - 1; after token 1 the end.
     head[counting[1:-1]] += 8 * codes[2:]
