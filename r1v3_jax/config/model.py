@@ -146,6 +146,9 @@ class Compute:
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of stored weights
     # What a layer keeps for the backward pass, by name; see `layers.REMAT`.
     remat: Literal["none", "dots", "attention", "full"] = "attention"
+    # What a product with weights is in bfloat16 before it is rounded. wide: float32, for CPUs with
+    # bfloat16 units (AMX), which are not used else; see `models.products`.
+    products: Literal["narrow", "wide"] = "narrow"
     # How whole rows attend. splash: a Pallas kernel, TPU only. cudnn: NVIDIA GPU, bfloat16 only.
     attention: Literal["reference", "splash", "cudnn"] = "reference"
     logprob_chunk: PositiveInt = 512  # tokens a row whose logits exist at one time

@@ -15,6 +15,7 @@ from r1v3_jax.models import lora
 from r1v3_jax.models.attention import attention, splash_attention
 from r1v3_jax.models.attention_cudnn import cudnn_tiles
 from r1v3_jax.models.layers import keep, layer_norm, param, remat, rms_norm
+from r1v3_jax.models.products import product
 from r1v3_jax.sharding import each_shard, gather, reshape_rows
 
 
@@ -84,16 +85,16 @@ class Block(nnx.Module):
         x = x + self.scale1 * self.attend(normed)
 
         normed = self.norm(x, self.norm2, self.norm2_bias)
-        hidden = keep(jnp.einsum("itc,cf->itf", normed, self.up), "up")
+        hidden = keep(product("itc,cf->itf", normed, self.up, self.compute), "up")
         hidden = jax.nn.gelu(hidden + self.up_bias, approximate=False)
-        mlp = jnp.einsum("itf,fc->itc", hidden, self.down)
+        mlp = product("itf,fc->itc", hidden, self.down, self.compute)
         mlp = mlp + self.down_bias
         return x + self.scale2 * mlp
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Attends within each tile: float[I, T, C] -> float[I, T, C]."""
         # One product for the three: p counts query, key, value.
-        q, k, v = jnp.einsum("itc,pcnh->pitnh", x, self.qkv)
+        q, k, v = product("itc,pcnh->pitnh", x, self.qkv, self.compute)
         if self.config.qkv_bias:
             q = q + self.qkv_bias[0]
             k = k + self.qkv_bias[1]
@@ -115,7 +116,7 @@ class Block(nnx.Module):
         else:
             context = keep(attention(q, k, v, None), "context")
         context = context[:, :, :, 0]
-        return jnp.einsum("itnh,nhc->itc", context, self.out) + self.out_bias
+        return product("itnh,nhc->itc", context, self.out, self.compute) + self.out_bias
 
     def wide_norm(self, x: jax.Array, weight: jax.Array) -> jax.Array:
         """Applies RMSNorm over all heads at once: its statistics are of the full width N * H."""
@@ -166,7 +167,7 @@ class InternViT(nnx.Module):
         )
         patch, patch_bias, class_token, position = gather(weights, axes, dtype)
         pixels = patches(tiles.astype(dtype), config.patch_size)
-        x = jnp.einsum("itp,pc->itc", pixels, patch) + patch_bias
+        x = product("itp,pc->itc", pixels, patch, self.compute) + patch_bias
         # [class, patch, patch, ...] + position; the class token is added to position 0, where the
         # patch is zero.
         x = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))

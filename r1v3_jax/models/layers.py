@@ -1,7 +1,7 @@
-"""What both towers are made of: parameters, rematerialisation, products, norms, RoPE.
+"""What both towers are made of: parameters, rematerialisation, norms, RoPE.
 
-Knows arrays and their logical axes. Does not know mesh axes (`sharding.py`), attention
-(`attention.py`) or caches (`caches.py`).
+Knows arrays and their logical axes. Does not know mesh axes (`sharding.py`), products with weights
+(`products.py`), attention (`attention.py`) or caches (`caches.py`).
 
 Letters, in every docstring and (lower case) every einsum of `models/`:
 
@@ -82,35 +82,6 @@ def remat(layer, name: str):
 def keep(x: jax.Array, name: str) -> jax.Array:
     """Names an intermediate, so that a rematerialisation policy can keep it."""
     return checkpoint_name(x, name)
-
-
-# -------------------------------------------------------------------------------------------------
-# products
-
-
-@jax.custom_vjp
-def project(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Returns einsum("btd,df->btf"), for an F much larger than D.
-
-    It has its own gradient, because JAX writes the gradient of w as (dy' x)': XLA on a CPU
-    transposes dy on the way, together with everything that is fused into it, and an MLP's backward
-    pass takes twice as long.
-    """
-    return jnp.einsum("btd,df->btf", x, w)
-
-
-def _project_forward(x, w):
-    return project(x, w), (x, w)
-
-
-def _project_backward(residuals, dy):
-    x, w = residuals
-    dx = jnp.einsum("btf,df->btd", dy, w, out_sharding=layout_of(x))
-    dw = jnp.einsum("btd,btf->df", x, dy, out_sharding=layout_of(w))
-    return dx, dw
-
-
-project.defvjp(_project_forward, _project_backward)
 
 
 def layout_of(x: jax.Array) -> PartitionSpec | None:

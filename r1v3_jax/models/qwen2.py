@@ -41,12 +41,12 @@ from r1v3_jax.models.decode_attention import (
 from r1v3_jax.models.layers import (
     keep,
     param,
-    project,
     remat,
     rms_norm,
     rope_angles,
     rotate,
 )
+from r1v3_jax.models.products import product, project
 from r1v3_jax.sharding import each_shard, gather, look_up, take_rows
 
 
@@ -113,20 +113,24 @@ class Block(nnx.Module):
         context = attend(*self.qkv(h, angles))
         # Tensor parallelism: each device holds some heads and some of the MLP; the sum below and
         # that of `down` run over all devices.
-        attended = jnp.einsum("btkqh,kqhd->btd", context, self.out, out_sharding=spec)
+        compute = self.compute
+        attended = product(
+            "btkqh,kqhd->btd", context, self.out, compute, out_sharding=spec
+        )
         x = keep(x + attended, "middle")
 
         h = rms_norm(x, self.norm2[...], eps)
-        gate = keep(project(h, self.gate[...]), "gate")
-        up = keep(project(h, self.up[...]), "up")
+        gate = keep(project(h, self.gate[...], compute), "gate")
+        up = keep(project(h, self.up[...], compute), "up")
         hidden = jax.nn.silu(gate) * up
-        return x + jnp.einsum("btf,fd->btd", hidden, self.down, out_sharding=spec)
+        down = product("btf,fd->btd", hidden, self.down, compute, out_sharding=spec)
+        return x + down
 
     def qkv(self, h: jax.Array, angles) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns q [B, T, K, Q, H] and k, v [B, T, K, H], with biases, norms and positions."""
-        q = jnp.einsum("btd,dkqh->btkqh", h, self.q)
-        k = jnp.einsum("btd,dkh->btkh", h, self.k)
-        v = jnp.einsum("btd,dkh->btkh", h, self.v)
+        q = product("btd,dkqh->btkqh", h, self.q, self.compute)
+        k = product("btd,dkh->btkh", h, self.k, self.compute)
+        v = product("btd,dkh->btkh", h, self.v, self.compute)
         if self.config.qkv_bias:
             q = q + self.q_bias
             k = k + self.k_bias
@@ -246,8 +250,7 @@ class Qwen2(nnx.Module):
         return self.gather(weights[...])
 
     def _logits(self, hidden, head):
-        exact = {"preferred_element_type": jnp.float32}
-        logits = jnp.einsum("btd,vd->btv", hidden, head, **exact)
+        logits = product("btd,vd->btv", hidden, head, self.compute, dtype=jnp.float32)
         ids = jnp.arange(logits.shape[-1])
         is_token = ids < self.config.vocab_size
         return jnp.where(is_token, logits, NEVER)

@@ -27,6 +27,7 @@ from r1v3_jax.models.caches import Cache, PromptCache
 from r1v3_jax.models.internvit import InternViT
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.lora import Adapters
+from r1v3_jax.models.products import product
 from r1v3_jax.models.qwen2 import Qwen2
 from r1v3_jax.sharding import gather, look_up, replicate, reshape_rows
 
@@ -62,9 +63,9 @@ class Connector(nnx.Module):
         # The weights are stored split over the devices; here they are whole, for this call.
         w = gather(self, self.compute.rules.vision_gather, x.dtype)
         x = layer_norm(x, w.norm, w.norm_bias, CONNECTOR_EPS)
-        hidden = jnp.einsum("imc,cd->imd", x, w.up)
+        hidden = product("imc,cd->imd", x, w.up, self.compute)
         hidden = jax.nn.gelu(hidden + w.up_bias, approximate=False)
-        return jnp.einsum("imd,de->ime", hidden, w.down) + w.down_bias
+        return product("imd,de->ime", hidden, w.down, self.compute) + w.down_bias
 
 
 def pixel_shuffle(x: jax.Array) -> jax.Array:

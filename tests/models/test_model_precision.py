@@ -83,7 +83,8 @@ def test_what_each_policy_keeps_for_the_backward_pass():
 # --- bfloat16 ----------------------------------------------------------------------------------
 
 
-def test_bfloat16_is_as_close_as_transformers_in_bfloat16(case):
+@pytest.mark.parametrize("products", ["narrow", "wide"])
+def test_bfloat16_is_as_close_as_transformers_in_bfloat16(case, products):
     exact = torch_logits(case.theirs, PROMPT)
     low = copy.deepcopy(case.theirs).to(torch.bfloat16)
     inputs = torch_inputs(PROMPT)
@@ -91,7 +92,9 @@ def test_bfloat16_is_as_close_as_transformers_in_bfloat16(case):
         inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
         theirs = low(**inputs).logits[0].float().numpy()
 
-    model = with_compute(case.ours, dtype="bfloat16", param_dtype="bfloat16")
+    model = with_compute(
+        case.ours, dtype="bfloat16", param_dtype="bfloat16", products=products
+    )
     model = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model)
 
     @quick_jit
@@ -114,10 +117,12 @@ def test_bfloat16_is_as_close_as_transformers_in_bfloat16(case):
     assert error(ours) <= 1.25 * error(theirs)
 
 
-def test_bfloat16_computation_over_float32_weights(model):
+@pytest.mark.parametrize("products", ["narrow", "wide"])
+def test_bfloat16_computation_over_float32_weights(model, products):
     inputs = (*batch([PROMPT], [SHORT, SHORT]), TILES)
     _, exact = loss_and_gradients()(model, *inputs)
-    _, gradients = loss_and_gradients()(with_compute(model, dtype="bfloat16"), *inputs)
+    low = with_compute(model, dtype="bfloat16", products=products)
+    _, gradients = loss_and_gradients()(low, *inputs)
     assert {g.dtype.name for g in jax.tree.leaves(gradients)} == {"float32"}
 
     def flat(gradients):
