@@ -17,6 +17,7 @@ from quick_compile import quick_jit
 
 from r1v3_jax.config import INTERNVL3_1B, R1V3_38B, TINY, Compute
 from r1v3_jax.models import attention, build, r1v3
+from r1v3_jax.models.caches import empty_cache
 from r1v3_jax.sharding import (
     DECODE,
     TRAIN,
@@ -89,7 +90,8 @@ def decode(model, tokens, lengths, index, tiles, sampled):
     """Logits after the prompts and after each of two tokens of two samples a prompt."""
     images = model.encode_images(tiles)
     after_prompt, prompt = model.prefill(tokens, lengths, images, index)
-    cache = model.new_cache(prompt, group_size=2, max_tokens=2)
+    # The layout of several devices, on one too: `new_cache` may choose another there.
+    cache = empty_cache(prompt, model.compute, group_size=2, max_tokens=2)
     after_token_1, cache = model.decode(sampled, cache)
     after_token_2, cache = model.decode(sampled, cache)
     return after_prompt, after_token_1, after_token_2, cache.k

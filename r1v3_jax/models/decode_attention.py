@@ -23,6 +23,7 @@ from r1v3_jax.config import Compute
 from r1v3_jax.models import decode_kernels
 from r1v3_jax.models.attention import NEVER
 from r1v3_jax.models.caches import Cache, layer_of
+from r1v3_jax.models.joined_cache import JoinedCache, write_token
 from r1v3_jax.sharding import each_shard, split_rows, take_rows
 
 
@@ -105,6 +106,31 @@ def chunk_attention(
             return add_softmax((partial, attend_chunk(i)))
 
         return jax.lax.fori_loop(1, count, add_chunk, attend_chunk(0))
+
+    return attend
+
+
+def joined_attention(cache: JoinedCache):
+    """Returns `attend(q, k, v, layer)` for one token a sample: q [B, K, Q, H], k, v [B, K, H].
+
+    It writes the token's key and value, attends to all keys at once, and returns the context,
+    float[B, K, Q, H], with the layer's keys and values.
+    """
+    used = cache.used()
+
+    def attend_all(q, keys, values, used):
+        exact = {"preferred_element_type": jnp.float32}
+        scores = jnp.einsum("bkqh,bkhs->bkqs", q, keys, **exact)
+        scores = jnp.where(used[:, None, None], scores * q.shape[-1] ** -0.5, NEVER)
+        top = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - top)
+        rounded = weights.astype(values.dtype)
+        out = jnp.einsum("bkqs,bksh->bkqh", rounded, values, **exact)
+        return (out / jnp.sum(weights, axis=-1, keepdims=True)).astype(q.dtype)
+
+    def attend(q, k, v, layer: int):
+        keys, values = write_token(cache, layer, k, v)
+        return each_shard(attend_all, q, keys, values, used, like=q), keys, values
 
     return attend
 

@@ -14,6 +14,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from r1v3_jax.config import Compute, TextConfig
@@ -34,10 +35,12 @@ from r1v3_jax.models.attention_cudnn import (
 from r1v3_jax.models.caches import Cache, PromptCache, append_token, empty_cache
 from r1v3_jax.models.decode_attention import (
     attend_slots,
+    joined_attention,
     merge_softmax,
     prompt_attention,
     sample_attention,
 )
+from r1v3_jax.models.joined_cache import JoinedCache, is_joined, join
 from r1v3_jax.models.layers import (
     keep,
     param,
@@ -111,26 +114,17 @@ class Block(nnx.Module):
         eps = self.config.norm_eps
         h = rms_norm(x, self.norm1[...], eps)
         context = attend(*self.qkv(h, angles))
-        # Tensor parallelism: each device holds some heads and some of the MLP; the sum below and
-        # that of `down` run over all devices.
-        compute = self.compute
-        attended = product(
-            "btkqh,kqhd->btd", context, self.out, compute, out_sharding=spec
-        )
-        x = keep(x + attended, "middle")
+        x = keep(x + self.attended(context), "middle")
 
         h = rms_norm(x, self.norm2[...], eps)
-        gate = keep(project(h, self.gate[...], compute), "gate")
-        up = keep(project(h, self.up[...], compute), "up")
+        gate, up = self.gate_and_up(h)
         hidden = jax.nn.silu(gate) * up
-        down = product("btf,fd->btd", hidden, self.down, compute, out_sharding=spec)
-        return x + down
+        compute = self.compute
+        return x + product("btf,fd->btd", hidden, self.down, compute, out_sharding=spec)
 
     def qkv(self, h: jax.Array, angles) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns q [B, T, K, Q, H] and k, v [B, T, K, H], with biases, norms and positions."""
-        q = product("btd,dkqh->btkqh", h, self.q, self.compute)
-        k = product("btd,dkh->btkh", h, self.k, self.compute)
-        v = product("btd,dkh->btkh", h, self.v, self.compute)
+        q, k, v = self.projections(h)
         if self.config.qkv_bias:
             q = q + self.q_bias
             k = k + self.k_bias
@@ -142,6 +136,76 @@ class Block(nnx.Module):
         q = keep(rotate(q, *angles), "q")
         k = keep(rotate(k, *angles), "k")
         return q, k, keep(v, "v")
+
+    def projections(self, h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the products of `qkv`, without biases, norms and positions."""
+        q = product("btd,dkqh->btkqh", h, self.q, self.compute)
+        k = product("btd,dkh->btkh", h, self.k, self.compute)
+        v = product("btd,dkh->btkh", h, self.v, self.compute)
+        return q, k, v
+
+    def attended(self, context: jax.Array) -> jax.Array:
+        """Returns float[B, T, D] for the context [B, T, K, Q, H] of all heads."""
+        # Tensor parallelism: each device holds some heads and some of the MLP; this sum and that of
+        # `down` run over all devices.
+        compute = self.compute
+        spec = compute.rules.spec("batch", None, None)
+        return product("btkqh,kqhd->btd", context, self.out, compute, out_sharding=spec)
+
+    def gate_and_up(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the MLP's two products of h, float[B, T, F] each."""
+        gate = keep(project(h, self.gate[...], self.compute), "gate")
+        up = keep(project(h, self.up[...], self.compute), "up")
+        return gate, up
+
+
+class MergedBlock(Block):
+    """One layer, whose matrices of the same input are one matrix: for decoding on one CPU.
+
+    Products are fewer and larger. The columns cannot be split over devices.
+    """
+
+    def __init__(self, block: Block):
+        self.config = block.config
+        self.compute = block.compute
+        names = ("norm1", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm")
+        for name in (*names, "norm2", "down"):
+            setattr(self, name, getattr(block, name))
+        self.qkv_weight = self._beside(block.q, block.k, block.v)
+        self.gate_and_up_weight = self._beside(block.gate, block.up)
+        spec = self.compute.rules.spec("mlp", "embed")
+        flat = (-1, self.config.embed)
+        self.out = jnp.reshape(block.out[...], flat, out_sharding=spec)
+
+    def _beside(self, *weights) -> jax.Array:
+        """Returns matrices [D, ...] side by side, [D, N]."""
+        spec = self.compute.rules.spec("embed", "mlp")
+        flat = [jnp.reshape(w[...], (len(w), -1), out_sharding=spec) for w in weights]
+        return jnp.concatenate(flat, axis=1)
+
+    def projections(self, h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        c = self.config
+        products = product("btd,dn->btn", h, self.qkv_weight, self.compute)
+        ends = np.cumsum([c.kv_heads * c.queries_per_kv, c.kv_heads]) * c.head_dim
+        q, k, v = jnp.split(products, ends, axis=-1)
+        key = (*h.shape[:2], c.kv_heads, c.head_dim)
+        query = (*key[:3], c.queries_per_kv, c.head_dim)
+        key_spec = self.compute.rules.spec("batch", None, "kv_heads", None)
+        query_spec = self.compute.rules.spec("batch", None, "kv_heads", None, None)
+        q = jnp.reshape(q, query, out_sharding=query_spec)
+        k = jnp.reshape(k, key, out_sharding=key_spec)
+        return q, k, jnp.reshape(v, key, out_sharding=key_spec)
+
+    def attended(self, context: jax.Array) -> jax.Array:
+        compute = self.compute
+        spec = compute.rules.spec("batch", None, None)
+        flat = compute.rules.spec("batch", None, "kv_heads")
+        context = jnp.reshape(context, (*context.shape[:2], -1), out_sharding=flat)
+        return product("btn,nd->btd", context, self.out, compute, out_sharding=spec)
+
+    def gate_and_up(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        products = product("btd,dn->btn", h, self.gate_and_up_weight, self.compute)
+        return products[..., : self.config.mlp], products[..., self.config.mlp :]
 
 
 class Qwen2(nnx.Module):
@@ -392,17 +456,44 @@ class Qwen2(nnx.Module):
         kernel = splash_after_prompt if is_splash else cudnn_after_prompt
         return lambda q, *kv: each_shard(kernel, q, *kv, segment_ids, used, like=q)
 
-    def new_cache(self, prompt: PromptCache, **sizes) -> Cache:
+    def new_cache(
+        self, prompt: PromptCache, *, rows: jax.Array | None = None, **sizes
+    ) -> Cache | JoinedCache:
         """Returns a cache without tokens for samples of these prompts; see `empty_cache`."""
-        return empty_cache(prompt, self.compute, **sizes)
+        if rows is None and is_joined(prompt, self.compute, sizes.get("group_size", 1)):
+            return join(prompt, self.compute, **sizes)
+        return empty_cache(prompt, self.compute, rows=rows, **sizes)
 
-    def decode(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def merged_layers(self) -> tuple[MergedBlock, ...]:
+        """Returns the layers for a joined cache; make them once, before a loop over tokens."""
+        layers = []
+        for i in range(self.config.layers):
+            block = jax.tree.map(lambda weight, i=i: weight[i], self.blocks)
+            layers.append(MergedBlock(self.gather(block)))
+        return tuple(layers)
+
+    def decode(
+        self,
+        x: jax.Array,
+        cache: Cache | JoinedCache,
+        layers: tuple[MergedBlock, ...] | None = None,
+    ) -> tuple[jax.Array, Cache | JoinedCache]:
         """Runs one token of each sample through the layers and appends it to the cache.
 
         float[B, D] embeddings -> hidden states, float[B, D], and the cache. A sample whose slots
-        are all taken writes nothing; its caller stops it before that.
+        are all taken writes nothing; its caller stops it before that. layers: for a joined cache,
+        `merged_layers()`, which are made here if they are not given.
         """
         angles = rope_angles(cache.positions[:, None], self.config)
+        if isinstance(cache, JoinedCache):
+            layers = layers or self.merged_layers()
+            hidden, cache = self._decode_joined(x, angles, cache, layers)
+        else:
+            hidden, cache = self._decode_shared(x, angles, cache)
+        return hidden, dataclasses.replace(cache, lengths=cache.lengths + 1)
+
+    def _decode_shared(self, x, angles, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Runs x [B, D] through the layers, against a prompt's one copy of keys."""
         attend_prompt = prompt_attention(cache, self.compute)
         attend_sample = sample_attention(cache, self.compute)
 
@@ -433,6 +524,27 @@ class Qwen2(nnx.Module):
         x = x[:, None]
         x, (k, v) = jax.lax.scan(layer, x, (self.blocks, index))
         k, v = append_token(cache, k, v, self.compute)
-        hidden = self.last_norm(x)[:, 0]
-        lengths = cache.lengths + 1
-        return hidden, dataclasses.replace(cache, k=k, v=v, lengths=lengths)
+        return self.last_norm(x)[:, 0], dataclasses.replace(cache, k=k, v=v)
+
+    def _decode_joined(
+        self, x, angles, cache: JoinedCache, layers: tuple[MergedBlock, ...]
+    ) -> tuple[jax.Array, JoinedCache]:
+        """Runs x [B, D] through the layers, each with keys and values of its own."""
+        attend_joined = joined_attention(cache)
+        keys = []
+        values = []
+
+        def attend(q, k, v):
+            layer = len(keys)
+            context, k, v = attend_joined(q[:, 0], k[:, 0], v[:, 0], layer)
+            keys.append(k)
+            values.append(v)
+            return context[:, None]
+
+        x = x[:, None]
+        for block in layers:
+            x = block(x, angles, attend)
+        step = cache.step + 1
+        return self.last_norm(x)[:, 0], dataclasses.replace(
+            cache, k=tuple(keys), v=tuple(values), step=step
+        )

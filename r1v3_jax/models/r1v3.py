@@ -25,6 +25,7 @@ from flax import nnx
 from r1v3_jax.config import Compute, ModelConfig
 from r1v3_jax.models.caches import Cache, PromptCache
 from r1v3_jax.models.internvit import InternViT
+from r1v3_jax.models.joined_cache import JoinedCache
 from r1v3_jax.models.layers import layer_norm, param
 from r1v3_jax.models.lora import Adapters
 from r1v3_jax.models.products import product
@@ -210,16 +211,19 @@ class R1V3(nnx.Module):
         x = self.language.embed(tokens)
         return self.language.extend(x, positions, segment_ids, prompt, prompt_of_row)
 
-    def new_cache(self, prompt: PromptCache, **sizes) -> Cache:
-        """Returns a cache without tokens for samples of these prompts; see `empty_cache`."""
+    def new_cache(self, prompt: PromptCache, **sizes) -> Cache | JoinedCache:
+        """Returns a cache without tokens for samples of these prompts; see `Qwen2.new_cache`."""
         return self.language.new_cache(prompt, **sizes)
 
-    def decode(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def decode(
+        self, tokens: jax.Array, cache: Cache | JoinedCache, layers=None
+    ) -> tuple[jax.Array, Cache | JoinedCache]:
         """Appends one token to each sample and returns the logits of the token after it.
 
-        tokens int32[B], the last of each sample -> float32[B, padded_vocab], and the cache.
+        tokens int32[B], the last of each sample -> float32[B, padded_vocab], and the cache. layers:
+        see `Qwen2.decode`.
         """
         # The layers and the head take rows of tokens: here rows of one.
         x = self.language.embed(tokens[:, None])[:, 0]
-        hidden, cache = self.language.decode(x, cache)
+        hidden, cache = self.language.decode(x, cache, layers)
         return self.logits(hidden[:, None])[:, 0], cache

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.models.caches import PromptCache
+from r1v3_jax.models.joined_cache import JoinedCache
+from r1v3_jax.models.qwen2 import MergedBlock
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampling.next_token import (
     choose,
@@ -193,6 +195,7 @@ class Decoding:
     samples: jax.Array  # int32[N], the numbers of all samples (of a slice): 0 to N - 1
     tile: tuple[int, int]  # see `draw`
     temperature: jax.Array | None  # float32[], in place of that of `sampling`
+    layers: tuple[MergedBlock, ...] | None  # for a joined cache
 
     def sample_keys(self, samples: jax.Array) -> jax.Array:
         """Returns the random key of each of these samples."""
@@ -252,6 +255,7 @@ def _decode(
     spec = rules.spec("batch")
     batch_shards = rules.shards("batch")
     vocab_shards = rules.shards("vocab")
+    is_joined = isinstance(state.cache, JoinedCache)
     decoding = Decoding(
         model=model,
         sampling=sampling,
@@ -261,16 +265,14 @@ def _decode(
         samples=number_rows(count, spec),
         tile=tile_of(state.logits.shape, batch_shards, vocab_shards),
         temperature=temperature,
+        layers=model.language.merged_layers() if is_joined else None,
     )
 
     # Without a queue slot b is sample b: a single loop over tokens.
     if state.queue is None:
         sample_keys = decoding.sample_keys(decoding.samples)
-        state = jax.lax.while_loop(
-            lambda state: jnp.sum(state.idle) < decoding.until,
-            functools.partial(advance, decoding, sample_keys),
-            state,
-        )
+        step = functools.partial(advance, decoding, sample_keys)
+        state = decode_rows(decoding, step, state)
     # With a queue: an outer loop over refills, and inside `serve` a loop over tokens.
     else:
         state = jax.lax.while_loop(
@@ -279,6 +281,28 @@ def _decode(
             state,
         )
     return dataclasses.replace(state, step=max_over_slices(state.step))
+
+
+def decode_rows(decoding: Decoding, step, state: DecodeState) -> DecodeState:
+    """Calls `step` until `until` samples have finished, where each sample keeps its slot."""
+
+    def is_running(state: DecodeState):
+        return jnp.sum(state.idle) < decoding.until
+
+    if not isinstance(state.cache, JoinedCache):
+        return jax.lax.while_loop(is_running, step, state)
+    # A loop for each section of the cache, which reads the slots up to its end. Those that a former
+    # call has done, and those behind the end, do nothing.
+    for end in state.cache.sections:
+
+        def is_inside(state: DecodeState, end=end):
+            return is_running(state) & (state.cache.step < end)
+
+        whole = state.cache
+        state = dataclasses.replace(state, cache=whole.first(end))
+        state = jax.lax.while_loop(is_inside, step, state)
+        state = dataclasses.replace(state, cache=whole.with_first(state.cache))
+    return state
 
 
 def advance(
@@ -316,7 +340,7 @@ def advance(
     idle = state.idle | record.ended | (record.lengths >= decoding.limit)
 
     # 3. The logits of the token after it.
-    logits, cache = model.decode(token, state.cache)
+    logits, cache = model.decode(token, state.cache, decoding.layers)
     step = state.step + 1
     # A slot without a sample reads nothing of its cache.
     lengths = jnp.where(idle, 0, cache.lengths)

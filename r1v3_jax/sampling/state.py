@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.models.caches import Cache
+from r1v3_jax.models.joined_cache import JoinedCache
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampling.params import SamplingParams
 
@@ -65,7 +66,8 @@ class DecodeState:
     logits: jax.Array  # float32[B, V], of the next token
     closed: jax.Array  # bool[B], True once the sample has closed its thinking
     idle: jax.Array  # bool[B], True where nothing is sampled: finished or empty
-    cache: Cache  # the keys and values of the prompts and of the samples in the slots
+    # The keys and values of the prompts and of the samples in the slots.
+    cache: Cache | JoinedCache
     record: Completions  # [B, C], the samples in the slots
     queue: Queue | None  # None if each sample has a slot of its own
 

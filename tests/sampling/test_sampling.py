@@ -1,5 +1,9 @@
 """Whole completions: against transformers, the trainer's log-probabilities, and other batches."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -22,6 +26,12 @@ from sampling_cases import (
     rows,
     with_end_token,
 )
+
+from r1v3_jax.models import qwen2
+from r1v3_jax.models.caches import Cache
+from r1v3_jax.models.joined_cache import JoinedCache
+from r1v3_jax.sampling import loop
+from r1v3_jax.sampling.params import SamplingParams
 
 GREEDY = {"max_tokens": 32, "temperature": 0.0}
 
@@ -192,3 +202,36 @@ def test_eight_devices_sample_what_one_does(checkpoint, sample, name):
     settings = {**HOT, **further}
     expected = sample(*EIGHT, group_size=2, **settings)
     assert_same(on_a_mesh(checkpoint.model, shape, rules, placed, settings), expected)
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_a_joined_cache_samples_what_a_shared_one_does(checkpoint, monkeypatch, calls):
+    settings = SamplingParams(70, temperature=0.9, banned=(IMAGE,))
+    tokens, lengths, index = batch(*EIGHT)
+
+    def run():
+        arrays = (checkpoint.model, tokens, lengths, checkpoint.images, index)
+        # A new function each time, which is traced anew.
+        prefill = functools.partial(
+            loop.prefill.__wrapped__, group_size=2, sampling=settings
+        )
+        state = quick_jit(prefill)(*arrays)
+        layout = type(state.cache)
+        limit = jnp.int32(settings.max_tokens)
+        # Several calls, as of a rollout whose first samples are scored while others are sampled.
+        for call in range(1, calls + 1):
+            until = jnp.int32(16 * call // calls)
+            key = jax.random.key(5)
+            state = loop.decode(
+                checkpoint.model, state, key, limit, until, sampling=settings
+            )
+        return layout, jax.device_get(state.completions)
+
+    layout, joined = run()
+    assert layout is JoinedCache
+    monkeypatch.setattr(qwen2, "is_joined", lambda *args: False)
+    layout, shared = run()
+    assert layout is Cache
+    # Two sections, of 35 slots each, and samples that end in both.
+    assert min(joined.lengths) < 35 < max(joined.lengths)
+    assert_same(joined, shared)

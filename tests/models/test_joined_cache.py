@@ -1,0 +1,133 @@
+"""A joined cache: where there is one, what it shows, and that it gives what a shared one gives."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import prompts
+from quick_compile import quick_jit
+
+from r1v3_jax.config import Compute
+from r1v3_jax.models.caches import PromptCache, empty_cache
+from r1v3_jax.models.joined_cache import JoinedCache, is_joined, join
+from r1v3_jax.sharding import abstract_mesh, make_mesh
+
+
+def prompt_cache(layers=3, prompts=2, slots=6, heads=2, dim=4) -> PromptCache:
+    shape = (layers, prompts, heads, slots, dim)
+    k = jax.random.normal(jax.random.key(0), shape)
+    v = jax.random.normal(jax.random.key(1), shape)
+    return PromptCache(k=k, v=v, lengths=jnp.array([4, 2], jnp.int32)[:prompts])
+
+
+def test_the_slots_that_a_token_sees_written_out():
+    cache = join(prompt_cache(), Compute(), group_size=2, max_tokens=5)
+    # Three tokens are written; the fourth sample has ended.
+    lengths = jnp.array([3, 3, 3, 0], jnp.int32)
+    cache = dataclasses.replace(cache, step=jnp.int32(3), lengths=lengths)
+    drawn = ["".join(" x"[int(used)] for used in row) for row in cache.used()]
+    assert drawn == [
+        "xxxx  xxxx ",
+        "xxxx  xxxx ",
+        "xx    xxxx ",
+        "xx       x ",
+    ]
+    assert cache.positions.tolist() == [7, 7, 5, 2]
+
+
+def test_sections_written_out():
+    def sections(max_tokens):
+        return join(prompt_cache(), Compute(), max_tokens=max_tokens).sections
+
+    assert sections(1) == (1,)
+    assert sections(52) == (52,)
+    assert sections(100) == (34, 67, 100)
+    assert sections(128) == (32, 64, 96, 128)
+    assert sections(1000) == (250, 500, 750, 1000)
+
+
+def test_a_section_comes_back_into_the_whole():
+    cache = join(prompt_cache(), Compute(), group_size=2, max_tokens=5)
+    whole = jax.tree.map(lambda x: x + 1, cache)
+    part = jax.tree.map(lambda x: x + 1, whole.first(2))
+    assert part.v[0].shape == (4, 2, 6 + 2, 4)
+    merged = whole.with_first(part)
+    # 0 where nothing was; 1 of the whole behind the section, 2 within it.
+    assert np.all(merged.v[0][:, :, 6:8] == 2)
+    assert np.all(merged.v[0][:, :, 8:] == 1)
+    assert np.all(merged.k[2][..., 8:] == 1)
+    assert merged.step == part.step
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes"),
+    [
+        (True, {}),
+        # 2 x 4 KiB a slot of all samples and a layer: 4 MiB are 512 slots.
+        (True, {"slots": 512, "dim": 256}),
+        (False, {"slots": 513, "dim": 256}),
+        (True, {"layers": 8}),
+        (False, {"layers": 9}),
+    ],
+)
+def test_small_copies_are_made(wanted, changes):
+    assert is_joined(prompt_cache(**changes), Compute(), group_size=1) == wanted
+
+
+def test_only_one_cpu_without_kernels_has_copies():
+    prompt = prompt_cache()
+    for attention in ("splash", "cudnn"):
+        dtype = "bfloat16" if attention == "cudnn" else "float32"
+        assert not is_joined(prompt, Compute(attention=attention, dtype=dtype), 1)
+    with jax.set_mesh(make_mesh((1, 1, 1))):
+        assert is_joined(prompt, Compute(), 1)
+    with jax.set_mesh(make_mesh((2, 1, 1))):
+        assert not is_joined(prompt, Compute(), 1)
+    # A mesh that does not say what its devices are.
+    with jax.sharding.use_abstract_mesh(abstract_mesh((1, 1, 1))):
+        assert not is_joined(prompt, Compute(), 1)
+
+
+@quick_jit
+def logits_of_both(model, tokens, lengths, forced):
+    """Logits after each of the tokens [B, n], from a joined cache and from a shared one."""
+    _, prompt = model.prefill(tokens, lengths)
+    sizes = {"group_size": len(forced) // len(tokens), "max_tokens": forced.shape[1]}
+    joined = model.new_cache(prompt, **sizes)
+    shared = empty_cache(prompt, model.compute, **sizes)
+    assert isinstance(joined, JoinedCache)
+
+    def step(cache, token):
+        logits, cache = model.decode(token, cache)
+        return cache, logits
+
+    return [jax.lax.scan(step, cache, forced.T)[1] for cache in (joined, shared)]
+
+
+def test_a_joined_cache_gives_the_logits_of_a_shared_one(text_model):
+    forced = np.random.default_rng(0).integers(10, 60, (6, 5)).astype(np.int32)
+    inputs = prompts([5, 6, 7, 8, 9, 10, 11], [20, 21])[:2]
+    joined, shared = logits_of_both(text_model, *inputs, forced)
+    # The same sums in another order.
+    np.testing.assert_allclose(joined, shared, rtol=0, atol=1e-5)
+
+
+def test_a_sample_that_has_ended_sees_nothing_of_its_own(text_model):
+    inputs = prompts([5, 6, 7])[:2]
+
+    @quick_jit
+    def run(model, tokens, lengths):
+        _, prompt = model.prefill(tokens, lengths)
+        cache = model.new_cache(prompt, group_size=2, max_tokens=4)
+        first = jnp.array([20, 21], jnp.int32)
+        second = jnp.array([30, 30], jnp.int32)
+        fresh, _ = model.decode(second, cache)
+        _, cache = model.decode(first, cache)
+        cache = dataclasses.replace(cache, lengths=jnp.array([1, 0], jnp.int32))
+        return fresh, model.decode(second, cache)[0]
+
+    fresh, after = run(text_model, *inputs)
+    np.testing.assert_allclose(after[1], fresh[1], rtol=0, atol=1e-5)
+    assert np.max(np.abs(after[0] - fresh[0])) > 1e-3
