@@ -1,4 +1,4 @@
-"""GRPO of InternVL3-8B with low-rank adapters on eight v5e chips, where its moments would not fit.
+"""GRPO of InternVL3-8B with low-rank adapters on eight v5e chips: tpu_v5e_8 with a larger model.
 
     python -m r1v3_jax.launch --config=tpu_v5e_8_lora --workdir=DIR
     python -m r1v3_jax.launch --config=tpu_v5e_8_lora --dry_run

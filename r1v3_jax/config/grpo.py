@@ -224,7 +224,7 @@ class GRPO:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
-        check_lora(name, self, run.model)
+        check_lora(name, self, run)
         check_splits(run.mesh, f"{name}.prompts", self.prompts, "data")
         self._check_prompt_copies(name, run.mesh)
         check_splits(run.mesh, f"{name}.slots", self.slots, "data")

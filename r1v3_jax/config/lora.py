@@ -22,7 +22,8 @@ class LoRA:
     rank: Annotated[int, at_least(1, "lora = None trains whole matrices")] = 16
     alpha: PositiveFloat = 32.0
     # W of the language model in 8 bits (`models.int8`): half the bytes of bfloat16. What the stage
-    # hands on is those rounded matrices with their adapters added.
+    # hands on is those rounded matrices with their adapters added. Before the first step and after
+    # the last there are both on the devices, W in 8 bits and in `param_dtype`.
     base_int8: bool = False
 
     __post_init__ = check
@@ -43,18 +44,33 @@ def smallest_side(model: ModelConfig, part: str) -> int:
     return min(text.embed, text.kv_heads * text.head_dim, text.mlp)
 
 
-def check_lora(name: str, stage, model: ModelConfig) -> None:
-    """Raises ValueError for adapters that stage `name` cannot have."""
+def check_lora(name: str, stage, run) -> None:
+    """Raises ValueError for adapters that stage `name` of `run` cannot have."""
     if stage.lora is None:
         return
+    model = run.model
     parts = adapted_parts(stage.trainable)
     if model.vision is None:
         parts = tuple(part for part in parts if part == "llm")
+    if not parts and model.vision is None:
+        raise ValueError(
+            f"{name}.lora: {name}.trainable is {stage.trainable!r}, and the model has no tower; "
+            "trainable = 'llm' would do"
+        )
     if not parts:
         raise ValueError(
             f"{name}.lora adapts {' and '.join(ADAPTED)}, and {name}.trainable is "
             f"{stage.trainable!r}, which learns whole; lora = None would do, or trainable = "
             "'llm+connector'"
+        )
+    learns_whole = model.vision is not None and (
+        stage.trainable == "all" or "connector" in stage.trainable.split("+")
+    )
+    if learns_whole and run.compute.param_dtype != "float32":
+        raise ValueError(
+            f"{name}.trainable is {stage.trainable!r}, and a connector learns whole, by steps that "
+            f"compute.param_dtype = {run.compute.param_dtype!r} rounds away; trainable = "
+            f"{'+'.join(parts)!r} would do, or 'float32'"
         )
     for part in parts:
         side = smallest_side(model, part)

@@ -76,7 +76,7 @@ class Preference:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
-        check_lora(name, self, run.model)
+        check_lora(name, self, run)
         check_positions(
             run,
             f"{name}.max_prompt_tokens + {name}.max_answer_tokens",

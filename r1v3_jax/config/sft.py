@@ -93,7 +93,7 @@ class SFT:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
-        check_lora(name, self, run.model)
+        check_lora(name, self, run)
         check_positions(run, f"{name}.row_tokens", self.row_tokens, room_for="tokens")
         rows = f"{name}.rows / {name}.accumulate"
         check_splits(run.mesh, rows, self.rows // self.accumulate, "data fsdp")

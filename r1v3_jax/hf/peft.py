@@ -45,10 +45,12 @@ def save_adapters(
         shutil.rmtree(directory, ignore_errors=True)
     multihost_utils.sync_global_devices("no adapters are there")
     arrays = flatten_state(nnx.state(model))
+    # All layers of a matrix at once, on every process.
+    factors = {n: fetch_all(x) for n, x in arrays.items() if ".adapters." in n}
     tensors = {}
     modules = []
     for module, piece in adapted_modules(model):
-        a, b = factors_of(arrays, piece)
+        a, b = factors_of(factors, piece)
         modules.append(module)
         tensors[f"base_model.model.{module}.lora_A.weight"] = a
         tensors[f"base_model.model.{module}.lora_B.weight"] = b
@@ -102,15 +104,15 @@ def adapter_name(param: str) -> str:
     return f"{stack}.adapters.{name}"
 
 
-def factors_of(arrays: dict, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+def factors_of(factors: dict, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
     """Returns lora_A [rank, inputs] and lora_B [outputs, rank] of a module, float32.
 
     Of q, k and v of the tower, which we have fused, all three get the same A.
     """
     layer, *part = piece.index
     name = adapter_name(piece.param)
-    a = on_host(arrays[f"{name}.a"])[layer]  # [inputs..., rank]
-    b = on_host(arrays[f"{name}.b"])[layer]  # [rank, outputs...]
+    a = factors[f"{name}.a"][layer]  # [inputs..., rank]
+    b = factors[f"{name}.b"][layer]  # [rank, outputs...]
     if part:
         b = b[:, part[0]]
     rank = len(b)
@@ -119,7 +121,7 @@ def factors_of(arrays: dict, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(lora_a), np.ascontiguousarray(lora_b)
 
 
-def on_host(array: jax.Array) -> np.ndarray:
+def fetch_all(array: jax.Array) -> np.ndarray:
     """Returns all of an array, on every process."""
     if array.is_fully_addressable:
         return np.asarray(array)

@@ -5,7 +5,8 @@
 A model has them beside its matrices: `blocks.q` and `blocks.adapters.q.a`, `blocks.adapters.q.b`.
 They are multiplied out where a layer's weights are gathered, as matrices in 8 bits are
 (`multiplied_out`), so attention, sampling, scoring and losses know nothing of them. On a mesh each
-device adds the product to the shard of W that it stores, before the gather: nothing new travels.
+device adds the product to the shard of W that it stores, before the gather: forwards nothing new
+travels, backwards the sums of A's gradient over `tensor` and of B's over `data` and `fsdp`.
 
 The product costs 2 rank FLOPs a weight, where a token costs 2: with rank 16 and 4,096 tokens a
 micro-batch 0.4%. What is not saved is the gradient of W itself, of which those of A and B are made,
@@ -128,6 +129,8 @@ def add_product(
     scale: float,
 ) -> jax.Array:
     """Returns W + s A B, float32 in the layout of W.
+
+    On a TPU A B has the precision of its other products: A and B are rounded to bfloat16.
 
     weight: of one layer, or of all layers, as a and b are. axes: of the stacked matrix.
     """

@@ -32,6 +32,7 @@ from r1v3_jax.pipeline.preflight import identity
 from r1v3_jax.pipeline.start import (
     first_weights,
     make_processor,
+    origin_of,
     set_chat,
     write_tokenizer,
 )
@@ -241,9 +242,9 @@ def run_with_adapters(context: Context, name: str, model: R1V3) -> tuple[R1V3, d
     Returns the model with its adapters merged: what follows begins with whole matrices.
     """
     config = context.run.stages[name]
-    origin = where_from(context.run, name)
+    origin = str(origin_of(context, name) or "random weights")
     base = base_of(config, model, origin)
-    model = adapted(context.run, config, model)
+    model = adapted(context.run, name, model)
     of_stage = dataclasses.replace(context, base=base)
     model, account = kind_of(config).run(of_stage, name, config, model)
     has_connector = context.run.model.vision is not None
@@ -254,12 +255,6 @@ def run_with_adapters(context: Context, name: str, model: R1V3) -> tuple[R1V3, d
         with_connector=has_connector and what_learns(config)(("connector",), None),
     )
     return without_adapters(model), account
-
-
-def where_from(run: Run, stage: str) -> str:
-    """Returns where the weights that a stage begins with are from, in words."""
-    previous = run.start_of(stage)
-    return f"{previous}/done" if previous else run.init_from or "random weights"
 
 
 def measure(context: Context, name: str, entry: After, model: R1V3) -> dict:

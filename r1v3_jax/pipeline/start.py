@@ -56,18 +56,16 @@ def make_processor(config: Run, directory: Path) -> Processor:
     return Processor(config.model, tokenizer)
 
 
-def first_weights(context: Context, stage: str) -> R1V3:
-    """Returns the weights that `stage` begins with, read from the workdir or from `init_from`."""
+def origin_of(context: Context, stage: str) -> Path | None:
+    """Returns the checkpoint that `stage` begins with; None for random numbers."""
     config = context.run
-    mesh = jax.sharding.get_mesh()
-
-    # 1. What an earlier stage left in this directory. One that `start` names is there:
+    # What an earlier stage left in this directory. One that `start` names is there:
     # `preflight.check_starts` has looked.
     previous = config.start_of(stage)
     if previous:
         done = context.workdir / previous / "done"
         if done.exists():
-            return load_weights(done, compute=config.compute, mesh=mesh)
+            return done
         logging.warning(
             "%s begins with %s: %s was not done in %s",
             stage,
@@ -75,10 +73,22 @@ def first_weights(context: Context, stage: str) -> R1V3:
             previous,
             context.workdir,
         )
+    return Path(config.init_from) if config.init_from else None
 
-    # 2. Random numbers: a run that starts from nothing.
-    if not config.init_from:
+
+def first_weights(context: Context, stage: str) -> R1V3:
+    """Returns the weights that `stage` begins with, read from the workdir or from `init_from`."""
+    config = context.run
+    origin = origin_of(context, stage)
+
+    # 1. Random numbers: a run that starts from nothing.
+    if origin is None:
         return build.init(config.model, config.compute, seed=config.seed)
+
+    # 2. What an earlier stage left in this directory.
+    if origin.is_relative_to(context.workdir):
+        mesh = jax.sharding.get_mesh()
+        return load_weights(origin, compute=config.compute, mesh=mesh)
 
     # 3. A checkpoint, ours or Hugging Face's. Its shapes were compared in `preflight.check_init`.
     return load_checkpoint(config.init_from, config.model, config.compute)

@@ -4,6 +4,7 @@ A state is all that a stage goes on from. What a stage hands on, the weights alo
 """
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable
@@ -27,6 +28,15 @@ def _background() -> tuple[ocp.AsyncCheckpointer, ThreadPoolExecutor]:
     """Returns what saves in the background: one of each in a process."""
     saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
     return saver, ThreadPoolExecutor(1, "save")
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The weights that a stage of adapters leaves as they are: its states name them, no more."""
+
+    origin: str  # where they are from: "runs/a/cold_start/done", "random weights"
+    checksum: str  # of their bits
+    holds: Callable[[str], bool]  # whether an array, by its name, is one of them
 
 
 class States:
@@ -54,13 +64,13 @@ class States:
         keep: int = 2,
         keep_every: int = 0,
         on_error: str = "stop",
-        leaves_out: Callable[[str], bool] = lambda name: False,
+        base: Base | None = None,
     ):
         """Opens the states in `directory`.
 
         about: {field: value} of the run. A state with other values is refused, except with
-        accept_changes. keep, keep_every, on_error: see `config.Checkpoints`. leaves_out: whether an
-        array of this name (".model.vision.patch.value") is not saved: restoring takes it as it is.
+        accept_changes. keep, keep_every, on_error: see `config.Checkpoints`. base: weights that are
+        not saved, and that restoring takes as they are; a state of another base is always refused.
         """
         self.directory = Path(directory)
         self.about = about or {}
@@ -68,7 +78,7 @@ class States:
         self.keep = keep
         self.keep_every = keep_every
         self.on_error = on_error
-        self.leaves_out = leaves_out
+        self.base = base
         self.chosen: set[int] = set()  # steps that are kept whatever their age
         self._pending = None
 
@@ -111,6 +121,8 @@ class States:
         """Waits for Orbax, seals the step, and removes the steps that are no longer kept."""
         saver.wait_until_finished()  # all processes
         body = {"arrays": shapes, "about": self.about, "extra": extra}
+        if self.base is not None:
+            body["base"] = {"origin": self.base.origin, "checksum": self.base.checksum}
         checksums.write_manifest(target, body)
         if not first_process():
             return
@@ -213,6 +225,7 @@ class States:
         body = checksums.read_manifest(path)
         if not self.accept_changes:
             check_same(path, body["about"], self.about)
+        self._check_base(path, body.get("base"))
         arrays = self._saved(like)
         # Orbax casts to another dtype without a word: shapes and dtypes are compared before.
         check_same(path, body["arrays"], shapes_of(arrays))
@@ -229,7 +242,23 @@ class States:
     def _saved(self, state) -> dict[str, jax.Array]:
         """Returns the arrays of a state that are saved, by name."""
         arrays = named_leaves(state)
-        return {name: x for name, x in arrays.items() if not self.leaves_out(name)}
+        if self.base is None:
+            return arrays
+        return {name: x for name, x in arrays.items() if not self.base.holds(name)}
+
+    def _check_base(self, path: Path, saved: dict | None) -> None:
+        """Raises ValueError if the state at `path` holds adapters of another base."""
+        if (
+            self.base is None
+            or saved is None
+            or saved["checksum"] == self.base.checksum
+        ):
+            return
+        raise ValueError(
+            f"{path} holds adapters for the weights of {saved['origin']}, checksum "
+            f"{saved['checksum']}, and this stage begins with {self.base.origin}, checksum "
+            f"{self.base.checksum}; put those weights back, or choose another --workdir"
+        )
 
 
 def check_same(path, saved: dict, current: dict, advice: str = "") -> None:

@@ -1,7 +1,6 @@
 """A run in progress: its config, its directory, its processor, its random keys (`Context`)."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -9,22 +8,12 @@ import jax
 from r1v3_jax import checksums
 from r1v3_jax.config import Run
 from r1v3_jax.processing.processor import Processor
-from r1v3_jax.run.checkpoints import States
+from r1v3_jax.run.checkpoints import Base, States
 from r1v3_jax.run.compiles import Compiles
 from r1v3_jax.run.trackers import Tracker
 
 # One number a purpose, folded into the seed: streams of random numbers that never meet.
 PURPOSES = {"init": 0, "rollout": 1, "probe": 2, "evaluate": 3, "collect": 4}
-
-
-@dataclasses.dataclass(frozen=True)
-class Base:
-    """The weights that a stage of adapters leaves as they are: its states name them, no more."""
-
-    name: str  # "cold_start/done, bits 3f2a91b07c55d1e8"
-    holds: Callable[
-        [str], bool
-    ]  # whether an array of a state, by its name, is one of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +55,11 @@ class Context:
         # Written into every state, and compared before one is restored.
         about = {"stage": stage, **self.run.identity(stage)}
         about["tokenizer"] = checksums.digest(self.workdir / "tokenizer")
-        if self.base is not None:
-            about["base"] = self.base.name
-            kept["leaves_out"] = self.base.holds
         return States(
             self.directory(stage) / name,
             about=about,
             accept_changes=self.accept_changes,
             on_error=self.run.checkpoints.on_error,
+            base=self.base,
             **kept,
         )

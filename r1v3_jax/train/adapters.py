@@ -1,6 +1,7 @@
 """The model that a stage trains: as it came, or with the adapters that its config wants."""
 
 import hashlib
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,7 @@ from r1v3_jax.config.lora import adapted_parts
 from r1v3_jax.models import build
 from r1v3_jax.models.lora import Adapters
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.run.checkpoints import named_leaves
-from r1v3_jax.run.context import Base
+from r1v3_jax.run.checkpoints import Base, named_leaves
 from r1v3_jax.run.program import concrete
 from r1v3_jax.train.optimizer import PARTS, what_learns
 
@@ -26,10 +26,13 @@ def adapters_of(stage) -> Adapters | None:
     return Adapters(rank=lora.rank, scale=lora.alpha / lora.rank, parts=parts)
 
 
-def adapted(run: Run, stage, model: R1V3) -> R1V3:
-    """Returns the model as the stage trains it; the arrays of `model` belong to it."""
+def adapted(run: Run, name: str, model: R1V3) -> R1V3:
+    """Returns the model as stage `name` trains it; the arrays of `model` belong to it."""
+    stage = run.stages[name]
+    # Two stages of a run do not begin in the same directions.
+    seed = zlib.crc32(f"{run.seed} {name}".encode())
     return build.with_adapters(
-        model, adapters_of(stage), seed=run.seed, base_int8=stage.lora.base_int8
+        model, adapters_of(stage), seed=seed, base_int8=stage.lora.base_int8
     )
 
 
@@ -58,11 +61,11 @@ def base_of(stage, model: R1V3, origin: str) -> Base:
         path = tuple(name.strip(".").removeprefix("model.").split("."))
         return path[0] in PARTS.values() and not learns(path, None)
 
-    return Base(f"{origin}, bits {fingerprint(nnx.state(model))}", holds)
+    return Base(origin, checksum(nnx.state(model)), holds)
 
 
-def fingerprint(weights: nnx.State) -> str:
-    """Returns 16 hexadecimal digits of all bits of the weights, on any mesh the same."""
+def checksum(weights: nnx.State) -> str:
+    """Returns 16 hexadecimal digits that change with the weights, on any mesh the same."""
     sums = jax.device_get(_sums_of_bits(weights))
     words = [f"{name} {number}" for name, number in named_leaves(sums).items()]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]

@@ -33,8 +33,17 @@ def create(
 ) -> TrainState:
     """Returns a fresh state at step 0. Frozen parts have no optimizer state."""
     params = nnx.split(model, learns, ...)[1]
-    moments = jax.jit(optimizer.init)(params)
+    moments = jax.jit(functools.partial(fresh_moments, optimizer))(params)
     return TrainState(step=jnp.int32(0), model=model, optimizer=moments)
+
+
+def fresh_moments(optimizer: optax.GradientTransformation, params) -> optax.OptState:
+    """Returns the optimizer's first state, in the dtype of the gradients whatever the weights'.
+
+    Gradients are float32. Moments that began in bfloat16 would be float32 after the first update:
+    another program, and another state than the one that a resumed run begins with.
+    """
+    return optimizer.init(jax.tree.map(lambda x: x.astype(jnp.float32), params))
 
 
 def release(model: R1V3, *, kept_by: R1V3 | None = None) -> None:
@@ -157,6 +166,7 @@ def abstract_state(
 ) -> TrainState:
     """Returns the shapes of what `create` makes, on the devices of `mesh`."""
     params = nnx.split(model, learns, ...)[1]
-    moments = concrete(jax.eval_shape(optimizer.init, params), mesh)
+    begin = functools.partial(fresh_moments, optimizer)
+    moments = concrete(jax.eval_shape(begin, params), mesh)
     step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     return TrainState(step=step, model=model, optimizer=moments)

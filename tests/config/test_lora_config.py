@@ -53,6 +53,23 @@ def test_adapters_that_cannot_be(config, changes, message):
         with_grpo(config, **changes)
 
 
+def test_a_connector_does_not_learn_in_bfloat16(config):
+    adapted = with_grpo(config, lora=LoRA(rank=4), trainable="llm+connector")
+    half = dataclasses.replace(config.compute, param_dtype="bfloat16")
+    with pytest.raises(
+        ValueError,
+        match="'bfloat16' rounds away; trainable = 'llm' would do, or 'float32",
+    ):
+        dataclasses.replace(adapted, compute=half)
+
+
+def test_a_model_without_a_tower_has_none_to_adapt(config):
+    text = dataclasses.replace(config.model, vision=None, image_token_id=None)
+    alone = dataclasses.replace(config, model=text)
+    with pytest.raises(ValueError, match="the model has no tower; trainable = 'llm'"):
+        with_grpo(alone, lora=LoRA(rank=4), trainable="vision")
+
+
 def test_moments_cannot_be_carried_into_adapters(config):
     first = dataclasses.replace(config.stages["cold_start"], lora=LoRA(rank=4))
     second = dataclasses.replace(first, carry="first")

@@ -69,6 +69,14 @@ def loss(model: R1V3) -> jax.Array:
     return jnp.mean(logprobs)
 
 
+def text_loss(model: R1V3) -> jax.Array:
+    """The mean log-probability of two rows of text."""
+    positions = jnp.broadcast_to(jnp.arange(12, dtype=jnp.int32), TOKENS.shape)
+    hidden = model(jnp.asarray(TOKENS), positions, jnp.ones_like(TOKENS))
+    logprobs, _ = model.logprobs(hidden, jnp.asarray(TOKENS))
+    return jnp.mean(logprobs)
+
+
 def relative(actual, expected) -> float:
     """The size of the difference as a share of the size of what is expected."""
     expected = np.asarray(expected, np.float64)
@@ -202,6 +210,31 @@ def test_a_mesh_changes_nothing(adapted):
         for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(alone), strict=True):
             # One product of three terms and a sum, whatever the shards.
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6)
+
+
+def test_a_mesh_has_the_same_gradients(adapted):
+    def learns(path, value):
+        return "adapters" in path
+
+    def gradients(model):
+        graph, factors, frozen = nnx.split(model, learns, ...)
+        return jax.jit(jax.grad(lambda f: text_loss(nnx.merge(graph, f, frozen))))(
+            factors
+        )
+
+    mesh = make_mesh((1, 2, 2))
+    graph, state = nnx.split(adapted)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(state, shardings(adapted, TRAIN, mesh))
+        on_mesh = gradients(nnx.merge(graph, placed))
+    alone = dict(nnx.to_flat_state(gradients(adapted)))
+    compared = 0
+    for path, variable in nnx.to_flat_state(on_mesh):
+        if path[0] == "language":
+            # Sums over four devices, in float32.
+            assert relative(variable.get_value(), alone[path].get_value()) < 1e-5
+            compared += 1
+    assert compared == 14
 
 
 def test_a_base_in_eight_bits(model):

@@ -36,10 +36,23 @@ def config():
     evaluate = dataclasses.replace(
         smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()
     )
-    first = dataclasses.replace(smoke.stages["cold_start"], steps=1, validate_every=0)
+    # A first save has small programs of its own: those of the stage before.
+    first = dataclasses.replace(
+        smoke.stages["cold_start"],
+        steps=1,
+        validate_every=0,
+        trainable="llm",
+        lora=LoRA(rank=2),
+    )
+    second = dataclasses.replace(
+        first,
+        steps=2,
+        validate_every=1,
+        patience=1,
+    )
     return dataclasses.replace(
         smoke,
-        stages={"cold_start": first, "grpo": stage},
+        stages={"first": first, "cold_start": second, "grpo": stage},
         evaluate=evaluate,
         mesh=(1, 2, 1),
     )
@@ -78,13 +91,20 @@ def test_a_run_with_adapters(config, tmp_path, monkeypatch):
     assert changed & matrices == matrices
     assert {path[0] for path in changed - matrices} == {"connector"}
 
+    # The adapters of the stage before are in its weights, and the base of both is named.
+    settings = json.loads(
+        (tmp_path / "whole/cold_start/adapters/adapter_config.json").read_text()
+    )
+    first = tmp_path / "whole/first/done"
+    assert settings["base_model_name_or_path"] == str(first)
+
     # 2. Its states hold adapters, the connector, their moments, and the name of the base.
     saved = tmp_path / "whole/grpo/states/3"
     body = checksums.read_manifest(saved)
     arrays = {name for name in body["arrays"] if name.startswith(".model")}
     assert arrays
     assert all(".adapters." in name or ".connector." in name for name in arrays)
-    assert body["about"]["base"].startswith("cold_start/done, bits ")
+    assert body["base"]["origin"] == str(tmp_path / "whole/cold_start/done")
     adapters = load_file(tmp_path / "whole/grpo/adapters/adapter_model.safetensors")
     layers = config.model.text.layers
     assert len([n for n in adapters if ".lora_A." in n]) == 7 * layers
@@ -117,8 +137,13 @@ def test_a_run_with_adapters(config, tmp_path, monkeypatch):
     done = tmp_path / "other/cold_start/done"
     shutil.rmtree(done)
     weights.save_weights(done, model, tokenizer=tmp_path / "other/tokenizer")
-    with pytest.raises(ValueError, match="is of another run: base is cold_start/done"):
-        pipeline.run(config, tmp_path / "other", quiet=True)
+    for accept_changes in (False, True):
+        with pytest.raises(
+            ValueError, match="holds adapters for the weights of .*done, chec"
+        ):
+            pipeline.run(
+                config, tmp_path / "other", quiet=True, accept_changes=accept_changes
+            )
 
 
 @pytest.mark.parametrize("base_int8", [False, True])

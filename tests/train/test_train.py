@@ -13,10 +13,11 @@ from r1v3_jax.config import TINY, Compute, Optimizer
 from r1v3_jax.data.placement import split
 from r1v3_jax.losses.supervised import cross_entropy
 from r1v3_jax.models import build
+from r1v3_jax.sharding import make_mesh
 from r1v3_jax.train import logprobs
 from r1v3_jax.train import optimizer as train_optimizer
 from r1v3_jax.train.optimizer import PARTS, make_optimizer, schedule, trainable
-from r1v3_jax.train.update import create, gradients, make_update
+from r1v3_jax.train.update import abstract_state, create, gradients, make_update
 from r1v3_jax.types import Batch
 
 CONFIG = Optimizer(lr=1e-2, weight_decay=0.1)
@@ -175,3 +176,26 @@ def test_an_unknown_part_is_named():
         ValueError, match="no part 'projector'; name all, or some of llm, connector"
     ):
         trainable("llm+projector")
+
+
+def test_moments_keep_their_dtype_beside_weights_in_bfloat16():
+    """They begin in the dtype of the gradients: an update makes no other state of them."""
+    compute = Compute(dtype="bfloat16", param_dtype="bfloat16")
+    model = build.init(TINY, compute)
+    learns = trainable("connector")
+    adamw = make_optimizer(CONFIG, 2)
+
+    def ones(model, params, batch):
+        grads = jax.tree.map(lambda x: jnp.ones_like(x, jnp.float32), params)
+        return grads, {"loss": jnp.float32(1)}
+
+    step = make_update(ones, adamw, learns, schedule(CONFIG, 2))
+    state = create(model, adamw, learns)
+    before = [x.dtype for x in jax.tree.leaves(state)]
+    state, _ = step(state, jnp.zeros(1))
+    assert [x.dtype for x in jax.tree.leaves(state)] == before
+    mesh = make_mesh((1, 1, 1))
+    abstract = build.abstract(TINY, compute, mesh)
+    with jax.set_mesh(mesh):
+        shapes = abstract_state(abstract, adamw, learns, mesh)
+    assert [x.dtype for x in jax.tree.leaves(shapes)] == before
