@@ -54,6 +54,9 @@ class Cache:
     # Without a kernel, slots are attended to so many at a time: then no sample's numbers depend on
     # how long the others are. 0: as many as the longest needs, which is faster.
     chunk: int = dataclasses.field(default=0, metadata={"static": True})
+    # The first so many of a sample's slots hold all of its tokens: no others are read. 0: not known
+    # when the program is made.
+    end: int = dataclasses.field(default=0, metadata={"static": True})
 
     @property
     def positions(self) -> jax.Array:

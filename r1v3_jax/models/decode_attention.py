@@ -60,19 +60,27 @@ def sample_attention(cache: Cache, compute: Compute):
         return kernel_attention(cache.k, cache.v, cache.lengths, compute)
     if cache.chunk:
         return chunk_attention(cache.k, cache.v, cache.lengths, cache.chunk)
-    # XLA cannot read a number of slots that depends on data, so it chooses among four programs:
-    # with 100 slots they read 25, 50, 75 or 100, and a fullest row of 60 tokens takes the third.
-    slots = cache.k.shape[3]
-    sizes = sorted({math.ceil(slots * quarters / 4) for quarters in (1, 2, 3, 4)})
-    choice = sum(jnp.max(cache.lengths) > size for size in sizes[:-1])
 
     def attend_first(size, q, layer):
         k = layer_of(cache.k, layer, size)
         v = layer_of(cache.v, layer, size)
         return attend_slots(q, k, v, cache.lengths)
 
+    if cache.end:
+        return functools.partial(attend_first, cache.end)
+    # XLA cannot read a number of slots that depends on data, so it chooses among four programs.
+    sizes = quarters(cache.k.shape[3])
+    choice = sum(jnp.max(cache.lengths) > size for size in sizes[:-1])
     branches = [functools.partial(attend_first, size) for size in sizes]
     return lambda q, layer: jax.lax.switch(choice, branches, q, layer)
+
+
+def quarters(slots: int) -> list[int]:
+    """Returns how many slots four programs read.
+
+    With 100 they read 25, 50, 75 or 100, and a fullest row of 60 tokens takes the third.
+    """
+    return sorted({math.ceil(slots * n / 4) for n in (1, 2, 3, 4)})
 
 
 def chunk_attention(

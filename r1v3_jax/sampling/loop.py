@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from r1v3_jax.models.caches import PromptCache
+from r1v3_jax.models.decode_attention import quarters
 from r1v3_jax.models.joined_cache import JoinedCache
 from r1v3_jax.models.qwen2 import MergedBlock
 from r1v3_jax.models.r1v3 import R1V3
@@ -44,6 +45,9 @@ from r1v3_jax.sampling.state import (
 )
 from r1v3_jax.sharding import each_shard, split_rows, take_rows
 from r1v3_jax.slices import each_slice, max_over_slices, number_rows, share_of_slice
+
+# On a GPU, tokens between two questions whether to go on.
+BLOCK = 16
 
 
 def generate(
@@ -289,6 +293,8 @@ def decode_rows(decoding: Decoding, step, state: DecodeState) -> DecodeState:
     def is_running(state: DecodeState):
         return jnp.sum(state.idle) < decoding.until
 
+    if is_on_gpu() and decoding.model.compute.attention != "splash":
+        return decode_blocks(is_running, step, state)
     if not isinstance(state.cache, JoinedCache):
         return jax.lax.while_loop(is_running, step, state)
     # A loop for each section of the cache, which reads the slots up to its end. Those that a former
@@ -303,6 +309,36 @@ def decode_rows(decoding: Decoding, step, state: DecodeState) -> DecodeState:
         state = jax.lax.while_loop(is_inside, step, state)
         state = dataclasses.replace(state, cache=whole.with_first(state.cache))
     return state
+
+
+def is_on_gpu() -> bool:
+    """Tells whether programs are made for a GPU."""
+    return jax.default_backend() == "gpu"
+
+
+def decode_blocks(is_running, step, state: DecodeState) -> DecodeState:
+    """Does `decode_rows` for a GPU, which the host tells whether a loop goes on.
+
+    It is asked after every BLOCK tokens, not after each; and there is no choice of a number of
+    slots in every layer, but a loop for each number. Samples that have ended write nothing, so the
+    tokens are the same. With 100 slots the loops read 32, 64, 80 and 100 of them.
+    """
+    sizes = quarters(state.cache.k.shape[3])
+    ends = sorted({min(-(-size // BLOCK) * BLOCK, sizes[-1]) for size in sizes})
+    for end in ends:
+
+        def is_inside(state: DecodeState, end=end):
+            return is_running(state) & (state.step < end)
+
+        def block(state: DecodeState) -> DecodeState:
+            return jax.lax.fori_loop(0, BLOCK, lambda _, state: step(state), state)
+
+        cache = dataclasses.replace(state.cache, end=end)
+        state = jax.lax.while_loop(
+            is_inside, block, dataclasses.replace(state, cache=cache)
+        )
+    cache = dataclasses.replace(state.cache, end=0)
+    return dataclasses.replace(state, cache=cache)
 
 
 def advance(

@@ -235,3 +235,57 @@ def test_a_joined_cache_samples_what_a_shared_one_does(checkpoint, monkeypatch, 
     # Two sections, of 35 slots each, and samples that end in both.
     assert min(joined.lengths) < 35 < max(joined.lengths)
     assert_same(joined, shared)
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_blocks_of_a_gpu_sample_what_single_tokens_do(checkpoint, monkeypatch, calls):
+    """On a GPU 16 tokens are sampled between two looks; run here, the tokens are the same."""
+    settings = SamplingParams(70, temperature=0.9, banned=(IMAGE,))
+    tokens, lengths, index = batch(*EIGHT)
+    monkeypatch.setattr(qwen2, "is_joined", lambda *args: False)
+
+    def run(is_on_gpu: bool):
+        monkeypatch.setattr(loop, "is_on_gpu", lambda: is_on_gpu)
+        arrays = (checkpoint.model, tokens, lengths, checkpoint.images, index)
+        prefill = functools.partial(
+            loop.prefill.__wrapped__, group_size=2, sampling=settings
+        )
+        decode = functools.partial(loop.decode.__wrapped__, sampling=settings)
+        decode = quick_jit(decode)  # traced anew
+        state = quick_jit(prefill)(*arrays)
+        # A limit within a block, and several calls.
+        limit = jnp.int32(67)
+        for call in range(1, calls + 1):
+            until = jnp.int32(16 * call // calls)
+            state = decode(checkpoint.model, state, jax.random.key(5), limit, until)
+        return jax.device_get(state.completions), int(state.step)
+
+    single, steps = run(is_on_gpu=False)
+    blocks, block_steps = run(is_on_gpu=True)
+    assert_same(single, blocks)
+    assert max(single.lengths) > 48
+    assert steps <= block_steps <= -(-steps // loop.BLOCK) * loop.BLOCK
+
+
+def test_the_loops_of_a_gpu_have_no_choice_in_a_layer(checkpoint, monkeypatch):
+    """No `cond` is left for the host to decide: each loop reads its own number of slots."""
+    settings = SamplingParams(100, temperature=0.9, banned=(IMAGE,))
+    tokens, lengths, index = batch(*EIGHT)
+    monkeypatch.setattr(qwen2, "is_joined", lambda *args: False)
+    state = jax.eval_shape(
+        functools.partial(loop.prefill.__wrapped__, group_size=2, sampling=settings),
+        *(checkpoint.model, tokens, lengths, checkpoint.images, index),
+    )
+    numbers = (jax.random.key(5), jnp.int32(100), jnp.int32(16))
+
+    def program(is_on_gpu: bool) -> str:
+        monkeypatch.setattr(loop, "is_on_gpu", lambda: is_on_gpu)
+        decode = functools.partial(loop.decode.__wrapped__, sampling=settings)
+        return str(jax.make_jaxpr(decode)(checkpoint.model, state, *numbers))
+
+    assert "cond[" in program(is_on_gpu=False)
+    on_gpu = program(is_on_gpu=True)
+    assert "cond[" not in on_gpu
+    heads = checkpoint.model.config.text.kv_heads
+    for slots in (32, 64, 80, 100):
+        assert f"1,16,{heads},{slots}," in on_gpu.replace(" ", "")
