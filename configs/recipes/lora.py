@@ -1,4 +1,4 @@
-"""Low-rank adapters against whole matrices in GRPO, from one cold start, at equal samples.
+"""LoRA (arXiv 2106.09685): low-rank adapters against whole matrices in GRPO, from one cold start.
 
     python -m tools.arms --config=recipes/lora --workdir=runs/lora
 
@@ -30,7 +30,7 @@ config = replace(
     evaluate=replace(
         digits.evaluate,
         sets=digits.evaluate.sets[:3],
-        questions=500,
+        questions=1000,
         without_images=False,
         # Of another seed than the sets.
         probe=Digits(split="held_out", seed=2).mix(normal=1, hard=1),

@@ -149,7 +149,6 @@ def without_adapters(model: R1V3) -> R1V3:
     if model.adapters is None:
         return model
     weights = nnx.state(model)
-    merge = jax.jit(merged, static_argnames=("adapters", "dtype"))
     whole = merge(weights, model.adapters, jnp.dtype(model.compute.param_dtype))
     _free_replaced(weights, whole)
     graph = nnx.graphdef(_described(model.config, model.compute))
@@ -179,6 +178,9 @@ def in_int8(weights: nnx.State, compute: Compute) -> nnx.State:
         return variable.replace(value)
 
     return nnx.map_state(convert, weights)
+
+
+merge = jax.jit(merged, static_argnames=("adapters", "dtype"))
 
 
 def _free_replaced(before: nnx.State, after: nnx.State) -> None:

@@ -254,7 +254,10 @@ def run_with_adapters(context: Context, name: str, model: R1V3) -> tuple[R1V3, d
         base=origin,
         with_connector=has_connector and what_learns(config)(("connector",), None),
     )
-    return without_adapters(model), account
+    model = without_adapters(model)
+    # Its program is compiled once a stage, and is no work of what is measured next.
+    context.compiles.after(f"{name}/merge")
+    return model, account
 
 
 def measure(context: Context, name: str, entry: After, model: R1V3) -> dict:

@@ -199,7 +199,7 @@ class Decoding:
     samples: jax.Array  # int32[N], the numbers of all samples (of a slice): 0 to N - 1
     tile: tuple[int, int]  # see `draw`
     temperature: jax.Array | None  # float32[], in place of that of `sampling`
-    layers: tuple[MergedBlock, ...] | None  # for a joined cache
+    layers: tuple[MergedBlock, ...] | None = None  # for a joined cache
 
     def sample_keys(self, samples: jax.Array) -> jax.Array:
         """Returns the random key of each of these samples."""

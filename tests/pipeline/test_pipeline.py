@@ -440,7 +440,9 @@ def test_a_stage_resumes_bitwise(config, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(
         loop,
         "release",
-        lambda model, now=loop.release: released.append(model) or now(model),
+        lambda model, now=loop.release, **kept: (
+            released.append(model) or now(model, **kept)
+        ),
     )
     pipeline.run(short, tmp_path, quiet=True, accept_changes=True)  # of the source
     # What the stage would have begun with does not stay beside what it goes on from.
