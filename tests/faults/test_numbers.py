@@ -1,6 +1,7 @@
 """Bad numbers, wherever they come from, are never applied."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from tokenizers_for_tests import write_tiny_tokenizer
 
 from r1v3_jax.config import TINY, Compute, Health, Optimizer
 from r1v3_jax.losses import ConstantLength, SequenceMean
+from r1v3_jax.models import qwen2
 from r1v3_jax.models.build import for_decoding
+from r1v3_jax.models.joined_cache import JoinedCache
 from r1v3_jax.processing.tokenizer import check_prompt_length, check_token_ids, load
 from r1v3_jax.rollout.metrics import not_finite
 from r1v3_jax.run import alarms
@@ -308,30 +311,51 @@ def test_token_ids_are_checked_on_the_host(shows):
     shows("16 10,000 rows of ids: wrongly taken or refused", wrong, 0, wrong == 0)
 
 
+def own_slots(cache) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values of sampled tokens, float[L, B, K, S, H]."""
+    if not isinstance(cache, JoinedCache):
+        return np.asarray(cache.k), np.asarray(cache.v)
+    k = np.stack([np.swapaxes(x, 2, 3) for x in cache.k])
+    v = np.stack(cache.v)
+    return k[:, :, :, cache.prompt_slots :], v[:, :, :, cache.prompt_slots :]
+
+
+def prompt_of(cache) -> list[np.ndarray]:
+    """Everything that a cache holds of the prompts."""
+    if not isinstance(cache, JoinedCache):
+        return [np.asarray(x) for x in jax.tree.leaves(cache.prompt)]
+    keys = [np.asarray(x[..., : cache.prompt_slots]) for x in cache.k]
+    values = [np.asarray(x[:, :, : cache.prompt_slots]) for x in cache.v]
+    return [*keys, *values, np.asarray(cache.prompt_lengths)]
+
+
 @pytest.mark.parametrize("size", [15, 16])
-def test_no_sample_writes_beyond_its_cache(size, shows):
+@pytest.mark.parametrize("is_joined", [False, True], ids=["shared", "joined"])
+def test_no_sample_writes_beyond_its_cache(size, is_joined, shows, monkeypatch):
     """A model that never ends, prompts up to the limit: exact counts, what lies beyond stays."""
+    monkeypatch.setattr(qwen2, "is_joined", lambda *args: is_joined)
     model = random_model(TINY, Compute())
     rng, limit = np.random.default_rng(0), 6
     prompts = rng.integers(10, 331, (2, 16)).astype(np.int32)
     lengths, index = np.full(2, size, np.int32), np.full((2, 16), -1, np.int32)
     sampling = SamplingParams(max_tokens=9, banned=(TINY.end_token_id,))
     decoding = for_decoding(model)
-    state = prefill(
-        decoding,
-        prompts,
-        lengths,
-        None,
-        index,
-        group_size=3,
-        slots=0,
-        sampling=sampling,
-    )
-    mark = jnp.full_like(state.cache.k, 7)
-    state = dataclasses.replace(
-        state, cache=dataclasses.replace(state.cache, k=mark, v=mark + 1)
-    )
-    prompt = [np.asarray(x) for x in jax.tree.leaves(state.cache.prompt)]
+    # Traced anew for each layout.
+    begin = functools.partial(prefill.__wrapped__, group_size=3, sampling=sampling)
+    state = jax.jit(begin)(decoding, prompts, lengths, None, index)
+    cache = state.cache
+    k = jax.tree.map(lambda x: jnp.full_like(x, 7), cache.k)
+    v = jax.tree.map(lambda x: jnp.full_like(x, 8), cache.v)
+    if is_joined:
+        # The prompt's 16 slots stay in front.
+        k = tuple(
+            x.at[..., :16].set(y[..., :16]) for x, y in zip(k, cache.k, strict=True)
+        )
+        v = tuple(
+            x.at[:, :, :16].set(y[:, :, :16]) for x, y in zip(v, cache.v, strict=True)
+        )
+    state = dataclasses.replace(state, cache=dataclasses.replace(cache, k=k, v=v))
+    prompt = prompt_of(state.cache)
     compiled = decode._cache_size()
     bounds = jnp.int32(limit), jnp.int32(6)
     state = decode(decoding, state, jax.random.key(0), *bounds, sampling=sampling)
@@ -343,14 +367,14 @@ def test_no_sample_writes_beyond_its_cache(size, shows):
         counts == [limit] * 6,
     )
     assert not np.asarray(state.record.ended).any()  # cut by the limit, all of them
-    k, v = np.asarray(state.cache.k), np.asarray(state.cache.v)
+    k, v = own_slots(state.cache)
     assert (
         (k[:, :, :, : limit - 1] != 7).all(axis=(0, 1, 2, 4)).all()
     )  # all but the last token's
     beyond = int((k[:, :, :, limit:] != 7).sum() + (v[:, :, :, limit:] != 8).sum())
     beyond += sum(
         not np.array_equal(a, np.asarray(b))
-        for a, b in zip(prompt, jax.tree.leaves(state.cache.prompt), strict=True)
+        for a, b in zip(prompt, prompt_of(state.cache), strict=True)
     )
     shows(
         f"27 prompts of {size}: slots beyond the limit changed", beyond, 0, beyond == 0
