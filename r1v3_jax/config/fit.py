@@ -47,3 +47,35 @@ def check_tiles(run, name: str, tiles: int) -> None:
             f"tile a device; {math.prod(run.mesh)} would do"
         )
     check_splits(run.mesh, name, tiles, "data fsdp tensor")
+
+
+# What a stage may train, as `trainable` names it.
+PARTS = ("llm", "connector", "vision")
+
+
+def parts_of(trainable: str) -> tuple[str, ...]:
+    """Returns the parts that `trainable` names: all, or some joined by "+".
+
+    ValueError for a part that does not exist.
+    """
+    parts = PARTS if trainable == "all" else tuple(trainable.split("+"))
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise ValueError(
+            f"trainable {trainable!r}: no part {unknown[0]!r}; name all, or some of "
+            f"{', '.join(PARTS)} joined by +"
+        )
+    return parts
+
+
+def check_trainable(name: str, trainable: str, model) -> None:
+    """Raises ValueError if stage `name` trains parts that the model does not have."""
+    try:
+        parts = parts_of(trainable)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from None
+    if model.vision is None and "llm" not in parts:
+        raise ValueError(
+            f"{name}.trainable is {trainable!r}, and the model is a language model alone; 'llm' "
+            "would do"
+        )

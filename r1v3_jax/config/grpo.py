@@ -5,7 +5,12 @@ import itertools
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
-from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.fit import (
+    check_positions,
+    check_splits,
+    check_tiles,
+    check_trainable,
+)
 from r1v3_jax.config.lora import LoRA, check_lora
 from r1v3_jax.config.sft import Optimizer
 from r1v3_jax.fields import (
@@ -224,6 +229,7 @@ class GRPO:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
+        check_trainable(name, self.trainable, run.model)
         check_lora(name, self, run)
         check_splits(run.mesh, f"{name}.prompts", self.prompts, "data")
         self._check_prompt_copies(name, run.mesh)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated
 
+from r1v3_jax.config.fit import parts_of
 from r1v3_jax.config.model import ModelConfig
 from r1v3_jax.fields import PositiveFloat, at_least, check
 
@@ -31,8 +32,7 @@ class LoRA:
 
 def adapted_parts(trainable: str) -> tuple[str, ...]:
     """Returns the parts that a stage with LoRA adapts: ("llm",) of "llm+connector"."""
-    wanted = ADAPTED if trainable == "all" else trainable.split("+")
-    return tuple(part for part in ADAPTED if part in wanted)
+    return tuple(part for part in ADAPTED if part in parts_of(trainable))
 
 
 def smallest_side(model: ModelConfig, part: str) -> int:
@@ -52,20 +52,14 @@ def check_lora(name: str, stage, run) -> None:
     parts = adapted_parts(stage.trainable)
     if model.vision is None:
         parts = tuple(part for part in parts if part == "llm")
-    if not parts and model.vision is None:
-        raise ValueError(
-            f"{name}.lora: {name}.trainable is {stage.trainable!r}, and the model has no tower; "
-            "trainable = 'llm' would do"
-        )
     if not parts:
         raise ValueError(
             f"{name}.lora adapts {' and '.join(ADAPTED)}, and {name}.trainable is "
             f"{stage.trainable!r}, which learns whole; lora = None would do, or trainable = "
             "'llm+connector'"
         )
-    learns_whole = model.vision is not None and (
-        stage.trainable == "all" or "connector" in stage.trainable.split("+")
-    )
+    has_connector = model.vision is not None
+    learns_whole = has_connector and "connector" in parts_of(stage.trainable)
     if learns_whole and run.compute.param_dtype != "float32":
         raise ValueError(
             f"{name}.trainable is {stage.trainable!r}, and a connector learns whole, by steps that "

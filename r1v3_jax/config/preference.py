@@ -5,7 +5,12 @@ import math
 from collections.abc import Callable
 from typing import ClassVar
 
-from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.fit import (
+    check_positions,
+    check_splits,
+    check_tiles,
+    check_trainable,
+)
 from r1v3_jax.config.lora import LoRA, check_lora
 from r1v3_jax.config.sft import Optimizer
 from r1v3_jax.fields import LATER, NonNegativeInt, PositiveFloat, PositiveInt, check
@@ -76,6 +81,7 @@ class Preference:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
+        check_trainable(name, self.trainable, run.model)
         check_lora(name, self, run)
         check_positions(
             run,

@@ -4,7 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from r1v3_jax.config.fit import check_positions, check_splits, check_tiles
+from r1v3_jax.config.fit import (
+    check_positions,
+    check_splits,
+    check_tiles,
+    check_trainable,
+)
 from r1v3_jax.config.lora import LoRA, check_lora
 from r1v3_jax.fields import (
     LATER,
@@ -93,6 +98,7 @@ class SFT:
 
     def check_fit(self, name: str, run) -> None:
         """Raises ValueError if the stage does not fit the model or the mesh of `run`."""
+        check_trainable(name, self.trainable, run.model)
         check_lora(name, self, run)
         check_positions(run, f"{name}.row_tokens", self.row_tokens, room_for="tokens")
         rows = f"{name}.rows / {name}.accumulate"

@@ -293,6 +293,7 @@ def decode_rows(decoding: Decoding, step, state: DecodeState) -> DecodeState:
     def is_running(state: DecodeState):
         return jnp.sum(state.idle) < decoding.until
 
+    # The kernel is of a TPU's programs, which a machine with a GPU may compile for a dry run.
     if is_on_gpu() and decoding.model.compute.attention != "splash":
         return decode_blocks(is_running, step, state)
     if not isinstance(state.cache, JoinedCache):

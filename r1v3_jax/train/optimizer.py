@@ -6,6 +6,7 @@ import jax
 import optax
 
 from r1v3_jax.config import LoRA, Optimizer
+from r1v3_jax.config.fit import parts_of
 from r1v3_jax.config.lora import adapted_parts
 
 # The word in a config -> the part of the model.
@@ -18,14 +19,7 @@ def trainable(names: str, lora: LoRA | None = None) -> Callable:
     names: "all", or parts joined by "+": "connector", "llm+connector", ... ValueError for a part
     that does not exist. lora: of a part that it adapts, only the adapters learn.
     """
-    wanted = list(PARTS) if names == "all" else names.split("+")
-    unknown = [name for name in wanted if name not in PARTS]
-    if unknown:
-        raise ValueError(
-            f"trainable {names!r}: no part {unknown[0]!r}; name all, or some of "
-            f"{', '.join(PARTS)} joined by +"
-        )
-    roots = {PARTS[name] for name in wanted}
+    roots = {PARTS[name] for name in parts_of(names)}
     adapted = {PARTS[name] for name in adapted_parts(names)} if lora else set()
 
     # A path is ("language", "blocks", "q"): its first word is the part. Adapters are at

@@ -53,6 +53,16 @@ def test_adapters_that_cannot_be(config, changes, message):
         with_grpo(config, **changes)
 
 
+def test_a_typo_in_a_part_is_refused_with_the_config(config):
+    for name in ("cold_start", "grpo"):
+        stage = dataclasses.replace(config.stages[name], trainable="lmm+connector")
+        with pytest.raises(
+            ValueError,
+            match=f"{name}.trainable 'lmm.connector': no part 'lmm'; name all",
+        ):
+            config.with_stages(**{name: stage})
+
+
 def test_a_connector_does_not_learn_in_bfloat16(config):
     adapted = with_grpo(config, lora=LoRA(rank=4), trainable="llm+connector")
     half = dataclasses.replace(config.compute, param_dtype="bfloat16")
@@ -65,9 +75,13 @@ def test_a_connector_does_not_learn_in_bfloat16(config):
 
 def test_a_model_without_a_tower_has_none_to_adapt(config):
     text = dataclasses.replace(config.model, vision=None, image_token_id=None)
-    alone = dataclasses.replace(config, model=text)
-    with pytest.raises(ValueError, match="the model has no tower; trainable = 'llm'"):
-        with_grpo(alone, lora=LoRA(rank=4), trainable="vision")
+    stages = {"grpo": config.stages["grpo"]}
+    alone = dataclasses.replace(config, model=text, stages=stages)
+    for lora in (LoRA(rank=4), None):
+        with pytest.raises(
+            ValueError, match="grpo.trainable is 'vision', and the model is a language"
+        ):
+            with_grpo(alone, lora=lora, trainable="vision")
 
 
 def test_moments_cannot_be_carried_into_adapters(config):
