@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.decode_attention import quarters
 from r1v3_jax.models.joined_cache import JoinedCache
-from r1v3_jax.models.qwen2 import MergedBlock
+from r1v3_jax.models.qwen2_layers import MergedBlock
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampling.next_token import (
     choose,
