@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from r1v3_jax.config import Compute, ModelConfig
+from r1v3_jax.config import Compute, ModelConfig, TextConfig
+from r1v3_jax.models.draft_head import DraftHead
 from r1v3_jax.models.int8 import Int8, is_matrix, quantised, scale_axes
 from r1v3_jax.models.lora import Adapters, merged
 from r1v3_jax.models.r1v3 import R1V3
@@ -71,6 +72,16 @@ def for_decoding(model: R1V3, *, int8: bool = False) -> R1V3:
     return nnx.merge(graph, weights)
 
 
+def head_for_decoding(head: DraftHead) -> DraftHead:
+    """Returns a draft head laid out as `for_decoding` lays out a model; never in 8 bits."""
+    compute = decode_compute(head.compute)
+    weights = nnx.state(head)
+    is_on_mesh = not jax.sharding.get_mesh().empty
+    if is_on_mesh or compute.param_dtype != head.compute.param_dtype:
+        weights = reshard(weights, compute)
+    return nnx.merge(_described_head(head.config, compute, head.tokens), weights)
+
+
 def decode_compute(compute: Compute) -> Compute:
     """Returns how a model decodes that is trained as `compute` says."""
     return dataclasses.replace(compute, rules=DECODE, param_dtype=compute.dtype)
@@ -117,6 +128,36 @@ def _described(
     config: ModelConfig, compute: Compute, adapters: Adapters | None = None
 ) -> R1V3:
     return abstract(config, compute, adapters=adapters)
+
+
+@functools.cache
+def _described_head(config: TextConfig, compute: Compute, tokens: int) -> nnx.GraphDef:
+    return nnx.graphdef(abstract_head(config, compute, tokens))
+
+
+# -------------------------------------------------------------------------------------------------
+# draft heads
+
+
+def abstract_head(
+    config: TextConfig, compute: Compute, tokens: int, mesh=None
+) -> DraftHead:
+    """Makes a draft head without its numbers, as `abstract` does a model.
+
+    config: of the language model; tokens: of a pass.
+    """
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        head = nnx.eval_shape(lambda: DraftHead(config, compute, nnx.Rngs(0), tokens))
+    if mesh is None:
+        return head
+    return with_shardings(head, compute.rules, mesh)
+
+
+def init_head(
+    config: TextConfig, compute: Compute, tokens: int, *, seed: int
+) -> DraftHead:
+    """Makes a draft head with random weights, on the current mesh or on one device."""
+    return jax.jit(lambda: DraftHead(config, compute, nnx.Rngs(seed), tokens))()
 
 
 # -------------------------------------------------------------------------------------------------

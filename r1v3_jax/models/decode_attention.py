@@ -178,6 +178,41 @@ def attend_slots(
     return out, top, total
 
 
+def attend_new_tokens(q: jax.Array, k: jax.Array, v: jax.Array):
+    """Returns a partial softmax of T new tokens a sample over each other, none over a later one.
+
+    q [B, T, K, Q, H]; k, v [B, T, K, H]. The result is that of T * Q queries, token by token.
+    """
+    T = q.shape[1]
+    exact = {"preferred_element_type": jnp.float32}
+    scores = jnp.einsum("btkqh,bskh->bktqs", q, k, **exact)
+    token = jnp.arange(T)
+    is_seen = token[:, None, None] >= token  # [T, 1, T]
+    scores = jnp.where(is_seen, scores * q.shape[-1] ** -0.5, NEVER)
+    top = jnp.max(scores, axis=-1)
+    weights = jnp.exp(scores - top[..., None])
+    rounded = weights.astype(v.dtype)
+    out = jnp.einsum("bktqs,bskh->bktqh", rounded, v, **exact)
+
+    def flat(x):  # [B, K, T, Q, ...] -> [B, K, T * Q, ...]
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+    return flat(out), flat(top), flat(jnp.sum(weights, axis=-1))
+
+
+def queries_of_tokens(q: jax.Array) -> jax.Array:
+    """Puts the queries of T tokens side by side: [B, T, K, Q, H] -> [B, K, T * Q, H]."""
+    q = jnp.swapaxes(q, 1, 2)
+    return q.reshape(*q.shape[:2], -1, q.shape[-1])
+
+
+def tokens_of_queries(context: jax.Array, tokens: int) -> jax.Array:
+    """Undoes `queries_of_tokens`: [B, K, T * Q, H] -> [B, T, K, Q, H]."""
+    B, K, queries, H = context.shape
+    context = context.reshape(B, K, tokens, queries // tokens, H)
+    return jnp.swapaxes(context, 1, 2)
+
+
 def kernel_attention(
     k: jax.Array,
     v: jax.Array,

@@ -1,11 +1,12 @@
 """The language model: Qwen2.5 (qkv bias), Qwen3 (per-head qk-norm), or a Llama (neither).
 
-Four ways through the same layers:
+Five ways through the same layers:
 
     __call__   packed rows: supervised training
     prefill    prompts; keeps their keys and values
     extend     complete samples that continue those prompts: scoring, policy update
     decode     one more token of every sample of those prompts
+    decode_several     some more tokens of every sample, of which the caller may take back the last
 
 Knows embeddings, positions and segments; no images, no choice of tokens. Letters as in `layers.py`.
 """
@@ -33,11 +34,14 @@ from r1v3_jax.models.attention_cudnn import (
 )
 from r1v3_jax.models.caches import Cache, PromptCache, append_token, empty_cache
 from r1v3_jax.models.decode_attention import (
+    attend_new_tokens,
     attend_slots,
     joined_attention,
     merge_softmax,
     prompt_attention,
+    queries_of_tokens,
     sample_attention,
+    tokens_of_queries,
 )
 from r1v3_jax.models.joined_cache import JoinedCache, is_joined, join
 from r1v3_jax.models.layers import keep, param, remat, rms_norm, rope_angles
@@ -295,10 +299,20 @@ class Qwen2(nnx.Module):
         return lambda q, *kv: each_shard(kernel, q, *kv, segment_ids, used, like=q)
 
     def new_cache(
-        self, prompt: PromptCache, *, rows: jax.Array | None = None, **sizes
+        self,
+        prompt: PromptCache,
+        *,
+        rows: jax.Array | None = None,
+        tokens_a_pass: int = 1,
+        **sizes,
     ) -> Cache | JoinedCache:
-        """Returns a cache without tokens for samples of these prompts; see `empty_cache`."""
-        if rows is None and is_joined(prompt, self.compute, sizes.get("group_size", 1)):
+        """Returns a cache without tokens for samples of these prompts; see `empty_cache`.
+
+        tokens_a_pass: more than 1 for `decode_several`.
+        """
+        group_size = sizes.get("group_size", 1)
+        may_join = rows is None and tokens_a_pass == 1
+        if may_join and is_joined(prompt, self.compute, group_size):
             return join(prompt, self.compute, **sizes)
         return empty_cache(prompt, self.compute, rows=rows, **sizes)
 
@@ -363,6 +377,45 @@ class Qwen2(nnx.Module):
         x, (k, v) = jax.lax.scan(layer, x, (self.blocks, index))
         k, v = append_token(cache, k, v, self.compute)
         return self.last_norm(x)[:, 0], dataclasses.replace(cache, k=k, v=v)
+
+    def decode_several(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Runs T tokens of each sample through the layers and writes them into the cache.
+
+        float[B, T, D] embeddings -> hidden states, float[B, T, D], and the cache with its lengths
+        as they were: the caller adds as many of the T tokens as it keeps, and what is behind them
+        is overwritten.
+        """
+        T = x.shape[1]
+        positions = cache.positions[:, None] + jnp.arange(T)
+        angles = rope_angles(positions, self.config)
+        attend_prompt = prompt_attention(cache, self.compute)
+        attend_sample = sample_attention(cache, self.compute)
+
+        def layer(x, xs):
+            block, i = xs
+            token_kv = []
+
+            def attend(q, k, v):
+                token_kv.extend((k, v))
+                # All T tokens see the same slots, which are read once: as T * Q queries.
+                side_by_side = queries_of_tokens(q)
+                to_prompt = attend_prompt(side_by_side, i)
+                to_sample = attend_sample(side_by_side, i)
+                to_each_other = attend_new_tokens(q, k, v)
+                context = merge_softmax((to_prompt, to_sample, to_each_other))
+                return tokens_of_queries(context.astype(q.dtype), T)
+
+            return self.gather(block)(x, angles, attend), tuple(token_kv)
+
+        # As in `_decode_shared`, the cache is written once, after the last layer.
+        index = jnp.arange(self.config.layers)
+        x, (k, v) = jax.lax.scan(layer, x, (self.blocks, index))
+        lengths = cache.lengths
+        for t in range(T):
+            here = dataclasses.replace(cache, lengths=lengths + t)
+            keys, values = append_token(here, k[:, :, t], v[:, :, t], self.compute)
+            cache = dataclasses.replace(cache, k=keys, v=values)
+        return self.last_norm(x), cache
 
     def _decode_joined(
         self, x, angles, cache: JoinedCache, layers: tuple[MergedBlock, ...]

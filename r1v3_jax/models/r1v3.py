@@ -227,3 +227,15 @@ class R1V3(nnx.Module):
         x = self.language.embed(tokens[:, None])[:, 0]
         hidden, cache = self.language.decode(x, cache, layers)
         return self.logits(hidden[:, None])[:, 0], cache
+
+    def decode_several(
+        self, tokens: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, jax.Array, Cache]:
+        """Writes T tokens of each sample and returns the logits of the token after each.
+
+        tokens int32[B, T] -> float32[B, T, padded_vocab], the hidden states that they are of,
+        float[B, T, D], and the cache; see `Qwen2.decode_several` for its lengths.
+        """
+        x = self.language.embed(tokens)
+        hidden, cache = self.language.decode_several(x, cache)
+        return self.logits(hidden), hidden, cache

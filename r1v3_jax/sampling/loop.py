@@ -24,25 +24,14 @@ import jax.numpy as jnp
 
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.decode_attention import quarters
+from r1v3_jax.models.draft_head import DraftHead
 from r1v3_jax.models.joined_cache import JoinedCache
-from r1v3_jax.models.qwen2_layers import MergedBlock
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sampling.next_token import (
-    choose,
-    close_thinking,
-    measure,
-    penalised,
-    tile_of,
-    without_sequences,
-)
-from r1v3_jax.sampling.params import RowParams, SamplingParams
-from r1v3_jax.sampling.state import (
-    Completions,
-    DecodeState,
-    Queue,
-    append,
-    no_completions,
-)
+from r1v3_jax.sampling.advance import Decoding, advance
+from r1v3_jax.sampling.drafts import advance_several
+from r1v3_jax.sampling.next_token import tile_of
+from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.sampling.state import Completions, DecodeState, Queue, no_completions
 from r1v3_jax.sharding import each_shard, split_rows, take_rows
 from r1v3_jax.slices import each_slice, max_over_slices, number_rows, share_of_slice
 
@@ -58,6 +47,7 @@ def generate(
     image_embeddings: jax.Array | None = None,
     image_index: jax.Array | None = None,
     limit: jax.Array | None = None,
+    drafter: DraftHead | None = None,
     *,
     group_size: int = 1,
     slots: int = 0,
@@ -80,17 +70,21 @@ def generate(
         group_size=group_size,
         slots=slots,
         sampling=sampling,
+        drafts=drafter is not None,
     )
     limit = jnp.int32(sampling.max_tokens if limit is None else limit)
     until = jnp.int32(len(tokens) * group_size)
-    return decode(model, state, key, limit, until, sampling=sampling).completions
+    bounds = (key, limit, until, None)
+    return decode(model, state, *bounds, drafter, sampling=sampling).completions
 
 
 # -------------------------------------------------------------------------------------------------
 # prefill
 
 
-@functools.partial(jax.jit, static_argnames=("group_size", "slots", "sampling"))
+@functools.partial(
+    jax.jit, static_argnames=("group_size", "slots", "sampling", "drafts")
+)
 def prefill(
     model: R1V3,
     tokens: jax.Array,
@@ -101,9 +95,16 @@ def prefill(
     group_size: int,
     slots: int = 0,
     sampling: SamplingParams,
+    drafts: bool = False,
 ) -> DecodeState:
-    """Returns the state in which these prompts' samples have no token; see `generate`."""
-    logits, prompt = model.prefill(tokens, lengths, image_embeddings, image_index)
+    """Returns the state in which these prompts' samples have no token; see `generate`.
+
+    drafts: whether they will be decoded with a draft head.
+    """
+    arrays = (tokens, lengths, image_embeddings, image_index)
+    last, prompt = model.encode_prompts(*arrays)
+    logits = model.logits(last[:, None])[:, 0]
+    hidden = last if drafts else None
     rules = model.compute.rules
     count = len(tokens) * group_size
     queue = None
@@ -111,19 +112,30 @@ def prefill(
     # With a slot for every sample nothing waits, and each sample keeps its slot.
     if slots and slots != count:
         queue, rows, prompt = make_queue(model, logits, prompt, count, slots, sampling)
+        queue = dataclasses.replace(queue, hidden=hidden)
     cache = model.new_cache(
-        prompt, group_size=group_size, rows=rows, max_tokens=sampling.max_tokens
+        prompt,
+        group_size=group_size,
+        rows=rows,
+        max_tokens=sampling.max_tokens,
+        tokens_a_pass=2 if drafts else 1,
     )
-    if queue is None:
-        # The group's samples start from the one row of logits their prompt has.
-        by_prompt = (len(logits), group_size, logits.shape[-1])
-        logits = jnp.broadcast_to(logits[:, None], by_prompt)
+
+    def of_samples(table, *axes):
+        """Returns what each sample starts from, [count, N], of the one row its prompt has."""
+        if queue is not None:
+            return take_rows(table, rows)
+        by_prompt = (len(table), group_size, table.shape[-1])
+        table = jnp.broadcast_to(table[:, None], by_prompt)
         # With one prompt JAX does not infer the sharding.
-        spec = rules.spec("batch", "vocab")
-        logits = jnp.reshape(logits, (count, -1), out_sharding=spec)
-    else:
-        logits = take_rows(logits, rows)
+        return jnp.reshape(table, (count, -1), out_sharding=rules.spec(*axes))
+
+    logits = of_samples(logits, "batch", "vocab")
     none = jnp.zeros(slots or count, bool, out_sharding=rules.spec("batch"))
+    passes = None
+    if drafts:
+        hidden = of_samples(hidden, "batch", None)
+        passes = none.astype(jnp.int32)
     return DecodeState(
         step=jnp.int32(0),
         logits=logits,
@@ -132,6 +144,8 @@ def prefill(
         cache=cache,
         record=no_completions(model, slots or count, sampling),
         queue=queue,
+        hidden=hidden,
+        passes=passes,
     )
 
 
@@ -187,25 +201,6 @@ def check_slots(
 # decode
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """What stays the same from token to token in one call of `decode`."""
-
-    model: R1V3
-    sampling: SamplingParams | RowParams
-    key: jax.Array  # the random key of the whole rollout
-    limit: jax.Array  # int32[] or int32[B], tokens of a sample at most
-    until: jax.Array  # int32[], so many finished samples end the call
-    samples: jax.Array  # int32[N], the numbers of all samples (of a slice): 0 to N - 1
-    tile: tuple[int, int]  # see `draw`
-    temperature: jax.Array | None  # float32[], in place of that of `sampling`
-    layers: tuple[MergedBlock, ...] | None = None  # for a joined cache
-
-    def sample_keys(self, samples: jax.Array) -> jax.Array:
-        """Returns the random key of each of these samples."""
-        return jax.vmap(functools.partial(jax.random.fold_in, self.key))(samples)
-
-
 jit_decode = functools.partial(
     jax.jit, static_argnames="sampling", donate_argnames="state"
 )
@@ -219,17 +214,19 @@ def decode(
     limit: jax.Array,
     until: jax.Array,
     temperature: jax.Array | None = None,
+    drafter: DraftHead | None = None,
     *,
     sampling: SamplingParams,
 ) -> DecodeState:
     """Samples until `until` samples (int32[]), or all, have ended or have `limit` tokens.
 
     temperature: float32[], above 0, in place of that of `sampling`: one program for all of them.
+    drafter: guesses the tokens behind the next, which changes no sample, see `drafts.py`.
     The state is donated. Each of several slices samples its share of them, and waits for no other
     until the end.
     """
     decode_slice = functools.partial(_decode, sampling=sampling)
-    arrays = (model, state, key, limit, until, temperature)
+    arrays = (model, state, key, limit, until, temperature, drafter)
     return each_slice(decode_slice, *arrays, like=state)
 
 
@@ -251,6 +248,7 @@ def _decode(
     limit: jax.Array,
     until: jax.Array,
     temperature: jax.Array | None,
+    drafter: DraftHead | None,
     sampling: SamplingParams,
 ) -> DecodeState:
     """Does `decode` for the samples of one slice."""
@@ -270,12 +268,14 @@ def _decode(
         tile=tile_of(state.logits.shape, batch_shards, vocab_shards),
         temperature=temperature,
         layers=model.language.merged_layers() if is_joined else None,
+        drafter=drafter,
     )
+    one_step = advance if drafter is None else advance_several
 
     # Without a queue slot b is sample b: a single loop over tokens.
     if state.queue is None:
         sample_keys = decoding.sample_keys(decoding.samples)
-        step = functools.partial(advance, decoding, sample_keys)
+        step = functools.partial(one_step, decoding, sample_keys)
         state = decode_rows(decoding, step, state)
     # With a queue: an outer loop over refills, and inside `serve` a loop over tokens.
     else:
@@ -294,7 +294,9 @@ def decode_rows(decoding: Decoding, step, state: DecodeState) -> DecodeState:
         return jnp.sum(state.idle) < decoding.until
 
     # The kernel is of a TPU's programs, which a machine with a GPU may compile for a dry run.
-    if is_on_gpu() and decoding.model.compute.attention != "splash":
+    # Blocks count tokens, and with a draft head each sample has a number of its own.
+    is_counted = decoding.drafter is None
+    if is_on_gpu() and is_counted and decoding.model.compute.attention != "splash":
         return decode_blocks(is_running, step, state)
     if not isinstance(state.cache, JoinedCache):
         return jax.lax.while_loop(is_running, step, state)
@@ -342,56 +344,6 @@ def decode_blocks(is_running, step, state: DecodeState) -> DecodeState:
     return dataclasses.replace(state, cache=cache)
 
 
-def advance(
-    decoding: Decoding, sample_keys: jax.Array, state: DecodeState
-) -> DecodeState:
-    """Samples one token in every slot that is not idle; `sample_keys`: of the slots' samples."""
-    model = decoding.model
-    sampling = decoding.sampling
-    rules = model.compute.rules
-    record = state.record
-    logits = state.logits
-
-    # 1. Choose a token in every slot, idle or not: the shapes are fixed.
-    keys = jax.vmap(jax.random.fold_in)(sample_keys, record.lengths)
-    is_sorted = isinstance(sampling, SamplingParams) and (
-        sampling.top_k or sampling.top_p < 1
-    )
-    if is_sorted and rules.spec("batch") is not None:
-        # Sorting needs the whole vocabulary on one device.
-        logits = jax.reshard(logits, rules.spec("batch", None))
-    allowed = penalised(logits, record, sampling)
-    allowed = without_sequences(allowed, record, sampling)
-    token = choose(allowed, keys, sampling, decoding.tile, decoding.temperature)
-    token, chosen, closed = close_thinking(
-        token, record.lengths, record.tokens, state.closed, sampling
-    )
-
-    # 2. Write it down where a sample is live.
-    temperature = decoding.temperature
-    if temperature is None:
-        temperature = sampling.measured_at
-    logprob, entropy = measure(logits, token, temperature)
-    end_token_id = model.config.end_token_id
-    record = append(record, ~state.idle, token, logprob, entropy, chosen, end_token_id)
-    idle = state.idle | record.ended | (record.lengths >= decoding.limit)
-
-    # 3. The logits of the token after it.
-    logits, cache = model.decode(token, state.cache, decoding.layers)
-    step = state.step + 1
-    # A slot without a sample reads nothing of its cache.
-    lengths = jnp.where(idle, 0, cache.lengths)
-    return dataclasses.replace(
-        state,
-        step=step,
-        logits=logits,
-        closed=closed,
-        idle=idle,
-        cache=dataclasses.replace(cache, lengths=lengths),
-        record=record,
-    )
-
-
 def serve(decoding: Decoding, state: DecodeState) -> DecodeState:
     """Advances all slots until a sample is finished while another waits, and refills the slots."""
     queue = state.queue
@@ -412,7 +364,8 @@ def serve(decoding: Decoding, state: DecodeState) -> DecodeState:
         return jnp.sum(jnp.where(by_device, weight, 0)) < remaining
 
     samples = take_rows(decoding.samples, jnp.minimum(queue.sample, local_count - 1))
-    step = functools.partial(advance, decoding, decoding.sample_keys(samples))
+    one_step = advance if decoding.drafter is None else advance_several
+    step = functools.partial(one_step, decoding, decoding.sample_keys(samples))
     return refill(decoding.model, jax.lax.while_loop(is_running, step, state))
 
 
@@ -424,20 +377,22 @@ def refill(model: R1V3, state: DecodeState) -> DecodeState:
         state.idle,
         state.closed,
         state.logits,
+        state.hidden,
         state.cache.lengths,
     )
     # Every device serves its own slots, so nothing moves between devices.
     refill_shard = functools.partial(_refill_shard, model.config.pad_token_id)
     parts, rows = each_shard(refill_shard, *parts, like=(parts, state.cache.rows))
-    queue, record, idle, closed, logits, lengths = parts
-    return DecodeState(
-        step=state.step,
+    queue, record, idle, closed, logits, hidden, lengths = parts
+    return dataclasses.replace(
+        state,
         logits=logits,
         closed=closed,
         idle=idle,
         cache=dataclasses.replace(state.cache, lengths=lengths, rows=rows),
         record=record,
         queue=queue,
+        hidden=hidden,
     )
 
 
@@ -448,6 +403,7 @@ def _refill_shard(
     idle,
     closed,
     logits,
+    hidden,
     lengths,
 ):
     """Does `refill` for one device; N, P and B are here its own samples, prompts and slots.
@@ -482,14 +438,17 @@ def _refill_shard(
     rows = jnp.minimum(sample // (count // prompts), prompts - 1)
 
     # 3. They start from the logits after their prompts, with nothing in their cache.
-    queue = Queue(
+    queue = dataclasses.replace(
+        queue,
         sample=sample,
         upcoming=jnp.minimum(queue.upcoming + jnp.sum(idle), count),
-        logits=queue.logits,
         completions=completions,
         finished=finished,
     )
     logits = jnp.where(is_refilled[:, None], queue.logits[rows], logits)
+    if hidden is not None:
+        hidden = jnp.where(is_refilled[:, None], queue.hidden[rows], hidden)
     idle = idle & ~is_refilled
     closed = closed & ~is_refilled
-    return (queue, record, idle, closed, logits, clear(lengths)), rows
+    parts = (queue, record, idle, closed, logits, hidden, clear(lengths))
+    return parts, rows

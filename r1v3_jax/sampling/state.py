@@ -55,6 +55,8 @@ class Queue:
     logits: jax.Array  # float32[P, V], after each prompt: a sample starts from them
     completions: Completions  # [N, C], of the samples that have left their slot
     finished: jax.Array  # bool[N], True for the samples that have left their slot
+    # float[P, D], after each prompt: a draft head starts from them. None: there is none.
+    hidden: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -70,6 +72,10 @@ class DecodeState:
     cache: Cache | JoinedCache
     record: Completions  # [B, C], the samples in the slots
     queue: Queue | None  # None if each sample has a slot of its own
+    # With a draft head: float[B, D], the last hidden state, which `logits` are of; and int32[B],
+    # the passes in which each slot had a sample.
+    hidden: jax.Array | None = None
+    passes: jax.Array | None = None
 
     @property
     def completions(self) -> Completions:

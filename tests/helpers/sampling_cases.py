@@ -73,7 +73,15 @@ def batch(*numbers):
 
 
 def on_one_device(
-    model, images, *numbers, key=0, limit=None, group_size=1, slots=0, **settings
+    model,
+    images,
+    *numbers,
+    key=0,
+    limit=None,
+    group_size=1,
+    slots=0,
+    drafter=None,
+    **settings,
 ):
     """Completions of prompts by number, on the host."""
     tokens, lengths, index = batch(*numbers)
@@ -85,6 +93,7 @@ def on_one_device(
         images,
         index,
         None if limit is None else jnp.int32(limit),
+        drafter,
         group_size=group_size,
         slots=slots,
         sampling=SamplingParams(**settings),
@@ -92,7 +101,9 @@ def on_one_device(
     return jax.device_get(completions)
 
 
-def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0, slices=1):
+def on_a_mesh(
+    model, mesh_shape, rules, placed, settings, *, slots=0, slices=1, drafter=None
+):
     """Two samples of each of eight prompts, on the host."""
     tokens, lengths, index = batch(*EIGHT)
     images = np.concatenate([encode_images(model)] * 2)
@@ -106,6 +117,14 @@ def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0, slices=1):
 
         graph, _ = nnx.split(build.abstract(model.config, Compute(rules=rules)))
         placement = shardings(model, rules, mesh)
+        if drafter is not None:
+            head_graph, _ = nnx.split(
+                build.abstract_head(
+                    model.config.text, Compute(rules=rules), drafter.tokens
+                )
+            )
+            head = jax.device_put(nnx.state(drafter), shardings(drafter, rules, mesh))
+            drafter = nnx.merge(head_graph, head)
         completions = generate(
             nnx.merge(graph, jax.device_put(nnx.state(model), placement)),
             put(tokens, "batch", None),
@@ -113,6 +132,8 @@ def on_a_mesh(model, mesh_shape, rules, placed, settings, *, slots=0, slices=1):
             jax.random.key(0),
             put(images, "tiles", None, None),
             put(index, "batch", None),
+            None,
+            drafter,
             group_size=2,
             slots=slots,
             sampling=SamplingParams(**settings),
