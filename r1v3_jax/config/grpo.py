@@ -111,6 +111,10 @@ class GRPO:
     # 1: while a step's samples are scored, the devices already sample for the next step, with
     # weights one update old; `correction` makes up for it.
     off_policy_steps: Annotated[int, Limit(lambda n: n in (0, 1), "0 or 1")] = 0
+    # Prompts under way, more than a step learns from: no slot is idle while others finish. A step
+    # learns from the oldest `prompts`, once all their samples have ended; the others go on with the
+    # new weights, and `correction` makes up for it. 0: the prompts of a step are sampled in it.
+    in_flight: NonNegativeInt = dataclasses.field(default=0, metadata=LATER)
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
     # half the bytes of its weights. `correction` makes up for it.
     rollout_int8: bool = False
@@ -204,6 +208,7 @@ class GRPO:
         self._check_reference()
         self._check_refills()
         self._check_off_policy()
+        self._check_in_flight()
         self._check_samples()
         self._check_buckets()
         if not is_off(self.length_limit):
@@ -221,6 +226,11 @@ class GRPO:
         """Returns whether a reference model is in memory, and scores every sample."""
         reads = reads_reference(self.loss) or helpers.likelihood_terms(self.reward)
         return not is_off(self.kl_coef) or bool(reads)
+
+    @property
+    def decode_slots(self) -> int:
+        """Samples decoded at a time."""
+        return self.slots or self.prompts * self.group_size
 
     @property
     def follows(self) -> bool:
@@ -265,6 +275,9 @@ class GRPO:
         if self.off_policy_steps:
             # No rollout is begun across a save: where saves are decides what is sampled.
             return self.MAY_CHANGE - {"checkpoint_every"}
+        if self.in_flight:
+            # Nothing is under way across a save, and slots decide which weights draw a token.
+            return self.MAY_CHANGE - {"checkpoint_every", "slots"}
         return self.MAY_CHANGE
 
     def depends_on(self, name: str, run) -> dict:
@@ -384,6 +397,30 @@ class GRPO:
                 "GRPO.rollout_int8 samples from a slightly other policy than the one that learns, "
                 f"and wants a correction, not {self.correction}; correction.cap = 2.0 would do"
             )
+
+    def _check_in_flight(self) -> None:
+        """Raises ValueError for a number of prompts, and for settings that move under samples."""
+        if not self.in_flight:
+            return
+        if self.in_flight % self.prompts or self.in_flight <= self.prompts:
+            nearest = max(2, round(self.in_flight / self.prompts)) * self.prompts
+            raise ValueError(
+                f"GRPO.in_flight is {self.in_flight}; it must be a multiple of prompts = "
+                f"{self.prompts}, and more; {nearest} would do"
+            )
+        if self.refills or self.off_policy_steps or self.correction == NOTHING:
+            raise ValueError(
+                f"GRPO.in_flight = {self.in_flight} wants refills = 0, not {self.refills}, "
+                f"off_policy_steps = 0, not {self.off_policy_steps}, and a correction, not "
+                f"{self.correction}; correction.cap = 2.0 would do"
+            )
+        for name in ("temperature", "length_limit"):
+            number = getattr(self, name)
+            if callable(number):
+                raise ValueError(
+                    f"GRPO.{name} is {number}, and with in_flight = {self.in_flight} a sample "
+                    f"lives through several steps; a number would do, as {number(1.0):g}"
+                )
 
     def _check_samples(self) -> None:
         samples = self.prompts * self.group_size

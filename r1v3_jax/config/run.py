@@ -22,6 +22,7 @@ from r1v3_jax.fields import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Share,
     check,
     flatten_fields,
 )
@@ -136,6 +137,8 @@ class Health:
     )
     # Mean |log p of the sampler - log p of the trainer| over tokens.
     sampler_gap_above: NonNegativeFloat = 0.1
+    # Effective sample size of tokens drawn by older weights, as a share of them (GRPO.in_flight).
+    ess_below: Share = 0.5
     clipped_above: NonNegativeFloat = (
         0.5  # share of completions cut at the length limit
     )

@@ -87,6 +87,16 @@ class WholeSequence:
         return jax.lax.stop_gradient(jnp.exp(bounded))
 
 
+def is_cut(correction: Correction, factors: jax.Array, ratios: jax.Array) -> jax.Array:
+    """Tells which tokens a correction bounds or masks, bool[B, T].
+
+    factors: what it returned; ratios: rho. One that keeps rho as it is cuts nothing.
+    """
+    if isinstance(correction, WholeSequence):
+        return factors >= correction.cap
+    return factors != ratios
+
+
 NOTHING = Truncated(0.0)  # the correction that changes no weight and is not computed
 
 

@@ -77,15 +77,20 @@ def collect(
             (kept if is_kept(group, config) else replaced).append(group)
 
     sampled = kept + replaced
-    counts = {
-        "frac_reward_zero_std": np.mean([not group.has_signal for group in sampled]),
-        "frac_mixed_answers": np.mean([group.is_mixed for group in sampled]),
-        "rollout_passes": len(lengths),
-        "rollout_tokens": sum(group.completions.lengths.sum() for group in sampled),
-    }
-    counts = {name: float(count) for name, count in counts.items()}
     ahead = started[0] if started else None
+    counts = counts_of(sampled, len(lengths))
     return Collected(sampled[: config.prompts], consumed, counts, lengths, ahead)
+
+
+def counts_of(groups: list[Group], passes: int) -> dict[str, float]:
+    """Returns what is logged of all groups that were sampled for a step, in so many passes."""
+    counts = {
+        "frac_reward_zero_std": np.mean([not group.has_signal for group in groups]),
+        "frac_mixed_answers": np.mean([group.is_mixed for group in groups]),
+        "rollout_passes": passes,
+        "rollout_tokens": sum(group.completions.lengths.sum() for group in groups),
+    }
+    return {name: float(count) for name, count in counts.items()}
 
 
 def is_kept(group: Group, config: GRPO) -> bool:

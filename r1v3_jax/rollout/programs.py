@@ -1,10 +1,12 @@
 """The programs of a rollout with the shapes they get, for the dry run: no array is allocated.
 
 `Sampler.snapshots` calls them in this order: encode_images, prefill, decode; before them the
-weights are laid out for decoding by reshard.
+weights are laid out for decoding by reshard. Of prompts that are under way through several steps,
+`InFlight` calls exchange in place of prefill.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,12 @@ from r1v3_jax.models import build
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.texts import encode_images
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
+from r1v3_jax.sampling.carry import empty, exchange
 from r1v3_jax.sampling.loop import decode, prefill
 from r1v3_jax.sampling.params import SamplingParams
+from r1v3_jax.sampling.state import DecodeState
 from r1v3_jax.sharding import shard_bytes
+from r1v3_jax.types import PromptBatch
 
 
 def evaluation_programs(config: Run, mesh, banned: tuple[int, ...]) -> list[Program]:
@@ -64,35 +69,34 @@ def rollout_programs(
     answering: ModelConfig | None = None,
     images: bool = True,
     trained: R1V3 | None = None,
+    carried: dict[str, int] | None = None,
 ) -> list[Program]:
     """Returns what a rollout calls, in order.
 
     answering: the model that is sampled; None: that of the run. images: whether prompts have them.
     moving_temperature: whether `decode` is given the temperature as an array.
     resident: bytes on a chip beside the programs' own arguments, as the trained weights.
-    trained: its weights as they are trained, in shapes, where they are not plain.
+    trained: its weights as they are trained, in shapes, where they are not plain. carried: sizes of
+    the state of prompts under way through several steps (`in_flight.state_sizes`); None: a rollout
+    is begun and ended in its step.
     """
     # 1. The weights as they are trained, and as they are laid out for decoding.
-    dimensions = answering or config.model
-    trained = trained or build.abstract(dimensions, config.compute, mesh)
+    if trained is None:
+        trained = build.abstract(answering or config.model, config.compute, mesh)
     model = abstract_for_decoding(trained, int8, mesh)
 
     # 2. The prompts and what is computed of them.
-    batch = prompt_batch_of(dimensions, prompts, max_prompt_tokens, tiles)
-    if not images:
-        batch = dataclasses.replace(batch, tiles=None, image_index=None)
-    rules = model.compute.rules
-    batch = with_shardings(batch, placement.specs(batch, rules, mesh), mesh)
-    embeddings = None
-    if batch.tiles is not None:
-        embeddings = jax.eval_shape(encode_images, model, batch.tiles)
-        embeddings = concrete(embeddings, mesh)
-    static = {"group_size": group_size, "slots": slots, "sampling": sampling}
-    prefill_args = (batch.tokens, batch.lengths, embeddings, batch.image_index)
-    state = jax.eval_shape(lambda m, *a: prefill(m, *a, **static), model, *prefill_args)
-    state = concrete(state, mesh)
+    size = (prompts, max_prompt_tokens, tiles)
+    batch, embeddings = abstract_prompts(model, size, mesh, images=images)
+    prompt_args = (batch.tokens, batch.lengths, embeddings, batch.image_index)
     key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
+    settings = {"group_size": group_size, "sampling": sampling}
+    if carried:
+        arrival = exchange_of(model, prompt_args, carried, mesh, **settings)
+    else:
+        arrival = prefill_of(model, prompt_args, mesh, slots=slots, **settings)
+    state = arrival.state
 
     # 3. The programs.
     programs = [
@@ -101,14 +105,15 @@ def rollout_programs(
             lower_on_mesh(
                 mesh, lambda: build.reshard.lower(*reshard_args(trained, int8))
             ),
-            resident=resident - shard_bytes(trained),
+            resident=resident - shard_bytes(trained) + arrival.standing,
         )
     ]
     if embeddings is not None:
         lower = lower_on_mesh(mesh, lambda: encode_images.lower(model, batch.tiles))
-        programs.append(Program("encode_images", lower, resident=resident))
-    lower = lower_on_mesh(mesh, lambda: prefill.lower(model, *prefill_args, **static))
-    programs.append(Program("prefill", lower, resident=resident))
+        programs.append(
+            Program("encode_images", lower, resident=resident + arrival.standing)
+        )
+    programs.append(Program(arrival.name, arrival.lower, resident=resident))
     # Two bounds: tokens allowed in a completion, and how many samples must be finished.
     decode_args = [model, state, key, bound, bound]
     if moving_temperature:
@@ -123,10 +128,63 @@ def rollout_programs(
             trips=rounds * sampling.max_tokens,
             trip="token with a full cache",
             resident=resident,
-            given=shard_bytes((model, state)),
+            given=arrival.standing or shard_bytes((model, state)),
         )
     )
     return programs
+
+
+def abstract_prompts(
+    model: R1V3, size: tuple[int, int, int], mesh, *, images: bool
+) -> tuple[PromptBatch, jax.ShapeDtypeStruct | None]:
+    """Returns the shapes of prompts, and of their images' embeddings if they have images.
+
+    size: prompts, tokens that they are padded to, and tile slots.
+    """
+    batch = prompt_batch_of(model.config, *size)
+    if not images:
+        batch = dataclasses.replace(batch, tiles=None, image_index=None)
+    specs = placement.specs(batch, model.compute.rules, mesh)
+    batch = with_shardings(batch, specs, mesh)
+    embeddings = None
+    if batch.tiles is not None:
+        embeddings = jax.eval_shape(encode_images, model, batch.tiles)
+        embeddings = concrete(embeddings, mesh)
+    return batch, embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """The program by which prompts come to be sampled, and the state that it returns, in shapes."""
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    state: DecodeState
+    standing: int  # bytes of it on a chip, if it stands from step to step
+
+
+def prefill_of(model: R1V3, prompt_args: tuple, mesh, **static) -> Arrival:
+    """Returns how the prompts of a rollout come in."""
+    state = jax.eval_shape(
+        lambda model, *args: prefill(model, *args, **static), model, *prompt_args
+    )
+    lower = lower_on_mesh(mesh, lambda: prefill.lower(model, *prompt_args, **static))
+    return Arrival("prefill", lower, concrete(state, mesh), standing=0)
+
+
+def exchange_of(
+    model: R1V3, prompt_args: tuple, sizes: dict[str, int], mesh, **static
+) -> Arrival:
+    """Returns how prompts come to others that are under way; sizes: of the state of all."""
+    sampling = static["sampling"]
+    state = jax.eval_shape(
+        lambda model: empty(model, sampling=sampling, **sizes), model
+    )
+    state = concrete(state, mesh)
+    first = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
+    args = (model, state, *prompt_args, first)
+    lower = lower_on_mesh(mesh, lambda: exchange.lower(*args, **static))
+    return Arrival("exchange", lower, state, standing=shard_bytes(state))
 
 
 def reshard_args(trained: R1V3, int8: bool) -> tuple:

@@ -192,9 +192,7 @@ class Sampler:
         temperature = None
         if info.temperature is not None:
             temperature = jnp.float32(np.float32(info.temperature))
-        # On a TPU this program has options of its own.
-        options = tpu_flags.own_options("decode", jax.local_devices()[0])
-        decode = decode_with(tuple(options.items()))
+        decode = decode_here()
 
         def decode_until(finished: int, state):
             """Decodes until so many of the samples are finished."""
@@ -216,6 +214,12 @@ class Sampler:
             state = decode_until(count * part // parts, state)
             yield snapshot
         yield copy_to_host(state)
+
+
+def decode_here():
+    """Returns `sampling.loop.decode`; on a TPU this program has options of its own."""
+    options = tpu_flags.own_options("decode", jax.local_devices()[0])
+    return decode_with(tuple(options.items()))
 
 
 @jax.jit

@@ -48,7 +48,13 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
             rises_above("sampler_gap", h.sampler_gap_above),
             f"sampler and trainer disagree by more than {h.sampler_gap_above} nats a token: they "
             "do not compute the same policy (temperature, weights or masks differ; of rollout_int8 "
-            "some is expected)",
+            "and in_flight some is expected)",
+        ),
+        "ess": (
+            metrics.get("ess", np.nan) < h.ess_below,
+            f"the effective sample size of tokens drawn by older weights fell below {h.ess_below} "
+            "of them: few of them decide the gradient; lower the learning rate or in_flight, or "
+            "mask with correction Masked(0.5, 2.0)",
         ),
         "clipped_length": (
             rises_above("completions/clipped_ratio", h.clipped_above),

@@ -37,6 +37,9 @@ class Decoding:
     temperature: jax.Array | None  # float32[], in place of that of `sampling`
     layers: tuple[MergedBlock, ...] | None = None  # for a joined cache
     drafter: DraftHead | None = None  # guesses tokens; None: one token a pass
+    # int32[], with a queue that is carried over: the samples of each device, from the first on,
+    # that the call waits for. None: for any `until` of them.
+    first: jax.Array | None = None
 
     def sample_keys(self, samples: jax.Array) -> jax.Array:
         """Returns the random key of each of these samples."""

@@ -224,6 +224,9 @@ def decode(
     drafter: guesses the tokens behind the next, which changes no sample, see `drafts.py`.
     The state is donated. Each of several slices samples its share of them, and waits for no other
     until the end.
+
+    Of a queue that is carried over, `until` are the oldest samples: it returns when the first
+    until / D of each of D devices have ended.
     """
     decode_slice = functools.partial(_decode, sampling=sampling)
     arrays = (model, state, key, limit, until, temperature, drafter)
@@ -270,6 +273,9 @@ def _decode(
         layers=model.language.merged_layers() if is_joined else None,
         drafter=drafter,
     )
+    if state.queue is not None and state.queue.numbers is not None:
+        first = decoding.until // batch_shards
+        decoding = dataclasses.replace(decoding, first=first)
     one_step = advance if drafter is None else advance_several
 
     # Without a queue slot b is sample b: a single loop over tokens.
@@ -280,11 +286,20 @@ def _decode(
     # With a queue: an outer loop over refills, and inside `serve` a loop over tokens.
     else:
         state = jax.lax.while_loop(
-            lambda state: jnp.sum(state.queue.finished) < decoding.until,
+            lambda state: count_finished(decoding, state.queue) < decoding.until,
             functools.partial(serve, decoding),
             state,
         )
     return dataclasses.replace(state, step=max_over_slices(state.step))
+
+
+def count_finished(decoding: Decoding, queue: Queue) -> jax.Array:
+    """Returns how many samples have left their slot, int32[], of those that the call waits for."""
+    finished = queue.finished
+    if decoding.first is not None:
+        local_count = len(decoding.samples) // len(queue.upcoming)
+        finished &= decoding.samples % local_count < decoding.first
+    return jnp.sum(finished)
 
 
 def decode_rows(decoding: Decoding, step, state: DecodeState) -> DecodeState:
@@ -347,7 +362,7 @@ def decode_blocks(is_running, step, state: DecodeState) -> DecodeState:
 def serve(decoding: Decoding, state: DecodeState) -> DecodeState:
     """Advances all slots until a sample is finished while another waits, and refills the slots."""
     queue = state.queue
-    remaining = decoding.until - jnp.sum(queue.finished)
+    remaining = decoding.until - count_finished(decoding, queue)
     shards = len(queue.upcoming)
     local_count = len(decoding.samples) // shards
     # The loop over tokens ends when `remaining` samples have finished, or when one has finished on
@@ -357,13 +372,18 @@ def serve(decoding: Decoding, state: DecodeState) -> DecodeState:
     # of device 1.
     is_waiting = queue.upcoming < local_count
     weight = jnp.where(is_waiting, remaining, 1)[:, None]
+    # A younger sample of a device where none waits ends nothing.
+    if decoding.first is not None:
+        is_old = split_rows(queue.sample < decoding.first, shards)
+        weight = jnp.where(is_waiting[:, None], remaining, is_old)
 
     def is_running(state: DecodeState):
         is_finished = state.idle & (queue.sample < local_count)
         by_device = split_rows(is_finished, shards)
         return jnp.sum(jnp.where(by_device, weight, 0)) < remaining
 
-    samples = take_rows(decoding.samples, jnp.minimum(queue.sample, local_count - 1))
+    numbers = decoding.samples if queue.numbers is None else queue.numbers
+    samples = take_rows(numbers, jnp.minimum(queue.sample, local_count - 1))
     one_step = advance if decoding.drafter is None else advance_several
     step = functools.partial(one_step, decoding, decoding.sample_keys(samples))
     return refill(decoding.model, jax.lax.while_loop(is_running, step, state))

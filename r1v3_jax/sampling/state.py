@@ -48,6 +48,8 @@ class Queue:
     a larger number means that the slot is empty, or that no sample waits.
 
     With N 6, B 3, D 1 after sample 1 is finished: sample [0 3 2], upcoming [4].
+
+    A queue with `numbers` is carried over from call to call (`carry.py`): prompts come and go.
     """
 
     sample: jax.Array  # int32[B], the number of the sample in each slot
@@ -57,6 +59,9 @@ class Queue:
     finished: jax.Array  # bool[N], True for the samples that have left their slot
     # float[P, D], after each prompt: a draft head starts from them. None: there is none.
     hidden: jax.Array | None = None
+    # int32[N], the number of each sample in its whole stage, of which its random key is made. None:
+    # its place here, counted over all devices.
+    numbers: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -22,15 +22,14 @@ from r1v3_jax.data.abstract import on_mesh
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.losses.schedules import value
 from r1v3_jax.models import build
-from r1v3_jax.models.build import for_decoding
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.processing.processor import Processor
 from r1v3_jax.rewards.helpers import likelihood_terms
-from r1v3_jax.rollout.collect import Collected, begin, collect
+from r1v3_jax.rollout.collect import Collected
 from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.in_flight import state_sizes
 from r1v3_jax.rollout.metrics import not_finite, statistics
 from r1v3_jax.rollout.programs import question_batch, rollout_programs
-from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout
 from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
@@ -56,6 +55,7 @@ from r1v3_jax.stages.reference import (
     make_reference,
     reference_config,
 )
+from r1v3_jax.stages.rollouts import Rollouts
 from r1v3_jax.stages.samples import SampleWriter
 from r1v3_jax.stages.verifiers import check_verifiers
 from r1v3_jax.train import update as train_update
@@ -71,7 +71,7 @@ from r1v3_jax.train.policy_gradient import (
     with_logprobs,
 )
 from r1v3_jax.train.update import TrainState, abstract_state, create
-from r1v3_jax.types import PolicyBatch, StepInfo
+from r1v3_jax.types import PolicyBatch
 
 
 def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, dict]:
@@ -93,31 +93,20 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     ledger = Ledger(
         context.workdir, name, resume_step=resume.step, counts=resume.dropped
     )
-    pending = None  # the next step's rollout, once it is under way
 
     with (
         contextlib.closing(questions),
         contextlib.closing(writer),
         Loop(context, name, config, states, resume) as loop,
     ):
+        rollouts = Rollouts(context, config, loop, sampler, questions)
         for step in range(resume.step, config.steps):
             if not every_program(name, config) <= context.compiles.done:
                 loop.watchdog.may_compile()
 
             # 1. Sample and score.
             with loop.timer("rollout"), ledger.reading(step):
-                collected = collect(
-                    sampler,
-                    state.model,
-                    questions,
-                    config,
-                    step_info(context, config, step),
-                    pending=pending,
-                    begin_next=rollout_ahead(
-                        context, config, loop, sampler, questions, state.model, step
-                    ),
-                )
-                pending = collected.ahead
+                collected = rollouts.collect(step, state.model)
                 ledger.add(step, collected.consumed.drops)
                 bonus.measure(collected.groups)
                 host_batch = batch_of(context, config, step, collected.groups, bonus)
@@ -152,7 +141,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             context.compiles.after(*programs_of(name, collected, host_batch, metrics))
             writer.write(step, collected.groups, batch, loop)
             position = position_after(collected, ledger, probe, bonus)
-            loop.end(step, saved_state(config, state, reference), position)
+            saved = saved_state(config, state, reference)
+            loop.end(step, saved, position, can_go_on=rollouts.are_done)
     return probe.choose(state)
 
 
@@ -208,19 +198,6 @@ def check(run: Run, config: GRPO) -> None:
         check_verifiers(config.train, run.verify)
 
 
-def step_info(context: Context, config: GRPO, step: int) -> StepInfo:
-    """Returns what the rollout of a step needs to know."""
-    progress = step / config.steps
-    moves = callable(config.temperature)
-    return StepInfo(
-        step=step,
-        key=context.key("rollout", step),
-        token_limit=config.token_limit(step),
-        progress=progress,
-        temperature=config.temperature(progress) if moves else None,
-    )
-
-
 def batch_of(
     context: Context,
     config: GRPO,
@@ -274,32 +251,6 @@ def place(context: Context, batch: PolicyBatch) -> PolicyBatch:
     """Puts a batch on the devices."""
     rules = context.run.compute.rules
     return placement.place(batch, rules, jax.sharding.get_mesh())
-
-
-def rollout_ahead(
-    context: Context,
-    config: GRPO,
-    loop: Loop,
-    sampler: GroupSampler,
-    questions: Reader,
-    model: R1V3,
-    step: int,
-) -> Callable[[], PendingRollout] | None:
-    """Returns a function that starts the next step's rollout, with the weights of `step`.
-
-    Off-policy, the devices start sampling for the next step while this step's samples are scored.
-    Not across a save: after a resumption (as after a preemption) the next step would be sampled
-    with newer weights. None: the next rollout is not started ahead.
-    """
-    if not config.off_policy_steps or loop.is_saved(step):
-        return None
-
-    def begin_next() -> PendingRollout:
-        decoding_model = for_decoding(model, int8=config.rollout_int8)
-        info = step_info(context, config, step + 1)
-        return begin(sampler, decoding_model, questions, config, info)
-
-    return begin_next
 
 
 def learn(
@@ -445,12 +396,13 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
             int8=stage.rollout_int8,
             moving_temperature=callable(stage.temperature),
             trained=model,
+            carried=state_sizes(stage) if stage.in_flight else None,
         )
 
     def learn_from(length: int, tiles: int) -> list[Program]:
         table = learning_programs(config, stage, mesh, (length, tiles), state, update)
         # Beside scoring: moments and reference; beside the update: the reference. And the next
-        # rollout's state, if it was started before.
+        # rollout's state, if it was started before, or that of what is under way.
         resident = {
             "score": kept - weights + ahead,
             "reference_score": kept - reference + ahead,
@@ -461,23 +413,13 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     # 1. Sample, at full size.
     full = (stage.max_prompt_tokens, stage.tiles)
     table = rollout(*full)
-    ahead = table[-1].given if stage.off_policy_steps else 0
+    is_ahead = stage.off_policy_steps or stage.in_flight
+    ahead = table[-1].given if is_ahead else 0
     table += helper_programs(config, stage, mesh, banned, resident=kept + ahead)
 
-    # 2. The probe. It is sampled with the weights as they are: without a layout of its own unless
-    # the rollout is in 8 bits.
+    # 2. The probe.
     if stage.evaluate_every:
-        probe = rollout_programs(
-            config,
-            mesh,
-            sampling,
-            max_prompt_tokens=stage.max_prompt_tokens,
-            resident=kept + ahead,
-            trained=model,
-            **question_batch(config.evaluate),
-        )
-        probe = probe if stage.rollout_int8 else probe[1:]
-        table += [dataclasses.replace(p, use="probe", calls=0) for p in probe]
+        table += probe_programs(config, stage, mesh, sampling, model, kept + ahead)
 
     # 3. Learn, at full size; then the reference follows.
     table += learn_from(*full)
@@ -486,10 +428,40 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
 
     # 4. The same for each bucket; the weights are laid out once.
     for length, tiles in stage.buckets:
-        bucket = [*rollout(length, tiles)[1:], *learn_from(length, tiles)]
+        sampled = rollout(length, tiles)[1:]
+        # What is under way has room for prompts of full size: it is decoded by one program.
+        if stage.in_flight:
+            sampled = [p for p in sampled if p.name != "decode"]
+        bucket = [*sampled, *learn_from(length, tiles)]
         size = f"{length}x{tiles}"
         table += [dataclasses.replace(p, size=size, calls=0) for p in bucket]
     return table
+
+
+def probe_programs(
+    config: Run,
+    stage: GRPO,
+    mesh,
+    sampling: SamplingParams,
+    model: R1V3,
+    resident: int,
+) -> list[Program]:
+    """Returns the programs that measure a policy, as a step does now and then.
+
+    It is sampled with the weights as they are: without a layout of its own unless the rollout is in
+    8 bits. resident: bytes on a chip, the weights among them.
+    """
+    probe = rollout_programs(
+        config,
+        mesh,
+        sampling,
+        max_prompt_tokens=stage.max_prompt_tokens,
+        resident=resident,
+        trained=model,
+        **question_batch(config.evaluate),
+    )
+    probe = probe if stage.rollout_int8 else probe[1:]
+    return [dataclasses.replace(p, use="probe", calls=0) for p in probe]
 
 
 def resident_reference(config: Run, stage: GRPO, model: R1V3, mesh) -> int:

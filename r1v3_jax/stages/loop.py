@@ -162,15 +162,34 @@ class Loop:
         self.logger.log(step, metrics)
         self.timer = Timer()
 
-    def end(self, step: int, state, extra: dict, *, save: bool = False) -> None:
+    def next_saved(self, step: int) -> int:
+        """Returns the first step from `step` on after which a state is saved in any case."""
+        due = step + self.save_every - 1 - step % self.save_every
+        return min(due, self.total - 1)
+
+    def end(
+        self,
+        step: int,
+        state,
+        extra: dict,
+        *,
+        save: bool = False,
+        can_go_on: bool = True,
+    ) -> None:
         """Ends a step: saves if a save is due, and ends the process if it is preempted.
 
-        extra: what `Resume` needs besides the step. save: whether to save in any case.
+        extra: what `Resume` needs besides the step. save: whether to save in any case. can_go_on:
+        whether this is all that the next step needs; else a preempted run goes on from the state
+        before.
         """
         self.states.check()
         # All processes get the same answer here, so that all save the same step.
         preempted = preemption.preempted()
         leaves = preempted and not self.is_last(step)
+        if leaves and not (can_go_on or self.is_saved(step)):
+            self.states.wait()
+            newest = max(self.states.steps(), default=0)
+            preemption.leave(f"{self.stage}, step {newest}")
         if save or preempted or self.is_saved(step):
             with self.watchdog.slow():
                 self.logger.sync()

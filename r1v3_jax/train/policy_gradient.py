@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.losses import NOTHING
-from r1v3_jax.losses.policy import reads_reference
+from r1v3_jax.losses.corrections import is_cut
+from r1v3_jax.losses.policy import log_ratio, reads_reference
 from r1v3_jax.losses.schedules import Number, is_off
 from r1v3_jax.losses.supervised import weighted_sum
 from r1v3_jax.models.caches import PromptCache
@@ -37,9 +38,16 @@ def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
 
 
 def token_means(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns means over the tokens that are learnt from, whatever their weights add up to."""
+    """Returns means over the tokens that are learnt from, whatever their weights add up to.
+
+    `ess`, the effective sample size of rho (`losses.corrections`) as a share of the tokens, is made
+    of its means: mean(rho)^2 / mean(rho^2).
+    """
     for name in sorted(metrics.keys() - {"loss", "kl", "weight"}):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
+    if "rho_squared" in metrics:
+        square = metrics.pop("rho_squared")
+        metrics["ess"] = metrics.pop("rho") ** 2 / jnp.maximum(square, 1e-30)
     return metrics
 
 
@@ -64,11 +72,11 @@ def policy_loss(
         old = rows.old_logprobs
 
     segments = rows.segment_ids
+    factors = None
     corrected = weights
     if config.correction != NOTHING:
-        corrected = weights * config.correction(
-            old, rows.sampler_logprobs, weights, segments
-        )
+        factors = config.correction(old, rows.sampler_logprobs, weights, segments)
+        corrected = weights * factors
     pushes = rows.ref_logprobs if reads_reference(step.loss) else rows.advantages
     loss, metrics = step.loss(logprobs, old, pushes, corrected, segments)
     if not is_off(step.kl_coef) and config.kl_in == "loss":
@@ -86,8 +94,25 @@ def policy_loss(
     total = weighted_sum(jnp.ones_like(weights), weights)
     metrics["sampler_gap"] = weighted_sum(gap, weights)
     metrics["policy_entropy"] = weighted_sum(entropy, weights)
+    if config.in_flight:
+        metrics |= off_policy_sums(old, factors, rows, config)
     metrics["weight"] = total
     return loss, metrics
+
+
+def off_policy_sums(
+    old: jax.Array, factors: jax.Array, rows: SampleRows, config: GRPO
+) -> dict[str, jax.Array]:
+    """Returns sums over tokens that say how far the policy is from those that drew them.
+
+    factors: of `config.correction`. masked: where it bounds the ratio of a token, or masks it.
+    """
+    weights = rows.loss_weights
+    ratios = jnp.exp(log_ratio(old, rows.sampler_logprobs, weights))
+    cut = is_cut(config.correction, factors, ratios).astype(jnp.float32)
+    sums = {"rho": ratios, "rho_squared": ratios**2, "masked": cut}
+    sums = {name: weighted_sum(terms, weights) for name, terms in sums.items()}
+    return jax.lax.stop_gradient(sums)
 
 
 def needs_old_logprobs(config: GRPO) -> bool:

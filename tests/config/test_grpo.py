@@ -1,4 +1,4 @@
-"""What the reinforcement stage wants to sample a step ahead, and how long completions may be."""
+"""What the reinforcement stage wants to sample ahead or carried over, and how long samples are."""
 
 import pytest
 
@@ -31,6 +31,41 @@ def test_sampling_ahead_is_refused_with_what_it_wants(changes, message):
 def test_sampling_ahead_without_refills_and_with_a_cap_passes():
     stage = GRPO(source, off_policy_steps=1, correction=Truncated(2.0))
     assert "checkpoint_every" not in stage.may_change()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"in_flight": 40},
+            "in_flight is 40; it must be a multiple of prompts = 32, and more; 64 would do",
+        ),
+        ({"in_flight": 32}, "multiple of prompts = 32, and more; 64 would do"),
+        ({"in_flight": 120}, "multiple of prompts = 32, and more; 128 would do"),
+        ({"refills": 2}, "in_flight = 64 wants refills = 0, not 2"),
+        ({"off_policy_steps": 1}, "off_policy_steps = 0, not 1"),
+        ({"correction": NOTHING}, "and a correction, not .*; correction.cap = 2.0"),
+        (
+            {"temperature": Line(1.0, 0.6)},
+            "GRPO.temperature is .* lives through several steps; a number would do, as 0.6",
+        ),
+        (
+            {"length_limit": Line(50, 200)},
+            "GRPO.length_limit is .*; a number would do, as 200",
+        ),
+    ],
+)
+def test_prompts_in_flight_are_refused_with_what_would_do(changes, message):
+    fields = {"in_flight": 64, "correction": Truncated(2.0), **changes}
+    with pytest.raises(ValueError, match=message):
+        GRPO(source, **fields)
+
+
+def test_prompts_in_flight_decide_what_may_change():
+    stage = GRPO(source, in_flight=96, correction=Truncated(2.0))
+    assert stage.MAY_CHANGE - stage.may_change() == {"checkpoint_every", "slots"}
+    assert stage.decode_slots == 32 * 32
+    assert GRPO(source, slots=64).decode_slots == 64
 
 
 def test_lengths_grow_in_steps_and_along_lines():

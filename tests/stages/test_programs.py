@@ -12,6 +12,7 @@ from r1v3_jax.losses import Clipped, Truncated
 from r1v3_jax.losses.schedules import Decay, DipAndRise, Line
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, start
+from r1v3_jax.rollout import in_flight as in_flight_rollouts
 from r1v3_jax.rollout import texts
 from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh
@@ -81,8 +82,18 @@ def test_a_collection_asks_a_stage_of_any_name(config):
     assert names == ["reshard", "encode_images", "prefill", "decode"]
 
 
-def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_flight", [0, 8])
+def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch, in_flight):
+    """A run that samples a step ahead, and one with two batches under way."""
     ran = []
+    if in_flight:
+        under_way = dataclasses.replace(
+            config.stages["grpo"],
+            in_flight=in_flight,
+            off_policy_steps=0,
+            temperature=0.8,
+        )
+        config = config.with_stages(grpo=under_way)
 
     def watch(module, name):
         function = getattr(module, name)
@@ -96,6 +107,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
 
     for module, name in (
         (build, "reshard"), (texts, "encode_images"), (texts, "prefill"), (loop, "decode"),
+        (in_flight_rollouts, "encode_images"), (in_flight_rollouts, "exchange"),
         (policy_gradient, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)
@@ -117,12 +129,14 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch):
     steps = [line for line in map(json.loads, lines) if line["stage"] == "grpo"]
     assert [line["prompts/padded_length"] for line in steps] == [26, 24]
     # Step 1 of 2 is at half of the run.
-    for name, (first, second) in {
+    numbers = {
         "number/loss.high": (0.2, 0.3),
         "number/kl_coef": (0.05, 0.1 * 2 / 7),
         "number/entropy_coef": (0.01, 0.01 * 0.9**50),
-        "number/temperature": (1.0, 0.8),
-    }.items():
+    }
+    if not in_flight:
+        numbers["number/temperature"] = (1.0, 0.8)
+    for name, (first, second) in numbers.items():
         assert [line[name] for line in steps] == pytest.approx([first, second])
     assert (
         json.loads((tmp_path / "summary.json").read_text())["compiles_after_warmup"]
