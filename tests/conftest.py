@@ -48,6 +48,8 @@ DEAR = {
     "pipeline/test_text_only.py": 20,
     "stages/test_helpers_of_a_stage.py": 25,
     "stages/test_following.py": 25,
+    "stages/test_drafting.py": 60,
+    "sampling/test_drafts.py": 60,
     "stages/test_perceived_films.py": 25,
     "sampling/test_sampling_slots.py": 30,
     "tools/test_bench.py": 30,

@@ -1,6 +1,7 @@
 """Every knob of a run, as frozen dataclasses; no arrays, no devices."""
 
 from r1v3_jax.config.collect import Chosen, Collect
+from r1v3_jax.config.draft import Draft
 from r1v3_jax.config.evaluate import After, Evaluate
 from r1v3_jax.config.grpo import GRPO
 from r1v3_jax.config.load import list_configs, load_arms, load_config
@@ -42,6 +43,7 @@ __all__ = [
     "Collect",
     "Compute",
     "Data",
+    "Draft",
     "Evaluate",
     "Health",
     "LoRA",

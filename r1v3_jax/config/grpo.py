@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
+from r1v3_jax.config.draft import Draft, check_draft
 from r1v3_jax.config.fit import (
     check_positions,
     check_splits,
@@ -118,6 +119,8 @@ class GRPO:
     # Samples are drawn with the language model's matrices in 8 bits (`models.int8`): a token reads
     # half the bytes of its weights. `correction` makes up for it.
     rollout_int8: bool = False
+    # Several tokens a pass, guessed by a head that learns beside the policy: samples stay the same.
+    draft: Draft | None = dataclasses.field(default=None, metadata=LATER)
 
     # Rewards.
     reward: Reward = Reward()  # 0.8 accuracy + 0.2 format, section 3.1
@@ -241,6 +244,7 @@ class GRPO:
         """Raises ValueError if the stage does not fit the model, the mesh or the probe of `run`."""
         check_trainable(name, self.trainable, run.model)
         check_lora(name, self, run)
+        check_draft(name, self)
         check_splits(run.mesh, f"{name}.prompts", self.prompts, "data")
         self._check_prompt_copies(name, run.mesh)
         check_splits(run.mesh, f"{name}.slots", self.slots, "data")

@@ -79,7 +79,7 @@ class FrozenAnswers:
         # 2. Greedy samples need no key of their own.
         batch = PromptBatch(tokens, lengths, tiles=None, image_index=None)
         info = StepInfo(0, jax.random.key(0), sampler.sampling.max_tokens)
-        *_, (completions, _, _) = sampler.snapshots(self.model, batch, info)
+        *_, (completions, *_) = sampler.snapshots(self.model, batch, info)
         ids = [
             completions.tokens[i, : completions.lengths[i]] for i in range(len(prompts))
         ]

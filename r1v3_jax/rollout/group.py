@@ -20,6 +20,9 @@ class Answered:
     texts: list[str]
     # Tokens sampled in its rollout for each of the decode slots in each of the steps.
     busy_slots: float = dataclasses.field(default=1.0, kw_only=True)
+    # Tokens sampled in its rollout for each pass of a sample through the model; None: nothing was
+    # guessed, and it is 1.
+    tokens_a_pass: float | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

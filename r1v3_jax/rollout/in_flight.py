@@ -142,7 +142,7 @@ class InFlight:
         self.state = decode(
             model, self.state, self.key, limit, until, sampling=self.sampler.sampling
         )
-        yield before.completions, before.finished, 0
+        yield before.completions, before.finished, 0, None
         after = self.look(oldest, samples)
         steps = int(after.step - before.step)
         drawn = int(after.lengths.sum()) - int(before.lengths.sum())
@@ -152,7 +152,7 @@ class InFlight:
         by_batch = by_batch.reshape(self.room, samples)
         for batch, lengths in zip(self.batches, by_batch[oldest:], strict=True):
             batch.grown.append((info.step, lengths))
-        yield after.completions, after.finished, steps
+        yield after.completions, after.finished, steps, None
 
     def look(self, batch: int, samples: int) -> Carried:
         """Returns what the host asks of the state, of the batch in this place."""

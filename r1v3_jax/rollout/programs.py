@@ -16,6 +16,7 @@ from r1v3_jax.config import Evaluate, ModelConfig, Run
 from r1v3_jax.data import placement
 from r1v3_jax.data.abstract import prompt_batch_of, with_shardings
 from r1v3_jax.models import build
+from r1v3_jax.models.draft_head import DraftHead
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.texts import encode_images
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
@@ -89,8 +90,6 @@ def rollout_programs(
     size = (prompts, max_prompt_tokens, tiles)
     batch, embeddings = abstract_prompts(model, size, mesh, images=images)
     prompt_args = (batch.tokens, batch.lengths, embeddings, batch.image_index)
-    key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
-    bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     settings = {"group_size": group_size, "sampling": sampling}
     if carried:
         arrival = exchange_of(model, prompt_args, carried, mesh, **settings)
@@ -114,24 +113,94 @@ def rollout_programs(
             Program("encode_images", lower, resident=resident + arrival.standing)
         )
     programs.append(Program(arrival.name, arrival.lower, resident=resident))
-    # Two bounds: tokens allowed in a completion, and how many samples must be finished.
-    decode_args = [model, state, key, bound, bound]
-    if moving_temperature:
-        decode_args.append(concrete(jax.ShapeDtypeStruct((), jnp.float32), mesh))
-    samples = prompts * group_size
+    program = decode_of(model, state, mesh, sampling, moving_temperature)
     # With 32 samples in 8 slots the loop runs at most 4 times as long as one sample.
+    samples = prompts * group_size
     rounds = -(-samples // (slots or samples))
+    given = arrival.standing or shard_bytes((model, state))
     programs.append(
-        Program(
-            "decode",
-            lower_on_mesh(mesh, lambda: decode.lower(*decode_args, sampling=sampling)),
-            trips=rounds * sampling.max_tokens,
-            trip="token with a full cache",
-            resident=resident,
-            given=arrival.standing or shard_bytes((model, state)),
+        dataclasses.replace(
+            program, trips=rounds * program.trips, resident=resident, given=given
         )
     )
     return programs
+
+
+def decode_of(
+    model: R1V3,
+    state: DecodeState,
+    mesh,
+    sampling: SamplingParams,
+    moving_temperature: bool,
+    head: DraftHead | None = None,
+) -> Program:
+    """Returns `decode` of a state in shapes; head: that guesses, laid out for decoding."""
+    key = concrete(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+    bound = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
+    temperature = None
+    if moving_temperature:
+        temperature = concrete(jax.ShapeDtypeStruct((), jnp.float32), mesh)
+    # Two bounds: tokens allowed in a completion, and how many samples must be finished.
+    args = (model, state, key, bound, bound, temperature, head)
+    return Program(
+        "decode",
+        lower_on_mesh(mesh, lambda: decode.lower(*args, sampling=sampling)),
+        trips=sampling.max_tokens,
+        trip="token with a full cache" if head is None else "pass with a full cache",
+    )
+
+
+def guessing_programs(
+    mesh,
+    sampling: SamplingParams,
+    *,
+    head: DraftHead,
+    trained: R1V3,
+    size: tuple[int, int, int],
+    group_size: int,
+    slots: int,
+    int8: bool,
+    moving_temperature: bool,
+    resident: int,
+) -> list[Program]:
+    """Returns what a rollout with guesses calls in place of, or beside, one without.
+
+    head: as it is trained, in shapes. size: prompts, tokens that they are padded to, tile slots.
+    The other arguments are those of `rollout_programs`. The loop of `decode` runs as often as if no
+    guess were right.
+    """
+    # 1. The head as it is laid out for decoding.
+    layout = (nnx.state(head), build.decode_compute(trained.compute))
+    guessing = abstract_head_for_decoding(head, mesh)
+    programs = [
+        Program("reshard", lower_on_mesh(mesh, lambda: build.reshard.lower(*layout)))
+    ]
+
+    # 2. Prompts, whose last hidden states are kept, and their samples.
+    model = abstract_for_decoding(trained, int8, mesh)
+    has_images = model.config.vision is not None
+    batch, embeddings = abstract_prompts(model, size, mesh, images=has_images)
+    prompt_args = (batch.tokens, batch.lengths, embeddings, batch.image_index)
+    settings = {"group_size": group_size, "slots": slots, "sampling": sampling}
+    arrival = prefill_of(model, prompt_args, mesh, drafts=True, **settings)
+    programs.append(Program(arrival.name, arrival.lower))
+    state = arrival.state
+    program = decode_of(model, state, mesh, sampling, moving_temperature, guessing)
+    samples = size[0] * group_size
+    rounds = -(-samples // (slots or samples))
+    programs.append(dataclasses.replace(program, trips=rounds * program.trips))
+    return [
+        dataclasses.replace(p, use="drafts", calls=0, resident=resident)
+        for p in programs
+    ]
+
+
+def abstract_head_for_decoding(head: DraftHead, mesh) -> DraftHead:
+    """Returns the shapes of a head as it is laid out for decoding; head: as it is trained."""
+    compute = build.decode_compute(head.compute)
+    weights = jax.eval_shape(lambda w: build.reshard(w, compute), nnx.state(head))
+    laid_out = build.abstract_head(head.config, compute, head.tokens)
+    return nnx.merge(nnx.graphdef(laid_out), concrete(weights, mesh))
 
 
 def abstract_prompts(

@@ -59,6 +59,8 @@ class Look:
     completions: Completions  # of all samples, on the host
     is_last: bool  # whether all have ended
     decode_steps: int
+    # With guesses: in how many of the steps each slot had a sample, int32[slots].
+    passes: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,18 +119,18 @@ class Sampler:
         """Yields what has ended, while the devices sample on; the last look has everything."""
         count = len(pending.examples) * self.group_size
         texts: list[str | None] = [None] * count
-        for completions, is_finished, decode_steps in pending.snapshots:
+        for completions, is_finished, decode_steps, passes in pending.snapshots:
             new = [i for i in np.flatnonzero(is_finished) if texts[i] is None]
             self._write_texts(new, completions, texts)
             is_last = bool(np.all(is_finished))
-            yield Look(new, texts, completions, is_last, decode_steps)
+            yield Look(new, texts, completions, is_last, decode_steps, passes)
 
     def wait(self, pending: PendingRollout) -> Look:
         """Waits for all samples, whose texts are left to `answers`: another rollout may start."""
         (last,) = collections.deque(pending.snapshots, maxlen=1)
-        completions, _, decode_steps = last
+        completions, _, decode_steps, passes = last
         texts = [None] * len(completions.lengths)
-        return Look([], texts, completions, True, decode_steps)
+        return Look([], texts, completions, True, decode_steps, passes)
 
     def answers(self, pending: PendingRollout, last: Look) -> list[Answered]:
         """Cuts the samples of the last look into groups, one for each prompt."""
@@ -137,9 +139,13 @@ class Sampler:
         self._write_texts(
             [i for i in range(count) if texts[i] is None], last.completions, texts
         )
-        # Each decode slot could have sampled a token in each step.
+        # Each decode slot could have had a sample in each step: with one token a step as many as
+        # there are tokens.
         slot_steps = (self.slots or count) * last.decode_steps
-        busy_slots = float(last.completions.lengths.sum() / slot_steps)
+        sampled = last.completions.lengths.sum()
+        passes = sampled if last.passes is None else last.passes.sum()
+        busy_slots = float(passes / slot_steps)
+        tokens_a_pass = None if last.passes is None else float(sampled / passes)
         groups = []
         for p, example in enumerate(pending.examples):
             rows = slice(p * self.group_size, (p + 1) * self.group_size)
@@ -151,6 +157,7 @@ class Sampler:
                     completions=completions,
                     texts=texts[rows],
                     busy_slots=busy_slots,
+                    tokens_a_pass=tokens_a_pass,
                 )
             )
         return groups
@@ -168,9 +175,9 @@ class Sampler:
         """Starts sampling, then yields snapshots of it.
 
         The first yield is None, as soon as the work is on the devices. Each later one is
-        (completions, finished bool[N], decode steps) on the host: one at the end, or, with fewer
-        slots than samples, SNAPSHOTS of them. The devices go on sampling while the caller works on
-        a snapshot.
+        (completions, finished bool[N], decode steps, passes) on the host: one at the end, or, with
+        fewer slots than samples, SNAPSHOTS of them. The devices go on sampling while the caller
+        works on a snapshot. passes: see `Look`.
         """
         count = len(prompts.tokens) * self.group_size
         self.sampling.check(model.config, prompts.tokens.shape[1])
@@ -187,6 +194,7 @@ class Sampler:
             group_size=self.group_size,
             slots=self.slots,
             sampling=self.sampling,
+            drafts=info.drafter is not None,
         )
 
         temperature = None
@@ -198,12 +206,13 @@ class Sampler:
             """Decodes until so many of the samples are finished."""
             limit = jnp.int32(np.int32(info.token_limit))
             goal = jnp.int32(np.int32(finished))
-            bounds = (limit, goal, temperature)
+            bounds = (limit, goal, temperature, info.drafter)
             return decode(model, state, info.key, *bounds, sampling=self.sampling)
 
         def copy_to_host(state):
             # Copies: the arrays of the state itself are donated to the next call.
-            arrays = fetch((state.completions, state.finished, state.step))
+            progress = (state.finished, state.step, state.passes)
+            arrays = fetch((state.completions, *progress))
             return jax.tree.map(np.array, arrays)
 
         parts = SNAPSHOTS if 0 < self.slots < count else 1

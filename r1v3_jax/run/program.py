@@ -14,7 +14,8 @@ class Program:
     name: str  # of the jitted function
     lower: Callable[[], jax.stages.Lowered]
     # "probe" for the rollout programs of a probe, "reference" for a reference of another size,
-    # "helper" for the model that a term of the reward asks, with the term's name as size.
+    # "helper" for the model that a term of the reward asks, with the term's name as size, "drafts"
+    # for a draft head's own.
     use: str = ""
     size: str = ""  # of its prompts, "1024x128", if it is compiled for several
     calls: int = 1  # in a step of full size
@@ -35,7 +36,7 @@ class Program:
     def function(label: str) -> str:
         """Returns the name of the jitted function of a label."""
         name = label.partition("@")[0]
-        for use in ("probe_", "reference_", "helper_"):
+        for use in ("probe_", "reference_", "helper_", "drafts_"):
             name = name.removeprefix(use)
         return name
 

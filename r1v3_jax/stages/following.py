@@ -1,9 +1,8 @@
-"""A reference that follows the policy: an average of its weights, saved with the training state.
+"""A reference that follows the policy: an average of its weights.
 
 GRPO-CARE (arXiv 2506.16141) has one with decay 0.995 every 10 steps.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -12,45 +11,7 @@ from flax import nnx
 
 from r1v3_jax.config import GRPO
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.run.checkpoints import States
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
-from r1v3_jax.stages.loop import Resume, newest, resumed
-from r1v3_jax.train.update import TrainState, release
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Followed:
-    """A training state, and the reference that follows its weights."""
-
-    state: TrainState
-    reference: R1V3
-
-
-def saved_state(
-    config: GRPO, state: TrainState, reference: R1V3 | None
-) -> TrainState | Followed:
-    """Returns what is saved of a stage: with a reference that follows, both."""
-    return Followed(state, reference) if config.follows else state
-
-
-def newest_of_both(
-    config: GRPO, states: States, state: TrainState, reference: R1V3 | None
-) -> tuple[TrainState, R1V3 | None, Resume]:
-    """Returns the newest good state on disk, its reference and where it stands.
-
-    Without one, or with a reference that stays as it is, what was given is returned for it.
-    """
-    if not config.follows:
-        state, resume = newest(states, state)
-        return state, reference, resume
-    saved = states.newest(Followed(state, reference))
-    if saved is None:
-        return state, reference, Resume()
-    release(state.model)
-    release(reference)
-    step, both, extra = saved
-    return both.state, both.reference, resumed(step, extra)
 
 
 def followed(

@@ -34,12 +34,11 @@ from r1v3_jax.run.context import Context
 from r1v3_jax.run.program import Program, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
+from r1v3_jax.stages.drafting import Drafting, abstract_drafts, drafting_programs
 from r1v3_jax.stages.entropy_bonus import EntropyBonus
 from r1v3_jax.stages.following import (
     followed,
     following_programs,
-    newest_of_both,
-    saved_state,
 )
 from r1v3_jax.stages.helpers import (
     check_helpers,
@@ -47,6 +46,7 @@ from r1v3_jax.stages.helpers import (
     make_helpers,
     resident_helpers,
 )
+from r1v3_jax.stages.kept import newest_of_all, saved_state
 from r1v3_jax.stages.ledger import Ledger
 from r1v3_jax.stages.loop import Loop, StepWork, check_sources
 from r1v3_jax.stages.probe import Probe, make_sampler
@@ -84,7 +84,11 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     state = create(model, optimizer, what_learns(config))
     del model  # its arrays belong to `state` now, and the first update donates them
     states = context.training_states(name)
-    state, reference, resume = newest_of_both(config, states, state, reference)
+    drafting = Drafting(context, config)
+    kept, resume = newest_of_all(config, states, state, reference, drafting.state)
+    state = kept.state
+    reference = kept.reference
+    drafting.go_on(kept.drafts, resume.tokens_a_pass)
     sampler = make_sampler(context, config, make_helpers(context, config))
     writer = SampleWriter(context, name, config)
     probe = Probe(context, name, config, resume.checkpoints, writer)
@@ -99,7 +103,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
         contextlib.closing(writer),
         Loop(context, name, config, states, resume) as loop,
     ):
-        rollouts = Rollouts(context, config, loop, sampler, questions)
+        rollouts = Rollouts(context, config, loop, sampler, questions, drafting)
         for step in range(resume.step, config.steps):
             if not every_program(name, config) <= context.compiles.done:
                 loop.watchdog.may_compile()
@@ -109,6 +113,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
                 collected = rollouts.collect(step, state.model)
                 ledger.add(step, collected.consumed.drops)
                 bonus.measure(collected.groups)
+                drafting.measure(collected.groups)
                 host_batch = batch_of(context, config, step, collected.groups, bonus)
                 batch = place(context, host_batch)
 
@@ -125,13 +130,16 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if problem:
                 loop.skip(step, problem, host_batch)
             else:
+                taught = drafting.learn(step, state.model, batch)
                 state, learnt = learn(loop, step, state, batch, update, config)
+                learnt |= taught
             reference = followed(config, step, reference, state.model)
 
             # 3. Measure: this step's samples, and now and then the policy on fixed questions.
             metrics = learnt | ledger.metrics() | speed(loop.timer, config, collected)
             metrics |= sample_metrics(config, step, collected, host_batch)
             metrics |= probe.entropies(collected.groups) | bonus.metrics()
+            metrics |= drafting.metrics()
             if probe.is_due(step):
                 with loop.timer("probe"), loop.watchdog.slow():
                     metrics |= probe.measure(step, state.model)
@@ -140,14 +148,18 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             loop.log(step, metrics)
             context.compiles.after(*programs_of(name, collected, host_batch, metrics))
             writer.write(step, collected.groups, batch, loop)
-            position = position_after(collected, ledger, probe, bonus)
-            saved = saved_state(config, state, reference)
+            position = position_after(collected, ledger, probe, bonus, drafting)
+            saved = saved_state(config, state, reference, drafting.state)
             loop.end(step, saved, position, can_go_on=rollouts.are_done)
     return probe.choose(state)
 
 
 def position_after(
-    collected: Collected, ledger: Ledger, probe: Probe, bonus: EntropyBonus
+    collected: Collected,
+    ledger: Ledger,
+    probe: Probe,
+    bonus: EntropyBonus,
+    drafting: Drafting,
 ) -> dict:
     """Returns where the stage goes on after a step, the fields of `Resume`.
 
@@ -158,6 +170,7 @@ def position_after(
         "dropped": ledger.counts,
         "checkpoints": [*probe.checkpoints],
         "entropy_coef": bonus.coefficient,
+        "tokens_a_pass": drafting.tokens_a_pass,
     }
 
 
@@ -324,7 +337,8 @@ def programs_of(
     lengths = {*collected.lengths}
     if collected.ahead is not None:
         lengths.add(collected.ahead.length)
-    programs = [f"{name}/rollout/{length}" for length in lengths]
+    guessed = "with_guesses/" if metrics.get("drafts/used") else ""
+    programs = [f"{name}/rollout/{guessed}{length}" for length in lengths]
     if "loss" in metrics:
         programs.append(f"{name}/update/{padded_length(batch)}")
     if "eval/accuracy" in metrics:
@@ -375,7 +389,8 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     reference = resident_reference(config, stage, model, mesh)
     helpers = resident_helpers(config, stage, mesh)
     # Bytes that are on a chip all the time.
-    kept = shard_bytes(state) + reference + helpers
+    drafts = shard_bytes(abstract_drafts(config, stage, mesh))
+    kept = shard_bytes(state) + reference + helpers + drafts
     sampling = SamplingParams(
         max_tokens=stage.max_completion_tokens,
         temperature=value(stage.temperature, progress=1.0),
@@ -406,7 +421,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         resident = {
             "score": kept - weights + ahead,
             "reference_score": kept - reference + ahead,
-            "update": reference + helpers + ahead,
+            "update": reference + helpers + drafts + ahead,
         }
         return [dataclasses.replace(p, resident=resident[p.label]) for p in table]
 
@@ -422,6 +437,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         table += probe_programs(config, stage, mesh, sampling, model, kept + ahead)
 
     # 3. Learn, at full size; then the reference follows.
+    table += drafting_programs(config, stage, mesh, sampling, model, kept + ahead)
     table += learn_from(*full)
     rest = kept - weights - reference + ahead
     table += following_programs(stage, mesh, model, rest)

@@ -26,6 +26,8 @@ class Resume:
     checkpoints: list = dataclasses.field(default_factory=list)
     # GRPO: the coefficient of an adaptive entropy bonus; None: where it begins.
     entropy_coef: float | None = None
+    # GRPO: what a pass yielded in the last rollout with guesses.
+    tokens_a_pass: float = 1.0
     # Preference: the mean of rewards up to here, and over how many steps.
     reward_mean: float = 0.0
     reward_steps: int = 0
@@ -194,6 +196,8 @@ class Loop:
             with self.watchdog.slow():
                 self.logger.sync()
                 self.states.save(step + 1, state, {**extra, "skipped": self.skipped})
+                # The first save has small programs of its own, for shapes that are new.
+                self.context.compiles.after(f"{self.stage}/save")
                 if leaves:
                     self.states.wait()
         if leaves:

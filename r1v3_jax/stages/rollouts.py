@@ -8,6 +8,7 @@ from r1v3_jax.rollout.collect import Collected, begin, collect
 from r1v3_jax.rollout.in_flight import InFlight
 from r1v3_jax.rollout.sampler import GroupSampler, PendingRollout
 from r1v3_jax.run.context import Context
+from r1v3_jax.stages.drafting import Drafting
 from r1v3_jax.stages.loop import Loop
 from r1v3_jax.types import StepInfo
 
@@ -22,12 +23,14 @@ class Rollouts:
         loop: Loop,
         sampler: GroupSampler,
         questions: Reader,
+        drafting: Drafting,
     ):
         self.context = context
         self.config = config
         self.loop = loop
         self.sampler = sampler
         self.questions = questions
+        self.drafting = drafting
         self.pending: PendingRollout | None = (
             None  # the next step's, if it is under way
         )
@@ -82,4 +85,5 @@ class Rollouts:
             token_limit=config.token_limit(step),
             progress=progress,
             temperature=config.temperature(progress) if moves else None,
+            drafter=self.drafting.head(step),
         )

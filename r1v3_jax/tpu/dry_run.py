@@ -31,6 +31,7 @@ from r1v3_jax.tpu.chips import CHIPS
 from r1v3_jax.tpu.compiled import Compiled
 from r1v3_jax.tpu.compiler import GIB, outcome_of, stopped
 from r1v3_jax.tpu.estimate import estimate
+from r1v3_jax.tpu.guesses import guessed_step
 from r1v3_jax.tpu.lengths import Lengths, drawn
 from r1v3_jax.tpu.published import decoding, decoding_line
 from r1v3_jax.tpu.uneven import slower_slots, uneven_line, uneven_step
@@ -165,6 +166,14 @@ def sampled_step(
         print(uneven_line(name, uneven))
         rates = measured_rates(config, name, uneven, lengths)
         found["with_lengths"] = uneven | {"at_measured_rates": rates}
+    if config.stages[name].draft is not None:
+        guessed = guessed_step(config, name, step, programs, None)
+        print(guessed["sentence"])
+        found["with_guesses"] = guessed
+        if lengths is not None:
+            guessed = guessed_step(config, name, uneven, programs, lengths)
+            print(guessed["sentence"])
+            found["with_lengths"]["with_guesses"] = guessed
     if config.stages[name].slots:
         other = all_at_once(config, name, mesh, job, full)
         slots = slower_slots(config, name, programs["decode"], other, lengths)

@@ -57,8 +57,10 @@ def base_of(stage, model: R1V3, origin: str) -> Base:
     learns = what_learns(stage)
 
     def holds(name: str) -> bool:
-        # ".model.language.blocks.q.value" of a state, ".language.blocks.q.value" of a model alone.
-        path = tuple(name.strip(".").removeprefix("model.").split("."))
+        # ".language.blocks.q.value" of a model alone, ".model.language..." of a training state, and
+        # ".state.model.language..." of one with a draft head beside it.
+        name = name.strip(".").removeprefix("state.").removeprefix("model.")
+        path = tuple(name.split("."))
         return path[0] in PARTS.values() and not learns(path, None)
 
     return Base(origin, checksum(nnx.state(model)), holds)

@@ -97,6 +97,17 @@ def sample_logprobs(
 
     float32[B, T] each. read: the prompts, as `read_prompts` returns them.
     """
+    hidden = hidden_before(model, read, rows)
+    return model.logprobs(hidden, rows.tokens, temperature=temperature)
+
+
+def hidden_before(
+    model: R1V3, read: tuple[jax.Array, PromptCache], rows: SampleRows
+) -> jax.Array:
+    """Returns the hidden states that predict each token of a micro-batch, float[B, T, D].
+
+    read: the prompts, as `read_prompts` returns them.
+    """
     last, cache = read
     hidden = model.extend(
         rows.tokens, rows.positions, rows.segment_ids, cache, rows.prompt_of_row
@@ -107,5 +118,4 @@ def sample_logprobs(
     segment_before = jnp.roll(rows.segment_ids, 1, axis=1).at[:, 0].set(0)
     begins_sample = (rows.segment_ids != segment_before)[..., None]
     last = repeat_rows(take_rows(last, rows.prompt_of_row), len(hidden))[:, None]
-    hidden_before = jnp.where(begins_sample, last, jnp.roll(hidden, 1, axis=1))
-    return model.logprobs(hidden_before, rows.tokens, temperature=temperature)
+    return jnp.where(begins_sample, last, jnp.roll(hidden, 1, axis=1))

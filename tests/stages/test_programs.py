@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1v3_jax.config import Collect, load_config
+from r1v3_jax.config import Collect, Draft, load_config
 from r1v3_jax.distill.keeps import Rates
 from r1v3_jax.losses import Clipped, Truncated
 from r1v3_jax.losses.schedules import Decay, DipAndRise, Line
@@ -17,7 +17,7 @@ from r1v3_jax.rollout import texts
 from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, kinds, sft
-from r1v3_jax.train import policy_gradient
+from r1v3_jax.train import draft_head, policy_gradient
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +82,19 @@ def test_a_collection_asks_a_stage_of_any_name(config):
     assert names == ["reshard", "encode_images", "prefill", "decode"]
 
 
-@pytest.mark.parametrize("in_flight", [0, 8])
-def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch, in_flight):
-    """A run that samples a step ahead, and one with two batches under way."""
+# A run that samples a step ahead, one with two batches under way, and one that guesses in step 0.
+WAYS = {
+    "ahead": {},
+    "in flight": {"in_flight": 8, "off_policy_steps": 0, "temperature": 0.8},
+    "guesses": {"draft": Draft(tokens=2, pays_from=2.0), "buckets": ()},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch, way):
     ran = []
-    if in_flight:
-        under_way = dataclasses.replace(
-            config.stages["grpo"],
-            in_flight=in_flight,
-            off_policy_steps=0,
-            temperature=0.8,
-        )
-        config = config.with_stages(grpo=under_way)
+    grpo_stage = dataclasses.replace(config.stages["grpo"], **WAYS[way])
+    config = config.with_stages(grpo=grpo_stage)
 
     def watch(module, name):
         function = getattr(module, name)
@@ -111,7 +112,7 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch, in_flig
         (policy_gradient, "score"), (sft, "validation_loss"),
     ):  # fmt: skip
         watch(module, name)
-    for stage in (grpo, sft):
+    for stage in (grpo, sft, draft_head):
         make = stage.make_update
 
         def watched_update(config, make=make):
@@ -127,14 +128,17 @@ def test_the_table_is_what_a_run_compiles(config, tmp_path, monkeypatch, in_flig
     pipeline.run(config, tmp_path, quiet=True)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     steps = [line for line in map(json.loads, lines) if line["stage"] == "grpo"]
-    assert [line["prompts/padded_length"] for line in steps] == [26, 24]
+    lengths = [26, 24] if grpo_stage.buckets else [26, 26]
+    assert [line["prompts/padded_length"] for line in steps] == lengths
+    if grpo_stage.draft:
+        assert [line["drafts/used"] for line in steps] == [1, 0]
     # Step 1 of 2 is at half of the run.
     numbers = {
         "number/loss.high": (0.2, 0.3),
         "number/kl_coef": (0.05, 0.1 * 2 / 7),
         "number/entropy_coef": (0.01, 0.01 * 0.9**50),
     }
-    if not in_flight:
+    if not grpo_stage.in_flight:
         numbers["number/temperature"] = (1.0, 0.8)
     for name, (first, second) in numbers.items():
         assert [line[name] for line in steps] == pytest.approx([first, second])

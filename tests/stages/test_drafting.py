@@ -1,0 +1,152 @@
+"""A stage with a draft head: the same run as without, resumption, when guesses stop, refusals."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from r1v3_jax.config import Draft, LoRA, Optimizer, load_config
+from r1v3_jax.losses import Truncated
+from r1v3_jax.pipeline import pipeline, preflight
+from r1v3_jax.rewards import score
+from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
+from r1v3_jax.run import metrics
+from r1v3_jax.stages import grpo
+from r1v3_jax.stages.drafting import Drafting
+
+# A head that has learnt nothing guesses right where the policy has learnt nothing either: both are
+# nearly uniform, and draw with the same numbers. So guesses pay in every step.
+DRAFT = Draft(tokens=3, pays_from=1.2, optimizer=Optimizer(lr=1e-2))
+
+
+@pytest.fixture(scope="module")
+def config():
+    smoke = load_config("digits_smoke")
+    stage = dataclasses.replace(
+        smoke.stages["grpo"],
+        steps=3,
+        evaluate_every=0,
+        checkpoint_every=1,
+        max_completion_tokens=20,
+        optimizer=Optimizer(lr=1e-2),
+        draft=DRAFT,
+    )
+    evaluate = dataclasses.replace(
+        smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()
+    )
+    first = dataclasses.replace(smoke.stages["cold_start"], steps=1, validate_every=0)
+    return dataclasses.replace(
+        smoke,
+        stages={"cold_start": first, "grpo": stage},
+        evaluate=evaluate,
+        mesh=(1, 2, 1),
+    )
+
+
+def half_right(texts, *_, **__):
+    """Verdicts by the length of a text: the model has learnt nothing."""
+    verdicts = (Verdict.RIGHT, Verdict.WRONG)
+    return [Check(verdicts[len(text) % 2], "7", "equal") for text in texts]
+
+
+def export_of(workdir):
+    """The bits of the weights that a run hands on."""
+    return (workdir / "export/model.safetensors").read_bytes()
+
+
+def lines_of(workdir):
+    """The metrics of the stage, step by step."""
+    return [line for line in metrics.read(workdir) if line["stage"] == "grpo"]
+
+
+def varied(config, **changes):
+    stage = dataclasses.replace(config.stages["grpo"], **changes)
+    return config.with_stages(grpo=stage)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lora": LoRA(rank=2), "trainable": "llm"},
+    ],
+    ids=["as it is", "adapters"],
+)
+def test_a_run_with_guesses_is_the_run_without(config, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(score, "verify_all", half_right)
+    runs = {
+        "without": varied(config, draft=None, **changes),
+        "with": varied(config, **changes),
+    }
+    for name, run in runs.items():
+        preflight.check(run)
+        pipeline.run(run, tmp_path / name, quiet=True)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["compiles_after_warmup"] == 0
+    assert export_of(tmp_path / "with") == export_of(tmp_path / "without")
+    without = lines_of(tmp_path / "without")
+    guessed = lines_of(tmp_path / "with")
+    for name in ("reward", "completions/mean_length", "grad_norm"):
+        assert [line[name] for line in guessed] == [line[name] for line in without]
+    assert all(line["drafts/used"] == 1 for line in guessed)
+    assert all(1.2 < line["drafts/tokens_a_pass"] <= 3 for line in guessed)
+    assert not any("drafts/used" in line for line in without)
+
+
+def test_a_run_with_a_head_resumes_in_the_same_bits(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "verify_all", half_right)
+    pipeline.run(config, tmp_path / "whole", quiet=True)
+    learn = grpo.learn
+
+    def stops(loop, step, *args):
+        if step == 2 and not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            raise KeyboardInterrupt
+        return learn(loop, step, *args)
+
+    monkeypatch.setattr(grpo, "learn", stops)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(config, tmp_path / "cut", quiet=True)
+    pipeline.run(config, tmp_path / "cut", quiet=True)
+    assert export_of(tmp_path / "cut") == export_of(tmp_path / "whole")
+    # The head too went on from where it was: its loss is the same number.
+    last = [lines_of(tmp_path / name)[-1] for name in ("whole", "cut")]
+    for name in ("drafts/loss", "drafts/tokens_a_pass", "reward"):
+        assert last[0][name] == last[1][name], name
+
+
+def test_guesses_stop_where_they_do_not_pay_and_are_tried_again(config):
+    stage = dataclasses.replace(
+        config.stages["grpo"], draft=Draft(tokens=2, pays_from=1.5, retry_every=4)
+    )
+    context = SimpleNamespace(run=dataclasses.replace(config, mesh=(1, 1, 1)))
+    drafting = Drafting(context, stage)
+    measured = [1.2, None, None, None, 1.6, 1.5, 1.4, None, 1.1, None]
+    used = []
+    for step, tokens_a_pass in enumerate(measured):
+        used.append(drafting.head(step) is not None)
+        drafting.measure([SimpleNamespace(tokens_a_pass=tokens_a_pass)])
+    # Steps 0, 4 and 8 are tries; 5 and 6 go on, as 4 and 5 have paid.
+    assert np.flatnonzero(used).tolist() == [0, 4, 5, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c: Draft(tokens=1), "Draft.tokens is 1; it must be 2, 3 or 4"),
+        (lambda c: Draft(tokens=5), "it must be 2, 3 or 4"),
+        (lambda c: Draft(pays_from=0.5), "a pass yields one token in any case"),
+        (lambda c: Draft(pays_from=2.5), "no pass yields more than 2; 1.3 would do"),
+        (
+            lambda c: varied(
+                c, in_flight=8, prompts=4, correction=Truncated(2.0)
+            ).check(),
+            "in_flight = 0 or draft = None would do",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(config, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(config)
