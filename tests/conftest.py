@@ -35,6 +35,7 @@ DEAR = {
     "faults/test_many_stages.py": 230,
     "faults/test_processes.py": 200,
     "faults/test_kills.py": 150,
+    "faults/test_in_flight_kills.py": 120,
     "faults/test_numbers.py": 110,
     "pipeline/test_pipeline.py": 95,
     "faults/test_two_processes.py": 60,

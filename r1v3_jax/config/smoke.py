@@ -104,6 +104,7 @@ def _cut_down_stage(stage):
             "prompts": PROMPTS,
             "group_size": GROUP_SIZE,
             "slots": 0,
+            "in_flight": PROMPTS * (stage.in_flight // stage.prompts),
             "tiles": _share(stage.tiles, PROMPTS, stage.prompts),
         }
     return dataclasses.replace(stage, **changes)

@@ -77,6 +77,9 @@ def attend(
     check(q.dtype, k_cache, v_cache)
     size = block_size(K, S, H, q.dtype.itemsize, block)
     lookup = () if rows is None else (order, rows)
+    # Queries that share a row fetch it once if it is one block.
+    is_shared = bool(lookup) and size == S
+    fetched = min(B, k_cache.shape[1]) if is_shared else B
 
     def block_of_slots(step, s, layer, lengths, *lookup):
         b = query_of_step(step, lookup)
@@ -111,7 +114,7 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary")
         ),
-        cost_estimate=_attend_cost(q, S),
+        cost_estimate=_attend_cost(q, S, fetched),
         name="decode_attend",
         interpret=interpret,
     )
@@ -120,10 +123,13 @@ def attend(
     return out, top[..., 0], total[..., 0]
 
 
-def _attend_cost(q: jax.Array, S: int) -> pl.CostEstimate:
-    """Returns what `attend` costs if all S slots of every row are in use."""
+def _attend_cost(q: jax.Array, S: int, fetched: int) -> pl.CostEstimate:
+    """Returns what `attend` costs if all S slots of every row are in use.
+
+    fetched: rows of the cache that come from memory.
+    """
     B, K, Q, H = q.shape
-    cache_bytes = 2 * B * K * S * H * q.dtype.itemsize
+    cache_bytes = 2 * fetched * K * S * H * q.dtype.itemsize
     # A query and its results: q and out are H wide, top and total are one float32 each.
     query_bytes = B * K * Q * (H * (q.dtype.itemsize + 4) + 8)
     return pl.CostEstimate(

@@ -68,6 +68,12 @@ REWARDED = (
         {"gap": "sampler_gap"},
     ),
     Plan(
+        "Tokens of older weights",
+        "With prompts in flight: how evenly tokens count, and how many are bounded or masked.",
+        "share of the tokens",
+        {"effective sample size": "ess", "bounded or masked": "masked"},
+    ),
+    Plan(
         "Groups that teach",
         "Groups with equal rewards teach nothing; mixed ones have right and wrong answers.",
         "share of the groups",

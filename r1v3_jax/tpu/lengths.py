@@ -9,6 +9,13 @@ goes on until the longest sample ends:
 
 The update runs fewer micro-batches, as many as its packed samples take. Prompts are full. Nothing
 is run: every figure is an estimate.
+
+With `GRPO.in_flight` a step lasts from the end of one batch's last sample to the end of the next
+one's, while the slots serve the batches behind it. Batches of two samples, 4 1, 2 1 and 3 1, in two
+slots, two batches under way: a slot takes the next sample where it is free.
+
+    slot 0   4 4 4 4 3 3 3     batch 0 ends at 4, batch 1 at 4, batch 2, which came at 4, at 7:
+    slot 1   1 2 2 1 1         steps of 4, 0 and 3 tokens
 """
 
 import dataclasses
@@ -23,6 +30,7 @@ from r1v3_jax.config import GRPO, Run
 from r1v3_jax.report.samples import read_briefs
 
 DRAWS = 16  # steps that are drawn; their mean is what is printed
+CARRIED = 64  # steps that are simulated with prompts in flight; the draws come again and again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +89,7 @@ def parse(text: str) -> Lengths:
 class Load:
     """What one decode does: its tokens, and the slots in use of its fullest group, summed."""
 
-    trips: int
+    trips: float
     slot_trips: float
 
 
@@ -107,6 +115,74 @@ def load(lengths: np.ndarray, slots: int = 0) -> Load:
     return Load(trips, float(most.sum()))
 
 
+def carried_loads(batches: list[np.ndarray], slots: int, under_way: int) -> list[Load]:
+    """Returns the loads of the steps that learn from these batches in turn, int[groups, samples].
+
+    slots: of a group. under_way: batches. A batch comes when the one so many before it is learnt
+    from; the last ones have none behind them.
+    """
+    # 1. Where each sample starts, and where each step ends.
+    groups = len(batches[0])
+    free = [[0] * slots for _ in range(groups)]  # when each slot is free
+    starts = []
+    ends = []
+    for number, batch in enumerate(batches):
+        came = ends[number - under_way] if number >= under_way else 0
+        begun = np.zeros_like(batch)
+        for (g, i), length in np.ndenumerate(batch):
+            begun[g, i] = max(heapq.heappop(free[g]), came)
+            heapq.heappush(free[g], int(begun[g, i] + length))
+        starts.append(begun)
+        ends.append(max(int(np.max(begun + batch)), *ends[-1:], 0))
+
+    # 2. The slots in use at each token: of a sample 0 at its start, one more at each token, and
+    #    none at its end. Summed twice, that is +1 behind its start, and what it had at its end.
+    most = np.zeros(ends[-1])
+    for g in range(groups):
+        start = np.concatenate([begun[g] for begun in starts])
+        length = np.concatenate([batch[g] for batch in batches])
+        slope = np.zeros(ends[-1] + 2)
+        np.add.at(slope, start + 1, 1)
+        np.add.at(slope, start + length, -1)
+        rise = np.cumsum(slope)
+        np.add.at(rise, start + length, 1 - length)
+        most = np.maximum(most, np.cumsum(rise)[: ends[-1]])
+    cuts = [0, *ends]
+    return [
+        Load(end - begin, float(most[begin:end].sum()))
+        for begin, end in itertools.pairwise(cuts)
+    ]
+
+
+def mean_load(stage: GRPO, steps: list[np.ndarray], data: int) -> Load:
+    """Returns the mean load of decoding, of steps with int[P, G] lengths on `data` groups.
+
+    With prompts in flight that of the steps between the first and the last ones, which have fewer
+    samples under way.
+    """
+    by_group = [step.reshape(data, -1) for step in steps]
+    if stage.in_flight:
+        under_way = stage.in_flight // stage.prompts
+        count = max(CARRIED, 4 * under_way)
+        batches = list(itertools.islice(itertools.cycle(by_group), count))
+        loads = carried_loads(batches, stage.decode_slots // data, under_way)
+        loads = loads[under_way:-under_way]
+    else:
+        loads = [load(step, stage.slots // data) for step in by_group]
+    trips = np.mean([done.trips for done in loads])
+    return Load(float(trips), float(np.mean([done.slot_trips for done in loads])))
+
+
+def drained_trips(stage: GRPO, steps: list[np.ndarray], data: int) -> float:
+    """Returns the tokens of a step with prompts in flight, over an interval between two saves."""
+    batches = [step.reshape(data, -1) for step in steps]
+    count = min(stage.checkpoint_every, stage.steps)
+    batches = list(itertools.islice(itertools.cycle(batches), count))
+    under_way = stage.in_flight // stage.prompts
+    loads = carried_loads(batches, stage.decode_slots // data, under_way)
+    return float(np.mean([done.trips for done in loads]))
+
+
 def starts_of(lengths: np.ndarray, slots: int) -> np.ndarray:
     """Returns int[samples], the token at which each sample of a group starts.
 
@@ -128,7 +204,7 @@ def cache_bytes(config: Run, stage: GRPO) -> float:
     """Returns the bytes of the samples' own keys and values on a chip, all slots."""
     text = config.model.text
     data, fsdp, tensor = config.mesh
-    rows = (stage.slots or stage.prompts * stage.group_size) / data
+    rows = stage.decode_slots / data
     heads = text.kv_heads / (fsdp * tensor)
     itemsize = np.dtype(np.float32).itemsize // (
         2 if config.compute.dtype == "bfloat16" else 1
@@ -165,14 +241,9 @@ def decode_seconds(
     slots.
     """
     data = config.mesh[0]
-    capacity = (stage.slots or stage.prompts * stage.group_size) // data
-    capacity *= stage.max_completion_tokens
-    seconds = []
-    for step in steps:
-        by_group = step.reshape(data, -1)
-        done = load(by_group, stage.slots // data)
-        seconds.append(done.trips * (trip - cache) + done.slot_trips / capacity * cache)
-    return float(np.mean(seconds))
+    capacity = stage.decode_slots // data * stage.max_completion_tokens
+    done = mean_load(stage, steps, data)
+    return done.trips * (trip - cache) + done.slot_trips / capacity * cache
 
 
 def mean_and_cut(steps: list[np.ndarray], limit: int) -> tuple[float, float]:

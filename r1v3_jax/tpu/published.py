@@ -216,10 +216,10 @@ def decoding(config: Run, stage: GRPO, steps: list[np.ndarray]) -> dict:
     """
     chip = CHIPS[topology.parse(config.topology).kind]
     data, fsdp, tensor = config.mesh
-    samples = stage.slots or stage.prompts * stage.group_size
-    rows = samples // data
+    rows = stage.decode_slots // data
     # Samples of a prompt share its keys.
-    prompts = stage.prompts // data * stage.max_prompt_tokens
+    under_way = stage.in_flight or stage.prompts
+    prompts = under_way // data * stage.max_prompt_tokens
 
     def seconds(slots: float) -> float:
         return by_bytes(

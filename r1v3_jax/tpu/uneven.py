@@ -43,7 +43,15 @@ def uneven_step(
         seconds[label] = once * entry.program.calls
     mean, cut = uneven.mean_and_cut(steps, stage.max_completion_tokens)
     total = sum(seconds.values())
+    saves = {}
+    if stage.in_flight:
+        data = config.mesh[0]
+        steady = uneven.mean_load(stage, steps, data).trips
+        # Before a save fewer samples are under way: more tokens a step, each about as long.
+        longer = uneven.drained_trips(stage, steps, data) / steady
+        saves["with_saves"] = total + seconds["decode"] * (longer - 1)
     return {
+        **saves,
         "lengths": lengths.name,
         "mean_tokens": mean,
         "cut": cut,
@@ -70,10 +78,15 @@ def decode_of(
 def uneven_line(name: str, step: dict) -> str:
     """Formats the figures of `uneven_step`, in one line."""
     parts = [f"{label} {seconds:.2f}" for label, seconds in step["seconds"].items()]
+    saves = ""
+    if "with_saves" in step:
+        saves = (
+            f"; {step['with_saves']:.1f} s on average over the steps between two saves"
+        )
     return (
         f"{name}: with samples of {step['lengths']} (mean {step['mean_tokens']:,.0f} tokens, "
         f"{step['cut']:.0%} cut) a step takes {step['step_seconds']:.1f} s by estimate "
-        f"({', '.join(parts)}); {step['tokens_per_second']:,.0f} tokens/s"
+        f"({', '.join(parts)}); {step['tokens_per_second']:,.0f} tokens/s{saves}"
     )
 
 

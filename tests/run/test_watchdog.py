@@ -25,6 +25,7 @@ from r1v3_jax.stages.loop import Loop, Resume
         ({"entropy": 5.5}, ["entropy_explosion"]),
         ({"frac_reward_zero_std": 0.95}, ["zero_signal"]),
         ({"sampler_gap": 0.2}, ["sampler_gap"]),
+        ({"ess": 0.4}, ["ess"]),
         ({"completions/clipped_ratio": 0.6}, ["clipped_length"]),
         ({"reward_errors/says_why": 3}, ["failed_term"]),
         ({"entropy": 1.0, "frac_reward_zero_std": 0.5, "sampler_gap": 1e-4}, []),
@@ -37,11 +38,13 @@ def test_alarms_written_out(metrics, expected):
 
 def test_a_threshold_of_0_never_rings():
     names = "entropy_below entropy_above zero_signal_above sampler_gap_above clipped_above".split()
+    names.append("ess_below")
     silent = Health(**dict.fromkeys(names, 0.0))
     every = {
         "entropy": 9.0,
         "frac_reward_zero_std": 1.0,
         "sampler_gap": 9.0,
+        "ess": 0.0,
         "completions/clipped_ratio": 1.0,
     }
     assert (

@@ -250,7 +250,7 @@ def test_slots_and_static_batches_sample_as_many(one_device):
         BLIND, prompts=8, group_size=4, prompt_tokens=4, new_tokens=64, shortest=2
     )
     bench = parts.Bench(shape, slots=8)
-    bench.run(["sampler", "static"], runs=1)
+    bench.run(["sampler", "static", "carried"], runs=2)
     timings = bench.report()["timings"]
     slots = timings["sampler"]
     static = timings["static"]
@@ -260,6 +260,10 @@ def test_slots_and_static_batches_sample_as_many(one_device):
     # A batch of 8 runs to its longest sample, log-uniform from 2 to 64; a freed slot is taken.
     assert static["busy"] < slots["busy"] <= 1
     assert static["busy"] < 0.6
+    # No slot waits for the last samples of a step.
+    carried = timings["carried"]
+    assert carried["busy"] == timings["carried_rollout"]["busy"] > slots["busy"]
+    assert timings["carried_update"]["runs"] == 2
 
 
 def test_the_share_of_slots_in_use_by_hand():

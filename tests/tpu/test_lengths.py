@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from r1v3_jax.config import load_config
+from r1v3_jax.losses import Truncated
 from r1v3_jax.run.program import Program
 from r1v3_jax.tpu import lengths, uneven
 from r1v3_jax.tpu.chips import CHIPS
@@ -66,6 +67,79 @@ def test_loads_are_those_of_a_loop_over_tokens():
             for t in range(longest)
         )
         assert lengths.load(table, slots) == lengths.Load(longest, most)
+
+
+def test_carried_loads_by_hand():
+    """The example of the module, and its slots in use: 0 1 3 3 | 0 2 2 with 4 1, 2 1, 3 1."""
+    batches = [np.array([[4, 1]]), np.array([[2, 1]]), np.array([[3, 1]])]
+    loads = lengths.carried_loads(batches, 2, 2)
+    # Slot 0 has 0 1 2 3 | 0 1 2, slot 1 has 0 0 1 0 | 0.
+    assert loads == [
+        lengths.Load(4, 0 + 1 + 3 + 3),
+        lengths.Load(0, 0.0),
+        lengths.Load(3, 0 + 1 + 2),
+    ]
+
+
+def test_carried_loads_are_those_of_a_loop_over_tokens():
+    """Two ways that agree: this simulates every token of every slot, on two groups."""
+    random = np.random.default_rng(5)
+    batches = [random.integers(1, 20, (2, 6)) for _ in range(7)]
+    slots, under_way = 4, 3
+    slot = [[None] * slots for _ in range(2)]  # [batch, tokens so far, length]
+    waiting = [[], []]
+    left = [batch.size for batch in batches]
+    came = 0
+    expected = []
+    for step in range(len(batches)):
+        for number in range(came, min(step + under_way, len(batches))):
+            for g in range(2):
+                waiting[g] += [(number, length) for length in batches[number][g]]
+            came = number + 1
+        trips = slot_trips = 0
+        while left[step]:
+            in_use = [0, 0]
+            for g in range(2):
+                for i in range(slots):
+                    if slot[g][i] is None and waiting[g]:
+                        number, length = waiting[g].pop(0)
+                        slot[g][i] = [number, 0, length]
+                in_use[g] = sum(s[1] for s in slot[g] if s)
+            trips += 1
+            slot_trips += max(in_use)
+            for g in range(2):
+                for i, s in enumerate(slot[g]):
+                    if s:
+                        s[1] += 1
+                        if s[1] == s[2]:
+                            left[s[0]] -= 1
+                            slot[g][i] = None
+        expected.append(lengths.Load(trips, slot_trips))
+    assert lengths.carried_loads(batches, slots, under_way) == expected
+
+
+def test_full_samples_in_flight_take_what_a_step_takes():
+    full = [np.full((32, 32), 8192)]
+    carried = dataclasses.replace(
+        STAGE, in_flight=96, length_limit=0, correction=Truncated(2.0)
+    )
+    assert lengths.mean_load(carried, full, 16) == lengths.mean_load(STAGE, full, 16)
+
+
+def test_a_step_in_flight_is_as_long_as_its_share_of_the_tokens():
+    """At the pod's lengths: near the mean length, and more before a save."""
+    drawn = lengths.draws(STAGE, lengths.parse("2400,0.8"))
+    mean, _ = lengths.mean_and_cut(drawn, 8192)
+    trips = []
+    for under_way in (2, 4):
+        carried = dataclasses.replace(
+            STAGE, in_flight=32 * under_way, length_limit=0, correction=Truncated(2.0)
+        )
+        steady = lengths.mean_load(carried, drawn, 16).trips
+        # 20 steps from save to save: no fewer tokens than all samples have, in all slots.
+        assert mean < steady < lengths.drained_trips(carried, drawn, 16)
+        trips.append(steady)
+    assert trips[1] < 1.05 * mean < trips[0] < 8192 / 1.5
 
 
 def test_a_lognormal_has_its_median_and_is_cut_at_the_limit():

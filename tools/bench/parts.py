@@ -12,6 +12,8 @@ noise are replaced by a number computed from the sampled ids. Knows nothing of o
 
 import dataclasses
 import functools
+import itertools
+import math
 import os
 from collections.abc import Callable
 
@@ -24,15 +26,17 @@ from naive import naive_batch, naive_loss
 from naive_pairs import naive_pair_batch, naive_pair_loss, naive_score
 from shapes import RandomProcessor, Shape, count_down, example
 
-from r1v3_jax.config import GRPO, Preference
+from r1v3_jax.config import GRPO, Data, Preference
 from r1v3_jax.data import placement
 from r1v3_jax.data.prompts import prompt_batch
+from r1v3_jax.losses import Truncated
 from r1v3_jax.models import build
 from r1v3_jax.models.flops import num_params
 from r1v3_jax.processing.processor import EncodedPair
 from r1v3_jax.rewards.score import Score
 from r1v3_jax.rewards.verifiers.verdict import Verdict
 from r1v3_jax.rollout.group import Group
+from r1v3_jax.rollout.in_flight import InFlight
 from r1v3_jax.rollout.sampler import GroupSampler
 from r1v3_jax.rollout.texts import encode_images
 from r1v3_jax.run import metrics
@@ -47,6 +51,8 @@ from r1v3_jax.train.preference import pair_batch
 from r1v3_jax.train.update import create, gradients, make_update
 from r1v3_jax.types import PolicyBatch, PromptBatch, StepInfo
 
+CARRIED = 4  # steps' prompts under way
+
 
 class Bench:
     """A shape made ready, and the clock on it. slots: rows of a continuous batch; 0: none."""
@@ -55,6 +61,7 @@ class Bench:
         self.shape = shape
         self.clock = Clock()
         self.rollouts = 0  # sampled so far
+        self.in_flight = None  # of the part `carried`
         self.peak_rss_gib: dict[str, float] = {}  # after each part
         self.load = os.getloadavg()[0]
         self.processor = RandomProcessor(shape)
@@ -158,6 +165,32 @@ class Bench:
             with self.clock("batch"):
                 batch = self.place(policy_batch(groups, self.config, self.processor))
             self.learn("update", self.update, batch)
+
+    def carried(self) -> None:
+        """Times one GRPO step of which CARRIED steps' prompts are under way; the first fills up."""
+        if self.in_flight is None:
+            config = dataclasses.replace(
+                self.config,
+                in_flight=CARRIED * self.shape.prompts,
+                slots=self.sampler.slots,
+                correction=Truncated(2.0),
+            )
+            _, update = grpo.make_update(config)
+            questions = grpo.reader(config, self.processor, Data())
+            flight = InFlight(self.sampler, config, self.new_key(), lambda _: math.inf)
+            self.in_flight = (config, update, questions, flight, itertools.count())
+        config, update, questions, flight, steps = self.in_flight
+        info = StepInfo(next(steps), self.new_key(), self.shape.new_tokens)
+        with self.clock("carried") as whole:
+            with self.clock("carried_rollout") as run:
+                groups = flight.collect(self.state.model, questions, info).groups
+                groups = [with_scores(group) for group in groups]
+                run.tokens = sum(int(g.completions.lengths.sum()) for g in groups)
+                run.busy_slots = groups[0].busy_slots
+                whole.tokens = run.tokens
+                whole.busy_slots = run.busy_slots
+            batch = self.place(policy_batch(groups, config, self.processor))
+            self.learn("carried_update", update, batch)
 
     def profile(self) -> None:
         """Times the programs of a rollout without slots, one by one."""
@@ -283,11 +316,7 @@ class Bench:
         count = prompts or self.shape.prompts
         examples = [self.config.train(i) for i in range(start, start + count)]
         info = StepInfo(step=0, key=self.new_key(), token_limit=self.shape.new_tokens)
-        groups = []
-        for group in sampler.groups(model, examples, info):
-            scores = scores_of(group.completions)
-            groups.append(dataclasses.replace(group, scores=scores))
-        return groups
+        return [with_scores(group) for group in sampler.groups(model, examples, info)]
 
     def place(self, batch):
         """Puts a batch on the devices, and waits for it."""
@@ -337,11 +366,17 @@ PARTS = {
     "static": Bench.sample_static,
     "distinct": Bench.sample_distinct,
     "step": Bench.step,
+    "carried": Bench.carried,
     "profile": Bench.profile,
     "products": Bench.multiply,
     "naive": Bench.naive,
     "pairs": Bench.pairs,
 }
+
+
+def with_scores(group: Group) -> Group:
+    """Returns the group with scores that differ."""
+    return dataclasses.replace(group, scores=scores_of(group.completions))
 
 
 def scores_of(completions: Completions) -> list[Score]:
