@@ -113,6 +113,17 @@ SHAPES = {
         sigma=0.8,
         accumulate=8,
     ),
+    # A quarter of the samples, half as long: a step of a few seconds, as `carried` makes many.
+    "short_lengths": Shape(
+        _LANGUAGE_ONLY,
+        prompts=8,
+        group_size=8,
+        new_tokens=256,
+        shortest=8,
+        median=75.0,
+        sigma=0.8,
+        accumulate=2,
+    ),
     # A real model, for one accelerator.
     "internvl3_1b": Shape(
         INTERNVL3_1B,
