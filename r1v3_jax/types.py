@@ -117,9 +117,8 @@ class StepInfo:
     progress: float = 1.0  # of the stage, 0 to 1; some verifiers grow stricter with it
     # Of the samples, where it moves with the run; None: that of the sampler's settings.
     temperature: float | None = None
-    drafter: Any = (
-        None  # a `models.draft_head.DraftHead` for decoding; None: no guesses
-    )
+    # A `models.draft_head.DraftHead` laid out for decoding; None: nothing is guessed.
+    drafter: Any = None
 
 
 @jax.tree_util.register_dataclass

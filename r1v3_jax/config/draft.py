@@ -11,14 +11,16 @@ from r1v3_jax.fields import Limit, PositiveInt, at_least, check
 class Draft:
     """Exact speculation: several tokens a pass, guessed by a head that learns beside the policy.
 
-    Samples are the same with any guesses, token for token; only the time they take is not.
+    Samples are the same with any guesses, token for token; only the time they take is not. (A pass
+    of several tokens rounds its sums in another order, so a near tie may be decided otherwise:
+    hardly ever in float32, now and then in bfloat16.)
     """
 
     # T, tokens that a pass through the model reads: the drawn one and T - 1 guesses.
     tokens: Annotated[int, Limit(lambda n: 2 <= n <= 4, "2, 3 or 4")] = 2
     # Tokens that a pass has to yield for guesses to pay: what a pass of T tokens takes, over what
     # one of a single token does. The dry run prints it. A rollout below it is the last with
-    # guesses, until the next try.
+    # guesses, until the next try; with off_policy_steps the one under way has them still.
     pays_from: Annotated[float, at_least(1, "a pass yields one token in any case")] = (
         1.3
     )

@@ -195,6 +195,9 @@ class GRPO:
             "prompt_parts",
             "slots",
             "buckets",
+            # Of a draft head: when it is used, which changes no sample.
+            "pays_from",
+            "retry_every",
         }
     )
 

@@ -9,7 +9,7 @@ which rows are split, S slots for a prompt's tokens, C for those of an answer, R
     admit    rows and settings                 -> some of the B slots begin with that row
     run      up to R tokens of all B slots     -> what was sampled
 
-The work is that of training's sampler: `sampling.loop.advance` samples a token, and the key of
+The work is that of training's sampler: `sampling.advance.advance` samples a token, and the key of
 token t of sample i of a request is fold_in(fold_in(key(seed), i), t). So an answer depends on its
 request alone, not on its slot, its neighbours or the time.
 """

@@ -93,7 +93,8 @@ def is_cut(correction: Correction, factors: jax.Array, ratios: jax.Array) -> jax
     factors: what it returned; ratios: rho. One that keeps rho as it is cuts nothing.
     """
     if isinstance(correction, WholeSequence):
-        return factors >= correction.cap
+        # exp(log(3.5)) is a little less than 3.5 in float32.
+        return factors >= correction.cap * (1 - 1e-5)
     return factors != ratios
 
 

@@ -303,15 +303,15 @@ class Qwen2(nnx.Module):
         prompt: PromptCache,
         *,
         rows: jax.Array | None = None,
-        tokens_a_pass: int = 1,
+        several: bool = False,
         **sizes,
     ) -> Cache | JoinedCache:
         """Returns a cache without tokens for samples of these prompts; see `empty_cache`.
 
-        tokens_a_pass: more than 1 for `decode_several`.
+        several: whether it is for `decode_several`.
         """
         group_size = sizes.get("group_size", 1)
-        may_join = rows is None and tokens_a_pass == 1
+        may_join = rows is None and not several
         if may_join and is_joined(prompt, self.compute, group_size):
             return join(prompt, self.compute, **sizes)
         return empty_cache(prompt, self.compute, rows=rows, **sizes)

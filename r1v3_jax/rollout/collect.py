@@ -25,6 +25,8 @@ class Collected:
     counts: dict[str, float]
     lengths: list[int]  # to which the prompts of each pass were padded
     ahead: PendingRollout | None  # the next step's rollout, if it was started
+    # Tokens that were sampled in this step, where they are not those of its groups.
+    drawn: int | None = None
 
 
 def collect(

@@ -18,7 +18,7 @@ class Answered:
     prompt: Encoded
     completions: Completions  # tokens int32[G, C], lengths int32[G], ...
     texts: list[str]
-    # Tokens sampled in its rollout for each of the decode slots in each of the steps.
+    # Passes of samples in its rollout, for each of the decode slots in each of the steps.
     busy_slots: float = dataclasses.field(default=1.0, kw_only=True)
     # Tokens sampled in its rollout for each pass of a sample through the model; None: nothing was
     # guessed, and it is 1.

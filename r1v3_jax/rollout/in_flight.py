@@ -65,6 +65,9 @@ class InFlight:
         self.room = config.in_flight // config.prompts  # batches, K
         self.batches: collections.deque[Batch] = collections.deque()
         self.state: DecodeState | None = None
+        # Of the last step: the share of slots with a sample, and tokens drawn.
+        self.busy_slots = 1.0
+        self.drawn = 0
 
     def collect(self, model: R1V3, reader: Reader, info: StepInfo) -> Collected:
         """Lets prompts in, waits for the samples of the oldest and returns their scored groups."""
@@ -95,7 +98,7 @@ class InFlight:
         groups = [dataclasses.replace(g, busy_slots=self.busy_slots) for g in groups]
         counts = counts_of(groups, passes=1)
         counts |= ages(oldest.grown, step, self.config.updates_per_rollout)
-        return Collected(groups, consumed, counts, lengths, ahead=None)
+        return Collected(groups, consumed, counts, lengths, None, drawn=self.drawn)
 
     def admit(self, model: R1V3, reader: Reader, number: int) -> Consumed:
         """Puts the batch of this number, from 0 in the stage, into the state."""
@@ -145,8 +148,10 @@ class InFlight:
         yield before.completions, before.finished, 0, None
         after = self.look(oldest, samples)
         steps = int(after.step - before.step)
-        drawn = int(after.lengths.sum()) - int(before.lengths.sum())
-        self.busy_slots = drawn / (config.decode_slots * steps) if steps else 1.0
+        self.drawn = int(after.lengths.sum()) - int(before.lengths.sum())
+        # A step whose oldest had ended before has no idle slot either.
+        places = config.decode_slots * steps
+        self.busy_slots = self.drawn / places if steps else 1.0
         shards = model.compute.rules.shards("batch")
         by_batch = after.lengths.reshape(shards, self.room, -1).swapaxes(0, 1)
         by_batch = by_batch.reshape(self.room, samples)

@@ -46,7 +46,7 @@ class PendingRollout:
     encoded: list[Encoded]
     info: StepInfo
     length: int  # to which its prompts are padded
-    snapshots: Iterator  # see `Sampler.snapshots`; the first has been taken
+    snapshots: Iterator  # see `Sampler.snapshots`; its first yield has been taken
     consumed: Consumed = Consumed(0)  # what it took of a reader
 
 
@@ -141,7 +141,8 @@ class Sampler:
         )
         # Each decode slot could have had a sample in each step: with one token a step as many as
         # there are tokens.
-        slot_steps = (self.slots or count) * last.decode_steps
+        # None is decoded where all had ended in the steps before (`in_flight`).
+        slot_steps = max(1, (self.slots or count) * last.decode_steps)
         sampled = last.completions.lengths.sum()
         passes = sampled if last.passes is None else last.passes.sum()
         busy_slots = float(passes / slot_steps)

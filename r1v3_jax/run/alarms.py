@@ -52,9 +52,9 @@ def alarms(metrics: dict[str, float], config: Health) -> dict[str, str]:
         ),
         "ess": (
             metrics.get("ess", np.nan) < h.ess_below,
-            f"the effective sample size of tokens drawn by older weights fell below {h.ess_below} "
-            "of them: few of them decide the gradient; lower the learning rate or in_flight, or "
-            "mask with correction Masked(0.5, 2.0)",
+            f"the effective sample size of tokens drawn by older weights, before the correction, "
+            f"fell below {h.ess_below} of them: the policy has gone far from those that drew them; "
+            "lower the learning rate or in_flight",
         ),
         "clipped_length": (
             rises_above("completions/clipped_ratio", h.clipped_above),

@@ -3,7 +3,8 @@
 A guess is kept where it is the token that the policy draws there with the key that it always has.
 So a sample is the same, token for token, whatever is guessed and whoever guesses; guesses decide
 only how many passes it takes (speculative decoding; with a test of equality in place of one of
-ratios, a sample is not merely as probable as without it, but the same).
+ratios, a sample is not merely as probable as without it, but the same). Up to rounding: the sums of
+a pass of several tokens are taken in another order, and a near tie may be decided otherwise.
 """
 
 import dataclasses

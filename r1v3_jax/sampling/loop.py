@@ -118,7 +118,7 @@ def prefill(
         group_size=group_size,
         rows=rows,
         max_tokens=sampling.max_tokens,
-        tokens_a_pass=2 if drafts else 1,
+        several=drafts,
     )
 
     def of_samples(table, *axes):

@@ -69,7 +69,9 @@ class Queue:
 class DecodeState:
     """One decode in flight, in B slots."""
 
-    step: jax.Array  # int32[], tokens sampled so far in each slot
+    step: (
+        jax.Array
+    )  # int32[], passes so far: with one token a pass, tokens sampled in each slot
     logits: jax.Array  # float32[B, V], of the next token
     closed: jax.Array  # bool[B], True once the sample has closed its thinking
     idle: jax.Array  # bool[B], True where nothing is sampled: finished or empty

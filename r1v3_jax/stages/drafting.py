@@ -71,7 +71,8 @@ def abstract_drafts(config: Run, stage: GRPO, mesh) -> TrainState | None:
 class Drafting:
     """Hands rollouts the head, teaches it, and says when it is of no use.
 
-    Samples are the same with a head and without, so nothing that is learnt depends on it.
+    Samples are the same with a head and without, up to rounding (`sampling.drafts`), so nothing
+    that is learnt depends on it.
     """
 
     def __init__(self, context: Context, config: GRPO):
@@ -94,16 +95,20 @@ class Drafting:
         self.state = state
         self.tokens_a_pass = tokens_a_pass
 
-    def head(self, step: int) -> DraftHead | None:
-        """Returns the head for the rollout of a step; None: it is sampled without.
+    def has_guesses(self, step: int) -> bool:
+        """Tells whether a rollout for this step has guesses, by what is known now.
 
         With pays_from 1.3 and retry_every 10: in step 0, and as long as a pass yields 1.3 tokens;
         then again in the next step that 10 divides.
         """
         if self.state is None:
-            return None
+            return False
         is_tried = step % self.config.retry_every == 0
-        if not is_tried and self.tokens_a_pass < self.config.pays_from:
+        return is_tried or self.tokens_a_pass >= self.config.pays_from
+
+    def head(self, step: int) -> DraftHead | None:
+        """Returns the head for the rollout of a step; None: it is sampled without."""
+        if not self.has_guesses(step):
             return None
         return build.head_for_decoding(self.state.model)
 

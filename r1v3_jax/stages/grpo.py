@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from r1v3_jax.config import GRPO, Data, Run
 from r1v3_jax.data import placement
@@ -105,7 +106,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     ):
         rollouts = Rollouts(context, config, loop, sampler, questions, drafting)
         for step in range(resume.step, config.steps):
-            if not every_program(name, config) <= context.compiles.done:
+            guessed = drafting.has_guesses(step)
+            if not programs_ahead(name, config, guessed) <= context.compiles.done:
                 loop.watchdog.may_compile()
 
             # 1. Sample and score.
@@ -130,7 +132,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if problem:
                 loop.skip(step, problem, host_batch)
             else:
-                taught = drafting.learn(step, state.model, batch)
+                with loop.timer("teach") if config.draft else contextlib.nullcontext():
+                    taught = drafting.learn(step, state.model, batch)
                 state, learnt = learn(loop, step, state, batch, update, config)
                 learnt |= taught
             reference = followed(config, step, reference, state.model)
@@ -309,7 +312,10 @@ def speed(timer, config: GRPO, collected: Collected) -> dict:
     seconds = timer.values["time/rollout_s"]
     if config.off_policy_steps:
         seconds = sum(timer.values.values())
-    sampled = sum(int(group.completions.lengths.sum()) for group in collected.groups)
+    sampled = collected.drawn
+    if sampled is None:
+        lengths = [group.completions.lengths for group in collected.groups]
+        sampled = int(np.sum(lengths))
     return {
         "tokens_per_s": sampled / seconds,
         # The wait is for this step's rows, in whichever step they were read.
@@ -322,23 +328,34 @@ def padded_length(batch: PolicyBatch) -> int:
     return batch.prompts.tokens.shape[1]
 
 
-def every_program(name: str, config: GRPO) -> set[str]:
-    """Returns the programs that a stage compiles: a rollout and an update a padded length."""
+def programs_ahead(name: str, config: GRPO, has_guesses: bool) -> set[str]:
+    """Returns the programs that a step may call: a rollout and an update a padded length.
+
+    has_guesses: whether the rollout that the step begins has guesses.
+    """
     sizes = (*config.buckets, (config.max_prompt_tokens, config.tiles))
-    return {
-        f"{name}/{use}/{length}" for use in ("rollout", "update") for length, _ in sizes
-    }
+    lengths = [length for length, _ in sizes]
+    rollouts = {rollout_name(name, length, has_guesses) for length in lengths}
+    return rollouts | {f"{name}/update/{length}" for length in lengths}
+
+
+def rollout_name(name: str, length: int, has_guesses: bool) -> str:
+    """Returns how the programs of a rollout are called; length: to which prompts are padded."""
+    return f"{name}/rollout/{'with_guesses/' if has_guesses else ''}{length}"
 
 
 def programs_of(
     name: str, collected: Collected, batch: PolicyBatch, metrics: dict
 ) -> list[str]:
-    """Returns the programs that a step called: some of `every_program`, and the probe."""
-    lengths = {*collected.lengths}
-    if collected.ahead is not None:
-        lengths.add(collected.ahead.length)
-    guessed = "with_guesses/" if metrics.get("drafts/used") else ""
-    programs = [f"{name}/rollout/{guessed}{length}" for length in lengths]
+    """Returns the programs that a step called: of `programs_ahead`, and the probe."""
+    programs = [
+        rollout_name(name, length, bool(metrics.get("drafts/used")))
+        for length in collected.lengths
+    ]
+    ahead = collected.ahead
+    if ahead is not None:
+        has_guesses = ahead.info.drafter is not None
+        programs.append(rollout_name(name, ahead.length, has_guesses))
     if "loss" in metrics:
         programs.append(f"{name}/update/{padded_length(batch)}")
     if "eval/accuracy" in metrics:
@@ -428,7 +445,7 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
     # 1. Sample, at full size.
     full = (stage.max_prompt_tokens, stage.tiles)
     table = rollout(*full)
-    is_ahead = stage.off_policy_steps or stage.in_flight
+    is_ahead = bool(stage.off_policy_steps or stage.in_flight)
     ahead = table[-1].given if is_ahead else 0
     table += helper_programs(config, stage, mesh, banned, resident=kept + ahead)
 

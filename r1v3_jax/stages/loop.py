@@ -189,9 +189,11 @@ class Loop:
         preempted = preemption.preempted()
         leaves = preempted and not self.is_last(step)
         if leaves and not (can_go_on or self.is_saved(step)):
-            self.states.wait()
+            with self.watchdog.slow():
+                self.states.wait()
             newest = max(self.states.steps(), default=0)
-            preemption.leave(f"{self.stage}, step {newest}")
+            saved = f"{self.stage}, step {newest}"
+            preemption.leave(saved if newest else f"what was there before {self.stage}")
         if save or preempted or self.is_saved(step):
             with self.watchdog.slow():
                 self.logger.sync()

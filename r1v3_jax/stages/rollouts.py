@@ -3,6 +3,7 @@
 from r1v3_jax.config import GRPO
 from r1v3_jax.data.reader import Reader
 from r1v3_jax.models.build import for_decoding
+from r1v3_jax.models.draft_head import DraftHead
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.collect import Collected, begin, collect
 from r1v3_jax.rollout.in_flight import InFlight
@@ -41,7 +42,9 @@ class Rollouts:
 
     def collect(self, step: int, model: R1V3) -> Collected:
         """Samples and scores the groups of a step."""
-        info = self.info(step)
+        # A rollout that is under way has its head.
+        drafter = None if self.pending else self.drafting.head(step)
+        info = self.info(step, drafter)
         if self.in_flight is not None:
             return self.in_flight.collect(model, self.questions, info)
 
@@ -52,7 +55,8 @@ class Rollouts:
 
         def begin_next() -> PendingRollout:
             decoding_model = for_decoding(model, int8=self.config.rollout_int8)
-            info = self.info(step + 1)
+            # By what was measured before this step: its own rollout is not scored yet.
+            info = self.info(step + 1, self.drafting.head(step + 1))
             return begin(
                 self.sampler, decoding_model, self.questions, self.config, info
             )
@@ -74,8 +78,8 @@ class Rollouts:
         """Whether nothing is under way that a saved state would lack."""
         return self.in_flight is None or not self.in_flight.batches
 
-    def info(self, step: int) -> StepInfo:
-        """Returns what the rollout of a step needs to know."""
+    def info(self, step: int, drafter: DraftHead | None) -> StepInfo:
+        """Returns what the rollout of a step needs to know; drafter: for its guesses."""
         config = self.config
         progress = step / config.steps
         moves = callable(config.temperature)
@@ -85,5 +89,5 @@ class Rollouts:
             token_limit=config.token_limit(step),
             progress=progress,
             temperature=config.temperature(progress) if moves else None,
-            drafter=self.drafting.head(step),
+            drafter=drafter,
         )

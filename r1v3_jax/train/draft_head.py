@@ -2,7 +2,8 @@
 
 The policy's weights are read and nothing is changed in them: they are no parameter here, and the
 program that updates the policy is the same with a head and without. A step teaches with one of its
-micro-batches, another each time: a forward pass over it is what a head costs.
+micro-batches, another each time. That costs a forward pass over it and over the step's prompts, and
+the head's own passes.
 """
 
 import dataclasses

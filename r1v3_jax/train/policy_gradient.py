@@ -21,6 +21,9 @@ from r1v3_jax.train.strengths import Strengths, strengths
 from r1v3_jax.train.update import micro_batch
 from r1v3_jax.types import PolicyBatch, SampleRows
 
+# Of a token, in the effective sample size: exp(2 x 20) is a float32.
+LARGEST_LOG_RATIO = 20.0
+
 
 def gradients(model: Callable, params, batch: PolicyBatch, *, config: GRPO):
     """Returns the gradients and metrics of a whole batch, for `train.update.make_update`.
@@ -41,13 +44,15 @@ def token_means(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns means over the tokens that are learnt from, whatever their weights add up to.
 
     `ess`, the effective sample size of rho (`losses.corrections`) as a share of the tokens, is made
-    of its means: mean(rho)^2 / mean(rho^2).
+    of its means under the loss weights: mean(rho)^2 / mean(rho^2); nan if no token has weight.
     """
+    has_tokens = metrics["weight"] > 0
     for name in sorted(metrics.keys() - {"loss", "kl", "weight"}):
         metrics[name] /= jnp.maximum(metrics["weight"], 1e-9)
     if "rho_squared" in metrics:
         square = metrics.pop("rho_squared")
-        metrics["ess"] = metrics.pop("rho") ** 2 / jnp.maximum(square, 1e-30)
+        ess = metrics.pop("rho") ** 2 / jnp.maximum(square, 1e-30)
+        metrics["ess"] = jnp.where(has_tokens, ess, jnp.nan)
     return metrics
 
 
@@ -108,8 +113,10 @@ def off_policy_sums(
     factors: of `config.correction`. masked: where it bounds the ratio of a token, or masks it.
     """
     weights = rows.loss_weights
-    ratios = jnp.exp(log_ratio(old, rows.sampler_logprobs, weights))
-    cut = is_cut(config.correction, factors, ratios).astype(jnp.float32)
+    log_ratios = log_ratio(old, rows.sampler_logprobs, weights)
+    cut = is_cut(config.correction, factors, jnp.exp(log_ratios)).astype(jnp.float32)
+    # The square of what is larger would be infinite, and the size of such samples nan.
+    ratios = jnp.exp(jnp.minimum(log_ratios, LARGEST_LOG_RATIO))
     sums = {"rho": ratios, "rho_squared": ratios**2, "masked": cut}
     sums = {name: weighted_sum(terms, weights) for name, terms in sums.items()}
     return jax.lax.stop_gradient(sums)

@@ -64,7 +64,7 @@ def own_tokens(sampling, logits, keys, record, closed):
 
 
 def tokens(sampling, logits, keys, record, closed):
-    """A step of `sampling.loop.advance`, up to the token."""
+    """A step of `sampling.advance.advance`, up to the token."""
     allowed = next_token.penalised(logits, record, sampling)
     allowed = next_token.without_sequences(allowed, record, sampling)
     token = next_token.choose(allowed, keys, sampling, (8, 16))

@@ -95,8 +95,37 @@ def test_a_run_with_guesses_is_the_run_without(config, tmp_path, monkeypatch, ch
     assert not any("drafts/used" in line for line in without)
 
 
+def test_with_slots_a_step_ahead_the_same_samples_are_drawn(
+    config, tmp_path, monkeypatch
+):
+    # The head is used by several calls of `decode`, and taught while samples are drawn.
+    monkeypatch.setattr(score, "verify_all", half_right)
+    changes = {
+        "slots": 6,
+        "off_policy_steps": 1,
+        "correction": Truncated(2.0),
+        "checkpoint_every": 3,
+        "evaluate_every": 2,
+    }
+    steps = {}
+    for name, draft in (("without", None), ("with", DRAFT)):
+        pipeline.run(
+            varied(config, draft=draft, **changes), tmp_path / name, quiet=True
+        )
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["compiles_after_warmup"] == 0
+        steps[name] = lines_of(tmp_path / name)
+    # The correction reads log-probabilities that are equal to rounding: so are the weights.
+    for name in ("reward", "completions/mean_length"):
+        assert [x[name] for x in steps["with"]] == [x[name] for x in steps["without"]]
+    # The second rollout begins before the first is measured.
+    assert [line["drafts/used"] for line in steps["with"]] == [1, 0, 1]
+
+
 def test_a_run_with_a_head_resumes_in_the_same_bits(config, tmp_path, monkeypatch):
     monkeypatch.setattr(score, "verify_all", half_right)
+    # With a reference that follows: a state of three parts.
+    config = varied(config, kl_coef=0.01, reference_decay=0.75, reference_every=2)
     pipeline.run(config, tmp_path / "whole", quiet=True)
     learn = grpo.learn
 
