@@ -12,6 +12,7 @@ from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.rollout.group import Group
 from r1v3_jax.rollout.programs import guessing_programs
 from r1v3_jax.run.context import Context
+from r1v3_jax.run.metrics import Timer
 from r1v3_jax.run.program import Program, concrete, lower_on_mesh
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import shard_bytes
@@ -119,14 +120,18 @@ class Drafting:
         if measured:
             self.tokens_a_pass = float(np.mean(measured))
 
-    def learn(self, step: int, policy: R1V3, batch: PolicyBatch) -> dict[str, float]:
+    def learn(
+        self, step: int, policy: R1V3, batch: PolicyBatch, timer: Timer
+    ) -> dict[str, float]:
         """Teaches the head with the samples of a step; policy: as it was when they were drawn."""
         if self.state is None:
             return {}
         lesson = Lesson(policy, batch, jnp.int32(np.int32(step)))
-        self.state, metrics = self.update(self.state, lesson)
-        # A head whose loss is not finite stays as it was, and what it guesses does no harm.
-        return {"drafts/loss": float(jax.device_get(metrics["loss"]))}
+        with timer("teach"):
+            self.state, metrics = self.update(self.state, lesson)
+            # A head whose loss is not finite stays as it was, and what it guesses does no harm.
+            loss = float(jax.device_get(metrics["loss"]))
+        return {"drafts/loss": loss}
 
     def metrics(self) -> dict[str, float]:
         """Returns what is logged of a step's guesses."""

@@ -106,8 +106,8 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
     ):
         rollouts = Rollouts(context, config, loop, sampler, questions, drafting)
         for step in range(resume.step, config.steps):
-            guessed = drafting.has_guesses(step)
-            if not programs_ahead(name, config, guessed) <= context.compiles.done:
+            wanted = programs_ahead(name, config, drafting, step)
+            if not wanted <= context.compiles.done:
                 loop.watchdog.may_compile()
 
             # 1. Sample and score.
@@ -132,8 +132,7 @@ def run(context: Context, name: str, config: GRPO, model: R1V3) -> tuple[R1V3, d
             if problem:
                 loop.skip(step, problem, host_batch)
             else:
-                with loop.timer("teach") if config.draft else contextlib.nullcontext():
-                    taught = drafting.learn(step, state.model, batch)
+                taught = drafting.learn(step, state.model, batch, loop.timer)
                 state, learnt = learn(loop, step, state, batch, update, config)
                 learnt |= taught
             reference = followed(config, step, reference, state.model)
@@ -328,15 +327,17 @@ def padded_length(batch: PolicyBatch) -> int:
     return batch.prompts.tokens.shape[1]
 
 
-def programs_ahead(name: str, config: GRPO, has_guesses: bool) -> set[str]:
-    """Returns the programs that a step may call: a rollout and an update a padded length.
-
-    has_guesses: whether the rollout that the step begins has guesses.
-    """
+def programs_ahead(name: str, config: GRPO, drafting: Drafting, step: int) -> set[str]:
+    """Returns the programs that a step may call: a rollout and an update a padded length."""
     sizes = (*config.buckets, (config.max_prompt_tokens, config.tiles))
-    lengths = [length for length, _ in sizes]
-    rollouts = {rollout_name(name, length, has_guesses) for length in lengths}
-    return rollouts | {f"{name}/update/{length}" for length in lengths}
+    # Off-policy it begins the rollout of the step behind it as well.
+    steps = {step, step + config.off_policy_steps}
+    guessed = {drafting.has_guesses(begun) for begun in steps}
+    programs = set()
+    for length, _ in sizes:
+        programs.add(f"{name}/update/{length}")
+        programs |= {rollout_name(name, length, has) for has in guessed}
+    return programs
 
 
 def rollout_name(name: str, length: int, has_guesses: bool) -> str:

@@ -182,6 +182,60 @@ def test_a_model_decodes_with_the_kernels_as_without():
     assert np.abs(expected).max() > 1
 
 
+@pytest.mark.parametrize("attention", ["reference", "splash"])
+def test_tokens_read_together_are_those_read_one_by_one(attention):
+    """One token, then three of which two stay, then one: against four, one by one."""
+    config = dataclasses.replace(TINY, vision=None, image_token_id=None)
+    model = random_model(config, Compute())
+    random = np.random.default_rng(0)
+    prompts = random.integers(10, 100, (2, 12)).astype(np.int32)
+    lengths = np.array([12, 5], np.int32)
+    tokens = random.integers(10, 100, (4, 4)).astype(np.int32)  # of 4 samples
+    wrong = (tokens[:, 3] + 1).astype(np.int32)  # the third of three, taken back
+
+    def cache_and_model(model, attention):
+        _, prompt = model.prefill(prompts, lengths)
+        # Four slots: of three tokens behind the first the last has the last slot.
+        sizes = {"group_size": 2, "max_tokens": 4, "several": True}
+        cache = model.new_cache(prompt, **sizes)
+        compute = dataclasses.replace(model.compute, attention=attention)
+        graph = nnx.graphdef(build.abstract(config, compute))
+        return cache, nnx.merge(graph, nnx.state(model))
+
+    @jax.jit
+    def one_by_one(model):
+        cache, model = cache_and_model(model, "reference")
+        found = []
+        for t in range(4):
+            logits, cache = model.decode(tokens[:, t], cache)
+            found.append(logits)
+        return jnp.stack(found, axis=1)
+
+    @jax.jit
+    def together(model):
+        cache, model = cache_and_model(model, attention)
+        first, cache = model.decode(tokens[:, 0], cache)
+        three = np.stack([tokens[:, 1], tokens[:, 2], wrong], axis=1)
+        several, hidden, cache = model.decode_several(three, cache)
+        cache = dataclasses.replace(cache, lengths=cache.lengths + 2)
+        last, _ = model.decode(tokens[:, 3], cache)
+        of_hidden = model.logits(hidden)
+        return jnp.stack([first, *several[:, :2].swapaxes(0, 1), last], 1), (
+            several,
+            of_hidden,
+        )
+
+    want = one_by_one(model)
+    if attention == "splash":
+        with pltpu.force_tpu_interpret_mode():
+            got, (several, of_hidden) = together(model)
+    else:
+        got, (several, of_hidden) = together(model)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_array_equal(several, of_hidden)
+    assert np.abs(want).max() > 1
+
+
 def test_only_blocks_in_use_are_fetched():
     def fetched(length):
         return [int(block_to_fetch(step, length, 4)) for step in range(4)]
