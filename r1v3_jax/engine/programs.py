@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec
 
 from r1v3_jax.models.caches import PromptCache, empty_cache
 from r1v3_jax.models.r1v3 import R1V3
-from r1v3_jax.sampling.loop import Decoding, advance
+from r1v3_jax.sampling.advance import Decoding, advance
 from r1v3_jax.sampling.next_token import tile_of
 from r1v3_jax.sampling.params import RowParams
 from r1v3_jax.sampling.state import Completions, DecodeState
