@@ -372,8 +372,8 @@ def test_refusals(tmp_path):
             "error: --device is where --compare is made; JAX_PLATFORMS=cuda chooses for the parts"
         ),
         ("--parts=step,all",): (
-            "error: --parts: no part 'all'; there are sampler, static, distinct, step, profile, "
-            "products, naive, pairs"
+            "error: --parts: no part 'all'; there are sampler, static, distinct, step, carried, "
+            "profile, products, naive, pairs"
         ),
         (f"--out={tmp_path}/no/x.json",): (
             f"error: --out={tmp_path}/no/x.json: its directory does not exist"
