@@ -52,7 +52,8 @@ def test_500_clients_that_leave_leave_nothing_running():
         assert wait_until(lambda: is_idle(engine), 5)
         assert ask(served.url, body(max_tokens=5))[1]["choices"] == expected
         assert engine.numbers().cancelled > 250
-        assert not served.app.completions.active
+        # A client has its answer a moment before the server has put the request away.
+        assert wait_until(lambda: not served.app.completions.active, 5)
         text = get(served.url, "/metrics")[1]
     aborted = next(
         x for x in text.splitlines() if x.startswith("r1v3_requests_aborted_total ")
