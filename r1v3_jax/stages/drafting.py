@@ -25,11 +25,18 @@ from r1v3_jax.types import PolicyBatch
 
 
 def drafting_programs(
-    config: Run, stage: GRPO, mesh, sampling: SamplingParams, policy: R1V3, kept: int
+    config: Run,
+    stage: GRPO,
+    mesh,
+    sampling: SamplingParams,
+    policy: R1V3,
+    kept: int,
+    size: tuple[int, int],
 ) -> list[Program]:
     """Returns the programs of a draft head, with the shapes they get, for the dry run.
 
-    policy: in shapes. kept: bytes on a chip all the time, the head's state among them.
+    policy: in shapes. kept: bytes on a chip all the time, the head's state among them. size: tokens
+    that prompts are padded to, and tile slots.
     """
     if stage.draft is None:
         return []
@@ -40,7 +47,7 @@ def drafting_programs(
         sampling,
         head=state.model,
         trained=policy,
-        size=(stage.prompts, stage.max_prompt_tokens, stage.tiles),
+        size=(stage.prompts, *size),
         group_size=stage.group_size,
         slots=stage.slots,
         int8=stage.rollout_int8,
@@ -48,9 +55,8 @@ def drafting_programs(
         resident=kept,
     )
     # The head is taught before the policy's own update, with the batch of that.
-    full = (stage.max_prompt_tokens, stage.tiles)
     scored = {"old": needs_old_logprobs(stage), "ref": stage.needs_reference()}
-    batch = policy_batch_of(config.model, stage, *full, **scored)
+    batch = policy_batch_of(config.model, stage, *size, **scored)
     batch = on_mesh(batch, config, mesh)
     step = concrete(jax.ShapeDtypeStruct((), jnp.int32), mesh)
     lesson = Lesson(policy, batch, step)

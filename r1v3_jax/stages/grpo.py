@@ -455,8 +455,8 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         table += probe_programs(config, stage, mesh, sampling, model, kept + ahead)
 
     # 3. Learn, at full size; then the reference follows.
-    table += drafting_programs(config, stage, mesh, sampling, model, kept + ahead)
-    table += learn_from(*full)
+    drafting = (config, stage, mesh, sampling, model, kept + ahead)
+    table += drafting_programs(*drafting, full) + learn_from(*full)
     rest = kept - weights - reference + ahead
     table += following_programs(stage, mesh, model, rest)
 
@@ -466,7 +466,8 @@ def programs(config: Run, stage: GRPO, mesh, banned: tuple[int, ...]) -> list[Pr
         # What is under way has room for prompts of full size: it is decoded by one program.
         if stage.in_flight:
             sampled = [p for p in sampled if p.name != "decode"]
-        bucket = [*sampled, *learn_from(length, tiles)]
+        guessed = drafting_programs(*drafting, (length, tiles))[1:]
+        bucket = [*sampled, *guessed, *learn_from(length, tiles)]
         size = f"{length}x{tiles}"
         table += [dataclasses.replace(p, size=size, calls=0) for p in bucket]
     return table

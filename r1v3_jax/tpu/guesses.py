@@ -29,20 +29,21 @@ def guessed_step(
     tokens = stage.draft.tokens
     plain = programs["decode"]
     guessed = programs["drafts_decode"]
+    # Seconds of decoding: without guesses, and with guesses of which none is kept.
     if lengths is None:
         seconds = plain.seconds
-        if_none_fits = guessed.seconds
+        none_kept = guessed.seconds
     else:
         steps = drawn(stage, lengths)
         seconds = decode_of(config, name, plain, steps)
-        if_none_fits = decode_of(config, name, guessed, steps)
+        none_kept = decode_of(config, name, guessed, steps)
     rest = step["step_seconds"] - step["seconds"]["decode"]
     priced = {
-        tokens_a_pass: rest + if_none_fits / tokens_a_pass
+        tokens_a_pass: rest + none_kept / tokens_a_pass
         for tokens_a_pass in YIELDS
         if tokens_a_pass <= tokens
     }
-    pays_from = if_none_fits / seconds
+    pays_from = none_kept / seconds
     about = "every row full" if lengths is None else lengths.name
     ms = [program.estimate.dynamic_loop_seconds * 1e3 for program in (plain, guessed)]
     prices = ", ".join(f"{price:.1f} s at {n:g}" for n, price in priced.items())

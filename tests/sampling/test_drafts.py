@@ -134,6 +134,9 @@ def test_200_ragged_prompts_with_images_whatever_is_guessed(
         state = state_of(model, images, prompts, head(tokens), PLAIN)
         assert_same(state.completions, plain.completions)
         passes[name] = int(state.step)
+        # The head goes on from the hidden state that the logits are of, however many were kept.
+        of_hidden = model.logits(state.hidden[:, None])[:, 0]
+        np.testing.assert_allclose(of_hidden, state.logits, atol=1e-5)
     # All right: T tokens a pass. All wrong: one.
     assert passes["perfect"] == -(-longest // tokens)
     assert passes["wrong"] == longest

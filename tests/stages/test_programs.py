@@ -82,6 +82,17 @@ def test_a_collection_asks_a_stage_of_any_name(config):
     assert names == ["reshard", "encode_images", "prefill", "decode"]
 
 
+def test_guesses_have_programs_for_every_size_of_prompts(config):
+    grpo_stage = dataclasses.replace(config.stages["grpo"], draft=Draft(tokens=2))
+    run = config.with_stages(grpo=grpo_stage)
+    programs = kinds.stage_programs(run, "grpo", make_mesh(run.mesh), (3,))
+    labels = [program.label for program in programs]
+    for name in ("drafts_prefill", "drafts_decode", "drafts_update"):
+        assert {name, f"{name}@24x4"} <= set(labels)
+    assert labels.count("drafts_reshard") == 1
+    assert len(set(labels)) == len(labels)
+
+
 # A run that samples a step ahead, one with two batches under way, and one that guesses in step 0.
 WAYS = {
     "ahead": {},
