@@ -28,6 +28,7 @@ FLAGS += ["--config.grpo.slots=12", "--config.grpo.evaluate_every=0"]
 CHOICES = """
 import re
 
+from r1v3_jax.config import Draft
 from r1v3_jax.losses import AdaptiveEntropy, Clipped, HighEntropy, LeaveOneOut, Prioritized
 from r1v3_jax.losses.schedules import Line
 from r1v3_jax.rewards.helpers import Consistent, Frozen, Likely, StepScores
@@ -74,6 +75,8 @@ grpo = replace(
     # Far enough that the distance from the reference shows after one step.
     optimizer=Optimizer(lr=2e-3),
     loss=Clipped(high=Line(0.2, 0.3)),
+    # Used in each step, whatever a pass yields: the head too is divided among the processes.
+    draft=Draft(tokens=2, pays_from=1.0, optimizer=Optimizer(lr=1e-2)),
 )
 config = replace(config.with_stages(grpo=grpo), verify=Verify(answer=first_digit))
 """
@@ -129,6 +132,7 @@ def grpo(workdir):
 def test_the_same_losses(both):
     one, two = grpo(both[0]), grpo(both[1])
     assert [line["step"] for line in two] == [0, 1]
+    assert all(line["drafts/used"] == 1 for line in one)
     assert one[0]["reward/kl"] == 0 and one[1]["reward/kl"] > 1e-3
     assert [line["entropy_coef/next"] for line in two] == [0.01, 0.02]
     assert max(abs(line["loss"]) for line in one) > 1e-3 and one[0]["grad_norm"] > 1e-3

@@ -6,14 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from short_runs import cut_off, exported, half_right, lines_of, short
 
-from r1v3_jax.config import Draft, LoRA, Optimizer, load_config
+from r1v3_jax.config import Draft, LoRA, Optimizer
 from r1v3_jax.losses import Truncated
 from r1v3_jax.pipeline import pipeline, preflight
 from r1v3_jax.rewards import score
-from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
-from r1v3_jax.run import metrics
-from r1v3_jax.stages import grpo
 from r1v3_jax.stages.drafting import Drafting
 
 # A head that has learnt nothing guesses right where the policy has learnt nothing either: both are
@@ -23,42 +21,7 @@ DRAFT = Draft(tokens=3, pays_from=1.2, optimizer=Optimizer(lr=1e-2))
 
 @pytest.fixture(scope="module")
 def config():
-    smoke = load_config("digits_smoke")
-    stage = dataclasses.replace(
-        smoke.stages["grpo"],
-        steps=3,
-        evaluate_every=0,
-        checkpoint_every=1,
-        max_completion_tokens=20,
-        optimizer=Optimizer(lr=1e-2),
-        draft=DRAFT,
-    )
-    evaluate = dataclasses.replace(
-        smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()
-    )
-    first = dataclasses.replace(smoke.stages["cold_start"], steps=1, validate_every=0)
-    return dataclasses.replace(
-        smoke,
-        stages={"cold_start": first, "grpo": stage},
-        evaluate=evaluate,
-        mesh=(1, 2, 1),
-    )
-
-
-def half_right(texts, *_, **__):
-    """Verdicts by the length of a text: the model has learnt nothing."""
-    verdicts = (Verdict.RIGHT, Verdict.WRONG)
-    return [Check(verdicts[len(text) % 2], "7", "equal") for text in texts]
-
-
-def export_of(workdir):
-    """The bits of the weights that a run hands on."""
-    return (workdir / "export/model.safetensors").read_bytes()
-
-
-def lines_of(workdir):
-    """The metrics of the stage, step by step."""
-    return [line for line in metrics.read(workdir) if line["stage"] == "grpo"]
+    return short(steps=3, optimizer=Optimizer(lr=1e-2), draft=DRAFT)
 
 
 def varied(config, **changes):
@@ -66,12 +29,12 @@ def varied(config, **changes):
     return config.with_stages(grpo=stage)
 
 
+ADAPTERS = {"lora": LoRA(rank=2), "trainable": "llm"}
+
+
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"lora": LoRA(rank=2), "trainable": "llm"},
-    ],
+    [{}, pytest.param(ADAPTERS, marks=pytest.mark.slow)],
     ids=["as it is", "adapters"],
 )
 def test_a_run_with_guesses_is_the_run_without(config, tmp_path, monkeypatch, changes):
@@ -85,7 +48,7 @@ def test_a_run_with_guesses_is_the_run_without(config, tmp_path, monkeypatch, ch
         pipeline.run(run, tmp_path / name, quiet=True)
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         assert summary["compiles_after_warmup"] == 0
-    assert export_of(tmp_path / "with") == export_of(tmp_path / "without")
+    assert exported(tmp_path / "with") == exported(tmp_path / "without")
     without = lines_of(tmp_path / "without")
     guessed = lines_of(tmp_path / "with")
     for name in ("reward", "completions/mean_length", "grad_norm"):
@@ -127,19 +90,9 @@ def test_a_run_with_a_head_resumes_in_the_same_bits(config, tmp_path, monkeypatc
     # With a reference that follows: a state of three parts.
     config = varied(config, kl_coef=0.01, reference_decay=0.75, reference_every=2)
     pipeline.run(config, tmp_path / "whole", quiet=True)
-    learn = grpo.learn
-
-    def stops(loop, step, *args):
-        if step == 2 and not (tmp_path / "stopped").exists():
-            (tmp_path / "stopped").touch()
-            raise KeyboardInterrupt
-        return learn(loop, step, *args)
-
-    monkeypatch.setattr(grpo, "learn", stops)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(config, tmp_path / "cut", quiet=True)
+    cut_off(config, tmp_path / "cut", step=2)
     pipeline.run(config, tmp_path / "cut", quiet=True)
-    assert export_of(tmp_path / "cut") == export_of(tmp_path / "whole")
+    assert exported(tmp_path / "cut") == exported(tmp_path / "whole")
     # The head too went on from where it was: its loss is the same number.
     last = [lines_of(tmp_path / name)[-1] for name in ("whole", "cut")]
     for name in ("drafts/loss", "drafts/tokens_a_pass", "reward"):

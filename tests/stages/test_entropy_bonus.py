@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from short_runs import cut_off
 
 from r1v3_jax.config import GRPO, load_config
 from r1v3_jax.fields import flatten_fields
@@ -14,7 +15,6 @@ from r1v3_jax.losses import AdaptiveEntropy
 from r1v3_jax.pipeline import pipeline
 from r1v3_jax.run import metrics, weights
 from r1v3_jax.stages.entropy_bonus import EntropyBonus
-from r1v3_jax.stages.loop import Loop
 from r1v3_jax.train.strengths import numbers_at, strengths
 
 
@@ -104,21 +104,8 @@ def test_a_stage_goes_on_with_its_coefficient_bitwise(tmp_path, monkeypatch):
     torn = tmp_path / "torn"
     pipeline.run(config, whole, quiet=True)
 
-    class Stop(Exception):
-        pass
-
-    end = Loop.end
-
-    def stopping(self, step, *rest):
-        end(self, step, *rest)
-        if step == 2:  # the newest state is that after step 1
-            self.states.wait()
-            raise Stop
-
-    monkeypatch.setattr(Loop, "end", stopping)
-    with pytest.raises(Stop):
-        pipeline.run(config, torn, quiet=True)
-    monkeypatch.undo()
+    # The newest state is that after step 1: step 2 is made again.
+    cut_off(config, torn, step=3)
     pipeline.run(config, torn, quiet=True)
 
     steps = [line for line in metrics.read(whole) if line["stage"] == "grpo"]

@@ -7,52 +7,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from short_runs import cut_off, exported, half_right, lines_of, short
 
-from r1v3_jax.config import Optimizer, load_config
+from r1v3_jax.config import Optimizer
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.helpers import Likely
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import correct, well_formed
-from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
-from r1v3_jax.run import metrics, weights
+from r1v3_jax.run import weights
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import following, grpo, kinds
 
 
 @pytest.fixture(scope="module")
 def config():
-    smoke = load_config("digits_smoke")
-    stage = dataclasses.replace(
-        smoke.stages["grpo"],
+    return short(
         steps=4,
-        evaluate_every=0,
-        checkpoint_every=1,
-        max_completion_tokens=20,
         optimizer=Optimizer(lr=1e-2),
         reward=Reward(((0.8, correct), (0.2, well_formed), (0.5, Likely()))),
         kl_coef=0.01,
         reference_decay=0.75,
         reference_every=2,
     )
-    evaluate = dataclasses.replace(
-        smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()
-    )
-    # A first save has small programs of its own: those of the stage before.
-    first = dataclasses.replace(smoke.stages["cold_start"], steps=1, validate_every=0)
-    return dataclasses.replace(
-        smoke,
-        stages={"cold_start": first, "grpo": stage},
-        evaluate=evaluate,
-        mesh=(1, 2, 1),
-    )
-
-
-def half_right(texts, *_, **__):
-    """Verdicts by the length of a text: the model has learnt nothing."""
-    verdicts = (Verdict.RIGHT, Verdict.WRONG)
-    return [Check(verdicts[len(text) % 2], "7", "equal") for text in texts]
 
 
 def test_the_average_written_out(config):
@@ -89,6 +67,7 @@ def test_a_run_whose_reference_follows_resumes_in_the_same_bits(
     references = []
     ran = set()
     follow = following.follow
+    follow.clear_cache()  # of other tests' runs: here it is compiled, and counted
 
     def lowered(*args):
         ran.add(follow.lower(*args).as_text())
@@ -114,34 +93,18 @@ def test_a_run_whose_reference_follows_resumes_in_the_same_bits(
     ]
     assert moves == [True, False, True]
     whole = references.copy()
-    lines = [
-        line for line in metrics.read(tmp_path / "whole") if line["stage"] == "grpo"
-    ]
+    lines = lines_of(tmp_path / "whole")
     assert all({"reward/likely", "reward/likelihood"} <= line.keys() for line in lines)
     assert len({line["reward/likelihood"] for line in lines}) > 1
 
     # 2. Cut off in the fourth step, and gone on with: the same reference, the same weights.
-    learn = grpo.learn
-
-    def stops(loop, step, *args):
-        if step == 3 and not (tmp_path / "stopped").exists():
-            (tmp_path / "stopped").touch()
-            raise KeyboardInterrupt
-        return learn(loop, step, *args)
-
-    monkeypatch.setattr(grpo, "learn", stops)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(config, tmp_path / "cut", quiet=True)
+    cut_off(config, tmp_path / "cut", step=3)
     references.clear()
     pipeline.run(config, tmp_path / "cut", quiet=True)
     (last,) = references
     for a, b in zip(whole[3], last, strict=True):
         np.testing.assert_array_equal(a, b)
-    exports = [
-        (tmp_path / name / "export/model.safetensors").read_bytes()
-        for name in ("whole", "cut")
-    ]
-    assert exports[0] == exports[1]
+    assert exported(tmp_path / "cut") == exported(tmp_path / "whole")
 
     # 3. The dry run lists it, as it ran.
     monkeypatch.undo()

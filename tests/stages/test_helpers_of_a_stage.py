@@ -5,17 +5,15 @@ import functools
 import json
 
 import pytest
+from short_runs import cut_off, exported, half_right, lines_of, short
 
-from r1v3_jax.config import load_config
 from r1v3_jax.models import build
 from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.rewards import score
 from r1v3_jax.rewards.helpers import Consistent, Frozen, StepScores
 from r1v3_jax.rewards.reward import Reward
 from r1v3_jax.rewards.terms import correct, well_formed
-from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 from r1v3_jax.rollout import texts as rollout_texts
-from r1v3_jax.run import metrics
 from r1v3_jax.sampling import loop
 from r1v3_jax.sharding import make_mesh, shard_bytes
 from r1v3_jax.stages import kinds, step_scores
@@ -33,30 +31,7 @@ def with_helper(config, helper, **changes):
 
 @pytest.fixture(scope="module")
 def config():
-    smoke = load_config("digits_smoke")
-    stages = {
-        "cold_start": dataclasses.replace(
-            smoke.stages["cold_start"], steps=1, validate_every=0
-        ),
-        "grpo": dataclasses.replace(
-            smoke.stages["grpo"],
-            steps=3,
-            evaluate_every=0,
-            checkpoint_every=1,
-            max_completion_tokens=20,
-        ),
-    }
-    evaluate = dataclasses.replace(
-        smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()
-    )
-    run = dataclasses.replace(smoke, stages=stages, evaluate=evaluate, mesh=(1, 2, 1))
-    return with_helper(run, Frozen(stage="cold_start"))
-
-
-def half_right(texts, *_, **__):
-    """Verdicts by the length of a text: the model has learnt nothing."""
-    kinds = (Verdict.RIGHT, Verdict.WRONG)
-    return [Check(kinds[len(text) % 2], "7", "equal") for text in texts]
+    return with_helper(short(steps=3), Frozen(stage="cold_start"))
 
 
 @pytest.fixture
@@ -101,8 +76,7 @@ def test_a_run_with_a_helper_resumes_in_the_same_bits(
     monkeypatch.setattr(score, "verify_all", half_right)
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["compiles_after_warmup"] == 0
-    steps = [line for line in metrics.read(whole) if line["stage"] == "grpo"]
-    assert all("reward/consistent" in line for line in steps)
+    assert all("reward/consistent" in line for line in lines_of(whole))
     rows = [json.loads(line) for line in rollouts(whole)]
     for row in rows:
         assert ("consistent" in row["terms"]) == (row["verdict"] == "right")
@@ -136,23 +110,11 @@ def test_a_run_with_a_helper_resumes_in_the_same_bits(
         assert after.resident - before.resident == weights + scorer, before.label
 
     # 3. Two steps, and the third from the state behind them.
-    short = config.with_stages(grpo=dataclasses.replace(config.stages["grpo"], steps=3))
     cut = tmp_path / "cut"
-    original = kinds.KINDS[type(config.stages["grpo"])].learn
-
-    def stops(loop, step, *args):
-        if step == 2 and not (tmp_path / "stopped").exists():
-            (tmp_path / "stopped").touch()
-            raise KeyboardInterrupt
-        return original(loop, step, *args)
-
-    monkeypatch.setattr(kinds.KINDS[type(config.stages["grpo"])], "learn", stops)
-    with pytest.raises(KeyboardInterrupt):
-        run_of(cut, short)
-    run_of(cut, short)
+    cut_off(config, cut, step=2)
+    run_of(cut)
     assert rollouts(cut) == rollouts(whole)
-    sums = [(path / "export/model.safetensors").read_bytes() for path in (whole, cut)]
-    assert sums[0] == sums[1]
+    assert exported(cut) == exported(whole)
 
 
 def test_a_helper_that_cannot_answer_is_refused_on_the_host(config, tmp_path):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
+from short_runs import cut_off, exported, half_right, short
 
 from r1v3_jax import checksums
-from r1v3_jax.config import LoRA, Optimizer, load_config
+from r1v3_jax.config import LoRA, Optimizer
 from r1v3_jax.pipeline import pipeline, preflight, start
 from r1v3_jax.rewards import score
-from r1v3_jax.rewards.verifiers.verdict import Check, Verdict
 from r1v3_jax.run import weights
 from r1v3_jax.sharding import make_mesh
 from r1v3_jax.stages import grpo, kinds
@@ -22,46 +22,19 @@ from r1v3_jax.stages import grpo, kinds
 
 @pytest.fixture(scope="module")
 def config():
-    smoke = load_config("digits_smoke")
-    stage = dataclasses.replace(
-        smoke.stages["grpo"],
+    run = short(
         steps=3,
         evaluate_every=2,
-        checkpoint_every=1,
-        max_completion_tokens=20,
         trainable="llm+connector",
         lora=LoRA(rank=4, alpha=8.0),
         optimizer=Optimizer(lr=1e-2),
     )
-    evaluate = dataclasses.replace(
-        smoke.evaluate, sets=(), pooled=(), answer_prior=(), after=()
-    )
-    # A first save has small programs of its own: those of the stage before.
     first = dataclasses.replace(
-        smoke.stages["cold_start"],
-        steps=1,
-        validate_every=0,
-        trainable="llm",
-        lora=LoRA(rank=2),
+        run.stages["cold_start"], trainable="llm", lora=LoRA(rank=2)
     )
-    second = dataclasses.replace(
-        first,
-        steps=2,
-        validate_every=1,
-        patience=1,
-    )
-    return dataclasses.replace(
-        smoke,
-        stages={"first": first, "cold_start": second, "grpo": stage},
-        evaluate=evaluate,
-        mesh=(1, 2, 1),
-    )
-
-
-def half_right(texts, *_, **__):
-    """Verdicts by the length of a text: the model has learnt nothing."""
-    verdicts = (Verdict.RIGHT, Verdict.WRONG)
-    return [Check(verdicts[len(text) % 2], "7", "equal") for text in texts]
+    second = dataclasses.replace(first, steps=2, validate_every=1, patience=1)
+    stages = {"first": first, "cold_start": second, "grpo": run.stages["grpo"]}
+    return dataclasses.replace(run, stages=stages)
 
 
 def test_a_run_with_adapters(config, tmp_path, monkeypatch):
@@ -111,24 +84,10 @@ def test_a_run_with_adapters(config, tmp_path, monkeypatch):
     assert len([n for n in adapters if "multi_modal_projector" in n]) == 6
 
     # 3. Cut off in the last step, and gone on with: the same bits.
-    learn = grpo.learn
-
-    def stops(loop, step, *args):
-        if step == 2 and not (tmp_path / "stopped").exists():
-            (tmp_path / "stopped").touch()
-            raise KeyboardInterrupt
-        return learn(loop, step, *args)
-
-    monkeypatch.setattr(grpo, "learn", stops)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(config, tmp_path / "cut", quiet=True)
+    cut_off(config, tmp_path / "cut", step=2)
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
     pipeline.run(config, tmp_path / "cut", quiet=True)
-    exports = [
-        (tmp_path / name / "export/model.safetensors").read_bytes()
-        for name in ("whole", "cut")
-    ]
-    assert exports[0] == exports[1]
+    assert exported(tmp_path / "cut") == exported(tmp_path / "whole")
 
     # 4. Adapters of another base are refused.
     model = weights.load_weights(tmp_path / "other/cold_start/done")

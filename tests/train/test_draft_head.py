@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import get_mesh
-from policy_groups import CONFIG, G, Processor, make_groups
+from policy_groups import CONFIG, C, Processor, make_groups
 from random_models import random_model
 
 from r1v3_jax.config import TINY, Compute, Draft, Optimizer
@@ -42,31 +42,27 @@ def placed(groups, stage=STAGE):
     return placement.place(batch, TRAIN, get_mesh())
 
 
-def loss_of_sample(model, head, prompt, tokens, images, index):
-    """-log q of every guess in one sample, summed, and their number: one row, nothing packed."""
-    row = np.concatenate([prompt, tokens])[None]
+@nnx.jit
+def guesses_of_sample(model, head, row, images, index):
+    """log q of each guess in one row that holds a single sample, guesses of one size together."""
     count = row.shape[1]
     places = np.arange(count)[None]
-    hidden = model(row, places, np.ones_like(row), images, index)
+    hidden = model(row, places, jnp.ones_like(row), images, index)
+    embedded = model.language.embed(row)
+    start = count - C  # where the sample begins
     # Behind each token of the sample: what predicted it.
-    start = len(prompt)
     known = hidden[:, start - 1 : count - 1]
-    embedded = model.language.embed(row)[:, start:]
-    total = 0.0
-    guesses = 0
+    guesses = []
     seen = ()
     for ahead in range(1, TOKENS):
-        size = len(tokens) - ahead  # places that a guess so far ahead can be made from
-        if size <= 0:
-            break
+        size = C - ahead  # places that a guess so far ahead can be made from
         seen = tuple((k[:, :size], v[:, :size]) for k, v in seen)
-        said = embedded[:, ahead - 1 : ahead - 1 + size]
+        said = embedded[:, start + ahead - 1 :][:, :size]
         known, seen = head(known[:, :size], said, seen)
-        wanted = tokens[None, ahead:]
+        wanted = row[:, start + ahead :]
         logprobs, _ = model.logprobs(known, wanted, temperature=STAGE.temperature)
-        total -= float(logprobs.sum())
-        guesses += size
-    return total, guesses
+        guesses.append(logprobs[0])
+    return guesses
 
 
 def test_the_loss_is_that_of_every_sample_alone(model, groups):
@@ -83,14 +79,16 @@ def test_the_loss_is_that_of_every_sample_alone(model, groups):
     for group in groups:
         prompt = group.prompt.tokens
         images = model.encode_images(np.asarray(group.prompt.tiles))
-        for g in range(G):
-            made = group.completions
-            tokens = made.tokens[g, : made.lengths[g]]
-            size = len(prompt) + len(tokens)
-            index = np.full((1, size), -1, np.int32)
-            index[0, 2:6] = np.arange(4)
-            sample = (prompt, tokens, images, index)
-            want += loss_of_sample(model, head, *sample)
+        index = np.full((1, len(prompt) + C), -1, np.int32)
+        index[0, 2:6] = np.arange(4)
+        made = group.completions
+        for tokens, length in zip(made.tokens, made.lengths, strict=True):
+            # What stands behind a sample changes nothing before it.
+            row = np.concatenate([prompt, tokens])[None]
+            found = guesses_of_sample(model, head, row, images, index)
+            for ahead, logprobs in enumerate(found, start=1):
+                own = np.asarray(logprobs)[: max(length - ahead, 0)]
+                want += -own.sum(), own.size
     assert got[1] == want[1] > 50
     # Float32 sums of some hundred terms of about 6.
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
