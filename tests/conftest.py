@@ -8,6 +8,7 @@ from pathlib import Path
 import every_process
 import kept_programs
 import pytest
+from xla_flags import xla_flags
 
 TESTS = Path(__file__).parent
 
@@ -15,7 +16,7 @@ TESTS = Path(__file__).parent
 # device has to be asked for: TESTS_PLATFORM=cuda, as tools/gpu_check.py does.
 PLATFORM = os.environ.get("TESTS_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+EIGHT_DEVICES = xla_flags(8)
 if EIGHT_DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}"
 os.environ["HF_HUB_OFFLINE"] = "1"

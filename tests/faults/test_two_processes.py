@@ -20,6 +20,7 @@ import commands
 import numpy as np
 import pytest
 import runs
+from xla_flags import xla_flags
 
 from r1v3_jax.run import metrics
 
@@ -88,8 +89,7 @@ def script_environment() -> dict[str, str]:
     return commands.environment(
         VIRTUAL_ENV=sys.prefix,  # the script makes none
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        XLA_FLAGS="",
-        JAX_DISABLE_MOST_OPTIMIZATIONS="0",
+        XLA_FLAGS=xla_flags(2),
     )
 
 

@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from xla_flags import xla_flags
+
 HELPERS = Path(__file__).parent
 ROOT = HELPERS.parents[1]
 LAUNCHER = ("-m", "r1v3_jax.launch")
@@ -28,7 +30,7 @@ def environment(devices: int = 1, **changes: str) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS / 'children'}",
         **changes,
     }

@@ -10,14 +10,15 @@ import socket
 import subprocess
 import sys
 
+from xla_flags import xla_flags
+
 
 def start_both(arguments: list[str]) -> int:
     """Starts two processes of this file and returns an exit code that is not 0, if there is one."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    devices = "--xla_force_host_platform_device_count=2"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(2)}
     processes = []
     for number in range(2):
         flags = [
