@@ -37,53 +37,18 @@ def test_a_recipe(name):
         assert cut_down(run).evaluate.questions == 8
 
 
-# The others, whose stages have tests of their own, are run with --slow.
-RUN_ALWAYS = {
-    "compabench",  # two skills learnt apart
-    "embodied",  # films read aloud, a helper that says whether thoughts and answer agree
-    "merf",  # questions that say how they are scored
-    "miromind",  # a penalty on loops, and a length that grows
-    "mstar",  # a collection at a temperature that it chooses
-    "openvlthinker",  # rounds of collections, supervised steps and GRPO
-    "revisual",  # a stage of text alone
-    "vtriune",  # a verifier a row, and a threshold that rises
-    "wethink",  # a judge
-}
-
-
-def second_arm(name: str) -> Run:
-    """Returns the second arm of a recipe, cut down."""
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs(name, tmp_path):
+    """Its second arm, cut down, goes through every stage and compiles nothing twice."""
     arms = load_arms(f"recipes/{name}")
     # M-STAR's last arm does all that its second does, and chooses a temperature.
     arm = "temperature" if name == "mstar" else list(arms)[1]
-    return cut_down(arms[arm])
-
-
-def judged_by(config: Run, url: str) -> Run:
-    """Returns a run that asks the judge at `url`, if it asks one at all."""
-    if not config.verify.model_url:
-        return config
-    verify = dataclasses.replace(config.verify, model_url=url)
-    return dataclasses.replace(config, verify=verify)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_not_refused(name, tmp_path):
+    config = cut_down(arms[arm])
     with judge() as url:
-        preflight.check(judged_by(second_arm(name), url), tmp_path)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in RUN_ALWAYS else pytest.param(name, marks=pytest.mark.slow)
-        for name in RECIPES
-    ],
-)
-def test_a_recipe_runs(name, tmp_path):
-    """Its second arm goes through every stage and compiles nothing twice."""
-    with judge() as url:
-        config = judged_by(second_arm(name), url)
+        if config.verify.model_url:
+            verify = dataclasses.replace(config.verify, model_url=url)
+            config = dataclasses.replace(config, verify=verify)
+        preflight.check(config, tmp_path)
         summary = pipeline.run(config, tmp_path, quiet=True)
     assert summary["compiles_after_warmup"] == 0
     assert all((tmp_path / stage / "done").exists() for stage in config.stages)

@@ -222,7 +222,7 @@ def test_two_processes_keep_what_one_keeps(place, whole, shows):
             shutil.copytree(whole / name, workdir / name)
         shutil.copy(whole / "run.json", workdir)
         flags = ["--config.mesh=(2,1,1)"]
-        for stage in ("asked", "preferred", "chains"):
+        for stage in ("asked", "preferred", "chains", "more"):
             place.run(
                 workdir,
                 *flags,

@@ -157,9 +157,8 @@ def test_forward_and_gradient_against_the_explicit_sum(adapted):
             da = BOTH.scale * flat_w @ flat_b.swapaxes(1, 2)
             db = BOTH.scale * flat_a.swapaxes(1, 2) @ flat_w
             at = (part, "blocks", "adapters", name)
-            # Both sides are rounded to float32 (1.2e-7) in each sum on their way through the
-            # layers, at different places. The tower's have come through twice as many.
-            bound = {"language": 1.5e-6, "vision": 3e-6}[part]
+            # float32; the tower's gradients have come through twice as many layers.
+            bound = {"language": 1e-6, "vision": 3e-6}[part]
             assert relative(own[*at, "a"].get_value(), da.reshape(a.shape)) < bound
             assert relative(own[*at, "b"].get_value(), db.reshape(b.shape)) < bound
             checked += 1

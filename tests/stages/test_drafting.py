@@ -29,12 +29,12 @@ def varied(config, **changes):
     return config.with_stages(grpo=stage)
 
 
-ADAPTERS = {"lora": LoRA(rank=2), "trainable": "llm"}
-
-
 @pytest.mark.parametrize(
     "changes",
-    [{}, pytest.param(ADAPTERS, marks=pytest.mark.slow)],
+    [
+        {},
+        {"lora": LoRA(rank=2), "trainable": "llm"},
+    ],
     ids=["as it is", "adapters"],
 )
 def test_a_run_with_guesses_is_the_run_without(config, tmp_path, monkeypatch, changes):

@@ -172,17 +172,7 @@ CASES = {
 }
 
 
-# Their parts are in other cases, and each loss has its own tests in losses/.
-SLOW = {"the connector alone", "a factor a sample", "Gmpo", "Sapo"}
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_the_naive_computation(model, groups, case):
     changes, names = CASES[case]
     config = dataclasses.replace(CONFIG, **changes)
