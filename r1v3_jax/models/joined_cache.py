@@ -12,8 +12,17 @@ tokens and C = 5 slots a sample:
     prompt 1  [e f - - - -]              sample 2  [e f - - - -|y z t - -]   sees e f y z t
                                          sample 3  [e f - - - -|r s - - -]   has ended
 
-All samples write to the same slot, here 6 + 3 next. Copies cost memory, so they are made only
-where they are small (`is_joined`). Letters as in `layers.py`.
+All samples write to the same slot, here 6 + 3 next.
+
+Where more samples wait, the C slots are a ring: behind the last, the first is written again. A
+sample that takes the place of one that has ended gets a copy of its own prompt there (`refilled`)
+and begins in the slot that is next. Later, when it is slot 1:
+
+    began in slot 2                      sample 5  [a b c d - -|y - v w x]   sees a b c d v w x y
+    began in slot 4                      sample 6  [e f - - - -|m - - - l]   sees e f l m
+
+Copies cost memory, so they are made only where they are small (`is_joined`). Letters as in
+`layers.py`.
 """
 
 import dataclasses
@@ -46,8 +55,12 @@ class JoinedCache:
     prompt_lengths: jax.Array  # int32[B], of each sample's prompt
     # int32[B]: a sample has the last so many of the written slots. 0: it reads its prompt only.
     lengths: jax.Array
-    step: jax.Array  # int32[], how many of the C slots are written
+    step: jax.Array  # int32[], the slot that is written next
     prompt_slots: int = dataclasses.field(metadata={"static": True})  # T
+    # Where samples wait: the prompts that copies are made of, and int32[B], the prompt of each
+    # sample. None: each sample keeps its place, and the C slots are written once.
+    prompt: PromptCache | None = None
+    rows: jax.Array | None = None
 
     @property
     def positions(self) -> jax.Array:
@@ -84,21 +97,34 @@ class JoinedCache:
 
     def used(self) -> jax.Array:
         """Returns the slots that each sample's next token sees, itself included, bool[B, S]."""
-        slot = jnp.arange(self.v[0].shape[2])
+        slots = self.v[0].shape[2]
+        slot = jnp.arange(slots)
         own = slot - self.prompt_slots
-        first = self.step - self.lengths
-        is_sampled = (own >= first[:, None]) & (own <= self.step)
+        if self.rows is None:
+            first = self.step - self.lengths
+            is_sampled = (own >= first[:, None]) & (own <= self.step)
+        else:
+            # In a ring of 5 with step 1, the slots 0 to 4 were written 1, 0, 4, 3 and 2 steps ago.
+            age = (self.step - own) % (slots - self.prompt_slots)
+            is_sampled = age <= self.lengths[:, None]
         is_prompt = slot < self.prompt_lengths[:, None]
         return jnp.where(own < 0, is_prompt, is_sampled)
 
+    def stepped(self, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]):
+        """Returns the cache after a token was written to each sample's next slot."""
+        step = self.step + 1
+        if self.rows is not None:
+            step %= self.v[0].shape[2] - self.prompt_slots
+        return dataclasses.replace(self, k=k, v=v, step=step)
 
-def is_joined(prompt: PromptCache, compute: Compute, group_size: int) -> bool:
-    """Tells whether `group_size` samples of each prompt are decoded with a joined cache.
+
+def is_joined(prompt: PromptCache, compute: Compute, samples: int) -> bool:
+    """Tells whether so many samples of these prompts at a time are decoded with a joined cache.
 
     On one CPU, without kernels, for a model of few layers, if the prompts' copies are small.
     """
-    L, P, K, T, H = prompt.k.shape
-    copies = P * group_size * T * 2 * K * H * prompt.k.dtype.itemsize
+    L, _, K, T, H = prompt.k.shape
+    copies = samples * T * 2 * K * H * prompt.k.dtype.itemsize
     is_small = L <= MOST_LAYERS and copies <= COPY_BYTES
     return compute.attention == "reference" and is_small and _is_one_cpu()
 
@@ -113,11 +139,17 @@ def _is_one_cpu() -> bool:
 
 
 def join(
-    prompt: PromptCache, compute: Compute, *, max_tokens: int, group_size: int = 1
+    prompt: PromptCache,
+    compute: Compute,
+    *,
+    max_tokens: int,
+    group_size: int = 1,
+    rows: jax.Array | None = None,
 ) -> JoinedCache:
     """Returns a cache without tokens for `group_size` samples of each prompt.
 
-    max_tokens: slots of a sample.
+    max_tokens: slots of a sample. rows: int32[B], the prompt of each sample, which others will
+    follow (`refilled`); instead of `group_size`.
     """
     rules = compute.rules
     copy_all = functools.partial(_copies, group_size=group_size, max_tokens=max_tokens)
@@ -128,12 +160,12 @@ def join(
         stacked = rules.spec(None, "batch", "kv_heads", None, None)
         copy_all = jax.shard_map(
             copy_all,
-            in_specs=(stacked, stacked, row),
+            in_specs=(stacked, stacked, row, row),
             out_specs=(spec, spec, row),
             check_vma=False,
         )
         lengths = jax.reshard(lengths, row)
-    k, v, prompt_lengths = copy_all(prompt.k, prompt.v, lengths)
+    k, v, prompt_lengths = copy_all(prompt.k, prompt.v, lengths, rows)
     return JoinedCache(
         k=k,
         v=v,
@@ -141,24 +173,73 @@ def join(
         lengths=jnp.zeros_like(prompt_lengths),
         step=jnp.int32(0),
         prompt_slots=prompt.k.shape[3],
+        prompt=None if rows is None else prompt,
+        rows=rows,
     )
 
 
-def _copies(k, v, lengths, *, group_size: int, max_tokens: int):
+def _copies(k, v, lengths, rows, *, group_size: int, max_tokens: int):
     """Returns the keys (transposed), values and prompt lengths of `join`."""
 
+    def of_samples(x, axis):
+        if rows is None:
+            return jnp.repeat(x, group_size, axis=axis)
+        return jnp.take(x, rows, axis=axis)
+
     def each_layer(stacked):
-        copies = jnp.repeat(stacked, group_size, axis=1)
+        copies = of_samples(stacked, 1)
         return tuple(jnp.pad(copies, ((0, 0),) * 3 + ((0, max_tokens), (0, 0))))
 
     k = tuple(jnp.swapaxes(entry, 2, 3) for entry in each_layer(k))
-    return k, each_layer(v), jnp.repeat(lengths, group_size)
+    return k, each_layer(v), of_samples(lengths, 0)
+
+
+def refilled(cache: JoinedCache, is_refilled: jax.Array) -> JoinedCache:
+    """Returns the cache with prompt rows[b] in front of each sample b that `is_refilled`, bool[B].
+
+    Where no sample was under way the ring begins anew: the sums of those that come then do not
+    depend on what was there before, to the bit.
+    """
+    stored = (cache.k, cache.v, cache.prompt_lengths)
+    arrays = (*stored, cache.prompt, cache.rows, is_refilled)
+    k, v, prompt_lengths = each_shard(_refill, *arrays, like=stored)
+    is_under_way = jnp.any((cache.lengths > 0) & ~is_refilled)
+    return dataclasses.replace(
+        cache,
+        k=k,
+        v=v,
+        prompt_lengths=prompt_lengths,
+        step=jnp.where(is_under_way, cache.step, 0),
+    )
+
+
+def _refill(k, v, prompt_lengths, prompt: PromptCache, rows, is_refilled):
+    """Does `refilled` for one device; few samples change at a time, so it copies one by one."""
+    # The refilled samples in front: with [F T F T] they are 1 and 3.
+    changed = jnp.argsort(~is_refilled, stable=True)
+
+    def copy_one(i, stored):
+        k, v = stored
+        sample = changed[i]
+        row = rows[sample]
+        start = (sample, 0, 0, 0)
+        new_k = []
+        new_v = []
+        for layer, (keys, values) in enumerate(zip(k, v, strict=True)):
+            key = jnp.swapaxes(prompt.k[layer, row], 1, 2)
+            value = prompt.v[layer, row]
+            new_k.append(jax.lax.dynamic_update_slice(keys, key[None], start))
+            new_v.append(jax.lax.dynamic_update_slice(values, value[None], start))
+        return tuple(new_k), tuple(new_v)
+
+    k, v = jax.lax.fori_loop(0, jnp.sum(is_refilled), copy_one, (k, v))
+    return k, v, jnp.where(is_refilled, prompt.lengths[rows], prompt_lengths)
 
 
 def write_token(cache: JoinedCache, layer: int, k: jax.Array, v: jax.Array):
     """Returns keys and values of `layer` with k, v [B, K, H] in the next slot.
 
-    Writes nothing if all slots are taken.
+    Writes nothing if all slots are taken, in a ring never.
     """
 
     def write(keys, values, k, v, step):

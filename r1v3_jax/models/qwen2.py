@@ -310,10 +310,10 @@ class Qwen2(nnx.Module):
 
         several: whether it is for `decode_several`.
         """
-        group_size = sizes.get("group_size", 1)
-        may_join = rows is None and not several
-        if may_join and is_joined(prompt, self.compute, group_size):
-            return join(prompt, self.compute, **sizes)
+        count = len(prompt.lengths) * sizes.get("group_size", 1)
+        samples = count if rows is None else len(rows)
+        if not several and is_joined(prompt, self.compute, samples):
+            return join(prompt, self.compute, rows=rows, **sizes)
         return empty_cache(prompt, self.compute, rows=rows, **sizes)
 
     def merged_layers(self) -> tuple[MergedBlock, ...]:
@@ -435,7 +435,4 @@ class Qwen2(nnx.Module):
         x = x[:, None]
         for block in layers:
             x = block(x, angles, attend)
-        step = cache.step + 1
-        return self.last_norm(x)[:, 0], dataclasses.replace(
-            cache, k=tuple(keys), v=tuple(values), step=step
-        )
+        return self.last_norm(x)[:, 0], cache.stepped(tuple(keys), tuple(values))

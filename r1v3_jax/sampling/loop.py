@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from r1v3_jax.models.caches import PromptCache
 from r1v3_jax.models.decode_attention import quarters
 from r1v3_jax.models.draft_head import DraftHead
-from r1v3_jax.models.joined_cache import JoinedCache
+from r1v3_jax.models.joined_cache import JoinedCache, refilled
 from r1v3_jax.models.r1v3 import R1V3
 from r1v3_jax.sampling.advance import Decoding, advance
 from r1v3_jax.sampling.drafts import advance_several
@@ -404,12 +404,15 @@ def refill(model: R1V3, state: DecodeState) -> DecodeState:
     refill_shard = functools.partial(_refill_shard, model.config.pad_token_id)
     parts, rows = each_shard(refill_shard, *parts, like=(parts, state.cache.rows))
     queue, record, idle, closed, logits, hidden, lengths = parts
+    cache = dataclasses.replace(state.cache, lengths=lengths, rows=rows)
+    if isinstance(cache, JoinedCache):
+        cache = refilled(cache, state.idle & ~idle)
     return dataclasses.replace(
         state,
         logits=logits,
         closed=closed,
         idle=idle,
-        cache=dataclasses.replace(state.cache, lengths=lengths, rows=rows),
+        cache=cache,
         record=record,
         queue=queue,
         hidden=hidden,

@@ -10,8 +10,11 @@ from model_cases import prompts
 from quick_compile import quick_jit
 
 from r1v3_jax.config import Compute
+from r1v3_jax.models import qwen2
 from r1v3_jax.models.caches import PromptCache, empty_cache
-from r1v3_jax.models.joined_cache import JoinedCache, is_joined, join
+from r1v3_jax.models.joined_cache import JoinedCache, is_joined, join, refilled
+from r1v3_jax.sampling import loop
+from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import abstract_mesh, make_mesh
 
 
@@ -19,7 +22,7 @@ def prompt_cache(layers=3, prompts=2, slots=6, heads=2, dim=4) -> PromptCache:
     shape = (layers, prompts, heads, slots, dim)
     k = jax.random.normal(jax.random.key(0), shape)
     v = jax.random.normal(jax.random.key(1), shape)
-    return PromptCache(k=k, v=v, lengths=jnp.array([4, 2], jnp.int32)[:prompts])
+    return PromptCache(k=k, v=v, lengths=jnp.array([4, 2, 3], jnp.int32)[:prompts])
 
 
 def test_the_slots_that_a_token_sees_written_out():
@@ -35,6 +38,53 @@ def test_the_slots_that_a_token_sees_written_out():
         "xx       x ",
     ]
     assert cache.positions.tolist() == [7, 7, 5, 2]
+
+
+def test_a_ring_written_out():
+    """Five slots, of which 1 is written next; the second sample has ended."""
+    rows = jnp.array([0, 0, 1, 2], jnp.int32)
+    cache = join(prompt_cache(prompts=3), Compute(), rows=rows, max_tokens=5)
+    lengths = jnp.array([4, 0, 2, 3], jnp.int32)
+    cache = dataclasses.replace(cache, step=jnp.int32(1), lengths=lengths)
+    drawn = ["".join(" x"[int(used)] for used in row) for row in cache.used()]
+    assert drawn == [
+        "xxxx  xxxxx",
+        "xxxx   x   ",
+        "xx    xx  x",
+        "xxx   xx xx",
+    ]
+    after = cache.stepped(cache.k, cache.v)
+    assert [int(cache.step), int(after.step)] == [1, 2]
+    last = dataclasses.replace(cache, step=jnp.int32(4))
+    assert int(last.stepped(cache.k, cache.v).step) == 0
+
+
+def test_a_sample_that_follows_has_its_own_prompt():
+    prompt = prompt_cache(prompts=3)
+    rows = jnp.array([0, 0, 1], jnp.int32)
+    cache = join(prompt, Compute(), rows=rows, max_tokens=5)
+    seven = jax.tree.map(lambda x: x.at[..., 6:].set(7), cache.k)
+    cache = dataclasses.replace(
+        cache,
+        k=seven,
+        step=jnp.int32(3),
+        lengths=jnp.array([2, 0, 0], jnp.int32),
+        rows=jnp.array([0, 2, 1], jnp.int32),
+    )
+    after = refilled(cache, jnp.array([False, True, False]))
+    for layer in range(3):
+        for sample, row in enumerate([0, 2, 1]):
+            keys = np.swapaxes(after.k[layer][sample, ..., :6], 1, 2)
+            assert np.array_equal(keys, prompt.k[layer, row])
+            values = after.v[layer][sample, :, :6]
+            assert np.array_equal(values, prompt.v[layer, row])
+        # The ring stays as it is.
+        assert np.all(after.k[layer][..., 6:] == 7)
+    assert after.prompt_lengths.tolist() == [4, 3, 2]
+    assert int(after.step) == 3
+    # Nothing is under way: the ring begins anew.
+    none = dataclasses.replace(cache, lengths=jnp.zeros(3, jnp.int32))
+    assert int(refilled(none, jnp.array([True, True, False])).step) == 0
 
 
 def test_sections_written_out():
@@ -73,21 +123,21 @@ def test_a_section_comes_back_into_the_whole():
     ],
 )
 def test_small_copies_are_made(wanted, changes):
-    assert is_joined(prompt_cache(**changes), Compute(), group_size=1) == wanted
+    assert is_joined(prompt_cache(**changes), Compute(), samples=2) == wanted
 
 
 def test_only_one_cpu_without_kernels_has_copies():
     prompt = prompt_cache()
     for attention in ("splash", "cudnn"):
         dtype = "bfloat16" if attention == "cudnn" else "float32"
-        assert not is_joined(prompt, Compute(attention=attention, dtype=dtype), 1)
+        assert not is_joined(prompt, Compute(attention=attention, dtype=dtype), 2)
     with jax.set_mesh(make_mesh((1, 1, 1))):
-        assert is_joined(prompt, Compute(), 1)
+        assert is_joined(prompt, Compute(), 2)
     with jax.set_mesh(make_mesh((2, 1, 1))):
-        assert not is_joined(prompt, Compute(), 1)
+        assert not is_joined(prompt, Compute(), 2)
     # A mesh that does not say what its devices are.
     with jax.sharding.use_abstract_mesh(abstract_mesh((1, 1, 1))):
-        assert not is_joined(prompt, Compute(), 1)
+        assert not is_joined(prompt, Compute(), 2)
 
 
 @quick_jit
@@ -131,3 +181,43 @@ def test_a_sample_that_has_ended_sees_nothing_of_its_own(text_model):
     fresh, after = run(text_model, *inputs)
     np.testing.assert_allclose(after[1], fresh[1], rtol=0, atol=1e-5)
     assert np.max(np.abs(after[0] - fresh[0])) > 1e-3
+
+
+def test_samples_that_follow_others_are_those_of_a_shared_cache(
+    text_model, monkeypatch
+):
+    """Samples of uneven lengths in fewer slots, twice as many tokens as a ring has slots."""
+    inputs = prompts([5, 6, 7, 8, 9, 10, 11], [20, 21], [30, 31, 32], [40])[:2]
+    # Five tokens are left, one of which ends a sample.
+    left = {text_model.config.end_token_id, 20, 21, 22, 23}
+    banned = set(range(text_model.config.text.vocab_size)) - left
+    sampling = SamplingParams(max_tokens=9, banned=tuple(sorted(banned)))
+    settings = {"group_size": 3, "slots": 4, "sampling": sampling}
+
+    def sample(is_small: bool):
+        with monkeypatch.context() as patch:
+            if not is_small:
+                patch.setattr(qwen2, "is_joined", lambda *args: False)
+
+            @jax.jit
+            def run(model, tokens, lengths, key):
+                arrays = (tokens, lengths, None, None)
+                state = loop.prefill.__wrapped__(model, *arrays, **settings)
+                assert isinstance(state.cache, JoinedCache) == is_small
+                bounds = (key, jnp.int32(9), jnp.int32(12))
+                return loop.decode.__wrapped__(
+                    model, state, *bounds, sampling=sampling
+                )
+
+            return jax.device_get(run(text_model, *inputs, jax.random.key(3)))
+
+    joined = sample(True)
+    shared = sample(False)
+    lengths = joined.completions.lengths
+    assert len(set(lengths.tolist())) > 2
+    assert joined.step > 2 * 9
+    assert np.array_equal(joined.completions.tokens, shared.completions.tokens)
+    # The same sums in another order.
+    np.testing.assert_allclose(
+        joined.completions.logprobs, shared.completions.logprobs, rtol=0, atol=1e-5
+    )

@@ -51,10 +51,10 @@ def summary(runs: list[Run]) -> dict:
         if first_run.busy_slots:
             fractions = [run.busy_slots for run in steady]
             result["busy"] = statistics.median(fractions)
-        wall_rates = [run.tokens / run.wall_s for run in steady]
-        cpu_rates = [run.tokens / run.cpu_s for run in steady]
-        result["tokens_per_s"] = statistics.median(wall_rates)
-        result["tokens_per_cpu_s"] = statistics.median(cpu_rates)
+        # Of all runs together: where some have a micro-batch more than others, there is no usual one.
+        tokens = sum(run.tokens for run in steady)
+        result["tokens_per_s"] = tokens / sum(run.wall_s for run in steady)
+        result["tokens_per_cpu_s"] = tokens / sum(run.cpu_s for run in steady)
     return result
 
 

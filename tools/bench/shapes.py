@@ -122,7 +122,8 @@ SHAPES = {
         shortest=8,
         median=75.0,
         sigma=0.8,
-        accumulate=2,
+        # Small micro-batches: an update costs what was sampled.
+        accumulate=8,
     ),
     # A real model, for one accelerator.
     "internvl3_1b": Shape(
