@@ -205,9 +205,7 @@ def test_samples_that_follow_others_are_those_of_a_shared_cache(
                 state = loop.prefill.__wrapped__(model, *arrays, **settings)
                 assert isinstance(state.cache, JoinedCache) == is_small
                 bounds = (key, jnp.int32(9), jnp.int32(12))
-                return loop.decode.__wrapped__(
-                    model, state, *bounds, sampling=sampling
-                )
+                return loop.decode.__wrapped__(model, state, *bounds, sampling=sampling)
 
             return jax.device_get(run(text_model, *inputs, jax.random.key(3)))
 

@@ -51,7 +51,7 @@ def summary(runs: list[Run]) -> dict:
         if first_run.busy_slots:
             fractions = [run.busy_slots for run in steady]
             result["busy"] = statistics.median(fractions)
-        # Of all runs together: where some have a micro-batch more than others, there is no usual one.
+        # Of all runs together: some may have a micro-batch more than others.
         tokens = sum(run.tokens for run in steady)
         result["tokens_per_s"] = tokens / sum(run.wall_s for run in steady)
         result["tokens_per_cpu_s"] = tokens / sum(run.cpu_s for run in steady)
