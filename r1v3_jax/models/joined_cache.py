@@ -16,10 +16,14 @@ All samples write to the same slot, here 6 + 3 next.
 
 Where more samples wait, the C slots are a ring: behind the last, the first is written again. A
 sample that takes the place of one that has ended gets a copy of its own prompt there (`refilled`)
-and begins in the slot that is next. Later, when it is slot 1:
+and begins in the slot that is next. With two samples more, when the next slot is 1:
 
-    began in slot 2                      sample 5  [a b c d - -|y - v w x]   sees a b c d v w x y
-    began in slot 4                      sample 6  [e f - - - -|m - - - l]   sees e f l m
+    began in slot 2                      sample 4  [g h i - - -|y - v w x]   sees g h i v w x y
+    began in slot 4                      sample 5  [g h i - - -|m - - - l]   sees g h i l m
+
+Where a dash stands there may be keys of a sample before, which nobody sees. Each sample's sums are
+in the order of the slots, so they are rounded by where it began; once nothing is under way, the
+ring begins anew. Every pass reads all of a ring, so a long one has no advantage.
 
 Copies cost memory, so they are made only where they are small (`is_joined`). Letters as in
 `layers.py`.
@@ -40,6 +44,9 @@ from r1v3_jax.sharding import each_shard
 COPY_BYTES = 4 * 2**20
 # Each layer is compiled by itself.
 MOST_LAYERS = 8
+# Of a ring. Where answers are much shorter, the cache of shared prompts reads fewer: a twentieth as
+# long, 2,048 take as long in a ring, and 4,000 take 1.4 times as long.
+MOST_RING_SLOTS = 2048
 # A loop over tokens reads this many more slots than the one before it, at least.
 SECTION_SLOTS = 32
 SECTIONS = 4
@@ -53,12 +60,12 @@ class JoinedCache:
     k: tuple[jax.Array, ...]  # of each layer, float[B, K, H, T + C]
     v: tuple[jax.Array, ...]  # of each layer, float[B, K, T + C, H]
     prompt_lengths: jax.Array  # int32[B], of each sample's prompt
-    # int32[B]: a sample has the last so many of the written slots. 0: it reads its prompt only.
+    # int32[B]: a sample has so many of the slots, those written last. 0: it reads its prompt only.
     lengths: jax.Array
     step: jax.Array  # int32[], the slot that is written next
     prompt_slots: int = dataclasses.field(metadata={"static": True})  # T
-    # Where samples wait: the prompts that copies are made of, and int32[B], the prompt of each
-    # sample. None: each sample keeps its place, and the C slots are written once.
+    # Of a ring: the prompts that copies are made of, and int32[B], the prompt of each sample.
+    # None: each sample keeps its place, and the C slots are written once.
     prompt: PromptCache | None = None
     rows: jax.Array | None = None
 
@@ -69,7 +76,7 @@ class JoinedCache:
 
     @property
     def sections(self) -> tuple[int, ...]:
-        """The numbers of a sample's slots up to which loops over tokens go.
+        """The numbers of a sample's slots up to which loops over tokens go; not of a ring.
 
         XLA cannot read a number of slots that depends on data, so each section is a program: with
         C = 128 they end at 32, 64, 96 and 128, with C = 52 at 52.
@@ -118,14 +125,18 @@ class JoinedCache:
         return dataclasses.replace(self, k=k, v=v, step=step)
 
 
-def is_joined(prompt: PromptCache, compute: Compute, samples: int) -> bool:
-    """Tells whether so many samples of these prompts at a time are decoded with a joined cache.
+def is_joined(
+    prompt: PromptCache, compute: Compute, samples: int, ring_slots: int = 0
+) -> bool:
+    """Tells whether samples of these prompts are decoded with a joined cache.
 
     On one CPU, without kernels, for a model of few layers, if the prompts' copies are small.
+    samples: that are decoded at a time. ring_slots: 0 if none wait.
     """
     L, _, K, T, H = prompt.k.shape
     copies = samples * T * 2 * K * H * prompt.k.dtype.itemsize
     is_small = L <= MOST_LAYERS and copies <= COPY_BYTES
+    is_small &= ring_slots <= MOST_RING_SLOTS
     return compute.attention == "reference" and is_small and _is_one_cpu()
 
 
@@ -239,7 +250,8 @@ def _refill(k, v, prompt_lengths, prompt: PromptCache, rows, is_refilled):
 def write_token(cache: JoinedCache, layer: int, k: jax.Array, v: jax.Array):
     """Returns keys and values of `layer` with k, v [B, K, H] in the next slot.
 
-    Writes nothing if all slots are taken, in a ring never.
+    Writes nothing if all slots are taken. A ring always has a next slot: a sample with C tokens
+    would lose its first, so its caller stops it before.
     """
 
     def write(keys, values, k, v, step):

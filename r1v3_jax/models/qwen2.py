@@ -310,9 +310,13 @@ class Qwen2(nnx.Module):
 
         several: whether it is for `decode_several`.
         """
-        count = len(prompt.lengths) * sizes.get("group_size", 1)
-        samples = count if rows is None else len(rows)
-        if not several and is_joined(prompt, self.compute, samples):
+        if rows is None:
+            samples = len(prompt.lengths) * sizes.get("group_size", 1)
+            may_join = is_joined(prompt, self.compute, samples)
+        else:
+            ring_slots = sizes["max_tokens"]
+            may_join = is_joined(prompt, self.compute, len(rows), ring_slots)
+        if may_join and not several:
             return join(prompt, self.compute, rows=rows, **sizes)
         return empty_cache(prompt, self.compute, rows=rows, **sizes)
 
@@ -333,8 +337,8 @@ class Qwen2(nnx.Module):
         """Runs one token of each sample through the layers and appends it to the cache.
 
         float[B, D] embeddings -> hidden states, float[B, D], and the cache. A sample whose slots
-        are all taken writes nothing; its caller stops it before that. layers: for a joined cache,
-        `merged_layers()`, which are made here if they are not given.
+        are all taken has no room for another token: its caller stops it before. layers: for a
+        joined cache, `merged_layers()`, which are made here if they are not given.
         """
         angles = rope_angles(cache.positions[:, None], self.config)
         if isinstance(cache, JoinedCache):

@@ -4,7 +4,7 @@ on the device.
 Knows token ids only: no text, no images (their embeddings come in), no rewards. A prompt is
 prefilled once and its keys are shared by its `group_size` samples. The random key of a token is
 `fold_in(fold_in(key, sample), t)`: a sample is the same whatever its neighbours are, and whenever
-it is sampled.
+it is sampled (but for the rounding of sums).
 
 There may be more samples than the slots they are decoded in (continuous batching). They wait in
 order, and the slot of a finished sample takes the next:

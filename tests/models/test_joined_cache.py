@@ -1,6 +1,7 @@
 """A joined cache: where there is one, what it shows, and that it gives what a shared one gives."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,13 @@ from quick_compile import quick_jit
 from r1v3_jax.config import Compute
 from r1v3_jax.models import qwen2
 from r1v3_jax.models.caches import PromptCache, empty_cache
-from r1v3_jax.models.joined_cache import JoinedCache, is_joined, join, refilled
+from r1v3_jax.models.joined_cache import (
+    COPY_BYTES,
+    JoinedCache,
+    is_joined,
+    join,
+    refilled,
+)
 from r1v3_jax.sampling import loop
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import abstract_mesh, make_mesh
@@ -63,10 +70,10 @@ def test_a_sample_that_follows_has_its_own_prompt():
     prompt = prompt_cache(prompts=3)
     rows = jnp.array([0, 0, 1], jnp.int32)
     cache = join(prompt, Compute(), rows=rows, max_tokens=5)
-    seven = jax.tree.map(lambda x: x.at[..., 6:].set(7), cache.k)
     cache = dataclasses.replace(
         cache,
-        k=seven,
+        k=jax.tree.map(lambda x: x.at[..., 6:].set(7), cache.k),
+        v=jax.tree.map(lambda x: x.at[:, :, 6:].set(7), cache.v),
         step=jnp.int32(3),
         lengths=jnp.array([2, 0, 0], jnp.int32),
         rows=jnp.array([0, 2, 1], jnp.int32),
@@ -80,6 +87,7 @@ def test_a_sample_that_follows_has_its_own_prompt():
             assert np.array_equal(values, prompt.v[layer, row])
         # The ring stays as it is.
         assert np.all(after.k[layer][..., 6:] == 7)
+        assert np.all(after.v[layer][:, :, 6:] == 7)
     assert after.prompt_lengths.tolist() == [4, 3, 2]
     assert int(after.step) == 3
     # Nothing is under way: the ring begins anew.
@@ -124,6 +132,32 @@ def test_a_section_comes_back_into_the_whole():
 )
 def test_small_copies_are_made(wanted, changes):
     assert is_joined(prompt_cache(**changes), Compute(), samples=2) == wanted
+
+
+def test_a_long_ring_is_not_made():
+    assert is_joined(prompt_cache(), Compute(), 2, ring_slots=2048)
+    assert not is_joined(prompt_cache(), Compute(), 2, ring_slots=2049)
+
+
+def test_only_the_samples_in_slots_have_copies(text_model):
+    """A slot for each sample: all have copies. With fewer slots: only as many as there are."""
+    text = text_model.config.text
+    # 32 tokens, k and v.
+    row = 32 * 2 * text.kv_heads * text.head_dim * 4
+    shape = (text.layers, 2, text.kv_heads, 32, text.head_dim)
+    keys = jnp.zeros(shape)
+    prompt = PromptCache(keys, keys, jnp.ones(2, jnp.int32))
+    most = COPY_BYTES // row
+
+    def is_made(**sizes) -> bool:
+        new = functools.partial(text_model.new_cache, max_tokens=4, **sizes)
+        return isinstance(jax.eval_shape(new, prompt), JoinedCache)
+
+    assert is_made(group_size=most // 2)
+    assert not is_made(group_size=most // 2 + 1)
+    for samples in (most, most + 1):
+        rows = jnp.zeros(samples, jnp.int32)
+        assert is_made(group_size=most, rows=rows) == (samples == most)
 
 
 def test_only_one_cpu_without_kernels_has_copies():
@@ -211,8 +245,10 @@ def test_samples_that_follow_others_are_those_of_a_shared_cache(
 
     joined = sample(True)
     shared = sample(False)
-    lengths = joined.completions.lengths
-    assert len(set(lengths.tolist())) > 2
+    # One at least fills the whole ring, and not all do.
+    lengths = set(joined.completions.lengths.tolist())
+    assert len(lengths) > 2
+    assert max(lengths) == 9
     assert joined.step > 2 * 9
     assert np.array_equal(joined.completions.tokens, shared.completions.tokens)
     # The same sums in another order.

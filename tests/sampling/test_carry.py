@@ -22,7 +22,9 @@ from sampling_cases import (
 )
 
 from r1v3_jax.config import Compute
-from r1v3_jax.models import build
+from r1v3_jax.models import build, qwen2
+from r1v3_jax.models.caches import Cache
+from r1v3_jax.models.joined_cache import JoinedCache
 from r1v3_jax.sampling import carry, loop
 from r1v3_jax.sampling.params import SamplingParams
 from r1v3_jax.sharding import DECODE, make_mesh, shardings
@@ -73,32 +75,37 @@ class Steps:
     def run(self):
         """Yields (completions of the oldest, lengths [K, P * G] of all, steps so far)."""
         K = self.under_way
-        P = len(self.batches[0])
-        state = empty(
-            self.model,
-            prompts=K * P,
-            group_size=GROUP,
-            slots=self.slots,
-            prompt_tokens=16,
-            sampling=self.sampling,
-        )
+        state = self.new_state()
         admitted = 0
         for step in range(len(self.batches)):
             while admitted < min(step + K, len(self.batches)):
                 state = self.admit(state, admitted)
                 admitted += 1
-            place = K - (admitted - step)
-            limit = jnp.int32(self.sampling.max_tokens)
-            until = jnp.int32((place + 1) * P * GROUP)
-            key = jax.random.key(0)
-            state = loop.decode(
-                self.model, state, key, limit, until, sampling=self.sampling
-            )
-            found = carry.carried(state, jnp.int32(place), count=P * GROUP)
-            found = jax.device_get(found)
-            assert found.finished.all()
+            state, found = self.decoded(state, place=K - (admitted - step))
             by_batch = found.lengths.reshape(self.shards, K, -1).swapaxes(0, 1)
             yield found.completions, by_batch.reshape(K, -1), int(found.step)
+
+    def new_state(self):
+        """The state in which nothing is under way."""
+        return empty(
+            self.model,
+            prompts=self.under_way * len(self.batches[0]),
+            group_size=GROUP,
+            slots=self.slots,
+            prompt_tokens=16,
+            sampling=self.sampling,
+        )
+
+    def decoded(self, state, place: int):
+        """The state once the batch in this place has ended, and what the host asks of it."""
+        count = len(self.batches[0]) * GROUP
+        limit = jnp.int32(self.sampling.max_tokens)
+        until = jnp.int32((place + 1) * count)
+        arrays = (state, jax.random.key(0), limit, until)
+        state = loop.decode(self.model, *arrays, sampling=self.sampling)
+        found = jax.device_get(carry.carried(state, jnp.int32(place), count=count))
+        assert found.finished.all()
+        return state, found
 
     def admit(self, state, number: int):
         """Puts a batch into the state."""
@@ -130,14 +137,28 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(params=[JoinedCache, Cache])
+def layout(request, monkeypatch):
+    """The kind of cache: what one CPU has for small prompts, and what every other machine has."""
+    if request.param is Cache:
+        monkeypatch.setattr(qwen2, "is_joined", lambda *args: False)
+    # `empty` is traced anew.
+    for program in (empty, carry.empty):
+        program.clear_cache()
+    yield request.param
+    for program in (empty, carry.empty):
+        program.clear_cache()
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_carried_samples_are_those_of_one_rollout(ending, images, sample, name):
+def test_carried_samples_are_those_of_one_rollout(ending, images, sample, name, layout):
     settings = WARM | SETTINGS[name]
     expected = sample(*EIGHT, group_size=GROUP, model=ending, **settings)
     assert len(set(expected.lengths.tolist())) > 2
     sampling = SamplingParams(**settings)
     for slots, under_way in ((3, 2), (4, 3), (5, 4)):
         steps = Steps(ending, images, sampling, slots, under_way, BATCHES)
+        assert isinstance(steps.new_state().cache, layout)
         for number, (completions, *_) in enumerate(steps.run()):
             own = slice(number * 4, number * 4 + 4)
             assert_same(completions, rows(expected, own))
@@ -172,7 +193,7 @@ def served(lengths, slots: int, under_way: int):
         yield drawn.reshape(count, size).copy(), token
 
 
-def test_the_oldest_are_waited_for_and_no_slot_waits(ending, images, sample):
+def test_the_oldest_are_waited_for_and_no_slot_waits(ending, images, sample, layout):
     expected = sample(*EIGHT, group_size=GROUP, model=ending, **WARM)
     lengths = expected.lengths.reshape(4, 4)
     steps = Steps(ending, images, SamplingParams(**WARM), 3, 2, BATCHES)
@@ -188,7 +209,7 @@ def test_the_oldest_are_waited_for_and_no_slot_waits(ending, images, sample):
     assert carried_over > 10  # tokens that a step drew for a later one
 
 
-def test_a_batch_of_short_prompts_is_the_same(ending, images, sample):
+def test_a_batch_of_short_prompts_is_the_same(ending, images, sample, layout):
     """Prompts padded to less than the state has room for, as in a bucket."""
     batches = [(1, 3), (0, 1), (3, 1), (2, 0)]
     numbers = [n for pair in batches for n in pair]
@@ -196,6 +217,17 @@ def test_a_batch_of_short_prompts_is_the_same(ending, images, sample):
     steps = Steps(ending, images, SamplingParams(**WARM), 4, 3, batches, padded=(7, 16))
     for number, (completions, *_) in enumerate(steps.run()):
         assert_same(completions, rows(expected, slice(number * 4, number * 4 + 4)))
+
+
+def test_a_state_with_nothing_under_way_is_as_good_as_new(ending, images):
+    """To the bit: a run that goes on from a save has a new one."""
+    steps = Steps(ending, images, SamplingParams(**WARM), 3, 1, BATCHES[:2])
+    _, (after_another, *_) = steps.run()
+    state = steps.admit(steps.new_state(), 1)
+    _, found = steps.decoded(state, place=0)
+    jax.tree.map(np.testing.assert_array_equal, after_another, found.completions)
+    # It was used: the samples before it took more tokens than a ring has slots.
+    assert sum(after_another.lengths) > 24
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,13 @@ def test_eight_devices_serve_their_own_slots(ending, sample, name):
     assert_same(actual, expected)
 
 
+def test_a_mesh_of_one_device_serves_the_same_samples(ending, sample):
+    """As a run has it, which is never without a mesh."""
+    expected = sample(*EIGHT, group_size=2, model=ending, **WARM)
+    actual = on_a_mesh(ending, (1, 1, 1), DECODE, True, WARM, slots=5)
+    assert_same(actual, expected)
+
+
 @pytest.mark.parametrize("slots", [0, 8])
 @pytest.mark.parametrize("slices, shape", [(2, (4, 2, 1)), (4, (4, 1, 2))])
 def test_slices_sample_what_one_device_does(ending, sample, slices, shape, slots):
