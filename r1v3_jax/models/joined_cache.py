@@ -16,7 +16,7 @@ All samples write to the same slot, here 6 + 3 next.
 
 Where more samples wait, the C slots are a ring: behind the last, the first is written again. A
 sample that takes the place of one that has ended gets a copy of its own prompt there (`refilled`)
-and begins in the slot that is next. With two samples more, when the next slot is 1:
+and begins in the slot that is next. Two samples of a third prompt, when the next slot is 1:
 
     began in slot 2                      sample 4  [g h i - - -|y - v w x]   sees g h i v w x y
     began in slot 4                      sample 5  [g h i - - -|m - - - l]   sees g h i l m
@@ -44,8 +44,8 @@ from r1v3_jax.sharding import each_shard
 COPY_BYTES = 4 * 2**20
 # Each layer is compiled by itself.
 MOST_LAYERS = 8
-# Of a ring. Where answers are much shorter, the cache of shared prompts reads fewer: a twentieth as
-# long, 2,048 take as long in a ring, and 4,000 take 1.4 times as long.
+# Of a ring, which is read whole. The cache of shared prompts reads as many as the longest sample has.
+# For answers of about 100 tokens a ring of 2,048 slots takes as long as that, one of 4,000 longer.
 MOST_RING_SLOTS = 2048
 # A loop over tokens reads this many more slots than the one before it, at least.
 SECTION_SLOTS = 32
