@@ -44,8 +44,8 @@ from r1v3_jax.sharding import each_shard
 COPY_BYTES = 4 * 2**20
 # Each layer is compiled by itself.
 MOST_LAYERS = 8
-# Of a ring, which is read whole. The cache of shared prompts reads as many as the longest sample has.
-# For answers of about 100 tokens a ring of 2,048 slots takes as long as that, one of 4,000 longer.
+# Of a ring, which is read whole; of the cache of shared prompts, what the longest sample has. With
+# answers of about 100 tokens a ring of 2,048 slots takes as long as that, and one of 4,000 longer.
 MOST_RING_SLOTS = 2048
 # A loop over tokens reads this many more slots than the one before it, at least.
 SECTION_SLOTS = 32
