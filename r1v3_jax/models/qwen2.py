@@ -439,4 +439,5 @@ class Qwen2(nnx.Module):
         x = x[:, None]
         for block in layers:
             x = block(x, angles, attend)
-        return self.last_norm(x)[:, 0], cache.stepped(tuple(keys), tuple(values))
+        cache = cache.stepped(tuple(keys), tuple(values))
+        return self.last_norm(x)[:, 0], cache
