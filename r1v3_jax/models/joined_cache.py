@@ -44,8 +44,8 @@ from r1v3_jax.sharding import each_shard
 COPY_BYTES = 4 * 2**20
 # Each layer is compiled by itself.
 MOST_LAYERS = 8
-# Of a ring, which is read whole; of the cache of shared prompts, what the longest sample has. With
-# answers of about 100 tokens a ring of 2,048 slots takes as long as that, and one of 4,000 longer.
+# A ring is read whole, the cache of shared prompts only as far as its longest sample. With answers
+# of about 100 tokens a ring of 2,048 slots takes as long as that cache, one of 4,000 takes longer.
 MOST_RING_SLOTS = 2048
 # A loop over tokens reads this many more slots than the one before it, at least.
 SECTION_SLOTS = 32
@@ -117,7 +117,9 @@ class JoinedCache:
         is_prompt = slot < self.prompt_lengths[:, None]
         return jnp.where(own < 0, is_prompt, is_sampled)
 
-    def stepped(self, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]):
+    def stepped(
+        self, k: tuple[jax.Array, ...], v: tuple[jax.Array, ...]
+    ) -> "JoinedCache":
         """Returns the cache after a token was written to each sample's next slot."""
         step = self.step + 1
         if self.rows is not None:
@@ -136,8 +138,9 @@ def is_joined(
     L, _, K, T, H = prompt.k.shape
     copies = samples * T * 2 * K * H * prompt.k.dtype.itemsize
     is_small = L <= MOST_LAYERS and copies <= COPY_BYTES
-    is_small &= ring_slots <= MOST_RING_SLOTS
-    return compute.attention == "reference" and is_small and _is_one_cpu()
+    is_short = ring_slots <= MOST_RING_SLOTS
+    has_no_kernels = compute.attention == "reference"
+    return has_no_kernels and is_small and is_short and _is_one_cpu()
 
 
 def _is_one_cpu() -> bool:
@@ -208,13 +211,13 @@ def _copies(k, v, lengths, rows, *, group_size: int, max_tokens: int):
 def refilled(cache: JoinedCache, is_refilled: jax.Array) -> JoinedCache:
     """Returns the cache with prompt rows[b] in front of each sample b that `is_refilled`, bool[B].
 
-    Where no sample was under way the ring begins anew: the sums of those that come then do not
-    depend on what was there before, to the bit.
+    Those have 0 in `lengths`. Where no sample has a token the ring begins anew: the sums of those
+    that come then do not depend on what was there before, to the bit.
     """
     stored = (cache.k, cache.v, cache.prompt_lengths)
     arrays = (*stored, cache.prompt, cache.rows, is_refilled)
     k, v, prompt_lengths = each_shard(_refill, *arrays, like=stored)
-    is_under_way = jnp.any((cache.lengths > 0) & ~is_refilled)
+    is_under_way = jnp.any(cache.lengths > 0)
     return dataclasses.replace(
         cache,
         k=k,

@@ -32,13 +32,17 @@ def prompt_cache(layers=3, prompts=2, slots=6, heads=2, dim=4) -> PromptCache:
     return PromptCache(k=k, v=v, lengths=jnp.array([4, 2, 3], jnp.int32)[:prompts])
 
 
+def drawing(cache: JoinedCache) -> list[str]:
+    """A line for each sample, with an x for each slot that its next token sees."""
+    return ["".join(" x"[int(used)] for used in row) for row in cache.used()]
+
+
 def test_the_slots_that_a_token_sees_written_out():
     cache = join(prompt_cache(), Compute(), group_size=2, max_tokens=5)
     # Three tokens are written; the fourth sample has ended.
     lengths = jnp.array([3, 3, 3, 0], jnp.int32)
     cache = dataclasses.replace(cache, step=jnp.int32(3), lengths=lengths)
-    drawn = ["".join(" x"[int(used)] for used in row) for row in cache.used()]
-    assert drawn == [
+    assert drawing(cache) == [
         "xxxx  xxxx ",
         "xxxx  xxxx ",
         "xx    xxxx ",
@@ -53,8 +57,7 @@ def test_a_ring_written_out():
     cache = join(prompt_cache(prompts=3), Compute(), rows=rows, max_tokens=5)
     lengths = jnp.array([4, 0, 2, 3], jnp.int32)
     cache = dataclasses.replace(cache, step=jnp.int32(1), lengths=lengths)
-    drawn = ["".join(" x"[int(used)] for used in row) for row in cache.used()]
-    assert drawn == [
+    assert drawing(cache) == [
         "xxxx  xxxxx",
         "xxxx   x   ",
         "xx    xx  x",
