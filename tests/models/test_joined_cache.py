@@ -153,7 +153,8 @@ def test_only_the_samples_in_slots_have_copies(text_model):
     most = COPY_BYTES // row
 
     def is_made(**sizes) -> bool:
-        new = functools.partial(text_model.new_cache, max_tokens=4, **sizes)
+        sizes = {"max_tokens": 4} | sizes
+        new = functools.partial(text_model.new_cache, **sizes)
         return isinstance(jax.eval_shape(new, prompt), JoinedCache)
 
     assert is_made(group_size=most // 2)
@@ -161,6 +162,10 @@ def test_only_the_samples_in_slots_have_copies(text_model):
     for samples in (most, most + 1):
         rows = jnp.zeros(samples, jnp.int32)
         assert is_made(group_size=most, rows=rows) == (samples == most)
+    # Slots that are read section by section may be many, those of a ring may not.
+    assert is_made(max_tokens=2049)
+    assert is_made(max_tokens=2048, rows=rows[:2])
+    assert not is_made(max_tokens=2049, rows=rows[:2])
 
 
 def test_only_one_cpu_without_kernels_has_copies():
